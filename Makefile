@@ -1,0 +1,63 @@
+# make demo: install into .venv and show a model forgetting. make test, make check, make docs: for developers.
+# Each step leaves a stamp in .venv, so a second run does only what changed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALLED := $(VENV)/.installed
+
+# Idle OpenMP threads would spin, and slow a shared two-core machine down by ten.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help install demo test check format docs build clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    install, erase two concepts from the embedded model, write demo/report.html"
+	@echo "make test    install what is missing and run the tests"
+	@echo "make check   lint, format and types"
+	@echo "make format  let ruff mend what it can"
+	@echo "make docs    build the site into site/"
+	@echo "make build   build the wheel into dist/"
+
+# Debian splits ensurepip off into python3-venv: fetch it where we may, say so where we may not.
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; } \
+	  || { echo "Python's venv module is missing: install it first, e.g. sudo apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing efface into $(VENV) (some 1.5 GB with torch; two minutes on a fast line)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.extra-%: $(INSTALLED)
+	@$(PIP) --editable '.[$*]'
+	@touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	@$(BIN)/efface demo --force -o demo
+
+test: $(VENV)/.extra-test
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.extra-check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: $(VENV)/.extra-check
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/.extra-docs
+	@$(BIN)/mkdocs build --strict --quiet
+
+build: $(BIN)/python
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) demo site dist .pytest_cache .ruff_cache
