@@ -1,0 +1,37 @@
+"""The app: every command, in the order of the work."""
+
+from typing import Annotated
+
+import typer
+
+from efface.cli import demo, erase, evaluate, generate, inspect, judge, judges, methods, models, protocols
+
+app = typer.Typer(
+    name="efface",
+    help="Make a text-to-image model forget a concept, show that it forgot, and take the forgetting back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+WORK, LISTS = "Work", "What there is"
+for module in (demo, erase, generate, judge, evaluate, inspect):
+    app.command(rich_help_panel=WORK)(module.command)
+for module in (models, methods, judges, protocols):
+    app.command(rich_help_panel=LISTS)(module.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"efface {version('efface')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version)] = False,
+) -> None:
+    """Make a text-to-image model forget a concept, show that it forgot, and take the forgetting back."""

@@ -1,0 +1,58 @@
+"""Runs the app and turns every way a command can end into an exit code and at most one line."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from efface.cli.app import app
+from efface.errors import BadInput
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line, without the program's name, and return its exit code."""
+    warnings.showwarning = _show_warning
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        code = app(args=list(arguments), prog_name="efface", standalone_mode=False)
+    except typer.TyperException as error:
+        return _end(BAD_INPUT, error.format_message(), error)
+    except BadInput as error:
+        return _end(BAD_INPUT, str(error), error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _end(INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        hint = "" if _debugging() else " (EFFACE_DEBUG=1 shows the traceback)"
+        return _end(FAILED, f"{type(error).__name__}: {error}{hint}", error)
+    if code == INTERRUPTED:  # typer's own reading of Ctrl-C
+        return _end(INTERRUPTED, "interrupted")
+    return code if isinstance(code, int) else DONE
+
+
+def _debugging() -> bool:
+    return os.environ.get("EFFACE_DEBUG", "") not in ("", "0")
+
+
+def _end(code: int, message: str, error: Exception | None = None) -> int:
+    if error is not None and _debugging():
+        traceback.print_exception(error)
+    print(f"efface: {one_line(message)}", file=sys.stderr)
+    return code
+
+
+def one_line(message: str) -> str:
+    """A message with its line breaks and runs of blanks made single spaces."""
+    return " ".join(message.split())
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"efface: warning: {one_line(str(message))}", file=sys.stderr)

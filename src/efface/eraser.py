@@ -1,0 +1,164 @@
+"""The eraser: what was solved, for which base, and how to put it on a model and take it off again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from efface.edits import Edit, TextEdit, describe
+from efface.errors import BadRequest
+from efface.files import sha256_of_tensors
+from efface.request import Request
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from efface.attach import Attachment
+    from efface.bake import Baked
+    from efface.methods.base import KindOfEdit
+    from efface.models.base import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The model an eraser was made for, known by how its text encoder embeds a few prompts.
+
+    Attributes:
+        model: what it was opened by.
+        family: its family.
+        hash: SHA-256 of its text encoder's weights, for the record.
+        probes: the prompts.
+        embeddings: the last subject token of each, (len(probes), d); empty for an eraser that edits no text.
+    """
+
+    model: str
+    family: str
+    hash: str
+    probes: tuple[str, ...]
+    embeddings: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Eraser:
+    """An edit that makes a model forget, with all that is needed to take parts of it back.
+
+    Attributes:
+        request: what was asked for.
+        edits: what is changed.
+        base: the model it was made for.
+        inputs: what solving again for fewer concepts needs, float64.
+        provenance: versions, resolved settings, seconds.
+    """
+
+    request: Request
+    edits: tuple[Edit, ...]
+    base: Base
+    inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of what it erases."""
+        return self.request.names
+
+    @property
+    def method(self) -> str:
+        """Name of the method that made it."""
+        return self.request.method
+
+    @property
+    def kind_of_edit(self) -> KindOfEdit:
+        """"text" if it edits nothing but text embeddings, else "weight"."""
+        return "text" if all(isinstance(edit, TextEdit) for edit in self.edits) else "weight"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank among its edits."""
+        return max((edit.rank for edit in self.edits), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the edits alone, without what restoring needs."""
+        return sum(edit.nbytes for edit in self.edits)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the edits: equal for erasers that do the same to a model."""
+        return sha256_of_tensors(
+            {
+                f"{index}:{describe(edit)}:{name}": tensor
+                for index, edit in enumerate(self.edits)
+                for name, tensor in edit.tensors().items()
+            }
+        )
+
+    def save(self, path: Path | str, force: bool = False) -> None:
+        """Write one safetensors file.
+
+        Raises:
+            BadFile: the file exists and `force` is false, or it cannot be written.
+        """
+        from efface.eraser_file import write_eraser
+
+        write_eraser(self, Path(path), force)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Eraser:
+        """Read what `save` wrote, bit for bit.
+
+        Raises:
+            BadFile: the file is missing, cut short, altered, or not an eraser.
+        """
+        from efface.eraser_file import read_eraser
+
+        return read_eraser(Path(path))
+
+    def attach(self, target: Model | DiffusionPipeline, strength: float = 1.0, force: bool = False) -> Attachment:
+        """Make `target` forget until the returned attachment is detached, or left as a context.
+
+        Args:
+            target: a model, or any diffusers pipeline with the base's text encoder.
+            strength: how far to go: 0 changes nothing, 1 is what was solved for.
+            force: attach although the text encoder is another one.
+
+        Raises:
+            WrongBase: the target's text encoder does not embed the probes as the base's did.
+        """
+        from efface.attach import attach
+
+        return attach(self, target, strength, force)
+
+    def bake(self, target: Model | DiffusionPipeline, force: bool = False) -> Baked:
+        """Write the edit into `target`'s weights; the result's `undo` restores the originals bitwise.
+
+        Raises:
+            WrongBase: as for `attach`.
+            BadInput: the target has a LoRA loaded.
+        """
+        from efface.bake import bake
+
+        return bake(self, target, force)
+
+    def only(self, *names: str) -> Eraser:
+        """The eraser of these concepts alone, as if the others had never been asked for.
+
+        Raises:
+            BadRequest: a name is not in the eraser, none is left, or the method erased them jointly.
+        """
+        from efface.methods import METHODS
+
+        method = METHODS.get(self.method)
+        if method.only is None:
+            raise BadRequest(f"An eraser made by {self.method} cannot be split; erase the concepts one by one instead.")
+        return method.only(self, names)
+
+    def without(self, *names: str) -> Eraser:
+        """The eraser with these concepts restored."""
+        self.request.keeping(names)
+        gone = {name.strip().casefold() for name in names}
+        return self.only(*(name for name in self.concepts if name.casefold() not in gone))

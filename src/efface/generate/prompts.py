@@ -1,0 +1,113 @@
+"""Prompts from files: plain text, and the CSV files of the literature as they are published.
+
+Read: ESD, UCE, RECE and SepCE (`prompt`, `evaluation_seed`, `evaluation_guidance`, `case_number`), I2P (`sd_seed`,
+`sd_guidance_scale`, `sd_image_width`, `sd_image_height`), the U&ME challenge (`concept_name`, `direct_prompt_1`,
+`indirect_prompt_1`, ..., `adversarial_prompt`), and plain `concept,prompt`.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from efface.errors import BadFile
+from efface.generate.jobs import Job
+
+_SEED = ("evaluation_seed", "seed", "sd_seed")
+_GUIDANCE = ("evaluation_guidance", "guidance", "sd_guidance_scale")
+_CONCEPT = ("concept", "concept_name", "class", "artist")
+_WIDTH = ("width", "sd_image_width")
+_HEIGHT = ("height", "sd_image_height")
+_CHALLENGE = ("direct_prompt", "indirect_prompt", "adversarial_prompt")
+
+
+def read_prompts(path: str | Path, seed: int = 0) -> list[Job]:
+    """One job a row or line (the challenge's rows: one a prompt in it).
+
+    Args:
+        path: A `.csv` file, or any other text file with one prompt a line; empty lines are left out.
+        seed: For rows that carry none; a prompt that comes again gets the next one.
+
+    Raises:
+        BadFile: Unreadable, without a prompt column, empty, or with a number that is none; names file and row.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise BadFile(f"cannot read prompts from {path}: {reason}") from error
+    if path.suffix.lower() == ".csv":
+        jobs = _from_csv(path, text)
+    else:
+        jobs = [(Job(line.strip()), False) for line in text.splitlines() if line.strip()]
+    if not jobs:
+        raise BadFile(f"{path} holds no prompt; give one a line, or a CSV with a 'prompt' column")
+    return _seeded(jobs, seed)
+
+
+def _from_csv(path: Path, text: str) -> list[tuple[Job, bool]]:
+    """Jobs, each with whether its row gave a seed."""
+    reader = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
+    try:
+        columns = [c.strip() for c in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        prompts = [c for c in columns if c == "prompt"] or [c for c in columns if _is_challenge(c)]
+        if not prompts:
+            found = ", ".join(columns) or "none"
+            raise BadFile(f"{path} has no 'prompt' column (columns: {found}); name the column that holds the prompts so")
+        return [job for i, row in enumerate(reader, 2) for job in _jobs_of_row(row, prompts, f"{path}, row {i}")]
+    except csv.Error as error:
+        raise BadFile(f"{path} is not a CSV file: {error}") from error
+
+
+def _is_challenge(column: str) -> bool:
+    return column.rstrip("_0123456789") in _CHALLENGE
+
+
+def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[Job, bool]]:
+    seed = _number(row, _SEED, where)
+    jobs: list[tuple[Job, bool]] = []
+    for column in prompts:
+        prompt = (row.get(column) or "").strip()
+        if not prompt:
+            continue
+        width, height = _number(row, _WIDTH, where), _number(row, _HEIGHT, where)
+        job = Job(
+            prompt,
+            seed=0 if seed is None else int(seed),
+            guidance=_number(row, _GUIDANCE, where),
+            concept=_first(row, _CONCEPT)[1],
+            width=None if width is None else int(width),
+            height=None if height is None else int(height),
+        )
+        jobs.append((job, seed is not None))
+    return jobs
+
+
+def _first(row: Mapping[str, str | None], names: tuple[str, ...]) -> tuple[str, str]:
+    """The first of `names` that the row fills in, and its text."""
+    return next(((name, (row[name] or "").strip()) for name in names if (row.get(name) or "").strip()), ("", ""))
+
+
+def _number(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -> float | None:
+    name, text = _first(row, names)
+    if not text:
+        return None
+    try:
+        # Seeds beyond 2^53 are exact only as integers; "12.0" is how data frames write 12.
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise BadFile(f"{where}: {name} is '{text}', which is not a number") from None
+
+
+def _seeded(jobs: list[tuple[Job, bool]], seed: int) -> list[Job]:
+    """Seeds for the jobs that have none: image i of a prompt gets `seed + i`."""
+    seen: Counter[str] = Counter()
+    result: list[Job] = []
+    for job, has_seed in jobs:
+        if not has_seed:
+            job = Job(job.prompt, seed + seen[job.prompt], job.guidance, job.concept, None, job.width, job.height)
+            seen[job.prompt] += 1
+        result.append(job)
+    return result

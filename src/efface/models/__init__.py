@@ -1,0 +1,6 @@
+"""Opening a model and reading what erasing needs of it, part by part."""
+
+from efface.models.base import Embedded, Model
+from efface.models.open import open_model
+
+__all__ = ["Embedded", "Model", "open_model"]
