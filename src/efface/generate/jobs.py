@@ -45,7 +45,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if not -(2**63) <= self.seed < 2**64:
-            raise BadInput(f"seed {self.seed} does not fit 64 bits; give one between {-(2**63)} and {2**64 - 1}")
+            raise BadInput(f"Seed {self.seed} does not fit 64 bits; give one between {-(2**63)} and {2**64 - 1}.")
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,22 @@ class Sampling:
         steps: Denoiser evaluations an image and guidance branch.
         guidance: Classifier-free guidance (arXiv 2207.12598); 1 leaves the unconditional branch out.
         batch_size: Images denoised together; changes speed and memory, not the images.
+        clip_skip: How many of the text encoder's last layers to skip; `None` is the family's way.
     """
 
     sampler: Sampler = "dpm++"
     steps: int = 20
     guidance: float = 7.5
     batch_size: int = 16
+    clip_skip: int | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise BadInput(f"unknown sampler '{self.sampler}'; choose one of {', '.join(SAMPLERS)}")
+            raise BadInput(f"Unknown sampler '{self.sampler}'; there is: {', '.join(SAMPLERS)}.")
         if self.steps < 1 or self.batch_size < 1:
-            raise BadInput(f"steps ({self.steps}) and batch size ({self.batch_size}) must be at least 1")
+            raise BadInput(f"Steps ({self.steps}) and batch size ({self.batch_size}) must be at least 1.")
         if not self.guidance >= 0:
-            raise BadInput(f"guidance {self.guidance} must be 0 or more")
+            raise BadInput(f"Guidance {self.guidance} must be 0 or more.")
 
     @classmethod
     def default(cls, model: Model) -> Sampling:
@@ -92,5 +94,5 @@ def jobs_for(prompts: Iterable[str], n: int = 1, seed: int = 0, guidance: float 
 def repeated(jobs: Sequence[Job], n: int) -> list[Job]:
     """Each job `n` times, with seeds that count up from its own."""
     if n < 1:
-        raise BadInput(f"{n} images a prompt; ask for at least 1")
+        raise BadInput(f"{n} images a prompt are none; ask for at least 1.")
     return [replace(job, seed=job.seed + i) for job in jobs for i in range(n)]

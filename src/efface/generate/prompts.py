@@ -36,13 +36,13 @@ def read_prompts(path: str | Path, seed: int = 0) -> list[Job]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise BadFile(f"cannot read prompts from {path}: {reason}") from error
+        raise BadFile(f"Cannot read prompts from {path}: {reason}.") from error
     if path.suffix.lower() == ".csv":
         jobs = _from_csv(path, text)
     else:
         jobs = [(Job(line.strip()), False) for line in text.splitlines() if line.strip()]
     if not jobs:
-        raise BadFile(f"{path} holds no prompt; give one a line, or a CSV with a 'prompt' column")
+        raise BadFile(f"{path} holds no prompt; give one a line, or a CSV with a 'prompt' column.")
     return _seeded(jobs, seed)
 
 
@@ -55,10 +55,10 @@ def _from_csv(path: Path, text: str) -> list[tuple[Job, bool]]:
         prompts = [c for c in columns if c == "prompt"] or [c for c in columns if _is_challenge(c)]
         if not prompts:
             found = ", ".join(columns) or "none"
-            raise BadFile(f"{path} has no 'prompt' column (columns: {found}); name the column that holds the prompts so")
+            raise BadFile(f"{path} has no 'prompt' column (columns: {found}); give the column of prompts that name.")
         return [job for i, row in enumerate(reader, 2) for job in _jobs_of_row(row, prompts, f"{path}, row {i}")]
     except csv.Error as error:
-        raise BadFile(f"{path} is not a CSV file: {error}") from error
+        raise BadFile(f"{path} is not a CSV file: {error}.") from error
 
 
 def _is_challenge(column: str) -> bool:
@@ -98,7 +98,7 @@ def _number(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -
         # Seeds beyond 2^53 are exact only as integers; "12.0" is how data frames write 12.
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
-        raise BadFile(f"{where}: {name} is '{text}', which is not a number") from None
+        raise BadFile(f"{where}: {name} is '{text}', which is not a number.") from None
 
 
 def _seeded(jobs: list[tuple[Job, bool]], seed: int) -> list[Job]:

@@ -1,0 +1,13 @@
+"""Named evaluations: which images to make, what to ask of them, and which rates come out."""
+
+from efface.protocols.base import BASE as BASE
+from efface.protocols.base import DESTINATIONS as DESTINATIONS
+from efface.protocols.base import Calibration as Calibration
+from efface.protocols.base import Evaluation as Evaluation
+from efface.protocols.base import Probe as Probe
+from efface.protocols.base import Protocol as Protocol
+from efface.protocols.base import Result as Result
+from efface.protocols.base import Shot as Shot
+from efface.registry import Registry
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol", {"err": "efface.protocols.err:ERR"}, "efface.protocols")

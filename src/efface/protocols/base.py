@@ -1,0 +1,202 @@
+"""What an evaluation asks and what it answers, whatever the protocol.
+
+A protocol makes a plan of probes for each eraser; every probe is one image and one question to the judge. The result
+keeps every shot, so that a report can show the pictures behind each rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from typing import Protocol as Interface
+
+from efface.generate.jobs import Job, Progress, Sampling
+from efface.metrics.rates import Rate
+
+if TYPE_CHECKING:
+    from efface.eraser import Eraser
+    from efface.judges import Judge
+    from efface.models import Model
+    from efface.request import Request
+
+#: Where an image that was prompted for an erased concept went.
+Destination = Literal["concept", "guide", "other", "nothing", "broken", "error"]
+DESTINATIONS: tuple[Destination, ...] = ("concept", "guide", "other", "nothing", "broken", "error")
+
+#: The rates at which a concept shall be absent; in all others it shall be found.
+FORGETTING = frozenset({"forget", "indirect", "adversarial"})
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One image to make and one question about it.
+
+    Attributes:
+        metric: The rate that the answer counts for (`forget`, `retain`, `adjacent`, `indirect`, `adversarial`).
+        concept: What the judge is asked to find.
+        job: How the image is made.
+        guide: What the concept was erased towards, if the probe is about an erased concept.
+    """
+
+    metric: str
+    concept: str
+    job: Job
+    guide: str | None = None
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A probe's image and the judge's answer.
+
+    Attributes:
+        probe: What was asked.
+        path: The image; `None` where it could not be made.
+        found: Whether the judge found the concept; `None` on an error.
+        score: The judge's score for the concept; NaN on an error.
+        saw: The best thing the judge recognised, among those that it was asked for; `None` for nothing.
+        went: For probes of erased concepts, where the image went.
+        error: Why there is no answer.
+    """
+
+    probe: Probe
+    path: Path | None
+    found: bool | None
+    score: float
+    saw: str | None = None
+    went: Destination | None = None
+    error: str | None = None
+
+    @property
+    def good(self) -> float:
+        """1 if the answer is the one that an ideal eraser gives, else 0; only for shots without error."""
+        return float(self.found is (self.probe.metric not in FORGETTING))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the judge can be trusted, measured on images of the unedited model in the same run.
+
+    Attributes:
+        name: The judge's name.
+        version: Of its weights and settings.
+        recall: How often it finds what was prompted; `None` where no prompt says what it shows.
+        false_positive_rate: How often it finds something else that it is asked for.
+    """
+
+    name: str
+    version: str
+    recall: Rate | None
+    false_positive_rate: Rate | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one eraser did, or under the name `base` the unedited model.
+
+    Attributes:
+        metrics: By flat name; a metric without a probe or an answer is left out, never invented.
+        change: Paired with the base by prompt and seed: this minus base. Empty for the base.
+        base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
+        went: Erased concept -> destination -> images, over the `forget` probes.
+        errors: Shots without an answer; no rate counts them.
+        shots: Everything behind the numbers, in the plan's order.
+    """
+
+    metrics: Mapping[str, Rate]
+    change: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+    base: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+    went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    errors: int = 0
+    shots: tuple[Shot, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A protocol's answer.
+
+    Attributes:
+        protocol: Its name.
+        judge: Name, version and calibration.
+        results: By eraser name; `base` is the unedited model.
+        provenance: Model, samplings, erasers, seeds and library versions.
+    """
+
+    protocol: str
+    judge: Calibration
+    results: Mapping[str, Result]
+    provenance: Mapping[str, Any]
+
+    @property
+    def errors(self) -> int:
+        """Shots without an answer, over all erasers and the base."""
+        return sum(result.errors for result in self.results.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `efface evaluate --json` prints and `report.json` holds."""
+        recall, wrong = self.judge.recall, self.judge.false_positive_rate
+        return {
+            "protocol": self.protocol,
+            "judge": {
+                "name": self.judge.name,
+                "version": self.judge.version,
+                "recall": recall and recall.value,
+                "false_positive_rate": wrong and wrong.value,
+                "intervals": {"recall": _plain(recall), "false_positive_rate": _plain(wrong)},
+            },
+            "erasers": {
+                name: {
+                    "metrics": {metric: rate.as_dict() for metric, rate in result.metrics.items()},
+                    "change": {metric: rate.as_dict() for metric, rate in result.change.items()},
+                    "base": {metric: rate.as_dict() for metric, rate in result.base.items()},
+                    "went": {concept: dict(counts) for concept, counts in result.went.items()},
+                    "errors": result.errors,
+                }
+                for name, result in self.results.items()
+            },
+            "provenance": dict(self.provenance),
+        }
+
+
+class Evaluate(Interface):
+    """The function of a protocol; see `efface.protocols.err.evaluate` for its arguments."""
+
+    def __call__(
+        self,
+        model: Model,
+        erasers: Mapping[str, Eraser],
+        judge: Judge,
+        *,
+        out: Path,
+        n: int = ...,
+        sampling: Sampling | None = ...,
+        request: Request | None = ...,
+        seed: int = ...,
+        progress: Progress | None = ...,
+    ) -> Evaluation: ...
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One named evaluation, as the registry holds it.
+
+    Attributes:
+        name: What it is called on the command line.
+        summary: One line for `efface protocols`.
+        paper: Where it comes from.
+        metrics: The flat names of the rates it can give.
+        evaluate: Runs it.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    metrics: tuple[str, ...]
+    evaluate: Evaluate
+
+
+def _plain(rate: Rate | None) -> dict[str, float | int] | None:
+    return None if rate is None else rate.as_dict()

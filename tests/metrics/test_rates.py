@@ -1,0 +1,76 @@
+"""Intervals against independent computations, and their coverage."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from efface.metrics.rates import clustered_bootstrap, harmonic_mean, paired_difference, wilson
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 7), (95, 100), (1, 1)])
+def test_wilson_agrees_with_scipy(successes: int, n: int) -> None:
+    ours = wilson(successes, n)
+    theirs = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert ours.value == successes / n
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert ours.low <= ours.value <= ours.high
+
+
+def test_wilson_refuses_no_draws() -> None:
+    with pytest.raises(ValueError, match="n >= 1"):
+        wilson(0, 0)
+
+
+def test_one_prompt_is_wilson() -> None:
+    assert clustered_bootstrap([[1, 0, 1, 1]]) == wilson(3, 4)
+
+
+def test_clusters_widen_the_interval() -> None:
+    """Ten images that all agree within their prompt say little more than one image a prompt."""
+    alike = clustered_bootstrap([[float(i % 2)] * 10 for i in range(12)])
+    independent = wilson(60, 120)
+    assert alike.value == independent.value == 0.5
+    assert alike.high - alike.low > 2 * (independent.high - independent.low)
+
+
+def test_no_spread_is_not_certainty() -> None:
+    rate = clustered_bootstrap([[1.0] * 5] * 8)
+    assert (rate.value, rate.high, rate.n) == (1.0, 1.0, 40)
+    assert rate.low == pytest.approx(wilson(8, 8).low)
+
+
+def test_bootstrap_covers_the_truth() -> None:
+    """Over 200 draws of beta-binomial clusters, about 95% of the intervals hold the true mean."""
+    rng = np.random.default_rng(3)
+    inside = 0
+    for _ in range(200):
+        p = rng.beta(3, 1, size=40)
+        rate = clustered_bootstrap([rng.binomial(1, q, 5).tolist() for q in p])
+        inside += rate.low <= 0.75 <= rate.high
+    assert 180 <= inside <= 199
+
+
+def test_same_verdicts_same_interval() -> None:
+    clusters = [[1, 0, 1], [0, 0], [1, 1, 1, 0]]
+    assert clustered_bootstrap(clusters) == clustered_bootstrap(clusters)
+
+
+def test_harmonic_mean() -> None:
+    parts = [[[1, 0], [1, 1]], [[1, 1], [0, 0]]]
+    rate = harmonic_mean(parts)
+    assert rate.value == pytest.approx(stats.hmean([0.75, 0.5]))
+    assert rate.low <= rate.value <= rate.high
+    assert rate.n == 8
+    assert harmonic_mean([[[0.0, 0.0]], [[1.0]]]).value == 0.0
+
+
+def test_paired_difference_cancels_shared_noise() -> None:
+    rng = np.random.default_rng(0)
+    before = [rng.binomial(1, 0.5, 10).tolist() for _ in range(20)]
+    after = [row.copy() for row in before]
+    after[0][0] = 1 - after[0][0]
+    change = paired_difference(before, after)
+    assert abs(change.value) == pytest.approx(1 / 200)
+    assert change.high - change.low < 0.02
+    same = paired_difference(before, before)
+    assert same.value == 0 and same.low < 0 < same.high
