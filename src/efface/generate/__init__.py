@@ -1,0 +1,39 @@
+"""Prompts to images: fast, and the same to the pixel whenever the same is asked for.
+
+What needs torch is imported when it is first used, so that reading prompts and settings costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from efface.generate.folder import Image, read_folder, read_picture
+from efface.generate.jobs import SAMPLERS, Job, Progress, Sampling, jobs_for, repeated
+from efface.generate.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from efface.generate.run import Recipe, generate
+    from efface.generate.sampling import sample
+
+__all__ = [
+    "SAMPLERS",
+    "Image",
+    "Job",
+    "Progress",
+    "Recipe",
+    "Sampling",
+    "generate",
+    "jobs_for",
+    "read_folder",
+    "read_picture",
+    "read_prompts",
+    "repeated",
+    "sample",
+]
+
+_HOMES = {"Recipe": "run", "generate": "run", "sample": "sampling"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'efface.generate' has no attribute '{name}'")
+    return getattr(import_module(f"efface.generate.{_HOMES[name]}"), name)

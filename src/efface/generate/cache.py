@@ -1,0 +1,44 @@
+"""The cache of the unedited model's images: content-addressed, so that no two evaluations ever make one twice.
+
+It lies in the folder that the environment variable `EFFACE_CACHE` names, else in the user's cache folder.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.errors import BadFile
+from efface.files import atomic
+from efface.generate.folder import read_picture
+
+
+def cache_folder() -> Path:
+    """Where efface keeps what it can make again."""
+    if chosen := os.environ.get("EFFACE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"
+
+
+def cached(key: str) -> NDArray[np.uint8] | None:
+    """The image of this key, if it was ever kept and is still whole."""
+    try:
+        return read_picture(_place(key))
+    except OSError:
+        return None
+
+
+def keep(key: str, picture: Path) -> None:
+    """Copy a picture into the cache; a cache that cannot be written is no reason to stop."""
+    place = _place(key)
+    with suppress(OSError, BadFile):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(place) as temporary:
+            shutil.copyfile(picture, temporary)
+
+
+def _place(key: str) -> Path:
+    return cache_folder() / "images" / key[:2] / f"{key}.png"

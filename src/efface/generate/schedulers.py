@@ -1,0 +1,36 @@
+"""Samplers by name, as diffusers' schedulers set up for latents."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from efface.errors import BadInput
+from efface.generate.jobs import Sampling
+
+
+def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
+    """A fresh scheduler; its steps keep state, so each batch needs its own.
+
+    - `dpm++`: DPM-Solver++ of order 2, multistep (arXiv 2211.01095). Its steps end at t = T ("trailing"), as
+      arXiv 2305.08891 argues for few steps.
+    - `ddim`: eta 0, spaced as the model's own configuration says: what published numbers were made with.
+    - `lms`: what UnlearnDiffAtk and ESD evaluate with.
+
+    Args:
+        config: The model's scheduler configuration: betas, prediction type, spacing.
+        sampling: Names the sampler.
+    """
+    import diffusers
+
+    if "num_train_timesteps" not in config or "beta_schedule" not in config:
+        raise BadInput(f"The sampler '{sampling.sampler}' needs a model trained on a schedule of betas; this one is not.")
+    if sampling.sampler == "dpm++":
+        return diffusers.DPMSolverMultistepScheduler.from_config(
+            config, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
+        )
+    if sampling.sampler == "ddim":
+        # Latents are not bounded by 1: the clipping that is this scheduler's default would spoil them.
+        return diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+    try:
+        return diffusers.LMSDiscreteScheduler.from_config(config)
+    except ImportError as error:
+        raise BadInput("The sampler 'lms' needs SciPy; run `pip install scipy`.") from error
