@@ -1,0 +1,93 @@
+"""Options that every command takes, written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efface.errors import BadInput
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="NAME", help="'emoji' (embedded), a diffusers folder, or a hub id.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Image i of a prompt uses seed N + i.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
+
+# The commands that list names need neither model, device nor seed, but scripts may pass the same options to all.
+UnusedModel = Annotated[str, typer.Option("--model", "-m", hidden=True)]
+UnusedDevice = Annotated[str, typer.Option("--device", hidden=True)]
+UnusedSeed = Annotated[int, typer.Option("--seed", hidden=True)]
+
+
+def device_of(name: str) -> str:
+    """The torch device a user means: `auto` is the fastest there is."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadInput(f"Unknown device '{name}'; use auto, cpu, cuda, cuda:1 or mps.") from error
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device.type, False):
+        raise BadInput(f"The device '{name}' is not available on this machine; use --device auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"There is no device '{name}' here; there are {torch.cuda.device_count()}, counted from 0.")
+    return name
+
+
+def scalar_options(pairs: list[str]) -> dict[str, bool | int | float | str]:
+    """`key=value` pairs with each value read as YAML reads it: true, 3, 0.1 or a word.
+
+    Raises:
+        BadInput: a pair without "=", a key given twice, or a value that is a list or a mapping.
+    """
+    import yaml
+
+    options: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key.strip():
+            raise BadInput(f"-s {pair}: write key=value, e.g. -s erase_scale=1.")
+        if key.strip() in options:
+            raise BadInput(f"-s {key.strip()} is given twice; give it once.")
+        try:
+            # YAML 1.1 takes 1e-3 for a word; numbers are read as Python reads them.
+            value = float(text) if _is_exponential(text) else yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BadInput(f"-s {pair}: cannot read the value '{text}'.") from error
+        if not isinstance(value, bool | int | float | str):
+            raise BadInput(f"-s {pair}: the value must be true, false, a number or a word.")
+        options[key.strip()] = value
+    return options
+
+
+def _is_exponential(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "e" in text.lower()
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that hold something.
+
+    Raises:
+        BadInput: the file cannot be read, or holds nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise BadInput(f"Cannot read {path}: it is not UTF-8 text.") from error
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror}.") from error
+    kept = [line for line in lines if line]
+    if not kept:
+        raise BadInput(f"{path} is empty; write one prompt a line.")
+    return kept

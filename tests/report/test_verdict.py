@@ -1,0 +1,46 @@
+import pytest
+
+from efface.metrics.rates import Rate
+from efface.protocols import Result
+from efface.report.verdict import listed, percent, points, verdict
+
+
+def result(forget: float, retained: float | None = None) -> Result:
+    metrics = {"forget": Rate(forget, max(forget - 0.05, 0), min(forget + 0.05, 1), 100)}
+    change = {} if retained is None else {"retain": Rate(retained, retained - 0.02, retained + 0.02, 100)}
+    return Result(metrics, change=change)
+
+
+@pytest.mark.parametrize(
+    ("forget", "retained", "tone", "headline"),
+    [
+        (1.0, 0.0, "good", "Forgot “cat” and kept the rest"),
+        (0.95, -0.03, "good", "Forgot “cat” and kept the rest"),
+        (0.99, -0.2, "mixed", "Forgot “cat” but damaged the rest"),
+        (0.85, 0.0, "mixed", "Mostly forgot “cat” but kept the rest"),
+        (0.1, 0.0, "bad", "Did not forget “cat” but kept the rest"),
+        (0.1, -0.5, "bad", "Did not forget “cat” and damaged the rest"),
+        (1.0, None, "good", "Forgot “cat”"),
+    ],
+)
+def test_the_headline_follows_from_the_rates(forget, retained, tone, headline):
+    said = verdict(["cat"], result(forget, retained))
+    assert (said.tone, said.headline) == (tone, headline)
+
+
+def test_without_a_forget_rate_there_is_no_verdict():
+    assert verdict(["cat"], Result({})).headline.startswith("No verdict")
+
+
+def test_found_rate_is_the_complement_of_the_forget_rate_with_its_interval_turned_round():
+    said = verdict(["cat"], Result({"forget": Rate(0.98, 0.9, 0.995, 100)}))
+    assert "2% of 100" in said.sentences[0]
+    assert "0.5% to 10%" in said.sentences[0]
+
+
+def test_lists_and_numbers_read_as_sentences_do():
+    assert listed(["a", "b", "c"]) == "“a”, “b” and “c”"
+    assert listed(["a", "b", "c", "d", "e"]) == "“a”, “b”, “c” and 2 more"
+    assert percent(0.955) == "95.5%"
+    assert percent(1.0) == "100%"
+    assert points(Rate(-0.01, -0.02, 0.0, 5)).startswith("−1.0 points")
