@@ -63,10 +63,7 @@ class TextEdit:
         """W (I + L R^T) for a weight (d_out, d), in the weight's type; the change is summed in float32 or wider."""
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
         left, right = self.left.to(wide), self.right.to(wide)
-        if 2 * self.rank < self.dim:
-            change = (wide @ left) @ right.T
-        else:
-            change = wide @ self.matrix.to(wide)
+        change = wide @ left @ right.T if 2 * self.rank < self.dim else wide @ self.matrix.to(wide)
         return (wide + change).to(weight.dtype)
 
     def scaled(self, strength: float) -> "TextEdit":
@@ -116,7 +113,8 @@ class WeightEdit:
         """The change, in the shape of its parameter."""
         if self.delta is not None:
             return self.delta.reshape(shape)
-        assert self.up is not None and self.down is not None
+        assert self.up is not None
+        assert self.down is not None
         return (self.up @ self.down).reshape(shape)
 
     def on(self, weight: Tensor, strength: float = 1.0) -> Tensor:

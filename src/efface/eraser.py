@@ -16,7 +16,7 @@ from efface.files import sha256_of_tensors
 from efface.request import Request
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     from efface.attach import Attachment
     from efface.bake import Baked
@@ -73,7 +73,7 @@ class Eraser:
 
     @property
     def kind_of_edit(self) -> KindOfEdit:
-        """"text" if it edits nothing but text embeddings, else "weight"."""
+        """ "text" if it edits nothing but text embeddings, else "weight"."""
         return "text" if all(isinstance(edit, TextEdit) for edit in self.edits) else "weight"
 
     @property

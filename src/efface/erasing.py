@@ -14,7 +14,7 @@ from efface.request import Request
 from efface.settings import Scalar
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     from efface.eraser import Eraser
 

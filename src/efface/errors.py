@@ -4,7 +4,7 @@ Failures of the work itself (out of memory, a broken download) stay RuntimeError
 """
 
 
-class BadInput(ValueError):
+class BadInput(ValueError):  # noqa: N818 - it names the user's mistake, as its kin do
     """A mistake in what the user gave; the command line prints it as one line and exits with 2."""
 
 

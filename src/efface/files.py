@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 @contextmanager
-def atomic(path: Path, force: bool = True) -> Iterator[Path]:
+def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
 
     Args:
@@ -35,7 +35,7 @@ def atomic(path: Path, force: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:

@@ -73,7 +73,7 @@ class Request(Settings):
     preserve: tuple[str, ...] = ()
     method: str = "uce"
     goal: Goal = "erase"
-    options: dict[str, Scalar] = {}
+    options: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
     clip_skip: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
@@ -85,6 +85,8 @@ class Request(Settings):
             key = concept.name.casefold()
             if key in seen:
                 raise BadRequest(f"The concept '{concept.name}' is given twice; give it once.")
+            if concept.guide is not None and concept.guide.strip().casefold() == key:
+                raise BadRequest(f"The guide of '{concept.name}' is the concept itself; name something else.")
             seen.add(key)
         both = [prompt for prompt in self.preserve if prompt.strip().casefold() in seen]
         if both:

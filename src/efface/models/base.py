@@ -67,6 +67,11 @@ class Model(ABC):
         """The text encoder."""
 
     @property
+    def has_text_encoder(self) -> bool:
+        """Whether there is one; a pipeline may have given it up to save memory."""
+        return True
+
+    @property
     @abstractmethod
     def denoiser(self) -> Any:
         """The network that reads `encoder_hidden_states`: a U-Net or a transformer."""

@@ -1,0 +1,114 @@
+"""Putting an eraser on a running model and taking it off: a hook in front of the denoiser, no weight changed.
+
+The hook edits `encoder_hidden_states`, whatever made them: prompts, embeddings given by hand, negative prompts, and
+both branches of guidance. Weight edits, which no hook can stand for, are written and later restored.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from efface.bake import Baked, write_weight
+from efface.base_check import check_base
+from efface.edits import TextEdit, WeightEdit
+from efface.models import Model, open_model
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    from efface.eraser import Eraser
+
+_TEXT = "encoder_hidden_states"
+
+
+class _Hook:
+    """Edits the text on its way into the denoiser; its factors are changed in place, never replaced."""
+
+    def __init__(self, edit: TextEdit, denoiser: nn.Module) -> None:
+        self._full = edit.left
+        self._left = edit.left.float()
+        self._right = edit.right.float()
+        self._place = list(inspect.signature(denoiser.forward).parameters).index(_TEXT)
+        self.handle = denoiser.register_forward_pre_hook(self, with_kwargs=True)
+
+    def set(self, strength: float) -> None:
+        self._left.copy_(self._full * strength)
+
+    def edit(self, text: Tensor) -> Tensor:
+        if self._left.device != text.device:
+            self._left, self._right = self._left.to(text.device), self._right.to(text.device)
+        wide = text.float()
+        return (wide + (wide @ self._right) @ self._left.T).to(text.dtype)
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if kwargs.get(_TEXT) is not None:
+            return args, {**kwargs, _TEXT: self.edit(kwargs[_TEXT])}
+        if len(args) > self._place and args[self._place] is not None:
+            return (*args[: self._place], self.edit(args[self._place]), *args[self._place + 1 :]), kwargs
+        return args, kwargs
+
+
+class Attachment:
+    """An eraser on a model. Leave the context, or call `detach`, and the model is as it was."""
+
+    def __init__(self, eraser: Eraser, model: Model, strength: float) -> None:
+        self._model = model
+        self._denoiser: nn.Module = model.denoiser
+        self._hooks = [_Hook(edit, self._denoiser) for edit in eraser.edits if isinstance(edit, TextEdit)]
+        self._weights = [edit for edit in eraser.edits if isinstance(edit, WeightEdit)]
+        self._written = Baked()
+        try:
+            self.set(strength)
+        except BaseException:
+            self.detach()
+            raise
+
+    def set(self, strength: float) -> None:
+        """Go `strength` times as far as was solved for: 0 changes nothing, 1 is the whole edit."""
+        self.strength = strength
+        for hook in self._hooks:
+            hook.set(strength)
+        self._written.undo()
+        for edit in self._weights:
+            write_weight(self._written, self._model, edit, strength)
+        _forget_text(self._denoiser)
+
+    def detach(self) -> None:
+        """Take the eraser off; a second call does nothing."""
+        for hook in self._hooks:
+            hook.handle.remove()
+        self._written.undo()
+        _forget_text(self._denoiser)
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+def attach(eraser: Eraser, target: Model | DiffusionPipeline, strength: float = 1.0, force: bool = False) -> Attachment:
+    """Put `eraser` on `target`, after checking that it fits."""
+    model = target if isinstance(target, Model) else open_model(target)
+    check_base(eraser, model, force)
+    if getattr(model.denoiser, "encoder_hid_proj", None) is not None:
+        warnings.warn("An IP-Adapter is loaded: the eraser edits the text, not the tokens of its image.", stacklevel=3)
+    if getattr(target, "controlnet", None) is not None:
+        warnings.warn("The ControlNet reads the text as it is: the eraser edits only the denoiser's.", stacklevel=3)
+    return Attachment(eraser, model, strength)
+
+
+def _forget_text(denoiser: nn.Module) -> None:
+    """Drop diffusers' cache of the text's keys and values, where there is one."""
+    hooks: Any = getattr(denoiser, "_diffusers_hook", None)
+    if hooks is not None:
+        hooks.reset_stateful_hooks(recurse=True)

@@ -1,0 +1,93 @@
+"""A model in diffusers' folder layout: what its parts are, and their tensors one by one."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from efface.errors import BadFile
+
+INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One diffusers folder.
+
+    Attributes:
+        root: the folder that holds `model_index.json`.
+        bring: called with a part's name before its weights are read, for models that are fetched part by part.
+    """
+
+    root: Path
+    bring: Callable[[str], None] | None = None
+
+    def index(self) -> Mapping[str, Any]:
+        """The content of `model_index.json`."""
+        return _json(self.root / INDEX)
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """A part's configuration."""
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        return _json(self.root / part / name)
+
+    def variant(self, part: str) -> str | None:
+        """The variant of the weights to read: None if the plain ones are there, else "fp16" or what there is."""
+        variants = {_variant(path) for path in self._files(part)}
+        return None if None in variants else "fp16" if "fp16" in variants else min(str(name) for name in variants)
+
+    def weights(self, part: str) -> tuple[Path, ...]:
+        """The files that hold a part's weights, in order."""
+        variant = self.variant(part)
+        return tuple(path for path in self._files(part) if _variant(path) == variant)
+
+    def names(self, part: str) -> tuple[str, ...]:
+        """Names of a part's tensors, read from the headers alone."""
+        return tuple(name for path in self.weights(part) for name in _header(path))
+
+    def tensors(self, part: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of these names, one after the other."""
+        for path in self.weights(part):
+            held = [name for name in _header(path) if name in names]
+            if held:
+                with safe_open(path, framework="pt") as file:
+                    for name in held:
+                        yield name, file.get_tensor(name)
+
+    def _files(self, part: str) -> list[Path]:
+        if self.bring is not None:
+            self.bring(part)
+        files = sorted((self.root / part).glob("*.safetensors"))
+        if not files:
+            raise BadFile(
+                f"{self.root / part} holds no .safetensors weights; convert what it holds: pickle is not read."
+            )
+        return files
+
+
+def _variant(path: Path) -> str | None:
+    """The "fp16" of `model.fp16.safetensors` and `model.fp16-00001-of-00002.safetensors`."""
+    parts = path.name.split(".")
+    return parts[1].split("-")[0] if len(parts) > 2 else None
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise BadFile(f"Cannot read the weights {path}: {error}.") from error
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadFile(f"Cannot read {path}: {error}.") from error
+    if not isinstance(content, dict):
+        raise BadFile(f"{path} is not a JSON object.")
+    return content
