@@ -7,7 +7,8 @@ state after the final layer norm. The text is read by every `attn2.to_k` and `at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -97,7 +98,8 @@ class StableDiffusion(Model):
             return kind.from_pretrained(place, local_files_only=True)
         dtype = {"dtype" if part == "text_encoder" else "torch_dtype": self.dtype}
         variant = self._disk.variant(part)
-        loaded = kind.from_pretrained(place, variant=variant, use_safetensors=True, local_files_only=True, **dtype)
+        with _quiet():
+            loaded = kind.from_pretrained(place, variant=variant, use_safetensors=True, local_files_only=True, **dtype)
         return loaded.to(self.device).eval().requires_grad_(False)
 
     @property
@@ -186,8 +188,9 @@ class StableDiffusion(Model):
     def pipeline(self) -> StableDiffusionPipeline:
         if self._pipeline is None:
             import diffusers
+            from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-            kind: Any = diffusers.StableDiffusionPipeline
+            kind: Any = StableDiffusionPipeline
             scheduler: Any = getattr(diffusers, self.scheduler_config["_class_name"])
             self._pipeline = kind(
                 vae=self.vae,
@@ -210,3 +213,17 @@ class StableDiffusion(Model):
     @property
     def hash(self) -> str:
         return hashlib.sha256("".join(self.part_hash(part) for part in _WEIGHED).encode()).hexdigest()
+
+
+@contextmanager
+def _quiet() -> Generator[None, None, None]:
+    """Without transformers' progress bar, which is for models that take minutes to load."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
