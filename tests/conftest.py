@@ -1,4 +1,4 @@
-"""What many tests share: a tiny Stable Diffusion of the real classes, with random weights, made when it is asked for."""
+"""What many tests share: a tiny Stable Diffusion of the real classes, with random weights, made when asked for."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import torch
 
 from efface.models import Model, open_model
 
-WORDS = (
-    "a an of in the cat dog horse house car boat bird parrot golf ball cake apple star blue red art image photo "
-    "portrait picture painting style by artist van gogh picasso line flat"
-).split()
+WORDS = """
+a an of in the cat dog horse house car boat bird parrot golf ball cake apple star blue red art image photo
+portrait picture painting style by artist van gogh picasso line flat
+"""
 WIDTH = 32
 MAX_TOKENS = 12
 
@@ -26,7 +26,7 @@ def write_tokenizer(folder: Path) -> None:
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
-    for word in WORDS:
+    for word in WORDS.split():
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
             pair = (pieces[0], pieces[1])

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
 
 from efface.errors import BadRequest
 
@@ -19,6 +20,13 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise BadRequest(_sentence(type(self), error)) from None
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise BadRequest(_sentence(cls, error)) from None
 
 
 def _sentence(record: type[BaseModel], error: ValidationError) -> str:

@@ -120,7 +120,8 @@ class StableDiffusion(Model):
 
     @property
     def width(self) -> int:
-        return int(self._text_config["hidden_size"])
+        config = self._pipeline.unet.config if self._files is None else self._files.config("unet")
+        return int(config["cross_attention_dim"])
 
     def embed(
         self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
