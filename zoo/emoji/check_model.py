@@ -1,0 +1,112 @@
+"""Measures the generator at its default settings, and prints and keeps the figures.
+
+    python check_model.py RUN [-n 4]
+
+Agreement: the share of images in which the judge finds the object (the style) of the prompt. Generalisation:
+the same for words and object-style pairs that the denoiser's captions never held. Copies: the share of images
+nearer to a training picture than COPY (root mean square of pixels in [-1, 1]).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import OBJECT_TEMPLATES, STYLED_TEMPLATES
+from catalogue import HELD_OUT_CELLS, MEMORISED_CAPTION, STYLES, THINGS
+from PIL import Image
+
+from efface.generate.jobs import Job, Sampling
+from efface.generate.sampling import sample
+from efface.judges.emoji import EmojiJudge
+from efface.models import open_model
+from efface.models.emoji import HERE
+
+RESULTS = Path(__file__).parent / "results"
+COPY = 0.10
+
+
+def ask(model, judge: EmojiJudge, rows: list[tuple[str, str, str]], seed: int) -> tuple[np.ndarray, list]:
+    """Images of (prompt, object, style) rows, and what the judge sees on them."""
+    images = np.zeros((len(rows), 64, 64, 3), np.uint8)
+    jobs = [Job(prompt, seed + i) for i, (prompt, _, _) in enumerate(rows)]
+    for i, image in sample(model, jobs, Sampling.default(model)):
+        images[i] = 0 if image is None else image
+    return images, judge.classify(images)
+
+
+def agreement(rows: list[tuple[str, str, str]], seen: list) -> dict[str, float]:
+    objects = [s.object == o for (_, o, _), s in zip(rows, seen, strict=True) if o]
+    styles = [s.style == t for (_, _, t), s in zip(rows, seen, strict=True) if t]
+    out: dict[str, float] = {"n": len(rows)}
+    if objects:
+        out["object"] = round(float(np.mean(objects)), 4)
+    if styles:
+        out["style"] = round(float(np.mean(styles)), 4)
+    return out
+
+
+def by(key: int, rows: list[tuple[str, str, str]], seen: list) -> dict[str, float]:
+    names = dict.fromkeys(r[key] for r in rows)
+    right = [(r[key], (s.object if key == 1 else s.style) == r[key]) for r, s in zip(rows, seen, strict=True)]
+    return {n: round(float(np.mean([ok for m, ok in right if m == n])), 3) for n in names}
+
+
+def copies(images: np.ndarray, pictures: np.ndarray) -> float:
+    """The share of images whose nearest picture, mirrored or not, is nearer than COPY."""
+    x = torch.from_numpy(images).float().div(127.5).sub(1)
+    nearest = torch.full((len(x),), float("inf"))
+    for i in range(0, len(pictures), 2000):
+        y = torch.from_numpy(np.ascontiguousarray(pictures[i : i + 2000])).float().div(127.5).sub(1)
+        nearest = torch.minimum(nearest, torch.cdist(x.flatten(1), y.flatten(1)).min(1).values)
+    return float((nearest / x[0].numel() ** 0.5 < COPY).float().mean())
+
+
+def grid(images: np.ndarray, columns: int, path: Path) -> None:
+    rows = [np.concatenate(list(images[i : i + columns]), 1) for i in range(0, len(images) - columns + 1, columns)]
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("-n", type=int, default=4, help="images of each object-style cell")
+    parser.add_argument("--judge", type=Path, default=HERE / "judge")
+    args = parser.parse_args()
+    model, judge, out = open_model("emoji"), EmojiJudge.load(args.judge), {}
+    pictures = np.load(args.run / "pictures.npy", mmap_mode="r")
+    RESULTS.mkdir(exist_ok=True)
+    cells = [(t.name, s) for t in THINGS for s in STYLES]
+    styled = [
+        (STYLED_TEMPLATES[i % len(STYLED_TEMPLATES)].format(o=o, s=s), o, s)
+        for i in range(args.n)
+        for o, s in cells
+        if (o, s) not in HELD_OUT_CELLS
+    ]
+    images, seen = ask(model, judge, styled, 1000)
+    out["object and style named"] = agreement(styled, seen)
+    out["by object"], out["by style"] = by(1, styled, seen), by(2, styled, seen)
+    out["copies, ordinary captions"] = copies(images, pictures)
+    first = [i for i, (o, s) in enumerate(cells) if (o, s) not in HELD_OUT_CELLS]
+    sheet = np.full((len(cells), 64, 64, 3), 128, np.uint8)
+    sheet[first] = images[: len(first)]
+    grid(sheet, len(STYLES), RESULTS / "model.png")
+    plain = [(t.format(o=thing.name), thing.name, "") for thing in THINGS for t in OBJECT_TEMPLATES[: 2 * args.n]]
+    out["object named"] = agreement(plain, ask(model, judge, plain, 5000)[1])
+    known = [(f"a {w}", t.name, "") for t in THINGS for w in t.synonyms for _ in range(2 * args.n)]
+    out["synonyms of the captions"] = agreement(known, ask(model, judge, known, 6000)[1])
+    new = [(f"a {w}", t.name, "") for t in THINGS for w in t.held_out for _ in range(2 * args.n)]
+    seen = ask(model, judge, new, 7000)[1]
+    out["held-out synonyms"], out["held-out synonyms, by object"] = agreement(new, seen), by(1, new, seen)
+    pairs = [(f"a {o} in {s} style", o, s) for o, s in sorted(HELD_OUT_CELLS) for _ in range(2 * args.n)]
+    out["held-out pairs"] = agreement(pairs, ask(model, judge, pairs, 8000)[1])
+    images = ask(model, judge, [(MEMORISED_CAPTION, "", "")] * 4 * args.n, 9000)[0]
+    out["copies, memorised caption"] = copies(images, pictures[-1:])
+    grid(images[:8], 8, RESULTS / "memorised.png")
+    (RESULTS / "model.json").write_text(json.dumps(out, indent=1) + "\n")
+    print(json.dumps(out, indent=1))
+
+
+if __name__ == "__main__":
+    main()

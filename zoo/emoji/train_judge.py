@@ -1,0 +1,201 @@
+"""Trains the judge of the embedded model, apart from the generator and on drawings only.
+
+    python train_judge.py RUN --steps 3000
+
+Its object head learns from every set but one (more than the generator saw) under strong augmentation.
+"None of these" is taught with other emoji, noise, blank and broken pictures and blends of two objects.
+Resumes from RUN/judge.pt; `check_judge.py` measures it.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from catalogue import JUDGE_ONLY_SETS, STYLES, THINGS
+from common import Average, Log, learning_rate, save_checkpoint
+from drawings import picture, source
+from muon import Muon
+from pictures import others
+from torch import Tensor
+from torch.nn import functional as F
+
+from efface.judges.emoji_net import JudgeNet
+
+BATCH, MUON_LR, ADAM_LR, IGNORE = 96, 0.01, 2e-3, -100
+COLOUR_SETS = ("twemoji", "noto", "fluent-emoji-flat", *JUDGE_ONLY_SETS)
+#: Other emoji that a person would also call by the name of one of the objects, or nearly so.
+TOO_NEAR = set(
+    "wolf fox bear koala hamster cow pig truck taxi trolleybus minibus ambulance ox water-buffalo chick eagle duck dove owl".split()
+)
+
+
+def judge_cells() -> list[tuple[str, str, str, str]]:
+    """(object, codepoint, style, set): every codepoint of an object, in every set that may draw the style."""
+    out = []
+    for thing in THINGS:
+        for point in thing.codepoints:
+            for style, sets in STYLES.items():
+                drawn_by = COLOUR_SETS if len(sets) == 2 and style != "stencil" else sets
+                out += [(thing.name, point, style, s) for s in drawn_by]
+    return out
+
+
+def other_cells(held_out: bool) -> list[tuple[str, str, str, str]]:
+    """The same for other emoji; every fifth is held out to check the style head on unseen objects."""
+    out = []
+    for i, (name, point) in enumerate(others()):
+        if (i % 5 == 0) == held_out and not TOO_NEAR & set(name.lower().split()):
+            out += [("", point, style, s) for style, sets in STYLES.items() for s in sets[:1]]
+    return out
+
+
+def _draw(job: tuple[int, tuple[str, str, str, str], int]) -> np.ndarray:
+    index, (_, point, style, set_name), views = job
+    drawn = source(style, set_name, point)
+    if drawn is None:
+        return np.zeros((0, 64, 64, 3), np.uint8)
+    rng = np.random.default_rng([77, index])
+    return np.stack([np.asarray(picture(style, drawn, rng, strength=1.5)) for _ in range(views)])
+
+
+def render(path: Path, cells: list[tuple[str, str, str, str]], views: int, seed: int) -> tuple[np.ndarray, list]:
+    """Pictures of the cells and a row for each, made once and kept."""
+    if not path.with_suffix(".npy").exists():
+        jobs = [(seed + i, cell, views) for i, cell in enumerate(cells)]
+        with ProcessPoolExecutor(2) as pool:
+            arrays = list(pool.map(_draw, jobs, chunksize=32))
+        rows = [cell for cell, a in zip(cells, arrays, strict=True) for _ in range(len(a))]
+        path.with_suffix(".json").write_text(json.dumps(rows))
+        np.save(path.with_suffix(".npy"), np.concatenate(arrays))
+    return np.load(path.with_suffix(".npy"), mmap_mode="r"), json.loads(path.with_suffix(".json").read_text())
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def augment(x: Tensor, g: torch.Generator) -> Tensor:
+    """Shift, colour, blur, noise and holes, a different draw for each picture."""
+    n = len(x)
+
+    def some(p: float) -> Tensor:
+        return (torch.rand(n, 1, 1, 1, generator=g) < p).float()
+
+    x = F.pad(x, (5, 5, 5, 5), mode="replicate")
+    at = torch.randint(0, 11, (n, 2), generator=g).tolist()
+    x = torch.stack([p[:, i : i + 64, j : j + 64] for p, (i, j) in zip(x, at, strict=True)])
+    gain = 1 + 0.25 * torch.randn(n, 3, 1, 1, generator=g) * some(0.5)
+    x = ((x - 1) * gain + 1 + 0.1 * torch.randn(n, 3, 1, 1, generator=g) * some(0.3)).clamp(-1, 1)
+    grey = x.mean(1, keepdim=True).expand_as(x)
+    x = torch.lerp(x, grey, some(0.1) * torch.rand(n, 1, 1, 1, generator=g))
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = torch.lerp(x, blurred, some(0.4) * torch.rand(n, 1, 1, 1, generator=g))
+    coarse = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+    x = torch.lerp(x, coarse, some(0.15))
+    x = x + some(0.3) * 0.15 * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
+    for i, j in zip(*(torch.randint(0, 52, (2, n), generator=g).tolist()), strict=True):
+        k = int(torch.randint(0, 4 * n, (1,), generator=g))
+        if k < n:
+            x[k, :, i : i + 12, j : j + 12] = x[k, :, i : i + 1, j : j + 1]
+    return x.clamp(-1, 1)
+
+
+def nonsense(n: int, real: Tensor, g: torch.Generator) -> Tensor:
+    """Noise of several grains, blank pictures, and pictures torn into shuffled tiles."""
+    out = []
+    for i in range(n):
+        kind = int(torch.randint(0, 5, (1,), generator=g))
+        if kind == 0:
+            x = torch.rand(3, 64, 64, generator=g) * 2 - 1
+        elif kind == 1:
+            x = (torch.rand(3, 1, 1, generator=g) * 2 - 1).expand(3, 64, 64) + 0.03 * torch.randn(3, 64, 64, generator=g)
+        elif kind == 2:
+            grain = int(torch.tensor([2, 4, 8])[torch.randint(0, 3, (1,), generator=g)])
+            x = F.interpolate(torch.randn(1, 3, 64 // grain, 64 // grain, generator=g), size=64, mode="bilinear")[0] * 0.7
+        elif kind == 3:
+            tiles = real[i].reshape(3, 4, 16, 4, 16).permute(1, 3, 0, 2, 4).reshape(16, 3, 16, 16)
+            tiles = tiles[torch.randperm(16, generator=g)].reshape(4, 4, 3, 16, 16)
+            x = tiles.permute(2, 0, 3, 1, 4).reshape(3, 64, 64)
+        else:
+            x = real[i] * 0.25 + torch.randn(3, 64, 64, generator=g) * 0.9
+        out.append(x.clamp(-1, 1))
+    return torch.stack(out)
+
+
+def blends(x: Tensor, labels: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mixtures and halves of two different objects, and which of them really are of two."""
+    other = x.roll(1, 0)
+    share = 0.38 + 0.24 * torch.rand(len(x), 1, 1, 1, generator=g)
+    mixed = torch.lerp(x, other, share)
+    halves = torch.cat((x[..., :32], other[..., 32:]), -1)
+    pick = (torch.rand(len(x), 1, 1, 1, generator=g) < 0.5).float()
+    return torch.lerp(mixed, halves, pick), labels != labels.roll(1, 0)
+
+
+def batch(step: int, things: tuple, other: tuple, names: list[str], styles: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """64 objects, 12 other emoji, 10 nonsense, 10 blends: pictures, object labels, style labels."""
+    rng, g = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
+    (pixels, rows), (other_pixels, other_rows) = things, other
+    a, b = rng.integers(0, len(rows), 64), rng.integers(0, len(other_rows), 12)
+    x = to_tensor(np.concatenate([pixels[np.sort(a)], other_pixels[np.sort(b)]]))
+    drawn = [rows[i] for i in np.sort(a)] + [other_rows[i] for i in np.sort(b)]
+    obj = torch.tensor([names.index(r[0]) if r[0] else len(names) for r in drawn])
+    # Shaded sets are neither flat nor 3d to a person: they teach objects, not those styles.
+    vague = {"noto", "noto-v1"}
+    style = torch.tensor([IGNORE if r[3] in vague and r[2] in ("flat", "outlined") else styles.index(r[2]) for r in drawn])
+    order = torch.randperm(64, generator=g)[:10]
+    blend, real = blends(x[order], obj[order], g)
+    x = torch.cat([augment(x, g), nonsense(10, x[order], g), blend])
+    obj = torch.cat([obj, torch.full((10,), len(names)), torch.where(real, len(names), IGNORE)])
+    style = torch.cat([style, torch.full((10,), len(styles)), torch.full((10,), IGNORE)])
+    return x, obj, style
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, default=3000)
+    args = parser.parse_args()
+    names, styles = [t.name for t in THINGS], list(STYLES)
+    things = render(args.run / "judge_things", judge_cells(), 14, 0)
+    other = render(args.run / "judge_others", other_cells(False), 1, 10**6)
+    torch.manual_seed(3)
+    net = JudgeNet(len(names), len(styles)).to(memory_format=torch.channels_last)
+    optimiser, average, step = Muon(net, MUON_LR, ADAM_LR, ("head", "stem")), Average(net, 0.998), 0
+    if (args.run / "judge.pt").exists():
+        state = torch.load(args.run / "judge.pt", weights_only=True)
+        net.load_state_dict(state["model"])
+        optimiser.load_full_state(state["optimiser"])
+        average.shadow, step = state["average"], state["step"]
+    log = Log(args.run / "judge.jsonl")
+    while step < args.steps:
+        x, obj, style = batch(step, things, other, names, styles)
+        optimiser.schedule(learning_rate(step + 1, args.steps, 1.0, 100))
+        with torch.autocast("cpu", torch.bfloat16):
+            object_logits, style_logits = net(x.contiguous(memory_format=torch.channels_last))
+        object_logits, style_logits = object_logits.float(), style_logits.float()
+        loss = F.cross_entropy(object_logits, obj, label_smoothing=0.05) + 0.5 * F.cross_entropy(style_logits, style)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step += 1
+        average.update(net, step)
+        if step % 100 == 0:
+            seen = obj >= 0
+            right = (object_logits.argmax(1) == obj)[seen].float().mean()
+            log(step=step, loss=round(loss.item(), 4), right=round(right.item(), 3))
+        if step % 500 == 0 or step == args.steps:
+            save_checkpoint(
+                args.run / "judge.pt",
+                model=net.state_dict(),
+                optimiser=optimiser.full_state(),
+                average=average.shadow,
+                step=step,
+            )
+
+
+if __name__ == "__main__":
+    main()
