@@ -47,7 +47,7 @@ test: $(VENV)/.extra-test
 check: $(VENV)/.extra-check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.extra-check
 	@$(BIN)/ruff check --fix .

@@ -5,6 +5,16 @@ import pytest
 from efface.errors import BadFile
 from efface.report import document, schema, write_report
 
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": int | float,
+    "boolean": bool,
+    "null": type(None),
+}
+
 
 def check(value, rule, root):
     """Enough of JSON schema to hold the document to it: types, required and known keys, enums, references."""
@@ -22,11 +32,9 @@ def check(value, rule, root):
         assert value in rule["enum"]
     if "const" in rule:
         assert value == rule["const"]
-    types = {"object": dict, "array": list, "string": str, "integer": int, "number": int | float, "boolean": bool}
-    types["null"] = type(None)
     if "type" in rule:
         names = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-        assert any(isinstance(value, types[name]) for name in names), (value, names)
+        assert any(isinstance(value, TYPES[name]) for name in names), (value, names)
     if isinstance(value, dict):
         assert set(rule.get("required", [])) <= set(value)
         for key, item in value.items():

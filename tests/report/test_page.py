@@ -20,7 +20,9 @@ class Tags(HTMLParser):
 
 
 def test_names_prompts_and_errors_from_outside_are_escaped(evaluation):
-    html = page(evaluation(concept=SCRIPT, guide='"><img src=x onerror=alert(1)>', error=f"judge said {SCRIPT}"), SCRIPT)
+    html = page(
+        evaluation(concept=SCRIPT, guide='"><img src=x onerror=alert(1)>', error=f"judge said {SCRIPT}"), SCRIPT
+    )
     tags = Tags(html).found
     assert [tag for tag, _ in tags].count("script") == 1
     assert not any(name.startswith("on") for _, attributes in tags for name in attributes)

@@ -16,10 +16,13 @@ app = typer.Typer(
 )
 
 WORK, LISTS = "Work", "What there is"
-for module in (demo, erase, generate, judge, evaluate, inspect):
-    app.command(rich_help_panel=WORK)(module.command)
-for module in (models, methods, judges, protocols):
-    app.command(rich_help_panel=LISTS)(module.command)
+COMMANDS = {
+    WORK: (demo, erase, generate, judge, evaluate, inspect),
+    LISTS: (models, methods, judges, protocols),
+}
+for panel, modules in COMMANDS.items():
+    for module in modules:
+        app.command(module.__name__.rpartition(".")[2], rich_help_panel=panel)(module.command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,16 +3,15 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efface.errors import BadFile
+from efface.errors import BadFile, BadInput
+from efface.files import atomic
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from efface.generate import Progress
 
 MARK = "efface.json"
@@ -56,7 +55,7 @@ class Screen:
             print(json.dumps(content, ensure_ascii=False, allow_nan=False))
 
     @contextmanager
-    def progress(self) -> "Iterator[Progress]":
+    def progress(self) -> "Generator[Progress, None, None]":
         """A function to tell how far the work is; draws bars on standard error where that is a terminal."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -83,8 +82,25 @@ def slug(text: str, limit: int = 60) -> str:
     return words[:limit].rstrip("-") or "concept"
 
 
-def claim(folder: Path, command: str, work: Mapping[str, object], result: str, force: bool) -> None:
+def check_target(path: Path, force: bool) -> None:
+    """Find out whether a file can be written before the work is done rather than after it.
+
+    Raises:
+        BadFile: it cannot, or exists and `force` is false.
+    """
+    # Leaving by an exception makes `atomic` take the temporary file away again.
+    with suppress(InterruptedError), atomic(path, force) as temporary:
+        temporary.touch()
+        raise InterruptedError
+
+
+@contextmanager
+def claim(
+    folder: Path, command: str, work: Mapping[str, object], result: str, force: bool
+) -> Generator[None, None, None]:
     """Take a folder for one piece of work, or take it up again where it was interrupted.
+
+    If the work turns out to be impossible as asked, a folder that was made for it is taken away again.
 
     Args:
         folder: where the work goes; made if need be.
@@ -98,10 +114,11 @@ def claim(folder: Path, command: str, work: Mapping[str, object], result: str, f
     """
     mark = folder / MARK
     mine = {"command": command, **work}
-    if folder.exists() and not folder.is_dir():
+    is_new = not folder.exists()
+    if not is_new and not folder.is_dir():
         raise BadFile(f"Cannot write to {folder}: it is a file; give a folder with -o.")
     try:
-        if not force and folder.is_dir() and any(folder.iterdir()):
+        if not force and not is_new and any(folder.iterdir()):
             _may_resume(folder, mark, mine, result)
         folder.mkdir(parents=True, exist_ok=True)
         if force:
@@ -110,6 +127,13 @@ def claim(folder: Path, command: str, work: Mapping[str, object], result: str, f
         mark.write_text(json.dumps(mine, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise BadFile(f"Cannot write to {folder}: {error.strerror}.") from error
+    try:
+        yield
+    except BadInput:
+        if is_new and [path.name for path in folder.iterdir()] == [MARK]:
+            mark.unlink()
+            folder.rmdir()
+        raise
 
 
 def _may_resume(folder: Path, mark: Path, mine: Mapping[str, object], result: str) -> None:

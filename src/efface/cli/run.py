@@ -16,8 +16,14 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit code."""
-    warnings.showwarning = _show_warning
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        for category in (DeprecationWarning, FutureWarning):  # of the libraries, for programmers
+            warnings.filterwarnings("ignore", category=category)
+        return _ended(arguments)
+
+
+def _ended(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="efface", standalone_mode=False)
     except typer.TyperException as error:

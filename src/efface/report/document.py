@@ -32,9 +32,7 @@ def document(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
         **evaluation.as_dict(),
-        "shots": {
-            name: [_shot(shot, folder) for shot in result.shots] for name, result in evaluation.results.items()
-        },
+        "shots": {name: [_shot(shot, folder) for shot in result.shots] for name, result in evaluation.results.items()},
     }
 
 

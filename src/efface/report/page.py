@@ -164,18 +164,25 @@ def _how(provenance: Mapping[str, Any], name: str) -> str:
 def _grids(base: Result, result: Result) -> Iterator[Grid]:
     for concept in erased_by(result):
         found = pairs(base, result, "forget", concept)
-        yield _grid(f"Prompted for “{concept}”: before and after", found, spread(found, SHOWN), "the same prompt and seed")
+        yield _grid(
+            f"Prompted for “{concept}”: before and after", found, spread(found, SHOWN), "the same prompt and seed"
+        )
         failed = [pair for pair in found if pair.failed]
         if failed:
             yield _grid(f"Where “{concept}” came through", failed, spread(failed, SHOWN), "the judge still finds it")
-    for metric, title in (("adjacent", "Near neighbours, which should stay"), ("retain", "The rest, which should stay")):
+    for metric, title in (
+        ("adjacent", "Near neighbours, which should stay"),
+        ("retain", "The rest, which should stay"),
+    ):
         found = pairs(base, result, metric)
         if found:
             yield _grid(title, found, spread(found, SHOWN), "the same prompt and seed")
 
 
 def _grid(title: str, found: Sequence[Pair], shown: Sequence[Pair], what: str) -> Grid:
-    count = f"all {len(found)}" if len(shown) == len(found) else f"{len(shown)} of {len(found)}, spread over the prompts"
+    count = (
+        f"all {len(found)}" if len(shown) == len(found) else f"{len(shown)} of {len(found)}, spread over the prompts"
+    )
     return Grid(title, f"Left before, right after; {what}. Shown: {count}.", [_picture(pair) for pair in shown])
 
 

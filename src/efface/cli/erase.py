@@ -1,0 +1,104 @@
+"""`efface erase`: solve for an eraser and write it to one file."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of, lines_of, scalar_options
+from efface.errors import BadInput
+
+
+def command(
+    concepts: Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="What to erase.")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", metavar="GUIDE", help="What to draw instead: one, or one a concept.")
+    ] = None,
+    preserve: Annotated[list[str] | None, typer.Option("--preserve", metavar="P", help="A prompt to keep.")] = None,
+    preserve_file: Annotated[
+        Path | None, typer.Option("--preserve-file", metavar="FILE", help="Prompts to keep, one a line.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="See efface methods (default: uce).")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe (default: object).")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE.yaml", help="A request; other options add to it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="A setting of the method.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes.")] = None,
+    force: Force = False,
+    model: Model = "emoji",
+    device: Device = "auto",
+    seed: UnusedSeed = 0,
+    json: Json = False,
+) -> None:
+    """Make an eraser: one file that makes a model forget.
+
+    Example: efface erase cat --to dog --preserve tiger -o cat.safetensors
+    """
+    from efface.cli.output import Screen, check_target
+    from efface.request import Request
+
+    screen = Screen(json)
+    started = time.perf_counter()
+    options = scalar_options(settings or [])
+    kept = [*(preserve or []), *(lines_of(preserve_file) if preserve_file else [])]
+    if config is None:
+        if not concepts:
+            raise BadInput("Nothing to erase: give a concept, e.g. efface erase cat --to dog, or --config FILE.yaml.")
+        request = Request.make(
+            concepts, to or (), kind=kind or "object", preserve=kept, method=method or "uce", options=options
+        )
+    else:
+        if concepts or to or kind:
+            raise BadInput(f"The concepts are in {config}; give concepts, --to and --kind there or here, not both.")
+        request = _extended(Request.from_yaml(config), kept, method, options)
+    target = out or Path(f"{_name(request.names)}-{request.method}.safetensors")
+    check_target(target, force)
+
+    from efface import erase, open_model
+
+    eraser = erase(open_model(model, device_of(device)), request)
+    eraser.save(target, force=force)
+    seconds = {"total": time.perf_counter() - started, "solve": eraser.provenance.get("seconds", {}).get("solve")}
+    screen.say(f"{target}: erases {', '.join(eraser.concepts)}")
+    screen.say(
+        f"{eraser.method}, {eraser.kind_of_edit} edit of rank {eraser.rank}, {eraser.nbytes / 1024:.1f} KB, "
+        f"in {seconds['total']:.1f} s"
+    )
+    screen.say(f"See what it does: efface evaluate {target}")
+    screen.answer(
+        {
+            "eraser": str(target),
+            "method": eraser.method,
+            "concepts": list(eraser.concepts),
+            "kind_of_edit": eraser.kind_of_edit,
+            "rank": eraser.rank,
+            "bytes": eraser.nbytes,
+            "certificate": None,
+            "seconds": seconds,
+        }
+    )
+
+
+def _extended(request: Any, kept: list[str], method: str | None, options: dict[str, Any]) -> Any:
+    """The request of a file with what the command line adds to it."""
+    content = request.model_dump()
+    content["preserve"] = tuple(dict.fromkeys([*request.preserve, *kept]))
+    content["options"] = {**request.options, **options}
+    content["method"] = method or request.method
+    return type(request)(**content)
+
+
+def _name(concepts: tuple[str, ...]) -> str:
+    """A file name that tells up to three concepts, and how many more there are."""
+    from efface.cli.output import slug
+
+    name = "-".join(slug(concept, 24) for concept in concepts[:3])
+    return name if len(concepts) <= 3 else f"{name}-and-{len(concepts) - 3}-more"

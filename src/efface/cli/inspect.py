@@ -1,0 +1,99 @@
+"""`efface inspect`: what is in an eraser's file, or what a model has."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from efface.cli.options import Json, Model, UnusedDevice, UnusedSeed
+
+if TYPE_CHECKING:
+    from efface.eraser import Eraser
+
+
+def command(
+    what: Annotated[
+        str | None, typer.Argument(metavar="ERASER|MODEL", help="An eraser's file, or a model as in --model.")
+    ] = None,
+    model: Model = "emoji",
+    device: UnusedDevice = "auto",
+    seed: UnusedSeed = 0,
+    json: Json = False,
+) -> None:
+    """Show what an eraser erases and how it was made, or what a model can be asked for."""
+    from efface.cli.output import Screen
+
+    screen = Screen(json)
+    name = what or model
+    is_eraser = Path(name).is_file() or name.endswith(".safetensors")
+    content = _eraser(Path(name)) if is_eraser else _model(name)
+    screen.heading(name)
+    screen.table(("", ""), list(_rows(content)))
+    screen.answer(content)
+
+
+def _eraser(path: Path) -> dict[str, Any]:
+    from efface.eraser import Eraser
+    from efface.eraser_file import header_of
+
+    eraser = Eraser.load(path)
+    return {
+        "eraser": str(path),
+        "method": eraser.method,
+        "concepts": list(eraser.concepts),
+        "kind_of_edit": eraser.kind_of_edit,
+        "rank": eraser.rank,
+        "bytes": eraser.nbytes,
+        "file_bytes": path.stat().st_size,
+        "hash": eraser.hash,
+        "components": _components(eraser),
+        **header_of(eraser),
+    }
+
+
+def _components(eraser: "Eraser") -> list[dict[str, Any]]:
+    """Each concept's own part, where the method can tell them apart; else the whole as one."""
+    from efface.methods import METHODS
+
+    if METHODS.get(eraser.method).only is None:
+        parts = [(list(eraser.concepts), eraser)]
+    else:
+        parts = [([name], eraser.only(name)) for name in eraser.concepts]
+    return [{"concepts": names, "rank": part.rank, "bytes": part.nbytes} for names, part in parts]
+
+
+def _model(name: str) -> dict[str, Any]:
+    from efface import open_model
+
+    model = open_model(name)
+    content: dict[str, Any] = {
+        "model": model.name,
+        "family": model.family,
+        "hash": model.hash,
+        "text_width": model.width,
+        "max_tokens": model.max_tokens,
+        "text_parameters": list(model.text_parameters()),
+        "objects": None,
+        "styles": None,
+    }
+    if name == "emoji":
+        from efface.models.emoji import catalogue
+
+        world = catalogue()
+        content["objects"] = [thing.name for thing in world.objects]
+        content["styles"] = [style.name for style in world.styles]
+    return content
+
+
+def _rows(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested record as rows for people."""
+    rows: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            rows += _rows(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            shown = ", ".join(str(item) for item in value[:8])
+            rows.append((prefix + key, shown if len(value) <= 8 else f"{shown}, ... ({len(value)})"))
+        elif value is not None:
+            rows.append((prefix + key, str(value)))
+    return rows

@@ -1,0 +1,108 @@
+"""Commands run in this process, on a tiny random model and with a judge that is sure of everything."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from efface.cli.run import run
+from efface.judges import JUDGES, JudgeEntry
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        """Standard output, which must be one JSON object on one line."""
+        assert self.out.count("\n") == 1, self.out
+        content = json.loads(self.out)
+        assert isinstance(content, dict)
+        return content
+
+
+Efface = Callable[..., Outcome]
+
+
+@pytest.fixture
+def efface(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Efface:
+    """Runs one command line in an empty folder, with a cache of its own."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+
+    def command(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return command
+
+
+@pytest.fixture
+def refused(efface: Efface) -> Callable[..., str]:
+    """Runs a command that must be refused: exit 2, one line, no new file; gives the line."""
+
+    def command(*arguments: object) -> str:
+        before = sorted(Path().rglob("*"))
+        ended = efface(*arguments)
+        assert ended.code == 2, ended
+        assert ended.out == ""
+        assert ended.err.count("\n") == 1, ended.err
+        assert "Traceback" not in ended.err
+        assert sorted(Path().rglob("*")) == before
+        return ended.err
+
+    return command
+
+
+class Sure:
+    """A judge that finds every concept in every image; `fail` makes it raise."""
+
+    name, version = "sure", "1"
+
+    def __init__(self, fail: bool) -> None:
+        self.fail = fail
+
+    def knows(self, concept: str) -> bool:
+        return concept != "unheard-of"
+
+    def peers(self, concept: str) -> tuple[str, ...]:
+        return ()
+
+    def same(self, one: str, other: str) -> bool:
+        return one == other
+
+    def threshold(self, concept: str) -> float:
+        return 0.5
+
+    def scores(self, images: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
+        if self.fail:
+            raise OSError("out of order")
+        return np.ones((len(images), len(concepts)))
+
+
+@pytest.fixture
+def judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judges `sure` and `failing`."""
+    for name, fail in (("sure", False), ("failing", True)):
+        entry = JudgeEntry(name, "for tests", "here", lambda weights, alternatives, fail=fail: Sure(fail))
+        monkeypatch.setitem(JUDGES._entries, name, entry)
+
+
+@pytest.fixture
+def eraser(efface: Efface, tiny_sd: Path) -> Path:
+    """An eraser of the tiny model, made by the command."""
+    path = Path("cat.safetensors")
+    assert efface("erase", "cat", "--to", "dog", "--model", tiny_sd, "--preserve", "horse", "-o", path).code == 0
+    return path

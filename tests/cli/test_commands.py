@@ -1,0 +1,138 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from efface import Eraser
+from efface.cli.output import slug
+
+
+def test_erase_writes_the_eraser_and_answers_as_agreed(efface, tiny_sd):
+    answer = efface("erase", "cat", "dog", "--to", "horse", "--model", tiny_sd, "--json").json()
+    assert set(answer) == {
+        "eraser",
+        "method",
+        "concepts",
+        "kind_of_edit",
+        "rank",
+        "bytes",
+        "certificate",
+        "seconds",
+    }
+    assert answer["eraser"] == "cat-dog-uce.safetensors"
+    assert answer["concepts"] == ["cat", "dog"]
+    assert set(answer["seconds"]) == {"total", "solve"}
+    loaded = Eraser.load(answer["eraser"])
+    assert [concept.guide for concept in loaded.request.concepts] == ["horse", "horse"]
+    assert (loaded.rank, loaded.nbytes) == (answer["rank"], answer["bytes"])
+
+
+def test_settings_reach_the_method_as_numbers(efface, tiny_sd):
+    Path("keep.txt").write_text("horse\n\na house\n")
+    arguments = ("--preserve-file", "keep.txt", "-s", "lamb=1e-3", "-s", "variant=window", "-o", "x.safetensors")
+    assert efface("erase", "cat", "--model", tiny_sd, *arguments).code == 0
+    request = Eraser.load("x.safetensors").request
+    assert request.options == {"lamb": 0.001, "variant": "window"}
+    assert request.preserve == ("horse", "a house")
+
+
+def test_a_request_file_and_what_the_command_line_adds(efface, tiny_sd):
+    Path("request.yaml").write_text("concepts: [{name: cat, guide: dog}]\npreserve: [horse]\noptions: {lamb: 1}\n")
+    arguments = ("--preserve", "car", "-s", "erase_scale=2", "-o", "x.safetensors")
+    assert efface("erase", "--config", "request.yaml", "--model", tiny_sd, *arguments).code == 0
+    request = Eraser.load("x.safetensors").request
+    assert request.preserve == ("horse", "car")
+    assert request.options == {"lamb": 1, "erase_scale": 2}
+
+
+def test_force_replaces(efface, tiny_sd, eraser):
+    assert efface("erase", "dog", "--model", tiny_sd, "-o", eraser, "--force").code == 0
+    assert Eraser.load(eraser).concepts == ("dog",)
+
+
+def test_generate_draws_once_and_then_finds_its_work_done(efface, tiny_sd, eraser):
+    command = ("generate", "a cat", "-n", 2, "--steps", 2, "-e", eraser, "--model", tiny_sd, "-o", "images", "--json")
+    answer = efface(*command).json()
+    assert len(answer["images"]) == 2
+    files = {path: path.stat().st_mtime_ns for path in Path("images").glob("*.png")}
+    assert len(files) == 2
+    assert efface(*command).json()["images"] == answer["images"]
+    assert {path: path.stat().st_mtime_ns for path in Path("images").glob("*.png")} == files
+
+
+def test_judge_writes_verdicts_and_counts(efface, judges):
+    Path("images").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), "red").save(f"images/{name}.png")
+    answer = efface("judge", "images", "--judge", "sure", "-q", "cat", "-q", "dog", "--json").json()
+    assert answer["questions"]["cat"]["yes"] == 2
+    assert answer["questions"]["dog"]["rate"]["n"] == 2
+    assert Path(answer["verdicts"]).is_file()
+
+
+def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser, tiny_sd):
+    Path("images").mkdir()
+    Image.new("RGB", (16, 16), "red").save("images/a.png")
+    ended = efface("judge", "images", "--judge", "failing", "-q", "cat", "--json")
+    assert ended.code == 1
+    assert ended.json()["questions"]["cat"] == {"yes": 0, "no": 0, "undecided": 0, "error": 1, "rate": None}
+    ended = efface("evaluate", eraser, "--judge", "failing", "-n", 2, "--steps", 2, "--model", tiny_sd, "--json")
+    assert ended.code == 1
+    assert ended.json()["erasers"]["cat"]["metrics"] == {}
+    assert ended.json()["erasers"]["cat"]["errors"] > 0
+
+
+def test_evaluate_answers_as_agreed_and_writes_the_report(efface, judges, eraser, tiny_sd):
+    command = ("evaluate", eraser, "--judge", "sure", "-n", 2, "--steps", 2, "--model", tiny_sd, "-o", "out", "--json")
+    answer = efface(*command).json()
+    assert answer["protocol"] == "err"
+    assert set(answer["erasers"]) == {"base", "cat"}
+    assert set(answer["erasers"]["cat"]["metrics"]["forget"]) == {"value", "low", "high", "n"}
+    assert {"name", "version", "recall", "false_positive_rate"} <= set(answer["judge"])
+    assert Path("out/report.html").is_file()
+    assert json.loads(Path("out/report.json").read_text())["shots"]["cat"]
+    again = efface(*command)
+    assert again.code == 2
+    assert "complete" in again.err
+    Path("out/report.html").unlink()  # as an interrupted run leaves it
+    resumed = efface(*command).json()
+    assert resumed["erasers"] == answer["erasers"]
+    other = efface(*command, "--seed", 5)
+    assert other.code == 2
+    assert "other work" in other.err
+
+
+def test_inspect_tells_what_is_in_the_file(efface, tiny_sd):
+    assert efface("erase", "cat", "horse", "--to", "dog", "--model", tiny_sd, "-o", "x.safetensors").code == 0
+    answer = efface("inspect", "x.safetensors", "--json").json()
+    assert answer["request"]["concepts"][0]["guide"] == "dog"
+    assert [part["concepts"] for part in answer["components"]] == [["cat"], ["horse"]]
+    assert all(part["rank"] >= 1 for part in answer["components"])
+    assert answer["base"]["family"] == "sd"
+
+
+def test_inspect_tells_what_a_model_has(efface, tiny_sd):
+    answer = efface("inspect", tiny_sd, "--json").json()
+    assert answer["family"] == "sd"
+    assert answer["text_parameters"]
+    assert all("attn2" in name for name in answer["text_parameters"])
+
+
+@pytest.mark.parametrize(("command", "known"), [("methods", "uce"), ("judges", "clip"), ("protocols", "err")])
+def test_lists_name_what_there_is(efface, command, known):
+    assert known in [entry["name"] for entry in efface(command, "--json").json()[command]]
+    assert known in efface(command).out
+
+
+def test_people_read_standard_error_when_programs_read_standard_output(efface, tiny_sd):
+    ended = efface("inspect", tiny_sd, "--json")
+    assert "family" in ended.err
+    assert "family" in efface("inspect", tiny_sd).out
+
+
+def test_names_never_become_paths():
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("Crème brûlée") == "creme-brulee"
+    assert slug("猫") == "concept"
+    assert "/" not in slug("a/b\\c")

@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from efface.cli import run as runner
+from efface.errors import BadFile
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (BadFile("x.safetensors is\n  damaged."), 2, "efface: x.safetensors is damaged.\n"),
+        (RuntimeError("out of memory\nsorry"), 1, "efface: RuntimeError: out of memory sorry"),
+        (KeyboardInterrupt(), 130, "efface: interrupted\n"),
+        (typer.Exit(1), 1, ""),
+    ],
+)
+def test_every_way_to_end_has_its_code_and_at_most_one_line(monkeypatch, capsys, error, code, said):
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(runner, "app", app)
+    monkeypatch.delenv("EFFACE_DEBUG", raising=False)
+    assert runner.run([]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert err.count("\n") == bool(said)
+    assert "Traceback" not in err
+
+
+def test_the_traceback_is_there_for_those_who_ask(monkeypatch, capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(runner, "app", app)
+    monkeypatch.setenv("EFFACE_DEBUG", "1")
+    assert runner.run([]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_starts_without_the_heavy_libraries():
+    script = (
+        "import sys; from efface.cli.run import run; code = run(['--help']);"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL'} & set(sys.modules); print(heavy, file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stderr == "set()\n"
+    assert all(f" {name} " in ended.stdout for name in ("demo", "erase", "generate", "judge", "evaluate", "inspect"))
