@@ -73,4 +73,5 @@ def test_paired_difference_cancels_shared_noise() -> None:
     assert abs(change.value) == pytest.approx(1 / 200)
     assert change.high - change.low < 0.02
     same = paired_difference(before, before)
-    assert same.value == 0 and same.low < 0 < same.high
+    assert same.value == 0
+    assert same.low < 0 < same.high

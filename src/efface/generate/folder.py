@@ -57,7 +57,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     """A picture file as (height, width, 3); OSError if it is not a whole picture."""
     try:
         with Picture.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
     except (SyntaxError, ValueError, Picture.DecompressionBombError) as error:
         raise OSError(f"{path.name}: {error}") from error
 

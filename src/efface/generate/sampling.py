@@ -184,7 +184,9 @@ def _decode(model: Model, latents: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
     vae = model.vae
     latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
     at_once = max(1, _DECODED_AT_ONCE // (latents[0, 0].numel() * _factor(model) ** 2))
-    decoded = torch.cat([vae.decode(part.to(vae.dtype), return_dict=False)[0].float() for part in latents.split(at_once)])
+    decoded = torch.cat(
+        [vae.decode(part.to(vae.dtype), return_dict=False)[0].float() for part in latents.split(at_once)]
+    )
     finite = decoded.isfinite().flatten(1).all(1) & latents.isfinite().flatten(1).all(1)
     pixels = ((decoded / 2 + 0.5).nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite.cpu().numpy()

@@ -19,18 +19,22 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
         config: The model's scheduler configuration: betas, prediction type, spacing.
         sampling: Names the sampler.
     """
-    import diffusers
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     if "num_train_timesteps" not in config or "beta_schedule" not in config:
-        raise BadInput(f"The sampler '{sampling.sampler}' needs a model trained on a schedule of betas; this one is not.")
+        raise BadInput(
+            f"The sampler '{sampling.sampler}' needs a model trained on a schedule of betas; this one is not."
+        )
     if sampling.sampler == "dpm++":
-        return diffusers.DPMSolverMultistepScheduler.from_config(
-            config, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
+        return DPMSolverMultistepScheduler.from_config(
+            dict(config), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
         )
     if sampling.sampler == "ddim":
         # Latents are not bounded by 1: the clipping that is this scheduler's default would spoil them.
-        return diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+        return DDIMScheduler.from_config(dict(config), clip_sample=False)
     try:
-        return diffusers.LMSDiscreteScheduler.from_config(config)
+        from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
     except ImportError as error:
         raise BadInput("The sampler 'lms' needs SciPy; run `pip install scipy`.") from error
+    return LMSDiscreteScheduler.from_config(dict(config))

@@ -1,0 +1,159 @@
+"""The judge of the embedded model: which object, in which style, or none of these.
+
+A network of its own (`emoji_net.py`), trained on drawings from more sets than the generator saw and never on
+generated images; zoo/emoji/train_judge.py makes it. The score of a concept is the softmax probability of its class,
+with "none of these" as one more class of each head:
+
+    p(c | image) = exp(l_c) / (exp(l_none) + sum_k exp(l_k))
+
+Synonyms ("kitten", "line drawing") are asked for as the object or style that they mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from efface.errors import BadFile, BadInput
+from efface.judges.base import JudgeEntry, Pixels, Scores, Seen
+from efface.judges.emoji_net import JudgeNet
+
+Head = Literal["object", "style"]
+HEADS: tuple[Head, Head] = ("object", "style")
+_SIZE, _BATCH = 64, 64
+
+
+class EmojiJudge:
+    """A closed world of objects and styles.
+
+    Args:
+        net: The network; the last class of each head is "none of these".
+        names: The classes of each head, in order, without "none of these".
+        thresholds: Of each head.
+        version: Of the weights.
+        words: Other words for the names, to the name; not case-sensitive.
+    """
+
+    name = "emoji"
+
+    def __init__(
+        self,
+        net: JudgeNet,
+        names: Mapping[Head, Sequence[str]],
+        thresholds: Mapping[Head, float],
+        version: str,
+        words: Mapping[str, str] | None = None,
+    ) -> None:
+        self.version = version
+        self._net = net.eval().requires_grad_(False)
+        self._names = {head: tuple(names[head]) for head in HEADS}
+        self._thresholds = dict(thresholds)
+        self._classes: dict[str, tuple[Head, int]] = {
+            name.casefold(): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
+        }
+        for word, name in (words or {}).items():
+            self._classes.setdefault(word.casefold(), self._classes[name.casefold()])
+
+    @classmethod
+    def load(cls, folder: Path, words: Mapping[str, str] | None = None) -> EmojiJudge:
+        """From `config.json` and `model.safetensors`.
+
+        Raises:
+            BadFile: They are missing or do not fit together.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            names: dict[Head, list[str]] = {"object": config["objects"], "style": config["styles"]}
+            net = JudgeNet(len(names["object"]), len(names["style"]))
+            net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+            return cls(net, names, config["thresholds"], str(config["version"]), words)
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise BadFile(f"Cannot read the judge in {folder}: {error}.") from error
+
+    def knows(self, concept: str) -> bool:
+        return _plain(concept) in self._classes
+
+    def peers(self, concept: str) -> tuple[str, ...]:
+        head, index = self._find(concept)
+        return tuple(name for i, name in enumerate(self._names[head]) if i != index)
+
+    def same(self, one: str, other: str) -> bool:
+        first = self._classes.get(_plain(one))
+        return first is not None and first == self._classes.get(_plain(other))
+
+    def threshold(self, concept: str) -> float:
+        return self._thresholds[self._find(concept)[0]]
+
+    def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
+        found = [self._find(concept) for concept in concepts]
+        probabilities = self.probabilities(images)
+        return np.stack([probabilities[head][:, index] for head, index in found], axis=1)
+
+    def classify(self, images: Pixels) -> list[Seen]:
+        """The object and the style of each image, if any reaches its threshold."""
+        p = self.probabilities(images)
+        best = {head: p[head][:, :-1].argmax(1) for head in HEADS}
+        seen: list[Seen] = []
+        for i in range(len(images)):
+            at = {head: float(p[head][i, best[head][i]]) for head in HEADS}
+            name = {h: self._names[h][int(best[h][i])] if at[h] >= self._thresholds[h] else None for h in HEADS}
+            seen.append(Seen(name["object"], name["style"], at["object"], at["style"]))
+        return seen
+
+    @torch.no_grad()
+    def probabilities(self, images: Pixels) -> dict[Head, Scores]:
+        """Probabilities of each head, (n, classes + 1), "none of these" last."""
+        parts: dict[Head, list[Scores]] = {"object": [], "style": []}
+        for piece in torch.from_numpy(images).split(_BATCH):
+            logits = self._net(_prepared(piece))
+            for head, values in zip(HEADS, logits, strict=True):
+                parts[head].append(values.double().softmax(1).numpy())
+        return {head: np.concatenate(parts[head]) for head in HEADS}
+
+    def _find(self, concept: str) -> tuple[Head, int]:
+        try:
+            return self._classes[_plain(concept)]
+        except KeyError:
+            known = "; ".join(f"{head}s {', '.join(self._names[head])}" for head in HEADS)
+            raise BadInput(f"The judge 'emoji' cannot recognise '{concept}'; it knows the {known}.") from None
+
+
+def _plain(concept: str) -> str:
+    """The words of a concept without case and article."""
+    words = concept.casefold().split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
+
+
+def _prepared(images: Tensor) -> Tensor:
+    """(n, 3, 64, 64) in [-1, 1] of (n, H, W, 3) bytes."""
+    x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if x.shape[-2:] == (_SIZE, _SIZE):
+        return x
+    return F.interpolate(x, (_SIZE, _SIZE), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _open(weights: str, alternatives: Sequence[str]) -> EmojiJudge:
+    from efface.models.emoji import HERE, catalogue
+
+    world = catalogue()
+    words = {word: thing.name for thing in world.objects for word in (*thing.synonyms, *thing.held_out)}
+    words |= {word: style.name for style in world.styles for word in style.words}
+    return EmojiJudge.load(Path(weights) if weights else HERE / "judge", words)
+
+
+ENTRY = JudgeEntry(
+    name="emoji",
+    summary="objects and styles of the embedded model, by a network trained on other drawings",
+    source="zoo/emoji in this repository",
+    open=_open,
+)

@@ -1,0 +1,177 @@
+"""From probes to shots: images once, questions once, and where each image of an erased concept went."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.eraser import Eraser
+from efface.errors import BadInput
+from efface.generate import Image, Job, Progress, Sampling, generate
+from efface.judges import Judge, score_images, write_verdicts
+from efface.judges.base import Scores
+from efface.judges.verdicts import verdicts
+from efface.metrics.rates import Rate, clustered_bootstrap
+from efface.models import Model
+from efface.protocols.base import BASE, FORGETTING, Destination, Probe, Shot
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's images, each with a score for each question."""
+
+    images: Mapping[Job, Image]
+    questions: tuple[str, ...]
+    scores: Mapping[Job, Scores]
+    errors: Mapping[Job, str]
+
+
+def questions_of(judge: Judge, probes: Iterable[Probe]) -> tuple[str, ...]:
+    """What to ask of every image: the probes' concepts, what these could have become, and their guides.
+
+    Raises:
+        BadInput: The judge does not know one of the probes' concepts.
+    """
+    asked: dict[str, None] = {}
+    for probe in probes:
+        if probe.concept in asked:
+            continue
+        if not judge.knows(probe.concept):
+            raise BadInput(
+                f"The judge '{judge.name}' cannot recognise '{probe.concept}'; choose a judge that can, such as clip."
+            )
+        guide = (probe.guide,) if probe.guide and judge.knows(probe.guide) else ()
+        asked.update(dict.fromkeys((probe.concept, *guide, *judge.peers(probe.concept))))
+    return tuple(asked)
+
+
+def judged(
+    model: Model,
+    probes: Sequence[Probe],
+    judge: Judge,
+    questions: tuple[str, ...],
+    sampling: Sampling,
+    out: Path,
+    name: str = BASE,
+    eraser: Eraser | None = None,
+    progress: Progress | None = None,
+) -> Judged:
+    """Make the probes' images under `out/images/NAME`, judge them, and keep the verdicts in `out/verdicts`.
+
+    Only the unedited model's images go through the cache: they are what other evaluations will want again.
+    """
+    jobs = list(dict.fromkeys(probe.job for probe in probes))
+    stem = safe_name(name)
+    images = generate(
+        model,
+        jobs,
+        sampling,
+        out=out / "images" / stem,
+        eraser=eraser,
+        use_cache=eraser is None,
+        progress=progress,
+        what=f"images of {name}",
+    )
+    scores, errors = score_images(judge, images, questions)
+    (out / "verdicts").mkdir(parents=True, exist_ok=True)
+    write_verdicts(out / "verdicts" / f"{stem}.parquet", verdicts(judge, images, questions, scores, errors))
+    return Judged(
+        dict(zip(jobs, images, strict=True)),
+        questions,
+        dict(zip(jobs, scores, strict=True)),
+        dict(zip(jobs, errors, strict=True)),
+    )
+
+
+def shots(probes: Sequence[Probe], answers: Judged, judge: Judge) -> tuple[Shot, ...]:
+    """The answer to each probe."""
+    return tuple(_shot(probe, answers, judge) for probe in probes)
+
+
+def calibrate(probes: Sequence[Probe], base: Judged, judge: Judge) -> tuple[Rate | None, Rate | None]:
+    """The judge's recall and false-positive rate on the unedited model's images of what was prompted by name.
+
+    A false positive is an image in which it finds another concept that the run asks for, of the same sort as the
+    prompted one: a dog found in "a cat". An image counts with the share of such questions that it gets wrong.
+    """
+    asked = {probe.concept for probe in probes}
+    right: dict[str, list[float]] = {}
+    wrong: dict[str, list[float]] = {}
+    for probe in {(p.concept, p.job): p for p in probes if p.metric in ("forget", "retain", "adjacent")}.values():
+        found = dict(zip(base.questions, base.scores[probe.job], strict=True))
+        if np.isnan(found[probe.concept]):
+            continue
+        yes = {q: float(score >= judge.threshold(q)) for q, score in found.items()}
+        right.setdefault(probe.job.prompt, []).append(yes[probe.concept])
+        if others := [yes[q] for q in judge.peers(probe.concept) if q in asked]:
+            wrong.setdefault(probe.job.prompt, []).append(sum(others) / len(others))
+    return _rate(right), _rate(wrong)
+
+
+def _rate(groups: Mapping[str, list[float]]) -> Rate | None:
+    return clustered_bootstrap(list(groups.values())) if groups else None
+
+
+def rate(found: Iterable[Shot]) -> Rate | None:
+    """Share of shots whose answer is the wanted one, resampled by prompt; errors are left out."""
+    clusters = by_prompt(found)
+    return clustered_bootstrap(clusters) if clusters else None
+
+
+def by_prompt(found: Iterable[Shot]) -> list[list[float]]:
+    """Outcomes grouped by prompt, without errors."""
+    groups: dict[str, list[float]] = {}
+    for shot in found:
+        if shot.found is not None:
+            groups.setdefault(shot.probe.job.prompt, []).append(shot.good)
+    return list(groups.values())
+
+
+def safe_name(name: str) -> str:
+    """An eraser's name as a folder's: no separators, no leading dot."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".-") or "eraser"
+
+
+def _shot(probe: Probe, answers: Judged, judge: Judge) -> Shot:
+    image, line = answers.images[probe.job], answers.scores[probe.job]
+    erased = probe.metric in FORGETTING
+    score = float(line[answers.questions.index(probe.concept)])
+    if np.isnan(score):
+        reason = answers.errors[probe.job] or "the judge gave no score"
+        return Shot(probe, image.path, None, score, None, "error" if erased else None, reason)
+    found = score >= judge.threshold(probe.concept)
+    saw = _recognised(probe, answers.questions, line, judge)
+    went = _destination(probe, found, saw, image, judge) if erased else None
+    return Shot(probe, image.path, found, score, saw, went)
+
+
+def _recognised(probe: Probe, questions: Sequence[str], line: Scores, judge: Judge) -> str | None:
+    """The concept with the best score, among this one, its peers and the guide, that reaches its threshold."""
+    rivals = {probe.concept, *judge.peers(probe.concept), *([probe.guide] if probe.guide else [])}
+    above = [(float(s), q) for q, s in zip(questions, line, strict=True) if q in rivals and s >= judge.threshold(q)]
+    return max(above)[1] if above else None
+
+
+def _destination(probe: Probe, found: bool, saw: str | None, image: Image, judge: Judge) -> Destination:
+    if found:
+        return "concept"
+    if saw is not None:
+        return "guide" if probe.guide and judge.same(saw, probe.guide) else "other"
+    return "broken" if is_broken(image.pixels()) else "nothing"
+
+
+def is_broken(pixels: NDArray[np.uint8]) -> bool:
+    """Whether an image (H, W, 3) is blank or noise.
+
+    Blank is a standard deviation below 2 of 255. For noise, neighbours differ by as much as any two pixels do: the
+    mean square of the difference is 2 variances, where that of pictures, pixel art too, stays far below 1.
+    """
+    x = pixels.astype(np.float64)
+    variance = float(x.var(axis=(0, 1)).mean())
+    if variance < 4.0:
+        return True
+    down, right = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]
+    return float((down**2).mean() + (right**2).mean()) / 2 > 1.3 * variance
