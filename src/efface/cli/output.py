@@ -82,6 +82,10 @@ def slug(text: str, limit: int = 60) -> str:
     return words[:limit].rstrip("-") or "concept"
 
 
+class _WritableError(Exception):
+    """Ends a trial of writing that went well."""
+
+
 def check_target(path: Path, force: bool) -> None:
     """Find out whether a file can be written before the work is done rather than after it.
 
@@ -89,9 +93,9 @@ def check_target(path: Path, force: bool) -> None:
         BadFile: it cannot, or exists and `force` is false.
     """
     # Leaving by an exception makes `atomic` take the temporary file away again.
-    with suppress(InterruptedError), atomic(path, force) as temporary:
+    with suppress(_WritableError), atomic(path, force) as temporary:
         temporary.touch()
-        raise InterruptedError
+        raise _WritableError
 
 
 @contextmanager
