@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -25,7 +26,7 @@ def write_tokenizer(folder: Path) -> None:
 
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
-    merges: list[tuple[str, str]] = []
+    merges: Any = []
     for word in WORDS.split():
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
@@ -42,11 +43,12 @@ def write_tokenizer(folder: Path) -> None:
 
 def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
     """A diffusers folder with random weights: text 32 wide, 12 tokens, pictures 16 x 16."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    import diffusers
     from transformers.models.clip.configuration_clip import CLIPTextConfig
     from transformers.models.clip.modeling_clip import CLIPTextModel
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
+    parts_of: Any = diffusers  # its annotations allow one block only
     write_tokenizer(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     with torch.random.fork_rng():
@@ -64,7 +66,7 @@ def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-        unet = UNet2DConditionModel(
+        unet = parts_of.UNet2DConditionModel(
             sample_size=8,
             block_out_channels=(16, 32),
             layers_per_block=1,
@@ -74,7 +76,7 @@ def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
             attention_head_dim=4,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
+        vae = parts_of.AutoencoderKL(
             block_out_channels=(8, 16),
             down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
             up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
@@ -85,7 +87,7 @@ def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
     text_encoder.save_pretrained(folder / "text_encoder")
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
-    DDIMScheduler(
+    parts_of.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     ).save_pretrained(folder / "scheduler")
     parts = {

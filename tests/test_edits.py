@@ -7,7 +7,8 @@ from efface.errors import BadFile
 
 def text_edit(dim: int = 12, rank: int = 3) -> TextEdit:
     generator = torch.Generator().manual_seed(0)
-    return TextEdit(*torch.randn(2, dim, rank, generator=generator, dtype=torch.float64))
+    left, right = torch.randn(2, dim, rank, generator=generator, dtype=torch.float64)
+    return TextEdit(left, right)
 
 
 def test_an_edited_weight_reads_text_as_the_weight_reads_edited_text() -> None:

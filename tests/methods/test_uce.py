@@ -92,7 +92,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
     ],
 )
 def test_it_is_the_published_script(
-    tiny_model: Model, variant: str, script: Any, scales: dict[str, float], published: tuple[float, float, float]
+    tiny_model: Model, variant: str, script: Any, scales: dict[str, Any], published: tuple[float, float, float]
 ) -> None:
     old, new = zip(*PAIRS, strict=True)
     eraser = efface.erase(tiny_model, old, new, preserve=PRESERVE, variant=variant, **scales)
