@@ -57,7 +57,9 @@ def sample(
 ) -> Iterator[tuple[int, Pixels | None]]:
     """Make the jobs' images, batch by batch.
 
-    The eraser is on the model only while a batch runs, so that several of these can take turns on one model.
+    Equal calls give equal images. Another batch size or order sums in another order, which may round a pixel to the
+    next byte: images differ by at most 1 of 255. The eraser is on the model only while a batch runs, so that several
+    of these can take turns on one model.
 
     Args:
         model: What draws.
