@@ -29,6 +29,12 @@ def test_an_embedding_does_not_depend_on_its_batch(tiny_model: Model) -> None:
     assert torch.equal(tiny_model.embed(prompts, batch_size=3).tokens, whole)
 
 
+def test_no_prompts_are_no_rows(tiny_model: Model) -> None:
+    found = tiny_model.embed([])
+    assert found.tokens.shape == (0, tiny_model.max_tokens, tiny_model.width)
+    assert found.last_tokens.shape == (0, tiny_model.width)
+
+
 def test_the_last_subject_token_stands_before_the_end_token(tiny_model: Model) -> None:
     found = tiny_model.embed(["cat", "golf ball", "a cat", "", "   "])
     assert found.last.tolist() == [1, 2, 2, 0, 0]

@@ -7,9 +7,7 @@ state after the final layer norm. The text is read by every `attn2.to_k` and `at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,18 +17,12 @@ from efface.errors import BadRequest
 from efface.files import sha256_of_file, sha256_of_tensors
 from efface.models.base import Embedded, Model
 from efface.models.folder import Folder
+from efface.models.load import load_part
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 _READERS = ("attn2.to_k.weight", "attn2.to_v.weight")
-# Imported one by one: the text encoder alone is there in half the time that all of diffusers takes.
-_CLASSES = {
-    "tokenizer": "transformers.models.clip.tokenization_clip:CLIPTokenizer",
-    "text_encoder": "transformers.models.clip.modeling_clip:CLIPTextModel",
-    "unet": "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel",
-    "vae": "diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL",
-}
 _WEIGHED = ("text_encoder", "unet", "vae")
 
 
@@ -87,20 +79,8 @@ class StableDiffusion(Model):
         if self._pipeline is not None:
             return getattr(self._pipeline, part)
         if part not in self._parts:
-            self._parts[part] = self._load(part)
+            self._parts[part] = load_part(self._disk, part, self.device, self.dtype)
         return self._parts[part]
-
-    def _load(self, part: str) -> Any:
-        module, _, name = _CLASSES[part].partition(":")
-        kind = getattr(import_module(module), name)
-        place = self._disk.root / part
-        if part == "tokenizer":
-            return kind.from_pretrained(place, local_files_only=True)
-        dtype = {"dtype" if part == "text_encoder" else "torch_dtype": self.dtype}
-        variant = self._disk.variant(part)
-        with _quiet():
-            loaded = kind.from_pretrained(place, variant=variant, use_safetensors=True, local_files_only=True, **dtype)
-        return loaded.to(self.device).eval().requires_grad_(False)
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
@@ -126,6 +106,8 @@ class StableDiffusion(Model):
     def embed(
         self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
     ) -> Embedded:
+        if not prompts:
+            return Embedded(torch.zeros(0, self.max_tokens, self.width), torch.zeros(0, dtype=torch.long), ())
         distinct = list(dict.fromkeys(prompts))
         ids, lengths = self._token_ids(distinct, truncate)
         pieces = [
@@ -214,17 +196,3 @@ class StableDiffusion(Model):
     @property
     def hash(self) -> str:
         return hashlib.sha256("".join(self.part_hash(part) for part in _WEIGHED).encode()).hexdigest()
-
-
-@contextmanager
-def _quiet() -> Generator[None, None, None]:
-    """Without transformers' progress bar, which is for models that take minutes to load."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
