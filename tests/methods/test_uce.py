@@ -10,7 +10,8 @@ from torch import Tensor
 
 import efface
 from efface import BadRequest, Eraser, Model, Request, TextEdit, open_model
-from efface.methods.uce import UceConfig, prompt_pairs
+from efface.methods.tokens import prompt_pairs
+from efface.methods.uce import UceConfig
 
 PAIRS = [("cat", "dog"), ("golf ball", "a red car in the house"), ("van gogh", "")]
 PRESERVE = ["a horse", "parrot", "blue bird"]

@@ -67,22 +67,36 @@ def solve(
     Returns:
         The edit, with R orthonormal, so that it loses nothing in half precision; its rank is at most min(n, d).
     """
-    if not (edited.isfinite().all() and guides.isfinite().all()):
-        raise BadInput("The text encoder's embeddings are not finite; its weights are damaged or overflow their type.")
+    check_finite(edited, guides)
     n, width = edited.shape
     left = erase_scale * (guides - edited).T
-    if kept.gram is None and n + len(kept.rows) < width:
-        tokens = torch.cat([edited * erase_scale**0.5, kept.rows * preserve_scale**0.5])
-        unit = torch.eye(n, dtype=torch.float64)
-        chosen = torch.cat([unit, torch.zeros(len(kept.rows), n, dtype=torch.float64)])
-        right = tokens.T @ _solve(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
-    else:
-        gram = kept.gram if kept.gram is not None else kept.rows.T @ kept.rows
-        right = _solve(erase_scale * edited.T @ edited + preserve_scale * gram, edited.T, lamb)
+    right = right_factor(edited, kept, erase_scale=erase_scale, preserve_scale=preserve_scale, lamb=lamb)
     if n >= width:
         return TextEdit(left @ right.T, torch.eye(width, dtype=torch.float64))
     orthonormal, triangle = torch.linalg.qr(right)
     return TextEdit(left @ triangle.T, orthonormal)
+
+
+def right_factor(edited: Tensor, kept: Kept, *, erase_scale: float, preserve_scale: float, lamb: float) -> Tensor:
+    """R = A^-1 C^T, (d, n): what each edited token contributes to the change, whatever it becomes."""
+    n, width = edited.shape
+    if kept.gram is None and n + len(kept.rows) < width:
+        tokens = torch.cat([edited * erase_scale**0.5, kept.rows * preserve_scale**0.5])
+        unit = torch.eye(n, dtype=torch.float64)
+        chosen = torch.cat([unit, torch.zeros(len(kept.rows), n, dtype=torch.float64)])
+        return tokens.T @ _solve(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
+    gram = kept.gram if kept.gram is not None else kept.rows.T @ kept.rows
+    return _solve(erase_scale * edited.T @ edited + preserve_scale * gram, edited.T, lamb)
+
+
+def check_finite(*embeddings: Tensor) -> None:
+    """Refuse embeddings that would make an eraser of NaN.
+
+    Raises:
+        BadInput: one of them is not finite.
+    """
+    if not all(tokens.isfinite().all() for tokens in embeddings):
+        raise BadInput("The text encoder's embeddings are not finite; its weights are damaged or overflow their type.")
 
 
 def _solve(gram: Tensor, sides: Tensor, lamb: float) -> Tensor:

@@ -19,24 +19,27 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from efface.edits import TextEdit
-from efface.eraser import Base, Eraser
+from efface.edits import Edit, TextEdit
+from efface.eraser import Eraser
 from efface.errors import BadRequest
 from efface.methods.base import Method
-from efface.methods.closed_form import Kept, solve
-from efface.models.base import Embedded, Model
-from efface.provenance import versions
-from efface.request import Concept, Request
+from efface.methods.closed_form import Kept, right_factor, solve
+from efface.methods.tokens import (
+    BATCH,
+    base_of,
+    inputs_kept,
+    only_erases,
+    provenance,
+    rows_kept,
+    token_pairs,
+)
+from efface.methods.uce_tensor import deflected, deflected_again
+from efface.models.base import Model
+from efface.request import Request
 from efface.settings import Settings
-
-STYLE_TEMPLATES = ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}")
-OBJECT_TEMPLATES = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
-_PROBES = 4
-_BATCH = 256  # preserved prompts in memory at once
 
 
 class UceConfig(Settings):
@@ -49,7 +52,8 @@ class UceConfig(Settings):
             and 1 / number of preserved prompts.
         lamb: the ridge that holds W' near W.
         expand_prompts: edit the concept in five templates as well.
-        technique: `replace` sends the concept to its guide.
+        technique: `replace` sends the concept to its guide; `tensor`, in `window` only, to its guide without the part
+            that points where the concept does.
     """
 
     variant: Literal["token", "window"] = "token"
@@ -57,78 +61,56 @@ class UceConfig(Settings):
     preserve_scale: float | None = Field(default=None, ge=0)
     lamb: float = Field(default=0.5, ge=0)
     expand_prompts: bool = False
-    technique: Literal["replace"] = "replace"
+    technique: Literal["replace", "tensor"] = "replace"
 
-
-def prompt_pairs(concept: Concept, expand: bool) -> list[tuple[str, str]]:
-    """The prompts to edit for a concept, each with its guide's."""
-    guide = concept.guide
-    if guide is None:
-        guide = "art" if concept.kind == "style" else ""
-    templates = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
-    expanded = [(template.format(concept.name), template.format(guide)) for template in templates] if expand else []
-    return [(concept.name, guide), *expanded]
+    @model_validator(mode="after")
+    def _published(self) -> UceConfig:
+        if self.technique == "tensor" and self.variant != "window":
+            raise BadRequest("The technique 'tensor' is of the 2023 code; set variant=window with it.")
+        return self
 
 
 def erase(model: Model, request: Request, config: UceConfig) -> Eraser:
-    """Solve for a request; of the model, only the tokenizer and the text encoder are used."""
-    if request.goal != "erase":
-        raise BadRequest(f"uce cannot {request.goal} yet; the goal must be 'erase'.")
+    """Solve for a request; of the model, `replace` uses only the tokenizer and the text encoder."""
+    only_erases(request)
     started = time.perf_counter()
-    pairs = [prompt_pairs(concept, config.expand_prompts) for concept in request.concepts]
-    flat = [pair for of_concept in pairs for pair in of_concept]
-    edited = model.embed([prompt for prompt, _ in flat], clip_skip=request.clip_skip)
-    guides = model.embed([guide for _, guide in flat], clip_skip=request.clip_skip)
-    spans = [_spans(edited, guides, index, config.variant) for index in range(len(flat))]
-    tokens = [edited.tokens[index, span] for index, (span, _) in enumerate(spans)]
-    owners = [owner for owner, of_concept in enumerate(pairs) for _ in of_concept]
+    pairs = token_pairs(model, request, config.variant, config.expand_prompts)
     kept, preserve_scale = _kept(model, request, config)
-    inputs = {
-        "edited": torch.cat(tokens).double(),
-        "guides": torch.cat([guides.tokens[index, span] for index, (_, span) in enumerate(spans)]).double(),
-        "owner": torch.cat([torch.full((len(rows),), owner) for rows, owner in zip(tokens, owners, strict=True)]),
-        **kept.tensors(),
-    }
+    inputs = {**pairs.tensors(), **kept.tensors()}
     settings = config.model_dump() | {"preserve_scale": preserve_scale}
     solving = time.perf_counter()
-    edit = _solve(inputs, settings)
-    seconds = {"embed": solving - started, "solve": time.perf_counter() - solving}
-    provenance = {"settings": settings, "versions": versions(), "seconds": seconds}
-    return Eraser(request, (edit,), _base(model, edited), inputs, provenance)
+    edits: tuple[Edit, ...]
+    if config.technique == "tensor":
+        edits = deflected(model, pairs, _right(inputs, settings), config.erase_scale)
+    else:
+        edits = (_solve(inputs, settings),)
+    return Eraser(request, edits, base_of(model, pairs.embedded), inputs, provenance(settings, started, solving))
 
 
 def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     """The eraser of some of its concepts, solved again from the embeddings it stored."""
     request = eraser.request.keeping(names)
-    positions = torch.tensor([eraser.concepts.index(name) for name in request.names])
-    owner = eraser.inputs["owner"]
-    rows = torch.isin(owner, positions)
-    inputs = dict(eraser.inputs) | {
-        "edited": eraser.inputs["edited"][rows],
-        "guides": eraser.inputs["guides"][rows],
-        "owner": torch.searchsorted(positions, owner[rows]),
-    }
-    edit = _solve(inputs, eraser.provenance["settings"])
-    return Eraser(request, (edit,), eraser.base, inputs, eraser.provenance)
+    inputs, settings = inputs_kept(eraser, request), eraser.provenance["settings"]
+    edits: tuple[Edit, ...]
+    if settings["technique"] == "tensor":
+        rows, _ = rows_kept(eraser, request)
+        edits = deflected_again(eraser.edits, rows, _right(inputs, settings))
+    else:
+        edits = (_solve(inputs, settings),)
+    return Eraser(request, edits, eraser.base, inputs, eraser.provenance)
 
 
 def _solve(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> TextEdit:
-    edited = inputs["edited"]
-    return solve(
-        edited,
-        inputs["guides"],
-        Kept.from_tensors(inputs, edited.shape[1]),
-        erase_scale=settings["erase_scale"],
-        preserve_scale=settings["preserve_scale"],
-        lamb=settings["lamb"],
-    )
+    return solve(inputs["edited"], inputs["guides"], **_scales(inputs, settings))
 
 
-def _spans(edited: Embedded, guides: Embedded, index: int, variant: str) -> tuple[slice, slice]:
-    """Which tokens of a prompt are edited, and which of its guide's they become."""
-    start, guide = int(edited.last[index]), int(guides.last[index])
-    length = 1 if variant == "token" else edited.tokens.shape[1] - max(start, guide)
-    return slice(start, start + length), slice(guide, guide + length)
+def _right(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+    return right_factor(inputs["edited"], **_scales(inputs, settings))
+
+
+def _scales(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    scales = {name: settings[name] for name in ("erase_scale", "preserve_scale", "lamb")}
+    return {"kept": Kept.from_tensors(inputs, inputs["edited"].shape[1]), **scales}
 
 
 def _kept(model: Model, request: Request, config: UceConfig) -> tuple[Kept, float]:
@@ -138,20 +120,11 @@ def _kept(model: Model, request: Request, config: UceConfig) -> tuple[Kept, floa
     if window and "" not in prompts:
         prompts.insert(0, "")
     kept = Kept(model.width)
-    for first in range(0, len(prompts), _BATCH):
-        embedded = model.embed(prompts[first : first + _BATCH], clip_skip=request.clip_skip)
+    for first in range(0, len(prompts), BATCH):
+        embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
         kept.add(embedded.tokens.flatten(0, 1) if window else embedded.last_tokens)
     published = max(0.1, 1 / len(prompts)) if window else 1.0
     return kept, published if config.preserve_scale is None else config.preserve_scale
-
-
-def _base(model: Model, edited: Embedded) -> Base:
-    """The model, known by how it embeds the first few edited prompts."""
-    probes = list(dict.fromkeys(edited.prompts))[:_PROBES]
-    rows = [edited.prompts.index(probe) for probe in probes]
-    return Base(
-        model.name, model.family, model.part_hash("text_encoder"), tuple(probes), edited.last_tokens[rows].clone()
-    )
 
 
 METHOD = Method(

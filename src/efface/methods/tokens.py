@@ -1,0 +1,141 @@
+"""What the closed forms share: which tokens of a concept are edited, what they become, what an eraser keeps of them.
+
+Shapes: n edited tokens of all concepts together, d text width.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from efface.eraser import Base, Eraser
+from efface.errors import BadRequest
+from efface.models.base import Embedded, Model
+from efface.provenance import versions
+from efface.request import Concept, Request
+
+STYLE_TEMPLATES = ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}")
+OBJECT_TEMPLATES = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
+BATCH = 256  # preserved prompts in memory at once
+_PROBES = 4
+
+Alignment = Literal["token", "window"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The edited tokens, each with the token that it becomes.
+
+    Attributes:
+        edited: C, (n, d), float64.
+        guides: G, (n, d), float64.
+        owner: (n,), position of the concept that a token belongs to.
+        prompt: (n,), which of the edited prompts it is of.
+        embedded: the edited prompts, all tokens.
+    """
+
+    edited: Tensor
+    guides: Tensor
+    owner: Tensor
+    prompt: Tensor
+    embedded: Embedded
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an eraser stores to be solved again."""
+        return {"edited": self.edited, "guides": self.guides, "owner": self.owner}
+
+
+def prompt_pairs(concept: Concept, expand: bool) -> list[tuple[str, str]]:
+    """The prompts to edit for a concept, each with its guide's."""
+    guide = concept.guide
+    if guide is None:
+        guide = "art" if concept.kind == "style" else ""
+    templates = STYLE_TEMPLATES if concept.kind == "style" else OBJECT_TEMPLATES
+    expanded = [(template.format(concept.name), template.format(guide)) for template in templates] if expand else []
+    return [(concept.name, guide), *expanded]
+
+
+def token_pairs(model: Model, request: Request, alignment: Alignment = "token", expand: bool = False) -> Pairs:
+    """Embed the concepts and their guides, and align their tokens.
+
+    Args:
+        model: of which only the tokenizer and the text encoder are used.
+        request: what to erase.
+        alignment: `token` pairs the last subject tokens; `window` the tokens from there through the last padding, both
+            cut to the shorter window.
+        expand: edit the concept in five templates as well.
+    """
+    pairs = [prompt_pairs(concept, expand) for concept in request.concepts]
+    flat = [pair for of_concept in pairs for pair in of_concept]
+    edited = model.embed([prompt for prompt, _ in flat], clip_skip=request.clip_skip)
+    guides = model.embed([guide for _, guide in flat], clip_skip=request.clip_skip)
+    owners = [owner for owner, of_concept in enumerate(pairs) for _ in of_concept]
+    lengths: list[int] = []
+    rows: list[Tensor] = []
+    aims: list[Tensor] = []
+    for index in range(len(flat)):
+        start, guide = int(edited.last[index]), int(guides.last[index])
+        length = 1 if alignment == "token" else edited.tokens.shape[1] - max(start, guide)
+        lengths.append(length)
+        rows.append(edited.tokens[index, start : start + length])
+        aims.append(guides.tokens[index, guide : guide + length])
+    repeats = torch.tensor(lengths)
+    return Pairs(
+        edited=torch.cat(rows).double(),
+        guides=torch.cat(aims).double(),
+        owner=torch.tensor(owners).repeat_interleave(repeats),
+        prompt=torch.arange(len(flat)).repeat_interleave(repeats),
+        embedded=edited,
+    )
+
+
+def base_of(model: Model, edited: Embedded) -> Base:
+    """The model, known by how it embeds the first few edited prompts."""
+    probes = list(dict.fromkeys(edited.prompts))[:_PROBES]
+    rows = [edited.prompts.index(probe) for probe in probes]
+    return Base(
+        model.name, model.family, model.part_hash("text_encoder"), tuple(probes), edited.last_tokens[rows].clone()
+    )
+
+
+def rows_kept(eraser: Eraser, request: Request) -> tuple[Tensor, Tensor]:
+    """Which of an eraser's tokens belong to the concepts of `request`, (n,), and their new owners."""
+    positions = torch.tensor([eraser.concepts.index(name) for name in request.names])
+    owner = eraser.inputs["owner"]
+    rows = torch.isin(owner, positions)
+    return rows, torch.searchsorted(positions, owner[rows])
+
+
+def inputs_kept(eraser: Eraser, request: Request, per_token: Sequence[str] = ("edited", "guides")) -> dict[str, Tensor]:
+    """An eraser's inputs without the tokens of the concepts that `request` leaves out."""
+    rows, owner = rows_kept(eraser, request)
+    return {**eraser.inputs, **{name: eraser.inputs[name][rows] for name in per_token}, "owner": owner}
+
+
+def provenance(settings: Mapping[str, Any], started: float, solving: float) -> dict[str, Any]:
+    """What an eraser says of how it was made, now that it is solved."""
+    seconds = {"embed": solving - started, "solve": time.perf_counter() - solving}
+    return {"settings": dict(settings), "versions": versions(), "seconds": seconds}
+
+
+def only_erases(request: Request) -> None:
+    """Refuse goals other than to erase.
+
+    Raises:
+        BadRequest: the request is to debias.
+    """
+    if request.goal != "erase":
+        raise BadRequest(f"{request.method} cannot {request.goal} yet; the goal must be 'erase'.")
+
+
+def needs_no_guide(request: Request) -> None:
+    """Warn of guides that a method without guides will not use."""
+    guides = [concept.guide for concept in request.concepts if concept.guide]
+    if guides:
+        warnings.warn(f"{request.method} has no guides; '{guides[0]}' does not steer what it does.", stacklevel=3)
