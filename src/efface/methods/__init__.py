@@ -3,6 +3,11 @@
 from efface.methods.base import Method
 from efface.registry import Registry
 
-METHODS: Registry[Method] = Registry("method", {"uce": "efface.methods.uce:METHOD"}, "efface.methods")
+_BUILTIN = {
+    "cure": "efface.methods.cure:METHOD",
+    "uce": "efface.methods.uce:METHOD",
+}
+
+METHODS: Registry[Method] = Registry("method", _BUILTIN, "efface.methods")
 
 __all__ = ["METHODS", "Method"]
