@@ -53,12 +53,12 @@ def _eraser(path: Path) -> dict[str, Any]:
 
 def _components(eraser: "Eraser") -> list[dict[str, Any]]:
     """Each concept's own part, where the method can tell them apart; else the whole as one."""
-    from efface.methods import METHODS
+    from efface.errors import BadRequest
 
-    if METHODS.get(eraser.method).only is None:
-        parts = [(list(eraser.concepts), eraser)]
-    else:
+    try:
         parts = [([name], eraser.only(name)) for name in eraser.concepts]
+    except BadRequest:  # erased jointly
+        parts = [(list(eraser.concepts), eraser)]
     return [{"concepts": names, "rank": part.rank, "bytes": part.nbytes} for names, part in parts]
 
 

@@ -5,6 +5,8 @@ from efface.registry import Registry
 
 _BUILTIN = {
     "cure": "efface.methods.cure:METHOD",
+    "oce": "efface.methods.oce:METHOD",
+    "speed": "efface.methods.speed:METHOD",
     "uce": "efface.methods.uce:METHOD",
 }
 
