@@ -54,7 +54,7 @@ format: $(VENV)/.extra-check
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.extra-docs
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 build: $(BIN)/python
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -44,3 +44,15 @@ def test_lists_and_numbers_read_as_sentences_do():
     assert percent(0.955) == "95.5%"
     assert percent(1.0) == "100%"
     assert points(Rate(-0.01, -0.02, 0.0, 5)).startswith("−1.0 points")
+
+
+def test_what_the_unedited_model_does_not_show_cannot_be_told_to_be_forgotten():
+    before = {"forget": Rate(0.8, 0.7, 0.9, 100), "retain": Rate(0.9, 0.8, 1, 100)}
+    said = verdict(["cat"], Result({"forget": Rate(1, 0.9, 1, 100)}, {"retain": Rate(0, 0, 0, 100)}, before))
+    assert (said.tone, said.headline) == ("mixed", "Cannot tell: “cat” is hardly found before either")
+
+
+def test_what_the_judge_cannot_see_before_is_not_said_to_be_kept():
+    before = {"forget": Rate(0, 0, 0.1, 100), "retain": Rate(0.1, 0, 0.2, 100)}
+    said = verdict(["cat"], Result({"forget": Rate(1, 0.9, 1, 100)}, {"retain": Rate(0, 0, 0, 100)}, before))
+    assert said.headline == "Forgot “cat”"

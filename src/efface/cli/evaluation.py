@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efface.report.verdict import interval, percent, points, verdict
+from efface.report.verdict import interval, percent, verdict
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
     from efface.eraser import Eraser
     from efface.generate import Sampling
+    from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
 
@@ -59,10 +60,16 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
         screen.say()
         screen.heading(f"{name}: {verdict(erased_by(result), result).headline}")
         rows = [
-            [metric, interval(result.base.get(metric)), interval(rate), points(result.change.get(metric))]
+            [
+                metric,
+                _short(result.base.get(metric)),
+                _short(rate),
+                _short(result.change.get(metric), "+"),
+                str(rate.n),
+            ]
             for metric, rate in result.metrics.items()
         ]
-        screen.table(("rate", "before", "after", "change"), rows)
+        screen.table(("rate, %", "before", "after", "change", "images"), rows)
         for concept, where in _went(result):
             screen.say(f"images prompted for {concept} went to: {where}")
     judge = evaluation.judge
@@ -72,6 +79,14 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     )
     if evaluation.errors:
         screen.say(f"{evaluation.errors} images have no verdict and count in no rate; the report lists them.")
+
+
+def _short(rate: "Rate | None", sign: str = "") -> str:
+    """A rate, or with a sign a difference, in percent with its interval, short enough for a terminal."""
+    if rate is None:
+        return "–"
+    value, low, high = (f"{100 * share:{sign}.1f}" for share in (rate.value, rate.low, rate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _went(result: "Result") -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from efface.metrics.rates import Rate
-from efface.protocols import BASE, Evaluation, Result
+from efface.protocols import BASE, Evaluation, Result, Shot
 from efface.report.pictures import Pair, inlined, pairs, spread
 from efface.report.verdict import THRESHOLDS, Verdict, interval, listed, percent, points, verdict
 
@@ -189,9 +189,13 @@ def _grid(title: str, found: Sequence[Pair], shown: Sequence[Pair], what: str) -
 def _picture(pair: Pair) -> Picture:
     before, after = pair.before, pair.after
     job = after.probe.job
-    seen = "no verdict" if after.found is None else f"judge sees: {after.saw or 'nothing it knows'}"
+    seen = f"judge sees: {_seen(before)} → {_seen(after)}"
     caption = f"“{job.prompt}”, seed {job.seed}. Left before, right after; {seen} (score {after.score:.2f})."
     return Picture(job.prompt, inlined(before.path), inlined(after.path), seen, caption, pair.failed)
+
+
+def _seen(shot: Shot) -> str:
+    return "no verdict" if shot.found is None else shot.saw or "nothing"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

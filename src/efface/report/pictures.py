@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from efface.protocols import Result, Shot
+from efface.protocols.base import FORGETTING
 
 CELL, GAP, LABEL = 96, 4, 22
 LARGEST_EXACT, LARGEST_SIDE = 128, 512
@@ -23,8 +24,10 @@ class Pair:
 
     @property
     def failed(self) -> bool:
-        """The answer is not the one that an ideal eraser gives."""
-        return self.after.found is not None and not self.after.good
+        """The eraser failed here: what it erased came through, or what the unedited model drew is lost."""
+        if self.after.found is None or self.after.good:
+            return False
+        return self.after.probe.metric in FORGETTING or bool(self.before.found)
 
 
 def pairs(base: Result, result: Result, metric: str, concept: str | None = None) -> list[Pair]:
@@ -110,4 +113,4 @@ def grid(rows: Iterable[tuple[str, Sequence[Pair]]], path: Path) -> None:
                     sheet.paste(side, (margin + column * (CELL + GAP), y))
             y += CELL + GAP
         y += GAP
-    sheet.save(path, "PNG")
+    sheet.save(path, "PNG", optimize=True)

@@ -10,10 +10,13 @@ from efface.protocols import Result
 FORGOTTEN, MOSTLY = 0.95, 0.8
 #: How far the retain rate may fall before the rest counts as damaged.
 HARM = 0.03
+#: What the judge must find in the unedited model's images, for its absence afterwards to mean anything.
+SHOWN_BEFORE = 0.5
 
 THRESHOLDS = (
     f"Forgotten: absent from at least {FORGOTTEN:.0%} of the images prompted for it; mostly: from {MOSTLY:.0%}. "
-    f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images."
+    f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
+    f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told."
 )
 
 
@@ -34,20 +37,30 @@ class Verdict:
 
 def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     """The verdict on an eraser of these concepts."""
-    forget, kept = result.metrics.get("forget"), result.change.get("retain")
-    subject = listed(concepts)
+    subject, forget = listed(concepts), result.metrics.get("forget")
     sentences = tuple(s for s in (_forgetting(subject, result), _keeping(result)) if s)
+    before = result.base.get("forget")
     if forget is None:
         return Verdict("mixed", "No verdict: nothing was measured", sentences)
+    if before is not None and 1 - before.value < SHOWN_BEFORE:
+        return Verdict("mixed", f"Cannot tell: {subject} is hardly found before either", sentences)
     grade = 2 if forget.value >= FORGOTTEN else int(forget.value >= MOSTLY)
     word = ("Did not forget", "Mostly forgot", "Forgot")[grade]
-    if kept is None:
-        return Verdict(("bad", "mixed", "good")[grade], f"{word} {subject}", sentences)
-    harmless = kept.value >= -HARM
-    rest = "kept the rest" if harmless else "damaged the rest"
+    harmless, rest = _rest(result)
+    tone = "bad" if grade == 0 else "good" if grade == 2 and harmless is not False else "mixed"
+    if not rest:
+        return Verdict(tone, f"{word} {subject}", sentences)
     link = "and" if (grade == 2) == harmless else "but"
-    tone = "bad" if grade == 0 else "good" if grade == 2 and harmless else "mixed"
     return Verdict(tone, f"{word} {subject} {link} {rest}", sentences)
+
+
+def _rest(result: Result) -> tuple[bool | None, str]:
+    """Whether all else was kept, None where that is not known, and the words for it."""
+    before, change = result.base.get("retain"), result.change.get("retain")
+    if change is None or (before is not None and before.value < SHOWN_BEFORE):
+        return None, ""
+    harmless = change.value >= -HARM
+    return harmless, "kept the rest" if harmless else "damaged the rest"
 
 
 def _forgetting(subject: str, result: Result) -> str:

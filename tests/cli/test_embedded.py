@@ -1,0 +1,29 @@
+"""The commands on the embedded model itself."""
+
+from pathlib import Path
+
+from efface import Eraser
+
+
+def test_demo_shows_an_object_and_a_style_being_forgotten(efface):
+    answer = efface("demo", "-n", 2, "-o", "demo", "--json").json()
+    assert set(answer["erasers"]) == {"base", "cat", "pixel-art"}
+    assert Path(answer["report"]).is_file()
+    assert Path(answer["grid"]).is_file()
+    assert Eraser.load("demo/pixel-art.safetensors").request.concepts[0].kind == "style"
+    again = efface("demo", "-n", 2, "-o", "demo")
+    assert again.code == 2
+    assert "complete" in again.err
+
+
+def test_demo_is_about_the_embedded_model_only(refused, tiny_sd):
+    assert "efface evaluate" in refused("demo", "--model", tiny_sd)
+
+
+def test_models_and_inspect_tell_what_the_embedded_model_draws(efface):
+    models = efface("models", "--json").json()["models"]
+    assert "cat" in models[0]["objects"]
+    content = efface("inspect", "--json").json()
+    assert content["objects"] == models[0]["objects"]
+    assert "pixel art" in content["styles"]
+    assert content["text_parameters"]
