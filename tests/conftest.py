@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from torch import Tensor
 
 from efface.models import Model, open_model
 
@@ -121,3 +123,21 @@ def other_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_sd: Path) -> Model:
     """The tiny model, opened anew for each test."""
     return open_model(tiny_sd)
+
+
+GuidedCall = Callable[..., Tensor]
+
+
+@pytest.fixture
+def guided() -> GuidedCall:
+    """The denoiser's prediction for a guided batch: the unconditional half, then the prompts, of the same latents."""
+
+    def predict(model: Model, prompts: Sequence[str], negative: str = "", step: float = 500, seed: int = 0) -> Tensor:
+        half = torch.randn(len(prompts), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+        text = torch.cat([model.embed([negative] * len(prompts)).tokens, model.embed(prompts).tokens])
+        text = text.to(model.dtype)
+        with torch.no_grad():
+            latents = torch.cat([half, half]).to(model.dtype)
+            return model.denoiser(latents, torch.tensor(step), encoder_hidden_states=text).sample
+
+    return predict

@@ -97,6 +97,15 @@ def test_strength_zero_is_identity_and_strengths_can_be_set(eraser: Eraser, tiny
     torch.testing.assert_close(half, denoise(tiny_model, edit.scaled(0.5)(text)), rtol=1e-5, atol=1e-6)
 
 
+def test_an_eraser_stays_its_own_whatever_strength_it_is_attached_with(eraser: Eraser, tiny_model: Model) -> None:
+    (edit,) = eraser.edits
+    assert isinstance(edit, TextEdit)
+    single = replace(eraser, edits=(TextEdit(edit.left.float(), edit.right.float()),))
+    before = single.hash
+    with single.attach(tiny_model, strength=0.5):
+        assert replace(single).hash == before
+
+
 def test_text_given_by_position_is_edited_too(eraser: Eraser, tiny_model: Model) -> None:
     text = tiny_model.embed(PROMPTS).tokens
     latents, step = torch.randn(3, 4, 8, 8), torch.tensor(3)

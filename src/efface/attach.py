@@ -1,7 +1,8 @@
 """Putting an eraser on a running model and taking it off: a hook in front of the denoiser, no weight changed.
 
 The hook edits `encoder_hidden_states`, whatever made them: prompts, embeddings given by hand, negative prompts, and
-both branches of guidance. Weight edits, which no hook can stand for, are written and later restored.
+both branches of guidance. Weight edits, which no hook can stand for, are written and later restored. Guards bring
+hooks of their own (see `efface.guards`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from efface.bake import Baked, write_weight
 from efface.base_check import check_base
-from efface.edits import TextEdit, WeightEdit
+from efface.edits import TextEdit, ValueGuard, WeightEdit
+from efface.guards import GUARDS, Guard
 from efface.models import Model, open_model
 
 if TYPE_CHECKING:
@@ -31,8 +34,9 @@ class _Hook:
 
     def __init__(self, edit: TextEdit, denoiser: nn.Module) -> None:
         self._full = edit.left
-        self._left = edit.left.float()
-        self._right = edit.right.float()
+        # Copies of its own, in one order of memory: an eraser does the same to the last bit made and read from a file.
+        self._left = edit.left.float().clone(memory_format=torch.contiguous_format)
+        self._right = edit.right.float().clone(memory_format=torch.contiguous_format)
         self._place = list(inspect.signature(denoiser.forward).parameters).index(_TEXT)
         self.handle = denoiser.register_forward_pre_hook(self, with_kwargs=True)
 
@@ -63,8 +67,12 @@ class Attachment:
         self._denoiser: nn.Module = model.denoiser
         self._hooks = [_Hook(edit, self._denoiser) for edit in eraser.edits if isinstance(edit, TextEdit)]
         self._weights = [edit for edit in eraser.edits if isinstance(edit, WeightEdit)]
+        self._guards: list[Guard] = []
         self._written = Baked()
         try:
+            for edit in eraser.edits:
+                if isinstance(edit, ValueGuard):
+                    self._guards.append(GUARDS.get(edit.guard)(edit, self._denoiser))
             self.set(strength)
         except BaseException:
             self.detach()
@@ -75,6 +83,8 @@ class Attachment:
         self.strength = strength
         for hook in self._hooks:
             hook.set(strength)
+        for guard in self._guards:
+            guard.set(strength)
         self._written.undo()
         for edit in self._weights:
             write_weight(self._written, self._model, edit, strength)
@@ -84,6 +94,8 @@ class Attachment:
         """Take the eraser off; a second call does nothing."""
         for hook in self._hooks:
             hook.handle.remove()
+        for guard in self._guards:
+            guard.detach()
         self._written.undo()
         _forget_text(self._denoiser)
 

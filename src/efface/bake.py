@@ -41,6 +41,8 @@ class Baked:
 
 def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False) -> Baked:
     """Write all of an eraser's edits into a model's weights."""
+    if eraser.kind_of_edit == "guard":
+        raise BadInput(f"{eraser.method} acts while the model runs and is in no weight; attach the eraser instead.")
     model = target if isinstance(target, Model) else open_model(target)
     check_base(eraser, model, force)
     denoiser = model.denoiser
@@ -55,7 +57,7 @@ def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False)
             if isinstance(edit, TextEdit):
                 for name in model.text_parameters():
                     baked.write(denoiser.get_parameter(name), edit.on)
-            else:
+            elif isinstance(edit, WeightEdit):
                 write_weight(baked, model, edit)
     except BaseException:
         baked.undo()

@@ -26,6 +26,9 @@ def check_base(eraser: Eraser, model: Model, force: bool = False) -> None:
     for edit in eraser.edits:
         if isinstance(edit, TextEdit) and edit.dim != model.width:
             raise WrongBase(f"{made_for}, {edit.dim} wide; the text of {model.name} is {model.width} wide.")
+    if eraser.base.probes and eraser.base.embeddings.shape[1] != model.width:
+        wide = eraser.base.embeddings.shape[1]
+        raise WrongBase(f"{made_for}, {wide} wide; the text of {model.name} is {model.width} wide.")
     if force or not eraser.base.probes:
         return
     if not model.has_text_encoder:

@@ -1,13 +1,15 @@
 """The kinds of edit an eraser is made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface.errors import BadFile
+from efface.settings import Scalar
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +130,39 @@ class WeightEdit:
         return {name: tensor for name, tensor in fields.items() if tensor is not None}
 
 
-Edit = TextEdit | WeightEdit
+@dataclass(frozen=True, eq=False)
+class ValueGuard:
+    """Something done while the model runs, that changes no weight: the tensors and settings of a guard, by its name.
+
+    Attributes:
+        guard: which of `efface.guards.GUARDS` does it.
+        values: its tensors.
+        settings: its settings.
+    """
+
+    guard: str
+    values: Mapping[str, Tensor]
+    settings: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+
+    @property
+    def rank(self) -> int:
+        """0: it is no change of a linear map."""
+        return 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its tensors."""
+        return sum(tensor.nbytes for tensor in self.values.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        return dict(self.values)
 
 
-def edit_from(description: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Edit:
+Edit = TextEdit | WeightEdit | ValueGuard
+
+
+def edit_from(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
     """The edit that a file's header describes, from its tensors by field name."""
     kind = description.get("edit")
     try:
@@ -139,13 +170,17 @@ def edit_from(description: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
             return TextEdit(tensors["left"], tensors["right"], description["stream"])
         if kind == "weight":
             return WeightEdit(description["parameter"], **tensors)
+        if kind == "guard":
+            return ValueGuard(description["guard"], dict(tensors), dict(description["settings"]))
     except (KeyError, TypeError) as error:
         raise BadFile(f"An edit in the eraser file is incomplete ({error}).") from error
     raise BadFile(f"The eraser file holds an edit of the unknown kind '{kind}'; a newer efface may read it.")
 
 
-def describe(edit: Edit) -> dict[str, str]:
+def describe(edit: Edit) -> dict[str, Any]:
     """What a file's header says of an edit, beside its tensors."""
     if isinstance(edit, TextEdit):
         return {"edit": "text", "stream": edit.stream}
+    if isinstance(edit, ValueGuard):
+        return {"edit": "guard", "guard": edit.guard, "settings": dict(edit.settings)}
     return {"edit": "weight", "parameter": edit.parameter}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from efface.edits import Edit, TextEdit, describe
+from efface.edits import Edit, TextEdit, ValueGuard, describe
 from efface.errors import BadRequest
 from efface.files import sha256_of_tensors
 from efface.request import Request
@@ -73,7 +73,11 @@ class Eraser:
 
     @property
     def kind_of_edit(self) -> KindOfEdit:
-        """ "text" if it edits nothing but text embeddings, else "weight"."""
+        """ "text" if it edits nothing but text embeddings, "guard" if some of it acts only while the model runs, else
+        "weight".
+        """
+        if any(isinstance(edit, ValueGuard) for edit in self.edits):
+            return "guard"
         return "text" if all(isinstance(edit, TextEdit) for edit in self.edits) else "weight"
 
     @property
@@ -138,7 +142,7 @@ class Eraser:
 
         Raises:
             WrongBase: as for `attach`.
-            BadInput: the target has a LoRA loaded.
+            BadInput: the target has a LoRA loaded, or the eraser acts only while the model runs.
         """
         from efface.bake import bake
 

@@ -19,11 +19,11 @@ def projector(columns: Tensor, alpha: float) -> Tensor:
     """P = U diag(f(r)) U^T of tokens as columns (d, n)."""
     U, s, _ = torch.linalg.svd(columns)
     total = (s**2).sum()
-    P = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+    matrix = torch.zeros(len(columns), len(columns), dtype=torch.float64)
     for i, singular in enumerate(s):
         r = singular**2 / total
-        P += alpha * r / ((alpha - 1) * r + 1) * torch.outer(U[:, i], U[:, i])
-    return P
+        matrix += alpha * r / ((alpha - 1) * r + 1) * torch.outer(U[:, i], U[:, i])
+    return matrix
 
 
 def columns(model: Model, prompts: list[str], which: str) -> Tensor:

@@ -24,17 +24,17 @@ def literal(
         return torch.linalg.qr(torch.stack(columns, dim=1)).Q
 
     E, Eg, one = basis(concepts), basis(guides), torch.eye(len(W), dtype=torch.float64)
-    M = -a * E @ E.T @ (one - Eg @ Eg.T)
+    matrix = -a * E @ E.T @ (one - Eg @ Eg.T)
     for p in model.embed(PRESERVE).last_tokens.double():
-        M += b * torch.outer(W @ p, W @ p)
+        matrix += b * torch.outer(W @ p, W @ p)
     second, count = torch.zeros(W.shape[1], W.shape[1], dtype=torch.float64), 0
     for prompt in [*PRESERVE, *EVERYDAY]:
         embedded = model.embed([prompt], truncate=True)
         for token in embedded.tokens[0, : int(embedded.last[0]) + 2].double():
             second += torch.outer(token, token)
             count += 1
-    M += bg * W @ (second / count) @ W.T + lamb * W @ W.T
-    U, _, Vh = torch.linalg.svd(M)
+    matrix += bg * W @ (second / count) @ W.T + lamb * W @ W.T
+    U, _, Vh = torch.linalg.svd(matrix)
     return U @ Vh
 
 

@@ -4,8 +4,11 @@ from efface.methods.base import Method
 from efface.registry import Registry
 
 _BUILTIN = {
+    "adavd": "efface.methods.adavd:METHOD",
     "cure": "efface.methods.cure:METHOD",
+    "negative": "efface.methods.negative:METHOD",
     "oce": "efface.methods.oce:METHOD",
+    "sld": "efface.methods.sld:METHOD",
     "speed": "efface.methods.speed:METHOD",
     "uce": "efface.methods.uce:METHOD",
 }

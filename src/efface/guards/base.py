@@ -1,0 +1,68 @@
+"""What a guard is, and what those share that act on the two halves of a guided batch."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from efface.errors import BadInput
+
+if TYPE_CHECKING:
+    from efface.edits import ValueGuard
+
+TEXT = "encoder_hidden_states"
+
+
+class Guard(ABC):
+    """On a denoiser from when it is made until it is detached.
+
+    Args:
+        part: its tensors and settings.
+        denoiser: what it acts on.
+    """
+
+    strength = 0.0
+
+    @abstractmethod
+    def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None: ...
+
+    def set(self, strength: float) -> None:
+        """Go `strength` times as far; 0 changes nothing."""
+        self.strength = strength
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take it off; a second call does nothing."""
+
+
+class Call:
+    """One call of a denoiser: its arguments by name, whichever way they were given.
+
+    Attributes:
+        arguments: by name.
+        sample: the noisy latents, (n, ...).
+        text: (n, T, d).
+    """
+
+    def __init__(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = list(inspect.signature(denoiser.forward).parameters)
+        self.arguments: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+        self.sample: Tensor = self.arguments[names[0]]
+        self.text: Tensor = self.arguments[TEXT]
+
+    def guided(self, guard: str) -> int:
+        """Half the batch, where it is an unconditional half and the conditional one of the same latents.
+
+        Raises:
+            BadInput: it is not, so there is no guidance to steer.
+        """
+        half, odd = divmod(len(self.sample), 2)
+        if odd or not torch.equal(self.sample[:half], self.sample[half:]):
+            raise BadInput(
+                f"{guard} steers classifier-free guidance, and this batch has none; give a guidance scale above 1."
+            )
+        return half

@@ -1,0 +1,116 @@
+"""Safe latent guidance: a third branch reads the concept, and guidance leads away from it where the image nears it.
+
+With u, c and s the predictions for the empty prompt, the prompt and the concept, element by element:
+
+    mu    = min(1, |c - s| * guidance_scale)  where c - s < threshold, else 0
+    gamma = mu (s - u) + momentum_scale nu
+    nu    = mom_beta nu + (1 - mom_beta) gamma
+    prediction = u + g (c - u - gamma)        from step `warmup_steps` on; before, only nu is kept up
+
+Only c - gamma takes the place of c, so whoever guides, a pipeline or efface's sampler, does it unchanged: the guard
+hands the denoiser a batch longer by the third branch, and gives back the two halves that are waited for. A run starts
+anew with a timestep that is not below the run's first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from efface.guards.base import TEXT, Call, Guard
+
+if TYPE_CHECKING:
+    from efface.edits import ValueGuard
+    from efface.settings import Scalar
+
+
+class Sld(Guard):
+    """Its tensor: `concept` (T, d). Its settings: the five `sld_` ones."""
+
+    def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
+        self._concept = part.values["concept"]
+        self._safety = Safety(part.settings)
+        self._half = 0
+        self._first: float | None = None
+        self._handles = [
+            denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
+            denoiser.register_forward_hook(self._after),
+        ]
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._half = 0
+        if self.strength == 0:
+            return None
+        call = Call(module, args, kwargs)
+        half = call.guided("sld")
+        now = float(torch.as_tensor(call.arguments["timestep"]).flatten()[0])
+        if self._first is None or now >= self._first or not self._safety.fits(half):
+            self._first = now
+            self._safety.start()
+        self._half = half
+        longer = {name: _longer(value, half) for name, value in call.arguments.items()}
+        longer[TEXT][2 * half :] = self._concept.to(call.text)
+        return (), longer
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self._half:
+            return None
+        prediction: Tensor = output[0]
+        unconditional, conditional, concept = prediction.float().split(self._half)
+        away = self._safety.step(unconditional, conditional, concept)
+        steered = torch.cat([unconditional, conditional - self.strength * away]).to(prediction.dtype)
+        return (steered, *output[1:]) if isinstance(output, tuple) else replace(output, sample=steered)
+
+
+class Safety:
+    """The guidance away from the concept over the steps of one run.
+
+    Args:
+        settings: sld_guidance_scale, sld_warmup_steps, sld_threshold, sld_momentum_scale and sld_mom_beta.
+    """
+
+    def __init__(self, settings: Mapping[str, Scalar]) -> None:
+        names = ("guidance_scale", "threshold", "momentum_scale", "mom_beta")
+        self._scale, self._threshold, self._momentum, self._beta = (float(settings[f"sld_{name}"]) for name in names)
+        self._warmup = int(settings["sld_warmup_steps"])
+        self.start()
+
+    def start(self) -> None:
+        """Begin a run."""
+        self._steps = 0
+        self._nu: Tensor | None = None
+
+    def fits(self, count: int) -> bool:
+        """Whether the run that is under way has `count` images."""
+        return self._nu is None or len(self._nu) == count
+
+    def step(self, unconditional: Tensor, conditional: Tensor, concept: Tensor) -> Tensor:
+        """gamma of one step, of the shape of each prediction; zero while warming up."""
+        nu = torch.zeros_like(concept) if self._nu is None else self._nu
+        distance = conditional - concept
+        mu = (distance.abs() * self._scale).clamp(max=1.0).where(distance < self._threshold, 0.0)
+        gamma = mu * (concept - unconditional) + self._momentum * nu
+        self._nu = self._beta * nu + (1 - self._beta) * gamma
+        self._steps += 1
+        return gamma if self._steps > self._warmup else torch.zeros_like(gamma)
+
+
+def _longer(value: Any, half: int) -> Any:
+    """What has a row for each of 2 `half` images, with the second half's rows once more."""
+    if isinstance(value, Tensor):
+        return torch.cat([value, value[half:]]) if value.ndim and len(value) == 2 * half else value
+    if isinstance(value, Mapping):
+        return {name: _longer(item, half) for name, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_longer(item, half) for item in cast("list[Any]", value))
+    return value

@@ -1,0 +1,76 @@
+"""AdaVD: while sampling, the part of each value that points where the concept's does is taken out; no weight changes.
+
+See `efface.guards.adavd` for the equations.
+
+Paper: https://arxiv.org/abs/2412.06143 (CVPR 2025). Reference: https://github.com/WYuan1001/AdaVD, src/main.py. Unlike
+there: cosine and projection are of each value on its own, where the code takes the unconditional and the conditional
+branch's values as one long vector (its sigmoid_b of 0.93 is then met by a conditional cosine of 0.86, for equal norms);
+and from the third concept on, Gram-Schmidt projects on the orthogonal vectors, where the code projects on the original
+ones, which leaves them at other than right angles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+
+from efface.edits import ValueGuard
+from efface.eraser import Eraser
+from efface.methods.base import Method
+from efface.methods.tokens import base_of, needs_no_guide, only_erases, provenance
+from efface.models.base import Model
+from efface.request import Request
+from efface.settings import Settings
+
+
+class AdaVdConfig(Settings):
+    """AdaVD's settings, by the reference's names and with its values.
+
+    Attributes:
+        token_sim: shift by how alike a value and the concept's are; without, take all of the common part.
+        sigmoid_a: how sharply the shift sets in.
+        sigmoid_b: the cosine at which it is half of `sigmoid_c`.
+        sigmoid_c: the most of the common part that is taken: 2 turns it around.
+    """
+
+    token_sim: bool = True
+    sigmoid_a: float = Field(default=100.0, gt=0)
+    sigmoid_b: float = Field(default=0.93, ge=-1, le=1)
+    sigmoid_c: float = Field(default=2.0, gt=0)
+
+
+def erase(model: Model, request: Request, config: AdaVdConfig) -> Eraser:
+    """Embed the concepts; their values are computed when the eraser is attached."""
+    only_erases(request)
+    needs_no_guide(request)
+    started = time.perf_counter()
+    embedded = model.embed(request.names, clip_skip=request.clip_skip)
+    settings = config.model_dump()
+    part = ValueGuard("adavd", {"concepts": embedded.last_tokens}, settings)
+    return Eraser(request, (part,), base_of(model, embedded), {}, provenance(settings, started, time.perf_counter()))
+
+
+def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
+    """The eraser of some of its concepts."""
+    request = eraser.request.keeping(names)
+    rows = torch.tensor([eraser.concepts.index(name) for name in request.names])
+    (part,) = eraser.edits
+    assert isinstance(part, ValueGuard)
+    part = replace(part, values={"concepts": part.values["concepts"][rows]})
+    return replace(eraser, request=request, edits=(part,))
+
+
+METHOD = Method(
+    name="adavd",
+    summary="Takes a concept's part out of every value while sampling, as far as they are alike; no weight changes.",
+    paper="https://arxiv.org/abs/2412.06143",
+    repository="https://github.com/WYuan1001/AdaVD",
+    edit="guard",
+    config=AdaVdConfig,
+    erase=erase,
+    only=only,
+)

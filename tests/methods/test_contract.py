@@ -1,0 +1,176 @@
+"""What every method promises, whatever it does: runs for each registered one."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import efface
+from efface import BadInput, BadRequest, Eraser, Model, TextEdit, open_model
+from efface.edits import describe
+from efface.methods import METHODS
+
+#: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
+QUICK: dict[str, dict[str, Any]] = {"sld": {"preset": "max"}}
+Predict = Callable[[Model], Tensor]
+CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "blue bird")
+
+pytestmark = [
+    pytest.mark.parametrize("name", METHODS.names()),
+    pytest.mark.filterwarnings("ignore:.*has no guides"),
+]
+
+
+@cache
+def model_in(folder: Path) -> Model:
+    return open_model(folder)
+
+
+@cache
+def erased(name: str, folder: Path) -> Eraser:
+    return efface.erase(model_in(folder), CONCEPTS, "dog", preserve=PRESERVE, method=name, **QUICK.get(name, {}))
+
+
+@pytest.fixture
+def model(tiny_sd: Path) -> Model:
+    return model_in(tiny_sd)
+
+
+@pytest.fixture
+def eraser(name: str, tiny_sd: Path) -> Eraser:
+    return erased(name, tiny_sd)
+
+
+@pytest.fixture
+def predict(guided: Callable[..., Tensor]) -> Predict:
+    return lambda model: guided(model, ("a cat", "a house", "golf ball"))
+
+
+def state_of(model: Model) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
+
+
+def test_it_says_what_it_is(name: str, eraser: Eraser) -> None:
+    method = METHODS.get(name)
+    assert method.name == name == eraser.method
+    assert method.summary.endswith(".")
+    assert len(method.summary) < 120
+    assert method.paper.startswith("https://")
+    assert method.repository.startswith("https://")
+    assert eraser.kind_of_edit == method.edit
+    assert eraser.concepts == CONCEPTS
+
+
+def test_it_changes_what_is_drawn_and_leaves_the_model_as_it_was(
+    name: str, eraser: Eraser, model: Model, predict: Predict
+) -> None:
+    weights, plain = state_of(model), predict(model)
+    with eraser.attach(model):
+        edited = predict(model)
+    assert bool(edited.isfinite().all())
+    assert not torch.equal(edited, plain)
+    assert torch.equal(predict(model), plain)
+    after = state_of(model)
+    assert all(torch.equal(tensor, after[key]) for key, tensor in weights.items())
+    assert not model.denoiser._forward_pre_hooks
+    assert not any(module._forward_hooks for module in model.denoiser.modules())
+
+
+def test_strength_zero_is_identity_and_half_is_on_the_way(
+    name: str, eraser: Eraser, model: Model, predict: Predict
+) -> None:
+    plain = predict(model)
+    with eraser.attach(model, strength=0.0) as attachment:
+        assert torch.equal(predict(model), plain)
+        attachment.set(0.5)
+        half = predict(model)
+        attachment.set(0.0)
+        assert torch.equal(predict(model), plain)
+    assert not torch.equal(half, plain)
+
+
+def test_its_file_is_the_eraser_bit_for_bit(
+    name: str, eraser: Eraser, model: Model, tmp_path: Path, predict: Predict
+) -> None:
+    path = tmp_path / "eraser.safetensors"
+    eraser.save(path)
+    again = Eraser.load(path)
+    assert (again.hash, again.request, again.rank, again.nbytes) == (
+        eraser.hash, eraser.request, eraser.rank, eraser.nbytes,
+    )  # fmt: skip
+    assert [describe(edit) for edit in again.edits] == [describe(edit) for edit in eraser.edits]
+    with eraser.attach(model):
+        edited = predict(model)
+    with again.attach(model):
+        assert torch.equal(predict(model), edited)
+
+
+def test_the_same_request_gives_the_same_eraser(name: str, eraser: Eraser, tiny_sd: Path) -> None:
+    again = efface.erase(open_model(tiny_sd), CONCEPTS, "dog", preserve=PRESERVE, method=name, **QUICK.get(name, {}))
+    assert again.hash == eraser.hash
+
+
+def test_numbers_are_finite_and_ranks_bounded(name: str, eraser: Eraser, model: Model) -> None:
+    for edit in eraser.edits:
+        assert all(bool(tensor.isfinite().all()) for tensor in edit.tensors().values())
+        if isinstance(edit, TextEdit):
+            assert edit.dim == model.width
+            assert edit.rank <= min(model.width, len(CONCEPTS) * model.max_tokens)
+            assert torch.linalg.matrix_rank(edit.matrix) <= edit.rank
+
+
+def test_baking_is_attaching_or_is_refused(name: str, eraser: Eraser, model: Model, predict: Predict) -> None:
+    plain = predict(model)
+    if eraser.kind_of_edit == "guard":
+        with pytest.raises(BadInput, match="attach"):
+            eraser.bake(model)
+        return
+    with eraser.attach(model):
+        attached = predict(model)
+    baked = eraser.bake(model)
+    try:
+        torch.testing.assert_close(predict(model), attached, rtol=1e-3, atol=1e-4)
+    finally:
+        baked.undo()
+    assert torch.equal(predict(model), plain)
+
+
+def test_a_concept_is_restored_or_the_refusal_says_why(name: str, eraser: Eraser) -> None:
+    refusal, rest = "", eraser
+    try:
+        rest = eraser.without("cat")
+    except BadRequest as error:
+        refusal = str(error)
+    if refusal:
+        assert "split" in refusal
+        assert "\n" not in refusal
+        return
+    assert rest.concepts == ("golf ball",)
+    assert rest.method == name
+    assert rest.hash != eraser.hash
+    assert eraser.only(*CONCEPTS).hash == eraser.hash
+
+
+def test_another_base_is_refused(name: str, eraser: Eraser, other_sd: Path) -> None:
+    with pytest.raises(efface.WrongBase, match="--force"):
+        eraser.attach(model_in(other_sd))
+
+
+def test_bad_settings_are_refused_in_one_line(name: str, model: Model) -> None:
+    wrong: list[dict[str, Any]] = [{"no_such_setting": 1}]
+    fields = METHODS.get(name).config.model_fields
+    wrong += [{field: float("nan")} for field in fields]
+    for options in wrong:
+        with pytest.raises(BadInput) as caught:
+            efface.erase(model, "cat", method=name, **options)
+        assert "\n" not in str(caught.value)
+        assert next(iter(options)) in str(caught.value)
+
+
+def test_a_concept_that_is_too_long_is_refused(name: str, model: Model) -> None:
+    with pytest.raises(BadRequest, match="at most 12"):
+        efface.erase(model, "cat " * 40, method=name)
