@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,14 @@ def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **parts}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFACE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and hashes of what they hold."""
+"""Files that are either whole or absent, hashes of what they hold, and where the cache lies."""
 
 import hashlib
 import os
@@ -63,3 +63,10 @@ def sha256_of_tensors(tensors: Mapping[str, "Tensor"]) -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where efface keeps what it can make again."""
+    if chosen := os.environ.get("EFFACE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"

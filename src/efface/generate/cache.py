@@ -3,7 +3,6 @@
 It lies in the folder that the environment variable `EFFACE_CACHE` names, else in the user's cache folder.
 """
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,15 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.errors import BadFile
-from efface.files import atomic
+from efface.files import atomic, cache_folder
 from efface.generate.folder import read_picture
-
-
-def cache_folder() -> Path:
-    """Where efface keeps what it can make again."""
-    if chosen := os.environ.get("EFFACE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"
 
 
 def cached(key: str) -> NDArray[np.uint8] | None:

@@ -112,6 +112,11 @@ class Model(ABC):
             BadRequest: a prompt is longer than the tokenizer's maximum, and `truncate` is false.
         """
 
+    @property
+    def text_norm(self) -> Any:
+        """The LayerNorm that every token leaves the text encoder by; None where the denoiser reads another layer."""
+        return None
+
     @abstractmethod
     def text_parameters(self) -> tuple[str, ...]:
         """Names, in the denoiser, of the weights of the linear maps that read the text."""

@@ -144,9 +144,13 @@ class StableDiffusion(Model):
         if clip_skip >= layers:
             raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
         states = encoder(ids, output_hidden_states=True).hidden_states
+        return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
+
+    @property
+    def text_norm(self) -> Any:
+        encoder: Any = self.text_encoder
         # transformers 4 has the layers one level further down.
-        norm = getattr(encoder, "text_model", encoder).final_layer_norm
-        return norm(states[-(clip_skip + 1)]).float().cpu()
+        return getattr(encoder, "text_model", encoder).final_layer_norm
 
     def text_parameters(self) -> tuple[str, ...]:
         names = self.denoiser.state_dict() if self._denoiser_loaded else self._disk.names("unet")

@@ -1,0 +1,121 @@
+"""S = sum_l W_l^T W_l over the maps that read the text: all that a closed form needs to know of the denoiser.
+
+For any change of a text embedding, |x|_S^2 = x^T S x is how far its keys and values move, summed over all layers:
+
+    sum_l |W_l x|^2 = x^T S x.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from efface.errors import BadFile, BadInput
+from efface.files import atomic, cache_folder, sha256_of_tensors
+from efface.models.base import Model
+
+_ROWS = 2048  # of a weight, made double at once
+
+
+@dataclass(frozen=True, eq=False)
+class TextGram:
+    """S, with its square root F^T F = S, which turns the S norm into the Euclidean one: |x|_S = |F x|.
+
+    Attributes:
+        matrix: S, (d, d), float64, symmetric.
+        fingerprint: SHA-256 of the weights that it sums, whatever type and order they are stored in.
+    """
+
+    matrix: Tensor
+    fingerprint: str = ""
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Square roots of the eigenvalues above rounding (r,), their vectors (d, r), and the null space (d, d - r)."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        seen = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+        return values[seen].sqrt(), vectors[:, seen], vectors[:, ~seen]
+
+    @cached_property
+    def root(self) -> Tensor:
+        """F, (r, d), with r the rank of S."""
+        roots, vectors, _ = self._spectrum
+        return roots[:, None] * vectors.T
+
+    @cached_property
+    def inverse_root(self) -> Tensor:
+        """F^+, (d, r)."""
+        roots, vectors, _ = self._spectrum
+        return vectors / roots
+
+    @property
+    def null_space(self) -> Tensor:
+        """An orthonormal basis of what no layer reads, (d, d - r)."""
+        return self._spectrum[2]
+
+    def norms(self, tokens: Tensor) -> Tensor:
+        """|x|_S of tokens (n, d), (n,)."""
+        return (tokens @ self.root.T).norm(dim=1)
+
+
+def text_gram(model: Model) -> TextGram:
+    """S of a model, from the cache if its weights were ever summed before.
+
+    The weights are read one after the other, so memory holds one of them and S; the denoiser is not loaded.
+
+    Raises:
+        BadInput: the text is read by maps of several widths, or by none, or a weight is not finite.
+    """
+    fingerprint = _fingerprint(model)
+    place = cache_folder() / "text_gram" / f"{fingerprint}.safetensors"
+    matrix = _cached(place, model.width)
+    if matrix is None:
+        matrix = _summed(model)
+        _keep(place, matrix)
+    return TextGram(matrix, fingerprint)
+
+
+def _fingerprint(model: Model) -> str:
+    # Half precision is a subset of float32: the same weights have one fingerprint in both.
+    digests = sorted(sha256_of_tensors({name: weight.float()}) for name, weight in model.text_weights())
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _summed(model: Model) -> Tensor:
+    total = torch.zeros(model.width, model.width, dtype=torch.float64)
+    for name, weight in model.text_weights():
+        if weight.ndim != 2 or weight.shape[1] != model.width:
+            raise BadInput(f"{model.name} reads its text by maps of several widths ({name}); S is not defined for it.")
+        for rows in weight.split(_ROWS):
+            wide = rows.cpu().double()
+            total.addmm_(wide.T, wide)
+    if not total.isfinite().all():
+        raise BadInput(f"The weights of {model.name} that read the text are not finite; the checkpoint is damaged.")
+    if not total.any():
+        raise BadInput(f"{model.name} has no weights that read the text, or they are all zero.")
+    return (total + total.T) / 2
+
+
+def _cached(place: Path, width: int) -> Tensor | None:
+    """What was kept, if it is whole."""
+    with suppress(OSError, SafetensorError), safe_open(place, framework="pt") as file:
+        matrix = file.get_tensor("S")
+        if matrix.shape == (width, width) and matrix.isfinite().all():
+            return matrix
+    return None
+
+
+def _keep(place: Path, matrix: Tensor) -> None:
+    """Write S into the cache; a cache that cannot be written is no reason to stop."""
+    with suppress(OSError, BadFile, SafetensorError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(place) as temporary:
+            save_file({"S": matrix}, temporary)
