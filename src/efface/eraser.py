@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,11 @@ class Eraser:
         """Size of the edits alone, without what restoring needs."""
         return sum(edit.nbytes for edit in self.edits)
 
+    @property
+    def certificate(self) -> dict[str, dict[str, float | None]] | None:
+        """By concept, `free`, `text` and `ceiling` of `efface.certificate`; None while it was not certified."""
+        return self.provenance.get("certificate", {}).get("concepts")
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the edits: equal for erasers that do the same to a model."""
@@ -159,7 +164,9 @@ class Eraser:
         method = METHODS.get(self.method)
         if method.only is None:
             raise BadRequest(f"An eraser made by {self.method} cannot be split; erase the concepts one by one instead.")
-        return method.only(self, names)
+        # A certificate is of the whole operator: another choice of concepts has another one.
+        told = {name: said for name, said in self.provenance.items() if name != "certificate"}
+        return method.only(replace(self, provenance=told), names)
 
     def without(self, *names: str) -> Eraser:
         """The eraser with these concepts restored."""

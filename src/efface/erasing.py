@@ -28,6 +28,7 @@ def erase(
     preserve: Sequence[str] = (),
     method: str = "uce",
     clip_skip: int | None = None,
+    certify: bool = False,
     **options: Scalar,
 ) -> Eraser:
     """Make an eraser; the model stays as it is until the eraser is attached or baked.
@@ -40,6 +41,8 @@ def erase(
         preserve: prompts to keep.
         method: name of the method.
         clip_skip: how many of the text encoder's last layers the pipeline skips.
+        certify: say in the eraser how far its concepts can be brought back (`efface.certificate`); reads the
+            denoiser's text-reading weights. An eraser that does not edit the text alone has no certificate.
         **options: the method's own settings.
 
     Raises:
@@ -51,4 +54,10 @@ def erase(
         )
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
-    return chosen.erase(model if isinstance(model, Model) else open_model(model), concepts, settings)
+    opened = model if isinstance(model, Model) else open_model(model)
+    eraser = chosen.erase(opened, concepts, settings)
+    if certify and eraser.certificate is None:
+        from efface.certificate import certify as certified
+
+        return certified(opened, eraser)
+    return eraser
