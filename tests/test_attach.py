@@ -221,6 +221,19 @@ def test_weight_edits_are_written_scaled_and_restored(eraser: Eraser, tiny_model
     assert same(parameters(tiny_model), before)
 
 
+def test_a_weight_edit_of_another_shape_is_refused(eraser: Eraser, tiny_model: Model) -> None:
+    name = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+    before = parameters(tiny_model)
+    for edit in (
+        WeightEdit(name, delta=torch.ones(1)),
+        WeightEdit(name, delta=torch.ones(16, 64)),
+        WeightEdit(name, up=torch.ones(64, 1), down=torch.ones(1, 16)),
+    ):
+        with pytest.raises(WrongBase, match="another shape"):
+            replace(eraser, edits=(edit,)).attach(tiny_model)
+    assert same(parameters(tiny_model), before)
+
+
 def test_a_weight_edit_of_an_absent_parameter_changes_nothing(eraser: Eraser, tiny_model: Model) -> None:
     before = parameters(tiny_model)
     edits = (*eraser.edits, WeightEdit("denoiser.nothing.weight", delta=torch.zeros(1)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from efface.base_check import check_base
 from efface.edits import TextEdit, WeightEdit
-from efface.errors import BadInput
+from efface.errors import BadInput, WrongBase
 from efface.models import Model, open_model
 
 if TYPE_CHECKING:
@@ -73,4 +73,6 @@ def write_weight(baked: Baked, model: Model, edit: WeightEdit, strength: float =
         parameter: nn.Parameter = module.get_parameter(name)
     except AttributeError:
         raise BadInput(f"The model has no parameter {edit.parameter}; the eraser is for another one.") from None
+    if not edit.fits(parameter.shape):
+        raise WrongBase(f"{edit.parameter} is {tuple(parameter.shape)} in the model; the eraser is for another shape.")
     baked.write(parameter, lambda weight: edit.on(weight, strength))

@@ -1,5 +1,6 @@
 """The kinds of edit an eraser is made of."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -110,6 +111,14 @@ class WeightEdit:
     def nbytes(self) -> int:
         """Size of what is stored."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
+        """Whether it is a change of a parameter of this shape."""
+        if self.delta is not None:
+            return self.delta.shape == shape
+        assert self.up is not None
+        assert self.down is not None
+        return len(self.up) == shape[0] and self.down.shape[1] == math.prod(shape[1:])
 
     def value(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """The change, in the shape of its parameter."""

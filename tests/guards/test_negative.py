@@ -53,3 +53,8 @@ def test_half_precision_is_recognised(eraser: Eraser, tiny_sd: Any, guided: Any)
     expected = guided(model, ["a house"], negative="cat, golf ball")
     with eraser.attach(model):
         torch.testing.assert_close(guided(model, ["a house"]), expected, rtol=0.1, atol=0.05)
+
+
+def test_what_it_has_no_use_for_is_said(tiny_model: Model) -> None:
+    with pytest.warns(UserWarning, match="no guides"), pytest.warns(UserWarning, match="no preserve list"):
+        efface.erase(tiny_model, "cat", "dog", preserve=["house"], method="negative")

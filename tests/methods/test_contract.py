@@ -16,12 +16,13 @@ from efface.methods import METHODS
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
 QUICK: dict[str, dict[str, Any]] = {"sld": {"preset": "max"}}
+OWN = {"certified"}  # efface's own, without a paper
 Predict = Callable[[Model], Tensor]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "blue bird")
 
 pytestmark = [
     pytest.mark.parametrize("name", METHODS.names()),
-    pytest.mark.filterwarnings("ignore:.*has no guides"),
+    pytest.mark.filterwarnings("ignore:.*has no (guides|preserve list)"),
 ]
 
 
@@ -59,8 +60,9 @@ def test_it_says_what_it_is(name: str, eraser: Eraser) -> None:
     assert method.name == name == eraser.method
     assert method.summary.endswith(".")
     assert len(method.summary) < 120
-    assert method.paper.startswith("https://")
-    assert method.repository.startswith("https://")
+    if name not in OWN:
+        assert method.paper.startswith("https://")
+        assert method.repository.startswith("https://")
     assert eraser.kind_of_edit == method.edit
     assert eraser.concepts == CONCEPTS
 
@@ -119,7 +121,8 @@ def test_numbers_are_finite_and_ranks_bounded(name: str, eraser: Eraser, model: 
         assert all(bool(tensor.isfinite().all()) for tensor in edit.tensors().values())
         if isinstance(edit, TextEdit):
             assert edit.dim == model.width
-            assert edit.rank <= min(model.width, len(CONCEPTS) * model.max_tokens)
+            solves = 1 + eraser.provenance["settings"].get("epochs", 0)  # rece edits what it derives, too
+            assert edit.rank <= min(model.width, solves * len(CONCEPTS) * model.max_tokens)
             assert torch.linalg.matrix_rank(edit.matrix) <= edit.rank
 
 

@@ -21,7 +21,7 @@ from pydantic import Field
 from efface.edits import ValueGuard
 from efface.eraser import Eraser
 from efface.methods.base import Method
-from efface.methods.tokens import base_of, needs_no_guide, only_erases, provenance
+from efface.methods.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Settings
@@ -47,6 +47,7 @@ def erase(model: Model, request: Request, config: AdaVdConfig) -> Eraser:
     """Embed the concepts; their values are computed when the eraser is attached."""
     only_erases(request)
     needs_no_guide(request)
+    preserves_nothing(request)
     started = time.perf_counter()
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     settings = config.model_dump()

@@ -13,7 +13,7 @@ import time
 from efface.edits import ValueGuard
 from efface.eraser import Eraser
 from efface.methods.base import Method
-from efface.methods.tokens import base_of, needs_no_guide, only_erases, provenance
+from efface.methods.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Settings
@@ -27,6 +27,7 @@ def erase(model: Model, request: Request, config: NegativeConfig) -> Eraser:
     """Embed the negative prompt; of the model, only the tokenizer and the text encoder are used."""
     only_erases(request)
     needs_no_guide(request)
+    preserves_nothing(request)
     started = time.perf_counter()
     embedded = model.embed([", ".join(request.names), ""], clip_skip=request.clip_skip)
     part = ValueGuard("negative", {"concept": embedded.tokens[0], "empty": embedded.tokens[1]})

@@ -17,7 +17,7 @@ from pydantic import Field
 from efface.edits import ValueGuard
 from efface.eraser import Eraser
 from efface.methods.base import Method
-from efface.methods.tokens import base_of, needs_no_guide, only_erases, provenance
+from efface.methods.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Scalar, Settings
@@ -56,6 +56,7 @@ def erase(model: Model, request: Request, config: SldConfig) -> Eraser:
     """Embed the concepts; of the model, only the tokenizer and the text encoder are used."""
     only_erases(request)
     needs_no_guide(request)
+    preserves_nothing(request)
     started = time.perf_counter()
     embedded = model.embed([", ".join(request.names)], clip_skip=request.clip_skip)
     given = {name: value for name, value in config.model_dump(exclude={"preset"}).items() if value is not None}

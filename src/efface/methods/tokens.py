@@ -139,3 +139,10 @@ def needs_no_guide(request: Request) -> None:
     guides = [concept.guide for concept in request.concepts if concept.guide]
     if guides:
         warnings.warn(f"{request.method} has no guides; '{guides[0]}' does not steer what it does.", stacklevel=3)
+
+
+def preserves_nothing(request: Request) -> None:
+    """Warn of a preserve list that a method without one will not use."""
+    if request.preserve:
+        prompt = request.preserve[0]
+        warnings.warn(f"{request.method} has no preserve list; '{prompt}' is not kept by it.", stacklevel=3)
