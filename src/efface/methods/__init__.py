@@ -5,9 +5,11 @@ from efface.registry import Registry
 
 _BUILTIN = {
     "adavd": "efface.methods.adavd:METHOD",
+    "certified": "efface.methods.certified:METHOD",
     "cure": "efface.methods.cure:METHOD",
     "negative": "efface.methods.negative:METHOD",
     "oce": "efface.methods.oce:METHOD",
+    "rece": "efface.methods.rece:METHOD",
     "sld": "efface.methods.sld:METHOD",
     "speed": "efface.methods.speed:METHOD",
     "uce": "efface.methods.uce:METHOD",

@@ -84,9 +84,9 @@ def right_factor(edited: Tensor, kept: Kept, *, erase_scale: float, preserve_sca
         tokens = torch.cat([edited * erase_scale**0.5, kept.rows * preserve_scale**0.5])
         unit = torch.eye(n, dtype=torch.float64)
         chosen = torch.cat([unit, torch.zeros(len(kept.rows), n, dtype=torch.float64)])
-        return tokens.T @ _solve(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
+        return tokens.T @ ridge(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
     gram = kept.gram if kept.gram is not None else kept.rows.T @ kept.rows
-    return _solve(erase_scale * edited.T @ edited + preserve_scale * gram, edited.T, lamb)
+    return ridge(erase_scale * edited.T @ edited + preserve_scale * gram, edited.T, lamb)
 
 
 def check_finite(*embeddings: Tensor) -> None:
@@ -99,7 +99,7 @@ def check_finite(*embeddings: Tensor) -> None:
         raise BadInput("The text encoder's embeddings are not finite; its weights are damaged or overflow their type.")
 
 
-def _solve(gram: Tensor, sides: Tensor, lamb: float) -> Tensor:
+def ridge(gram: Tensor, sides: Tensor, lamb: float) -> Tensor:
     """(gram + lamb I)^-1 sides, by Cholesky; by pseudo-inverse where the matrix is singular."""
     matrix = gram + lamb * torch.eye(len(gram), dtype=gram.dtype)
     if lamb > 0:
