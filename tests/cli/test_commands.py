@@ -131,6 +131,30 @@ def test_people_read_standard_error_when_programs_read_standard_output(efface, t
     assert "family" in efface("inspect", tiny_sd).out
 
 
+def test_certify_says_how_far_each_concept_can_come_back(efface, tiny_sd):
+    ended = efface(
+        "erase", "cat", "dog", "--to", "horse", "--model", tiny_sd, "--certify", "--json", "-o", "x.safetensors"
+    )
+    answer = ended.json()["certificate"]
+    assert set(answer) == {"cat", "dog"}
+    assert set(answer["cat"]) == {"free", "text", "ceiling"}
+    assert answer["cat"]["free"] == 0  # uce can be undone by some embedding
+    assert "0.0% of any embedding" in ended.err
+    assert efface("inspect", "x.safetensors", "--json").json()["certificate"] == answer
+    tensor = ("-s", "variant=window", "-s", "technique=tensor", "-o", "y.safetensors", "--certify", "--json")
+    ended = efface("erase", "cat", "--model", tiny_sd, *tensor)
+    assert ended.json()["certificate"] is None
+    assert "no certificate" in ended.err
+
+
+def test_certified_comes_with_its_certificate_and_rece_takes_options_of_uce(efface, tiny_sd):
+    answer = efface("erase", "cat", "--to", "dog", "--model", tiny_sd, "--method", "certified", "--json").json()
+    assert 0 < answer["certificate"]["cat"]["free"] <= answer["certificate"]["cat"]["ceiling"]
+    options = ("-s", "uce.lamb=0.2", "-s", "epochs=2", "-o", "x.safetensors")
+    assert efface("erase", "cat", "--model", tiny_sd, "--method", "rece", *options).code == 0
+    assert Eraser.load("x.safetensors").provenance["settings"]["uce"]["lamb"] == 0.2
+
+
 def test_names_never_become_paths():
     assert slug("../../etc/passwd") == "etc-passwd"
     assert slug("Crème brûlée") == "creme-brulee"

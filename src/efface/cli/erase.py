@@ -25,6 +25,9 @@ def command(
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe (default: object).")
     ] = None,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Say how far any embedding, or any text, can bring a concept back.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.yaml", help="A request; other options add to it.")
     ] = None,
@@ -64,7 +67,7 @@ def command(
 
     from efface import erase, open_model
 
-    eraser = erase(open_model(model, device_of(device)), request)
+    eraser = erase(open_model(model, device_of(device)), request, certify=certify)
     eraser.save(target, force=force)
     seconds = {"total": time.perf_counter() - started, "solve": eraser.provenance.get("seconds", {}).get("solve")}
     screen.say(f"{target}: erases {', '.join(eraser.concepts)}")
@@ -72,6 +75,10 @@ def command(
         f"{eraser.method}, {eraser.kind_of_edit} edit of rank {eraser.rank}, {eraser.nbytes / 1024:.1f} KB, "
         f"in {seconds['total']:.1f} s"
     )
+    for name, numbers in (eraser.certificate or {}).items():
+        screen.say(f"Out of reach of '{name}': {_bounds(numbers)}")
+    if certify and eraser.certificate is None:
+        screen.say(f"A {eraser.kind_of_edit} edit has no certificate.")
     screen.say(f"See what it does: efface evaluate {target}")
     screen.answer(
         {
@@ -81,10 +88,16 @@ def command(
             "kind_of_edit": eraser.kind_of_edit,
             "rank": eraser.rank,
             "bytes": eraser.nbytes,
-            "certificate": None,
+            "certificate": eraser.certificate,
             "seconds": seconds,
         }
     )
+
+
+def _bounds(numbers: dict[str, float | None]) -> str:
+    """The three numbers of a certificate in words."""
+    words = {"free": "of any embedding", "text": "of any text", "ceiling": "at best"}
+    return ", ".join(f"{value:.1%} {words[name]}" for name, value in numbers.items() if value is not None)
 
 
 def _extended(request: Any, kept: list[str], method: str | None, options: dict[str, Any]) -> Any:

@@ -47,6 +47,7 @@ def _eraser(path: Path) -> dict[str, Any]:
         "file_bytes": path.stat().st_size,
         "hash": eraser.hash,
         "components": _components(eraser),
+        "certificate": eraser.certificate,
         **header_of(eraser),
     }
 
