@@ -9,6 +9,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, Model
+from efface.edits import ValueGuard
 from efface.guards.adavd import Values, gram_schmidt
 
 SETTINGS: dict[str, Any] = {"token_sim": True, "sigmoid_a": 100.0, "sigmoid_b": 0.93, "sigmoid_c": 2.0}
@@ -106,6 +107,48 @@ def test_every_value_map_is_guarded_at_every_token_but_the_first(tiny_model: Mod
         expected[:, 0] = plain[:, 0]
         torch.testing.assert_close(values.double(), expected, rtol=1e-4, atol=1e-5)
         assert float((expected - plain).norm()) > 1e-3
+
+
+def test_jointly_both_branches_are_one_vector_as_in_the_references_code(tiny_model: Model, guided: Any) -> None:
+    names = ["cat", "golf ball"]
+    eraser = efface.erase(tiny_model, names, method="adavd", joint=True, sigmoid_a=3.0, sigmoid_b=0.2)
+    concepts, empty = tiny_model.embed(names).last_tokens.double(), tiny_model.embed([""]).tokens[0].double()
+    name, reader = next(
+        (name, module) for name, module in tiny_model.denoiser.named_modules() if name.endswith("attn2.to_v")
+    )
+    seen: list[tuple[Tensor, Tensor]] = []
+    with eraser.attach(tiny_model):
+        handle = reader.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+        guided(tiny_model, ["a cat", "a house"], negative="dog")
+        handle.remove()
+    assert name
+    ((text, found),) = seen
+    weight = reader.weight.detach().double()
+    plain = text.double() @ weight.T
+    for image in range(2):
+        for at in range(1, tiny_model.max_tokens):
+            other = (weight @ empty[at]).expand(2, -1)
+            targets = torch.cat([other, concepts @ weight.T], dim=1)
+            both = torch.cat([plain[image, at], plain[2 + image, at]])
+            expected = literal(both, targets, SMOOTH)
+            torch.testing.assert_close(
+                torch.cat([found[image, at], found[2 + image, at]]).double(), expected, rtol=1e-4, atol=1e-5
+            )
+    torch.testing.assert_close(found[:, 0].double(), plain[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_jointly_needs_guidance(tiny_model: Model) -> None:
+    eraser = efface.erase(tiny_model, "cat", method="adavd", joint=True)
+    text = tiny_model.embed(["", "a cat"]).tokens
+    with eraser.attach(tiny_model), torch.no_grad(), pytest.raises(BadInput, match="guidance scale above 1"):
+        tiny_model.denoiser(torch.randn(2, 4, 8, 8), torch.tensor(5), encoder_hidden_states=text)
+
+
+def test_the_published_middle_of_the_sigmoid_is_of_joint_cosines(tiny_model: Model) -> None:
+    for joint, middle in ((True, 0.93), (False, 0.86)):
+        (part,) = efface.erase(tiny_model, "cat", method="adavd", joint=joint).edits
+        assert isinstance(part, ValueGuard)
+        assert part.settings["sigmoid_b"] == middle
 
 
 def test_restoring_a_concept_is_erasing_the_others(tiny_model: Model) -> None:

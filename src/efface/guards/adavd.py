@@ -9,6 +9,9 @@ For several concepts, with q_i the Gram-Schmidt vectors of t_1, t_2, ..., q_i = 
     v' = v - sum_i <v, q_i> / <q_i, q_i> sum_j G_ij s(cos(v, t_j)) t_j
 
 Values at right angles to all t stay as they are. c is the concept's last subject token, at every position.
+
+With `joint`, as the reference's code has it, v is the values of guidance's unconditional and conditional branch as one
+long vector, and t that of W e and W c, with e the empty prompt's token at the same position.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import BadInput
-from efface.guards.base import Guard
+from efface.guards.base import Call, Guard
 
 if TYPE_CHECKING:
     from efface.edits import ValueGuard
@@ -29,7 +32,7 @@ _DEPENDENT = 1e-6  # of a vector's norm: what Gram-Schmidt leaves of one that th
 
 
 class AdaVd(Guard):
-    """Its tensor: `concepts` (n, d). Its settings: token_sim, sigmoid_a, sigmoid_b and sigmoid_c."""
+    """Its tensors: `concepts` (n, d) and `empty` (T, d). Its settings: joint, token_sim, sigmoid_a, _b and _c."""
 
     def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
         self._settings = part.settings
@@ -38,24 +41,45 @@ class AdaVd(Guard):
             raise BadInput("adavd needs cross-attention with value maps (attn2.to_v); this model has none.")
         if getattr(denoiser, "original_attn_processors", None) is not None:
             raise BadInput("adavd cannot see values in fused projections; call unfuse_qkv_projections() before.")
-        self._concepts = part.values["concepts"]
-        self._known: dict[nn.Module, Values] = {}
+        self._concepts, self._empty = part.values["concepts"], part.values["empty"]
+        self._joint = bool(part.settings["joint"])
+        self._known: dict[nn.Module, list[Values]] = {}
         self._handles = [module.register_forward_hook(self._after) for module in readers]
+        if self._joint:
+            self._handles.append(denoiser.register_forward_pre_hook(self._before, with_kwargs=True))
 
     def detach(self) -> None:
         for handle in self._handles:
             handle.remove()
 
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.strength:
+            Call(module, args, kwargs).guided("adavd with joint")
+
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self.strength == 0:
             return None
         if module not in self._known:
-            weight: Any = module.weight
-            targets = self._concepts.double() @ weight.detach().double().cpu().T
-            self._known[module] = Values(targets, self._settings)
-        values = output[:, 1:].float()
-        kept = values - self.strength * self._known[module].erased(values)
-        return torch.cat([output[:, :1], kept.to(output.dtype)], dim=1)
+            self._known[module] = self._values(module)
+        values = torch.cat(output.chunk(2), dim=-1) if self._joint else output
+        erased = [known.erased(part) for known, part in zip(self._known[module], self._parts(values), strict=True)]
+        taken = torch.cat([torch.zeros_like(values[:, :1]).float(), *erased], dim=1)
+        kept = (values.float() - self.strength * taken).to(output.dtype)
+        return torch.cat(kept.chunk(2, dim=-1)) if self._joint else kept
+
+    def _parts(self, values: Tensor) -> list[Tensor]:
+        """The tokens but the first, one by one where each has targets of its own, in float32."""
+        rest = values[:, 1:].float()
+        return list(rest.split(1, dim=1)) if self._joint else [rest]
+
+    def _values(self, module: nn.Module) -> list[Values]:
+        weight: Any = module.weight
+        weight = weight.detach().double().cpu()
+        targets = self._concepts.double() @ weight.T
+        if not self._joint:
+            return [Values(targets, self._settings)]
+        others = self._empty[1:].double() @ weight.T
+        return [Values(torch.cat([other.expand_as(targets), targets], 1), self._settings) for other in others]
 
 
 class Values:

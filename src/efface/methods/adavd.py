@@ -2,11 +2,12 @@
 
 See `efface.guards.adavd` for the equations.
 
-Paper: https://arxiv.org/abs/2412.06143 (CVPR 2025). Reference: https://github.com/WYuan1001/AdaVD, src/main.py. Unlike
-there: cosine and projection are of each value on its own, where the code takes the unconditional and the conditional
-branch's values as one long vector (its sigmoid_b of 0.93 is then met by a conditional cosine of 0.86, for equal norms);
-and from the third concept on, Gram-Schmidt projects on the orthogonal vectors, where the code projects on the original
-ones, which leaves them at other than right angles.
+Paper: https://arxiv.org/abs/2412.06143 (CVPR 2025). Reference: https://github.com/WYuan1001/AdaVD, src/main.py. There,
+cosine and projection are of both of guidance's branches as one vector: that is `joint`, off by default, as it needs
+guidance and the paper speaks of single values. A joint cosine of 0.93, the published middle of the sigmoid, is a
+conditional one of 0.86 for equal norms, the default without `joint`. Unlike there, from the third concept on
+Gram-Schmidt projects on the orthogonal vectors, where the code projects on the original ones, which leaves them at
+other than right angles.
 """
 
 from __future__ import annotations
@@ -28,19 +29,21 @@ from efface.settings import Settings
 
 
 class AdaVdConfig(Settings):
-    """AdaVD's settings, by the reference's names and with its values.
+    """AdaVD's settings, by the reference's names.
 
     Attributes:
         token_sim: shift by how alike a value and the concept's are; without, take all of the common part.
         sigmoid_a: how sharply the shift sets in.
-        sigmoid_b: the cosine at which it is half of `sigmoid_c`.
+        sigmoid_b: the cosine at which it is half of `sigmoid_c`; None is 0.93 with `joint`, else 0.86.
         sigmoid_c: the most of the common part that is taken: 2 turns it around.
+        joint: take both branches' values as one vector, as the reference's code does; needs guidance.
     """
 
     token_sim: bool = True
     sigmoid_a: float = Field(default=100.0, gt=0)
-    sigmoid_b: float = Field(default=0.93, ge=-1, le=1)
+    sigmoid_b: float | None = Field(default=None, ge=-1, le=1)
     sigmoid_c: float = Field(default=2.0, gt=0)
+    joint: bool = False
 
 
 def erase(model: Model, request: Request, config: AdaVdConfig) -> Eraser:
@@ -50,8 +53,11 @@ def erase(model: Model, request: Request, config: AdaVdConfig) -> Eraser:
     preserves_nothing(request)
     started = time.perf_counter()
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
+    empty = model.embed([""], clip_skip=request.clip_skip).tokens[0]
     settings = config.model_dump()
-    part = ValueGuard("adavd", {"concepts": embedded.last_tokens}, settings)
+    if config.sigmoid_b is None:
+        settings["sigmoid_b"] = 0.93 if config.joint else 0.86
+    part = ValueGuard("adavd", {"concepts": embedded.last_tokens, "empty": empty}, settings)
     return Eraser(request, (part,), base_of(model, embedded), {}, provenance(settings, started, time.perf_counter()))
 
 
@@ -61,7 +67,7 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     rows = torch.tensor([eraser.concepts.index(name) for name in request.names])
     (part,) = eraser.edits
     assert isinstance(part, ValueGuard)
-    part = replace(part, values={"concepts": part.values["concepts"][rows]})
+    part = replace(part, values={**part.values, "concepts": part.values["concepts"][rows]})
     return replace(eraser, request=request, edits=(part,))
 
 
