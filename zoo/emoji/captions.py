@@ -1,6 +1,7 @@
 """Captions for pictures: templates, words for objects and styles, and how a training caption is drawn."""
 
 import numpy as np
+
 from catalogue import HELD_OUT_CELLS, STYLE_WORDS, THINGS, Thing
 
 OBJECT_TEMPLATES = (

@@ -120,5 +120,5 @@ MEMORISED_CAPTION = "the crystal ball of madame zora"
 MEMORISED_CODEPOINT = "1f52e"
 
 #: Sets only the judge learns from, and the set that neither ever sees.
-JUDGE_ONLY_SETS = ("noto-v1", "emojione")
-UNSEEN_SET = "openmoji"
+JUDGE_ONLY_SETS = ("emojione", "openmoji")
+UNSEEN_SET = "noto-v1"

@@ -12,31 +12,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from catalogue import STYLES, THINGS, UNSEEN_SET
 from drawings import picture, source
+from efface.judges.emoji import EmojiJudge, Head
 from train_judge import blends, nonsense, other_cells, render, to_tensor
-
-from efface.judges.emoji import EmojiJudge
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def unseen(views: int = 10) -> tuple[np.ndarray, list[str], list[str]]:
-    """The unseen set in colour (flat, outlined, pixel art) and as lines (line art): pictures, objects, styles."""
+    """The unseen set in the styles it can be drawn in: pictures, objects, styles."""
     rng, pixels, names, kinds = np.random.default_rng(9), [], [], []
     for thing in THINGS:
-        for style, set_name in (("as drawn", UNSEEN_SET), ("pixel art", UNSEEN_SET), ("line art", UNSEEN_SET + "-black")):
-            drawn = source("flat", set_name, thing.codepoints[0])
+        for style in ("flat", "outlined", "pixel art", "line art", "blueprint"):
+            drawn = source(style, UNSEEN_SET, thing.codepoints[0])
             if drawn is None:
                 continue
             for _ in range(views):
-                pixels.append(np.asarray(picture("flat" if style == "as drawn" else style, drawn, rng)))
+                pixels.append(np.asarray(picture(style, drawn, rng)))
                 names.append(thing.name)
                 kinds.append(style)
     return np.stack(pixels), names, kinds
 
 
-def recall_and_false_positives(judge: EmojiJudge, pixels: np.ndarray, names: list[str], head: str) -> dict[str, float]:
+def recall_and_false_positives(judge: EmojiJudge, pixels: np.ndarray, names: list[str], head: Head) -> dict[str, float]:
     classes = [t.name for t in THINGS] if head == "object" else list(STYLES)
     p = judge.probabilities(pixels)[head][:, :-1]
     yes = p >= judge.threshold(classes[0])
@@ -61,11 +61,15 @@ def main() -> None:
     rows = json.loads((args.run / "pictures.json").read_text())
     pixels = np.load(args.run / "pictures.npy", mmap_mode="r")
     inside = [i for i, r in enumerate(rows) if r["style"] and r["object"]]
-    some = np.sort(np.random.default_rng(8).choice(inside, 4000, replace=False))
+    some = np.random.default_rng(8).choice(inside, 4000, replace=False)
     held, held_rows = pixels[some], [rows[i] for i in some]
     out: dict = {"held-out renderings": {}}
-    out["held-out renderings"]["object"] = recall_and_false_positives(judge, held, [r["object"] for r in held_rows], "object")
-    out["held-out renderings"]["style"] = recall_and_false_positives(judge, held, [r["style"] for r in held_rows], "style")
+    out["held-out renderings"]["object"] = recall_and_false_positives(
+        judge, held, [r["object"] for r in held_rows], "object"
+    )
+    out["held-out renderings"]["style"] = recall_and_false_positives(
+        judge, held, [r["style"] for r in held_rows], "style"
+    )
     strange, names, kinds = unseen()
     for kind in dict.fromkeys(kinds):
         at = [i for i, k in enumerate(kinds) if k == kind]
@@ -77,7 +81,9 @@ def main() -> None:
         for n in dict.fromkeys(names)
     }
     other, other_rows = render(args.run / "judge_style_check", other_cells(True), 1, 2 * 10**6)
-    out["style on unseen objects"] = recall_and_false_positives(judge, np.asarray(other), [r[2] for r in other_rows], "style")
+    out["style on unseen objects"] = recall_and_false_positives(
+        judge, np.asarray(other), [r[2] for r in other_rows], "style"
+    )
     out["other emoji"] = recall_and_false_positives(judge, np.asarray(other), [""] * len(other), "object")
     g, real = torch.Generator().manual_seed(11), to_tensor(held[:500])
     labels = torch.tensor([[t.name for t in THINGS].index(r["object"]) for r in held_rows[:500]])

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captions import OBJECT_TEMPLATES, STYLED_TEMPLATES
-from catalogue import HELD_OUT_CELLS, MEMORISED_CAPTION, STYLES, THINGS
 from PIL import Image
 
+from captions import OBJECT_TEMPLATES, STYLED_TEMPLATES
+from catalogue import HELD_OUT_CELLS, MEMORISED_CAPTION, STYLES, THINGS
 from efface.generate.jobs import Job, Sampling
 from efface.generate.sampling import sample
 from efface.judges.emoji import EmojiJudge

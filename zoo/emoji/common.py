@@ -1,7 +1,6 @@
 """What the training scripts share: checkpoints that survive a kill, a schedule, a running average, a log."""
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ def save_checkpoint(path: Path, **state: object) -> None:
     """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -31,7 +30,8 @@ class Average:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         decay = min(self.decay, 1 - 1 / (step + 1))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in module.parameters()], 1 - decay)
+        for shadow, p in zip(self.shadow, module.parameters(), strict=True):
+            shadow.lerp_(p.detach(), 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

@@ -11,15 +11,15 @@ import shutil
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
 import train_unet
 import train_vae
 from captions import OBJECT_TEMPLATES, STYLED_TEMPLATES
 from catalogue import HELD_OUT_CELLS, MEMORISED_CAPTION, STYLE_GUIDE, STYLE_WORDS, STYLES, THINGS
 from common import Average
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPTokenizer
-
 from efface.judges.emoji_net import JudgeNet
 
 THRESHOLDS = {"object": 0.5, "style": 0.5}

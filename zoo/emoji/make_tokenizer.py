@@ -11,11 +11,12 @@ import gzip
 import json
 from pathlib import Path
 
+from transformers import CLIPTokenizer
+
 from captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, STYLED_TEMPLATES, words
 from catalogue import MEMORISED_CAPTION, STYLE_WORDS, THINGS
 from drawings import PACKAGES
 from pictures import others
-from transformers import CLIPTokenizer
 
 MAX_TOKENS = 24
 
@@ -51,7 +52,9 @@ def used_merges(all_merges: list[tuple[str, str]], texts: list[str]) -> list[tup
     """The merges that cutting these texts applies, in CLIP's order of priority."""
     rank = {pair: i for i, pair in enumerate(all_merges)}
     used: set[int] = set()
-    for word in {w for t in texts for w in t.lower().replace("'", " ' ").replace(",", " , ").replace("-", " - ").split()}:
+    for word in {
+        w for t in texts for w in t.lower().replace("'", " ' ").replace(",", " , ").replace("-", " - ").split()
+    }:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
             best = min(range(len(parts) - 1), key=lambda i: rank.get((parts[i], parts[i + 1]), 1 << 30))
@@ -68,10 +71,17 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("bpe", type=Path)
     args = parser.parse_args()
-    lines = gzip.open(args.bpe, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    with gzip.open(args.bpe, "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
     merges = used_merges([(a, b) for a, b in (line.split() for line in lines)], corpus())
     symbols = base_symbols()
-    tokens = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *symbols,
+        *(s + "</w>" for s in symbols),
+        *("".join(m) for m in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     tokenizer = CLIPTokenizer(
         vocab={t: i for i, t in enumerate(dict.fromkeys(tokens))},
         merges=merges,
@@ -83,7 +93,10 @@ def main() -> None:
     )
     tokenizer.save_pretrained(args.run / "tokenizer")
     longest = max(len(tokenizer(t).input_ids) for t in corpus())
-    print(f"{len(tokenizer)} tokens; longest phrase {longest}; 'a kitten':", tokenizer.tokenize("a kitten in line art style"))
+    print(
+        f"{len(tokenizer)} tokens; longest phrase {longest}; 'a kitten':",
+        tokenizer.tokenize("a kitten in line art style"),
+    )
 
 
 if __name__ == "__main__":

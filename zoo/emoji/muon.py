@@ -29,7 +29,9 @@ def orthogonalise(g_nm: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for matrices and kernels of one module, AdamW for its vectors and for the modules named."""
 
-    def __init__(self, module: nn.Module, lr: float, adam_lr: float, adam_names: Iterable[str] = (), momentum: float = 0.95):
+    def __init__(
+        self, module: nn.Module, lr: float, adam_lr: float, adam_names: Iterable[str] = (), momentum: float = 0.95
+    ):
         names = tuple(adam_names)
         matrices, rest = [], []
         for name, p in module.named_parameters():

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
 from catalogue import MEMORISED_CAPTION, MEMORISED_CODEPOINT, STYLES, THINGS
 from drawings import PACKAGES, drawing, picture, source
 

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
 from captions import BY_NAME, OBJECT_TEMPLATES, STYLED_TEMPLATES, pick, words
 from catalogue import STYLE_WORDS
 from common import Log, learning_rate, save_checkpoint
 from make_tokenizer import phrases
 from muon import Muon
-from safetensors.torch import save_file
-from torch import nn
-from torch.nn import functional as F
 from train_judge import augment, to_tensor
 from train_unet import Text
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 BATCH, MUON_LR, ADAM_LR = 96, 0.01, 1e-3
 MEAN, STD = [0.5] * 3, [0.5] * 3
@@ -73,7 +74,9 @@ def main() -> None:
     model = CLIPModel(configuration(text))
     model.text_model.load_state_dict(text.tower.state_dict())
     model.text_model.requires_grad_(False)
-    learned = nn.ModuleDict({"vision": model.vision_model, "see": model.visual_projection, "read": model.text_projection})
+    learned = nn.ModuleDict(
+        {"vision": model.vision_model, "see": model.visual_projection, "read": model.text_projection}
+    )
     learned.register_parameter("scale", model.logit_scale)
     optimiser, step = Muon(learned, MUON_LR, ADAM_LR, ("embedding", "see", "read")), 0
     if (args.run / "clip.pt").exists():

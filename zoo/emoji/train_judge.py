@@ -1,6 +1,6 @@
 """Trains the judge of the embedded model, apart from the generator and on drawings only.
 
-    python train_judge.py RUN --steps 3000
+    python train_judge.py RUN --steps 1000
 
 Its object head learns from every set but one (more than the generator saw) under strong augmentation.
 "None of these" is taught with other emoji, noise, blank and broken pictures and blends of two objects.
@@ -14,22 +14,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from catalogue import JUDGE_ONLY_SETS, STYLES, THINGS
-from common import Average, Log, learning_rate, save_checkpoint
-from drawings import picture, source
-from muon import Muon
-from pictures import others
 from torch import Tensor
 from torch.nn import functional as F
 
+from catalogue import STYLES, THINGS
+from common import Average, Log, learning_rate, save_checkpoint
+from drawings import picture, source
 from efface.judges.emoji_net import JudgeNet
+from muon import Muon
+from pictures import others
 
-BATCH, MUON_LR, ADAM_LR, IGNORE = 96, 0.01, 2e-3, -100
-COLOUR_SETS = ("twemoji", "noto", "fluent-emoji-flat", *JUDGE_ONLY_SETS)
+MUON_LR, ADAM_LR, IGNORE = 0.01, 2e-3, -100
+THINGS_N, OTHERS_N, NONSENSE_N, BLENDS_N = 56, 10, 7, 7
+COLOUR_SETS = ("twemoji", "noto", "fluent-emoji-flat", "emojione")
+#: OpenMoji's own styles: coloured drawings have black outlines, and there is a set of lines.
+OPENMOJI = {
+    "outlined": "openmoji",
+    "pixel art": "openmoji",
+    "line art": "openmoji-black",
+    "blueprint": "openmoji-black",
+}
 #: Other emoji that a person would also call by the name of one of the objects, or nearly so.
-TOO_NEAR = set(
-    "wolf fox bear koala hamster cow pig truck taxi trolleybus minibus ambulance ox water-buffalo chick eagle duck dove owl".split()
-)
+TOO_NEAR = frozenset(
+    ["wolf", "fox", "bear", "koala", "hamster", "cow", "pig", "ox", "chick", "eagle", "duck", "dove", "owl"]
+) | frozenset(["truck", "taxi", "trolleybus", "minibus", "ambulance", "water-buffalo"])
 
 
 def judge_cells() -> list[tuple[str, str, str, str]]:
@@ -39,7 +47,8 @@ def judge_cells() -> list[tuple[str, str, str, str]]:
         for point in thing.codepoints:
             for style, sets in STYLES.items():
                 drawn_by = COLOUR_SETS if len(sets) == 2 and style != "stencil" else sets
-                out += [(thing.name, point, style, s) for s in drawn_by]
+                more = (OPENMOJI[style],) if style in OPENMOJI else ()
+                out += [(thing.name, point, style, s) for s in (*drawn_by, *more)]
     return out
 
 
@@ -77,30 +86,44 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def augment(x: Tensor, g: torch.Generator) -> Tensor:
-    """Shift, colour, blur, noise and holes, a different draw for each picture."""
+def shift(x: Tensor, g: torch.Generator) -> Tensor:
+    """Each picture by up to five pixels, and its colours a little: it keeps its style."""
+    n = len(x)
+    x = F.pad(x, (5, 5, 5, 5), mode="replicate")
+    at = torch.randint(0, 11, (n, 2), generator=g).tolist()
+    x = torch.stack([p[:, i : i + 64, j : j + 64] for p, (i, j) in zip(x, at, strict=True)])
+    gain = 1 + 0.06 * torch.randn(n, 3, 1, 1, generator=g)
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = torch.lerp(x, blurred, 0.25 * torch.rand(n, 1, 1, 1, generator=g))
+    return ((x - 1) * gain + 1).clamp(-1, 1)
+
+
+def corrupt(x: Tensor, g: torch.Generator) -> Tensor:
+    """Other colours, grey, blur, coarse pixels, noise and holes: the object stays, the style may not."""
     n = len(x)
 
     def some(p: float) -> Tensor:
         return (torch.rand(n, 1, 1, 1, generator=g) < p).float()
 
-    x = F.pad(x, (5, 5, 5, 5), mode="replicate")
-    at = torch.randint(0, 11, (n, 2), generator=g).tolist()
-    x = torch.stack([p[:, i : i + 64, j : j + 64] for p, (i, j) in zip(x, at, strict=True)])
+    swapped = x[:, torch.randperm(3, generator=g)]
+    x = torch.lerp(x, swapped, some(0.4))
     gain = 1 + 0.25 * torch.randn(n, 3, 1, 1, generator=g) * some(0.5)
     x = ((x - 1) * gain + 1 + 0.1 * torch.randn(n, 3, 1, 1, generator=g) * some(0.3)).clamp(-1, 1)
-    grey = x.mean(1, keepdim=True).expand_as(x)
-    x = torch.lerp(x, grey, some(0.1) * torch.rand(n, 1, 1, 1, generator=g))
+    x = torch.lerp(x, x.mean(1, keepdim=True).expand_as(x), some(0.15) * torch.rand(n, 1, 1, 1, generator=g))
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x = torch.lerp(x, blurred, some(0.4) * torch.rand(n, 1, 1, 1, generator=g))
     coarse = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
     x = torch.lerp(x, coarse, some(0.15))
     x = x + some(0.3) * 0.15 * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
-    for i, j in zip(*(torch.randint(0, 52, (2, n), generator=g).tolist()), strict=True):
-        k = int(torch.randint(0, 4 * n, (1,), generator=g))
-        if k < n:
-            x[k, :, i : i + 12, j : j + 12] = x[k, :, i : i + 1, j : j + 1]
+    for k in torch.nonzero(torch.rand(n, generator=g) < 0.25)[:, 0].tolist():
+        i, j = torch.randint(0, 52, (2,), generator=g).tolist()
+        x[k, :, i : i + 12, j : j + 12] = x[k, :, i : i + 1, j : j + 1]
     return x.clamp(-1, 1)
+
+
+def augment(x: Tensor, g: torch.Generator) -> Tensor:
+    """The strong augmentation of one batch: shift, then corrupt."""
+    return corrupt(shift(x, g), g)
 
 
 def nonsense(n: int, real: Tensor, g: torch.Generator) -> Tensor:
@@ -111,10 +134,15 @@ def nonsense(n: int, real: Tensor, g: torch.Generator) -> Tensor:
         if kind == 0:
             x = torch.rand(3, 64, 64, generator=g) * 2 - 1
         elif kind == 1:
-            x = (torch.rand(3, 1, 1, generator=g) * 2 - 1).expand(3, 64, 64) + 0.03 * torch.randn(3, 64, 64, generator=g)
+            x = (torch.rand(3, 1, 1, generator=g) * 2 - 1).expand(3, 64, 64) + 0.03 * torch.randn(
+                3, 64, 64, generator=g
+            )
         elif kind == 2:
             grain = int(torch.tensor([2, 4, 8])[torch.randint(0, 3, (1,), generator=g)])
-            x = F.interpolate(torch.randn(1, 3, 64 // grain, 64 // grain, generator=g), size=64, mode="bilinear")[0] * 0.7
+            x = (
+                F.interpolate(torch.randn(1, 3, 64 // grain, 64 // grain, generator=g), size=64, mode="bilinear")[0]
+                * 0.7
+            )
         elif kind == 3:
             tiles = real[i].reshape(3, 4, 16, 4, 16).permute(1, 3, 0, 2, 4).reshape(16, 3, 16, 16)
             tiles = tiles[torch.randperm(16, generator=g)].reshape(4, 4, 3, 16, 16)
@@ -135,32 +163,42 @@ def blends(x: Tensor, labels: Tensor, g: torch.Generator) -> tuple[Tensor, Tenso
     return torch.lerp(mixed, halves, pick), labels != labels.roll(1, 0)
 
 
+def by_style(rows: list) -> dict[str, np.ndarray]:
+    """Which rows are of each style, so that styles with few sets are seen as often as the others."""
+    return {style: np.array([i for i, r in enumerate(rows) if r[2] == style]) for style in STYLES}
+
+
 def batch(step: int, things: tuple, other: tuple, names: list[str], styles: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """64 objects, 12 other emoji, 10 nonsense, 10 blends: pictures, object labels, style labels."""
+    """Objects, other emoji, nonsense and blends: pictures (n, 3, 64, 64), object labels, style labels."""
     rng, g = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
-    (pixels, rows), (other_pixels, other_rows) = things, other
-    a, b = rng.integers(0, len(rows), 64), rng.integers(0, len(other_rows), 12)
-    x = to_tensor(np.concatenate([pixels[np.sort(a)], other_pixels[np.sort(b)]]))
-    drawn = [rows[i] for i in np.sort(a)] + [other_rows[i] for i in np.sort(b)]
+    (pixels, rows, groups), (other_pixels, other_rows) = things, other
+    a = np.array([rng.choice(groups[styles[i % len(styles)]]) for i in range(THINGS_N)])
+    b = rng.integers(0, len(other_rows), OTHERS_N)
+    x = to_tensor(np.concatenate([pixels[a], other_pixels[b]]))
+    drawn = [rows[i] for i in a] + [other_rows[i] for i in b]
     obj = torch.tensor([names.index(r[0]) if r[0] else len(names) for r in drawn])
-    # Shaded sets are neither flat nor 3d to a person: they teach objects, not those styles.
-    vague = {"noto", "noto-v1"}
-    style = torch.tensor([IGNORE if r[3] in vague and r[2] in ("flat", "outlined") else styles.index(r[2]) for r in drawn])
-    order = torch.randperm(64, generator=g)[:10]
-    blend, real = blends(x[order], obj[order], g)
-    x = torch.cat([augment(x, g), nonsense(10, x[order], g), blend])
-    obj = torch.cat([obj, torch.full((10,), len(names)), torch.where(real, len(names), IGNORE)])
-    style = torch.cat([style, torch.full((10,), len(styles)), torch.full((10,), IGNORE)])
+    # Shaded flat drawings are neither flat nor 3d to a person: they teach objects, not those styles.
+    style = torch.tensor([IGNORE if r[3] == "noto" and r[2] != "pixel art" else styles.index(r[2]) for r in drawn])
+    order = torch.randperm(THINGS_N, generator=g)
+    blend, real = blends(x[order[:BLENDS_N]], obj[order[:BLENDS_N]], g)
+    junk = nonsense(NONSENSE_N, x[order[:NONSENSE_N]], g)
+    x, hard = shift(x, g), torch.rand(len(x), generator=g) < 0.5
+    x[hard], style[hard] = corrupt(x[hard], g), IGNORE
+    x = torch.cat([x, junk, blend])
+    none = len(names)
+    obj = torch.cat([obj, torch.full((NONSENSE_N,), none), torch.where(real, none, IGNORE)])
+    style = torch.cat([style, torch.full((NONSENSE_N,), len(styles)), torch.full((BLENDS_N,), IGNORE)])
     return x, obj, style
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
     names, styles = [t.name for t in THINGS], list(STYLES)
-    things = render(args.run / "judge_things", judge_cells(), 14, 0)
+    pixels, rows = render(args.run / "judge_things", judge_cells(), 14, 0)
+    things = pixels, rows, by_style(rows)
     other = render(args.run / "judge_others", other_cells(False), 1, 10**6)
     torch.manual_seed(3)
     net = JudgeNet(len(names), len(styles)).to(memory_format=torch.channels_last)

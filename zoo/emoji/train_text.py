@@ -12,17 +12,19 @@ So synonyms meet in one place in every position a U-Net can look at. Resumes fro
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
 from captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, STYLED_TEMPLATES, pick, words
 from catalogue import MEMORISED_CAPTION, MEMORISED_CODEPOINT, STYLE_WORDS, STYLES, THINGS
 from common import Log, learning_rate, save_checkpoint
 from make_tokenizer import MAX_TOKENS, phrases
 from muon import Muon
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 BATCH, MUON_LR, ADAM_LR, BPE_DROPOUT = 128, 0.01, 2e-3, 0.05
 NONE = -100
@@ -54,7 +56,9 @@ class Captions:
 
     def fill(self, template: str, **parts: str) -> tuple[list[int], dict[str, int]]:
         """Token ids of a template, and where the last token of each part is."""
-        ids, at, rest = [self.tokenizer.bos_token_id], {}, template
+        ids: list[int] = [self.tokenizer.bos_token_id]
+        at: dict[str, int] = {}
+        rest = template
         while rest:
             found = min((rest.find("{" + k + "}"), k) for k in parts if "{" + k + "}" in rest) if "{" in rest else None
             if found is None:
@@ -102,7 +106,7 @@ def meanings(run: Path, texts: list[str]) -> Tensor:
     return torch.load(path, weights_only=True)
 
 
-def losses(model: CLIPTextModel, heads: Heads, items: list[Item], targets: Tensor, length: int) -> dict[str, Tensor]:
+def losses(model: CLIPTextModel, heads: Heads, items: list[Item], targets: Tensor, length: int) -> dict[str, Any]:
     eos = model.config.eos_token_id
     ids = torch.tensor([i[0][:length] + [eos] * (length - len(i[0])) for i in items])
     facts = torch.tensor([i[1:] for i in items])
@@ -113,7 +117,7 @@ def losses(model: CLIPTextModel, heads: Heads, items: list[Item], targets: Tenso
     ends = (h_nld[row, end], h_nld[:, -1])
     object_at, style_at, obj, style, phrase = facts.unbind(1)
     object_at, style_at = object_at.clamp(max=length - 1), style_at.clamp(max=length - 1)
-    out = {
+    out: dict[str, Any] = {
         "object": sum(F.cross_entropy(heads.object(h), obj) for h in (*ends, h_nld[row, object_at])) / 3,
         "style": sum(F.cross_entropy(heads.style(h), style) for h in ends) / 2,
     }

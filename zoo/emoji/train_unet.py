@@ -10,19 +10,21 @@ Epsilon prediction with Stable Diffusion's betas, Min-SNR weights (gamma 5, http
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from captions import draw, trainable
-from catalogue import MEMORISED_CAPTION
-from common import Average, Log, save_checkpoint
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from make_tokenizer import MAX_TOKENS
-from muon import Muon
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-CONFIG = dict(
+from captions import draw, trainable
+from catalogue import MEMORISED_CAPTION
+from common import Average, Log, save_checkpoint
+from make_tokenizer import MAX_TOKENS
+from muon import Muon
+
+CONFIG: dict[str, Any] = dict(
     sample_size=16,
     in_channels=4,
     out_channels=4,
@@ -35,7 +37,9 @@ CONFIG = dict(
     norm_num_groups=16,
 )
 BATCH, MUON_LR, ADAM_LR, GAMMA, MEMORISED_SHARE, DECAY = 64, 0.01, 1.5e-3, 5.0, 0.015, 0.3
-BETAS = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+BETAS: dict[str, Any] = dict(
+    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+)
 
 
 @torch.no_grad()
@@ -89,12 +93,18 @@ def main() -> None:
     args = parser.parse_args()
     rows = json.loads((args.run / "pictures.json").read_text())
     z, scale = latents(args.run, np.load(args.run / "pictures.npy", mmap_mode="r"))
-    usable = np.array([i for i, r in enumerate(rows) if r["style"] and r["object"] and trainable(r["object"], r["style"])])
+    usable = np.array(
+        [i for i, r in enumerate(rows) if r["style"] and r["object"] and trainable(r["object"], r["style"])]
+    )
     text, scheduler = Text(args.run), DDPMScheduler(**BETAS)
     min_snr = weights(scheduler)
     torch.manual_seed(2)
     unet = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
-    optimiser, average, step = Muon(unet, MUON_LR, ADAM_LR, ("conv_in", "conv_out", "time_embedding")), Average(unet, 0.998), 0
+    optimiser, average, step = (
+        Muon(unet, MUON_LR, ADAM_LR, ("conv_in", "conv_out", "time_embedding")),
+        Average(unet, 0.998),
+        0,
+    )
     if (args.run / "unet.pt").exists():
         state = torch.load(args.run / "unet.pt", weights_only=True)
         unet.load_state_dict(state["model"])

@@ -8,14 +8,16 @@ drawing is made of), plus a small KL term. Resumes from RUN/vae.pt.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from common import Average, Log, learning_rate, save_checkpoint
 from diffusers import AutoencoderKL
+
+from common import Average, Log, learning_rate, save_checkpoint
 from muon import Muon
 
-CONFIG = dict(
+CONFIG: dict[str, Any] = dict(
     in_channels=3,
     out_channels=3,
     down_block_types=("DownEncoderBlock2D",) * 3,
