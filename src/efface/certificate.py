@@ -17,7 +17,8 @@ with S = sum_l W_l^T W_l. Three numbers between 0 (fully restored) and about 1:
 It bounds the reproduction of one token's keys and values, and nothing else. It does not bound the picture: other tokens
 of a prompt may draw the concept without the concept's own keys and values, a residual that is small in this norm may
 still hide it or a large one show it, and weights may be tuned again. A certificate is of one model's S: a fine-tuned
-denoiser has another one.
+denoiser has another one. And it is of the edit as it is stored: a singular M that was rounded, as by baking into half
+precision, is invertible again, though only by embeddings larger than the concept's by the inverse of the rounding.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def test_on_a_model_it_says_what_it_promises(tiny_model: Model) -> None:
     ("guides", "options"),
     [
         (["dog", "apple", "art"], {"preserve_rank": 2}),
-        (["dog"] * 3, {"tokens": "window", "concept_rank": 6}),
+        (["dog"] * 3, {"tokens": "window", "concept_rank": 6, "mu": 0.0}),
         (["dog"] * 3, {"expand_prompts": True, "preserve_rank": 1, "mu": 5.0}),
         (["dog", "apple", "art"], {"preserve_tokens": "all", "preserve_rank": 4}),
     ],

@@ -58,14 +58,15 @@ class CertifiedConfig(Settings):
     """What to cover, and what to give for it.
 
     Attributes:
-        tokens: the last subject token of the concept (`last`), or all from there through the last padding (`window`).
+        tokens: the last subject token of the concept (`last`), or all from there through the last padding (`window`),
+            which moves unrelated prompts far: these tokens differ little from the ones that are kept.
         expand_prompts: cover the concept in five templates as well.
         concept_rank: cover only so many leading directions of the concepts' tokens; None covers all.
         cut: leave directions of the concepts alone that have less than this share outside what is kept.
         preserve_tokens: of a preserved prompt, keep the last subject token, or all (`all`; takes many more dimensions).
         preserve_rank: keep so many leading directions of the preserved tokens exactly; None keeps them all while they,
             the guides and the empty prompt take at most half of d, else as many as fit in that half.
-        mu: what the rest of the preserved tokens is worth.
+        mu: what the rest of the preserved tokens is worth; at 100, a mean leak of a tenth weighs as much as a rho of 1.
     """
 
     tokens: Literal["last", "window"] = "last"
@@ -74,7 +75,7 @@ class CertifiedConfig(Settings):
     cut: float = Field(default=1e-3, gt=0, lt=1)
     preserve_tokens: Literal["last", "all"] = "last"
     preserve_rank: int | None = Field(default=None, ge=0)
-    mu: float = Field(default=1.0, ge=0)
+    mu: float = Field(default=100.0, ge=0)
 
 
 def erase(model: Model, request: Request, config: CertifiedConfig) -> Eraser:
