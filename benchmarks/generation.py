@@ -209,7 +209,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
     sampling = Sampling.default(model)
-    n, rounds, images = (16, 1, 16) if arguments.quick else (192, 5, 400)
+    n, rounds, images = (8, 1, 8) if arguments.quick else (192, 5, 400)
     found = {
         "speed": speed(model, sampling, n, rounds),
         "agreement": agreement(model, judge, sampling, images, (8, sampling.steps) if arguments.quick else STEPS),

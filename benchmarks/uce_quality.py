@@ -106,14 +106,15 @@ def mean(rows: list[dict[str, Any]], where: str, metric: str) -> str:
 def table(found: dict[str, dict[str, dict[str, Any]]], setting: str) -> str:
     """One setting: a line a concept."""
     lines = [
-        "| concept | forget | retain | base retain | change | adjacent | indirect | "
+        "| concept | forget | base forget | retain | base retain | change | adjacent | indirect | "
         + " | ".join(DESTINATIONS)
         + " | recall | false positives |",
-        "|---" * (9 + len(DESTINATIONS)) + "|",
+        "|---" * (10 + len(DESTINATIONS)) + "|",
     ]
     for concept, settings in found.items():
         row = settings[setting]
-        cells = [concept, rate(row["metrics"], "forget"), rate(row["metrics"], "retain"), rate(row["base"], "retain")]
+        cells = [concept, rate(row["metrics"], "forget"), rate(row["base"], "forget")]
+        cells += [rate(row["metrics"], "retain"), rate(row["base"], "retain")]
         cells += [rate(row["change"], "retain"), rate(row["metrics"], "adjacent"), rate(row["metrics"], "indirect")]
         cells += [str(row["went"].get(where, 0)) for where in DESTINATIONS]
         cells += ["" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "false_positive_rate")]
@@ -129,10 +130,14 @@ def rate(rates: dict[str, Any], metric: str) -> str:
 
 
 def page(found: dict[str, dict[str, dict[str, Any]]], judge: Judge) -> str:
-    lines = ["| setting | forget | retain | base retain | retain change | adjacent | indirect |", "|---" * 7 + "|"]
+    lines = [
+        "| setting | forget | base forget | retain | base retain | retain change | adjacent | indirect |",
+        "|---" * 8 + "|",
+    ]
     for name in SETTINGS:
         rows = [settings[name] for settings in found.values()]
-        cells = [mean(rows, "metrics", "forget"), mean(rows, "metrics", "retain"), mean(rows, "base", "retain")]
+        cells = [mean(rows, "metrics", "forget"), mean(rows, "base", "forget")]
+        cells += [mean(rows, "metrics", "retain"), mean(rows, "base", "retain")]
         cells += [mean(rows, "change", "retain"), mean(rows, "metrics", "adjacent"), mean(rows, "metrics", "indirect")]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     parts = [f"## {name}\n\n`{json.dumps(setting)}`\n\n{table(found, name)}" for name, setting in SETTINGS.items()]
