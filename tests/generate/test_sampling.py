@@ -108,6 +108,8 @@ def test_eraser_is_on_only_while_a_batch_runs(tiny_model: Model) -> None:
     turns = zip(sample(tiny_model, jobs, sampling, eraser), sample(tiny_model, jobs, sampling), strict=True)
     for (i, one), (k, other) in turns:
         assert i == k
+        assert one is not None
+        assert other is not None
         assert np.array_equal(one, erased[i])
         assert np.array_equal(other, plain[k])
 

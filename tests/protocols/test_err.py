@@ -95,7 +95,7 @@ def test_calibration_is_measured_on_the_unedited_model(
     found = run(tiny_model, {"mine": eraser}, tmp_path / "out")
     named = [s for s in found.results[BASE].shots if s.probe.metric in ("forget", "retain", "adjacent")]
     assert found.judge.recall is not None
-    assert found.judge.recall.value == pytest.approx(np.mean([shot.found for shot in named]))
+    assert found.judge.recall.value == pytest.approx(np.mean([shot.found is True for shot in named]))
     assert found.judge.false_positive_rate is not None
     assert found.judge.false_positive_rate.n == len(named)
 
