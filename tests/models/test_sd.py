@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import numpy as np
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
@@ -89,7 +90,8 @@ def test_the_same_seed_gives_the_pipelines_pictures(tiny_model: Model, pipeline:
         generator = torch.Generator().manual_seed(3)
         return of("a cat", num_inference_steps=2, generator=generator, output_type="np").images
 
-    assert (picture(tiny_model.pipeline()) == picture(pipeline)).all()
+    # Channels last adds up in another order.
+    np.testing.assert_allclose(picture(tiny_model.pipeline()), picture(pipeline), atol=1e-5)
 
 
 def test_hashes_know_the_weights(tiny_sd: Path, other_sd: Path) -> None:

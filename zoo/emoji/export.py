@@ -60,9 +60,7 @@ def export_pipeline(run: Path, out: Path) -> None:
 def export_judge(run: Path, out: Path, version: str) -> None:
     net = JudgeNet(len(THINGS), len(STYLES))
     if (run / "judge.pt").exists():
-        average = Average(net, 0.0)
-        average.shadow = torch.load(run / "judge.pt", weights_only=True)["average"]
-        average.copy_to(net)
+        net.load_state_dict(torch.load(run / "judge.pt", weights_only=True)["model"])
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, out / "model.safetensors")
     config = {"objects": [t.name for t in THINGS], "styles": list(STYLES), "thresholds": THRESHOLDS, "version": version}

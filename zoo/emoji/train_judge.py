@@ -4,17 +4,18 @@
 
 Its object head learns from every set but one (more than the generator saw) under strong augmentation.
 "None of these" is taught with other emoji, noise, blank and broken pictures and blends of two objects.
-Resumes from RUN/judge.pt; `check_judge.py` measures it.
+Its object and its style network learn one after the other. Resumes from RUN/judge_*.pt; `check_judge.py` measures it.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from catalogue import STYLES, THINGS
@@ -195,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--style-steps", type=int, default=800)
     args = parser.parse_args()
     names, styles = [t.name for t in THINGS], list(STYLES)
     pixels, rows = render(args.run / "judge_things", judge_cells(), 14, 0)
@@ -202,37 +204,42 @@ def main() -> None:
     other = render(args.run / "judge_others", other_cells(False), 1, 10**6)
     torch.manual_seed(3)
     net = JudgeNet(len(names), len(styles)).to(memory_format=torch.channels_last)
-    optimiser, average, step = Muon(net, MUON_LR, ADAM_LR, ("head", "stem")), Average(net, 0.998), 0
-    if (args.run / "judge.pt").exists():
-        state = torch.load(args.run / "judge.pt", weights_only=True)
-        net.load_state_dict(state["model"])
+    for part, steps in (("object", args.steps), ("style", args.style_steps)):
+        train(part, net, steps, args.run, lambda step: batch(step, things, other, names, styles))
+    save_checkpoint(args.run / "judge.pt", model=net.state_dict())
+
+
+def train(part: str, net: JudgeNet, steps: int, run: Path, draw: Callable[[int], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """One of the judge's two networks; the average of its weights is left in place."""
+    module = net.style if part == "style" else nn.ModuleList([net.stem, net.blocks, net.object_head])
+    optimiser, average, step = Muon(module, MUON_LR, ADAM_LR, ("head", "stem", "2", "hidden")), Average(module, 0.998), 0
+    path = run / f"judge_{part}.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        module.load_state_dict(state["model"])
         optimiser.load_full_state(state["optimiser"])
         average.shadow, step = state["average"], state["step"]
-    log = Log(args.run / "judge.jsonl")
-    while step < args.steps:
-        x, obj, style = batch(step, things, other, names, styles)
-        optimiser.schedule(learning_rate(step + 1, args.steps, 1.0, 100))
-        with torch.autocast("cpu", torch.bfloat16):
-            object_logits, style_logits = net(x.contiguous(memory_format=torch.channels_last))
-        object_logits, style_logits = object_logits.float(), style_logits.float()
-        loss = F.cross_entropy(object_logits, obj, label_smoothing=0.05) + 0.5 * F.cross_entropy(style_logits, style)
+    log = Log(run / f"judge_{part}.jsonl")
+    while step < steps:
+        x, obj, style = draw(step)
+        target = style if part == "style" else obj
+        x, target = x[target >= 0], target[target >= 0]
+        optimiser.schedule(learning_rate(step + 1, steps, 1.0, 100))
+        with torch.autocast("cpu", torch.bfloat16, enabled=part == "object"):
+            logits = (net.style if part == "style" else net.objects)(x.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         step += 1
-        average.update(net, step)
+        average.update(module, step)
         if step % 100 == 0:
-            seen = obj >= 0
-            right = (object_logits.argmax(1) == obj)[seen].float().mean()
+            right = (logits.argmax(1) == target).float().mean()
             log(step=step, loss=round(loss.item(), 4), right=round(right.item(), 3))
-        if step % 500 == 0 or step == args.steps:
-            save_checkpoint(
-                args.run / "judge.pt",
-                model=net.state_dict(),
-                optimiser=optimiser.full_state(),
-                average=average.shadow,
-                step=step,
-            )
+        if step % 500 == 0 or step == steps:
+            state = {"model": module.state_dict(), "optimiser": optimiser.full_state(), "step": step}
+            save_checkpoint(path, average=average.shadow, **state)
+    average.copy_to(module)
 
 
 if __name__ == "__main__":

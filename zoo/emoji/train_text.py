@@ -56,7 +56,7 @@ class Captions:
 
     def fill(self, template: str, **parts: str) -> tuple[list[int], dict[str, int]]:
         """Token ids of a template, and where the last token of each part is."""
-        ids: list[int] = [self.tokenizer.bos_token_id]
+        ids: list[int] = [int(self.tokenizer.bos_token_id)]
         at: dict[str, int] = {}
         rest = template
         while rest:
@@ -67,7 +67,7 @@ class Captions:
             start, key = found
             ids += self.ids(rest[:start]) + self.ids(parts[key])
             at[key], rest = len(ids) - 1, rest[start + 3 :]
-        return [*ids[: MAX_TOKENS - 1], self.tokenizer.eos_token_id], at
+        return [*ids[: MAX_TOKENS - 1], int(self.tokenizer.eos_token_id)], at
 
     def phrase(self, rng: np.random.Generator) -> Item:
         point = self.points[int(rng.integers(0, len(self.groups)))]

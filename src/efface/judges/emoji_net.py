@@ -27,6 +27,28 @@ class Block(nn.Module):
         return F.silu(self.norm2(self.conv2(h)) + self.short(x))
 
 
+class StyleNet(nn.Module):
+    """How a picture is drawn, not what: local contrasts at full resolution, and how they are spread.
+
+    No normalisation: a flat colour and a soft shade differ by little, which a norm would hide.
+    """
+
+    def __init__(self, styles: int):
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(3, 24, 3, 1, 1), nn.Conv2d(24, 32, 3, 2, 1), nn.Conv2d(32, 64, 3, 2, 1), nn.Conv2d(64, 64, 3, 2, 1)]
+        )
+        self.hidden = nn.Linear(2 * (24 + 32 + 64 + 64), 96)
+        self.head = nn.Linear(96, styles + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics: list[Tensor] = []
+        for convolution in self.convolutions:
+            x = F.leaky_relu(convolution(x), 0.1)
+            statistics += [x.mean((2, 3)), x.square().mean((2, 3)).add(1e-6).sqrt()]
+        return self.head(F.silu(self.hidden(torch.cat(statistics, 1))))
+
+
 class JudgeNet(nn.Module):
     """Pictures in [-1, 1], (n, 3, 64, 64), to object logits (n, objects + 1) and style logits (n, styles + 1)."""
 
@@ -40,15 +62,14 @@ class JudgeNet(nn.Module):
             self.blocks.append(Block(width, width, 1))
             inputs = width
         self.object_head = nn.Linear(inputs, objects + 1)
-        # Style is texture as much as shape: its head also reads the early, fine-grained maps.
-        self.style_head = nn.Linear(inputs + WIDTHS[1], styles + 1)
+        self.style = StyleNet(styles)
+
+    def objects(self, x: Tensor) -> Tensor:
+        """Object logits alone."""
+        x = F.silu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.object_head(x.mean((2, 3)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.silu(self.stem(x))
-        early = x
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i == 3:
-                early = x
-        features = x.mean((2, 3))
-        return self.object_head(features), self.style_head(torch.cat((features, early.mean((2, 3))), 1))
+        return self.objects(x), self.style(x)

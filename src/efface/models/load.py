@@ -30,6 +30,9 @@ def load_part(folder: Folder, part: str, device: torch.device, dtype: torch.dtyp
     variant = folder.variant(part)
     with _quiet():
         loaded = kind.from_pretrained(place, variant=variant, use_safetensors=True, local_files_only=True, **cast)
+    if part in ("unet", "vae"):
+        # Convolutions run up to half faster with channels last, on CPUs and on tensor cores alike.
+        loaded = loaded.to(memory_format=torch.channels_last)
     return loaded.to(device).eval().requires_grad_(False)
 
 
