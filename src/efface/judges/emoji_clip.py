@@ -35,8 +35,7 @@ def embedded_clip() -> tuple[Any, Any, Any]:
         text = base.text_encoder.state_dict()
         state |= {_PREFIX.sub("text_model.", name, count=1): value for name, value in text.items()}
         model.load_state_dict(state)
+        processor = CLIPImageProcessorPil.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadFile(f"Cannot read the CLIP in {folder}: {' '.join(str(error).split())[:200]}.") from error
-    side = int(config.vision_config.image_size)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return model, base.tokenizer, processor
