@@ -29,15 +29,6 @@ def test_a_registered_entry_is_found() -> None:
     assert registry.names() == ("seven",)
 
 
-def test_methods_carry_their_names_and_sources() -> None:
-    for name in METHODS.names():
-        method = METHODS.get(name)
-        assert method.name == name
-        assert method.paper.startswith("https://")
-        assert method.repository.startswith("https://")
-        method.config()  # the published defaults are valid
-
-
 def test_the_public_names_exist_and_stay_functions() -> None:
     importlib.import_module("efface.erasing")
     for name in efface.__all__:

@@ -131,13 +131,17 @@ def test_foreign_folders(tmp_path: Path) -> None:
         Folder(tmp_path / "file" / "out")
 
 
+# Each step waits a little, so that the signal always finds it at work.
 _RUN = """
 import sys
+import time
 from pathlib import Path
 import efface
 from efface.generate import Job, Sampling, generate
 jobs = [Job(prompt, seed) for prompt in ("a cat", "a dog") for seed in range(30)]
-def tell(what, done, total): print(done, flush=True)
+def tell(what, done, total):
+    print(done, flush=True)
+    time.sleep(0.1)
 model, out = efface.open_model(sys.argv[1]), Path(sys.argv[2])
 generate(model, jobs, Sampling("ddim", 3, 3.0, batch_size=2), out=out, progress=tell)
 """

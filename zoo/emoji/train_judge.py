@@ -209,10 +209,16 @@ def main() -> None:
     save_checkpoint(args.run / "judge.pt", model=net.state_dict())
 
 
-def train(part: str, net: JudgeNet, steps: int, run: Path, draw: Callable[[int], tuple[Tensor, Tensor, Tensor]]) -> None:
+def train(
+    part: str, net: JudgeNet, steps: int, run: Path, draw: Callable[[int], tuple[Tensor, Tensor, Tensor]]
+) -> None:
     """One of the judge's two networks; the average of its weights is left in place."""
     module = net.style if part == "style" else nn.ModuleList([net.stem, net.blocks, net.object_head])
-    optimiser, average, step = Muon(module, MUON_LR, ADAM_LR, ("head", "stem", "2", "hidden")), Average(module, 0.998), 0
+    optimiser, average, step = (
+        Muon(module, MUON_LR, ADAM_LR, ("head", "stem", "2", "hidden")),
+        Average(module, 0.998),
+        0,
+    )
     path = run / f"judge_{part}.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
