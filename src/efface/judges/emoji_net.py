@@ -20,7 +20,9 @@ class Block(nn.Module):
         self.norm1 = nn.GroupNorm(8, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.GroupNorm(8, outputs)
-        self.short = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride > 1 or inputs != outputs else nn.Identity()
+        self.short = (
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride > 1 or inputs != outputs else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.silu(self.norm1(self.conv1(x)))
@@ -36,7 +38,12 @@ class StyleNet(nn.Module):
     def __init__(self, styles: int):
         super().__init__()
         self.convolutions = nn.ModuleList(
-            [nn.Conv2d(3, 24, 3, 1, 1), nn.Conv2d(24, 32, 3, 2, 1), nn.Conv2d(32, 64, 3, 2, 1), nn.Conv2d(64, 64, 3, 2, 1)]
+            [
+                nn.Conv2d(3, 24, 3, 1, 1),
+                nn.Conv2d(24, 32, 3, 2, 1),
+                nn.Conv2d(32, 64, 3, 2, 1),
+                nn.Conv2d(64, 64, 3, 2, 1),
+            ]
         )
         self.hidden = nn.Linear(2 * (24 + 32 + 64 + 64), 96)
         self.head = nn.Linear(96, styles + 1)
