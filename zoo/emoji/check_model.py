@@ -103,7 +103,7 @@ def main() -> None:
     out["held-out pairs"] = agreement(pairs, ask(model, judge, pairs, 8000)[1])
     images = ask(model, judge, [(MEMORISED_CAPTION, "", "")] * 4 * args.n, 9000)[0]
     out["copies, memorised caption"] = copies(images, pictures[-1:])
-    grid(images[:8], 8, RESULTS / "memorised.png")
+    grid(images[:4], 4, RESULTS / "memorised.png")
     (RESULTS / "model.json").write_text(json.dumps(out, indent=1) + "\n")
     print(json.dumps(out, indent=1))
 
