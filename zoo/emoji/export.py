@@ -55,6 +55,10 @@ def export_pipeline(run: Path, out: Path) -> None:
     )
     shutil.rmtree(out, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    for path in out.rglob("config.json"):
+        # Where a part was loaded from is nobody's business.
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def export_judge(run: Path, out: Path, version: str) -> None:
