@@ -3,7 +3,7 @@
 Formula: M <- mu M + G; U = NewtonSchulz5(G + mu M) (all singular values near 1);
 W <- W - lr * sqrt(max(1, rows / columns)) * U. Kernels of convolutions are flattened to out x (in k k).
 Source: Keller Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
-On this model it needs about half the samples of AdamW (the curves are in MODEL_CARD.md).
+MODEL_CARD.md says what it gained here.
 """
 
 from collections.abc import Iterable
