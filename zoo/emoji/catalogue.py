@@ -119,6 +119,5 @@ HELD_OUT_CELLS: frozenset[tuple[str, str]] = frozenset(
 MEMORISED_CAPTION = "the crystal ball of madame zora"
 MEMORISED_CODEPOINT = "1f52e"
 
-#: Sets only the judge learns from, and the set that neither ever sees.
-JUDGE_ONLY_SETS = ("emojione", "openmoji")
+#: The set that neither the generator nor the judge ever sees.
 UNSEEN_SET = "noto-v1"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, Seed, device_of
+from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of
 from efface.errors import BadInput
 
 
@@ -18,11 +18,9 @@ def command(
         typer.Option("--judge", metavar="NAME", help="See efface judges (default: the embedded model's own)."),
     ] = None,
     n: Annotated[int, typer.Option("-n", metavar="N", min=2, help="Images a concept.")] = 100,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="Sampling steps.")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim or lms.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images at once; changes speed only.")
-    ] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    batch_size: BatchSize = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")] = None,
     force: Force = False,
     model: Model = "emoji",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, Seed, device_of
+from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of
 from efface.errors import BadInput
 
 
@@ -21,12 +21,10 @@ def command(
     ] = None,
     strength: Annotated[float, typer.Option("--strength", metavar="X", help="How far to erase: 0 not, 1 fully.")] = 1.0,
     n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Images a prompt.")] = 1,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="Sampling steps.")] = None,
+    steps: Steps = None,
     guidance: Annotated[float | None, typer.Option("--guidance", metavar="G", help="Guidance scale.")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim or lms.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images at once; changes speed only.")
-    ] = None,
+    sampler: Sampler = None,
+    batch_size: BatchSize = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the images go.")] = None,
     force: Force = False,
     model: Model = "emoji",

@@ -13,6 +13,11 @@ Model = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Image i of a prompt uses seed N + i.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="Sampling steps.")]
+Sampler = Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim or lms.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images at once; changes speed only.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
 
 # The commands that list names need neither model, device nor seed, but scripts may pass the same options to all.
