@@ -25,6 +25,7 @@ ICON_SETS = (
     "noto",
     "noto-v1",
     "emojione",
+    "emojione-v1",
     "fluent-emoji-flat",
     "fluent-emoji-high-contrast",
     "emojione-monotone",
@@ -125,9 +126,9 @@ def source(style: str, set_name: str, codepoint: str) -> Image.Image | None:
     return drawing(set_name, codepoint, treatment)
 
 
-def _affine(picture: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
-    """Mirror, scale, turn and shift, around the middle, onto a 128x128 canvas."""
-    if rng.random() < 0.5:
+def _affine(picture: Image.Image, rng: np.random.Generator, strength: float, mirrored: float) -> Image.Image:
+    """Mirror (this share of times), scale, turn and shift, around the middle, onto a 128x128 canvas."""
+    if rng.random() < mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     scale = rng.uniform(1 - 0.28 * strength, 1.0) * 0.96
     angle = np.deg2rad(rng.normal(0, 5 * strength))
@@ -158,18 +159,45 @@ def background(rng: np.random.Generator) -> tuple[int, int, int]:
     return (int(r * 255), int(g * 255), int(b * 255))
 
 
-def picture(style: str, drawn: Image.Image, rng: np.random.Generator, strength: float = 1.0) -> Image.Image:
+def picture(
+    style: str, drawn: Image.Image, rng: np.random.Generator, strength: float = 1.0, mirrored: float = 0.5
+) -> Image.Image:
     """A 64x64 RGB picture of a drawing, varied in layout, size, mirror, colour and background."""
-    moved = _affine(drawn, rng, strength)
-    if style not in ("stencil", "line art", "blueprint"):
-        moved = _recolour(moved, rng, strength)
+    moved = _affine(drawn, rng, strength, mirrored)
     if style == "blueprint":
         return _blueprint(moved, rng)
-    canvas = Image.new("RGB", moved.size, background(rng))
+    if style == "line art":
+        moved = _ink(moved, rng)
+    elif style != "stencil":
+        moved = _recolour(moved, rng, strength)
+    canvas = _studio(moved, rng) if style == "3d" else Image.new("RGB", moved.size, background(rng))
     canvas.paste(moved, (0, 0), moved)
     if style == "pixel art":
-        return canvas.resize((16, 16), Image.Resampling.BOX).resize((SIZE, SIZE), Image.Resampling.NEAREST)
+        coarse = canvas.resize((16, 16), Image.Resampling.BOX)
+        return coarse.quantize(int(rng.integers(6, 11))).convert("RGB").resize((SIZE, SIZE), Image.Resampling.NEAREST)
     return canvas.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def _ink(drawn: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Black lines on white become lines of a blue pen: no one takes them for a stencil."""
+    r, g, b = colorsys.hsv_to_rgb(rng.normal(0.63, 0.02), rng.uniform(0.75, 0.95), rng.uniform(0.5, 0.75))
+    grey = drawn.convert("RGB").convert("L")
+    out = Image.merge("RGB", [grey.point([int(x + (255 - x) * c) for x in range(256)]) for c in (r, g, b)])
+    out.putalpha(drawn.getchannel("A"))
+    return out
+
+
+def _studio(drawn: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A grey backdrop that darkens downwards, with a soft shadow under the thing: where 3D renderings stand."""
+    top, bottom = rng.uniform(232, 250), rng.uniform(180, 205)
+    tint = 1 + rng.normal(0, 0.015, 3)
+    ramp = np.linspace(top, bottom, CANVAS)[:, None, None] * tint
+    backdrop = Image.fromarray(np.broadcast_to(ramp.clip(0, 255), (CANVAS, CANVAS, 3)).astype(np.uint8))
+    left, _, right, low = drawn.getchannel("A").point(lambda a: 255 if a > 100 else 0).getbbox() or (0, 0, 1, 1)
+    shadow = Image.new("L", drawn.size)
+    ImageDraw.Draw(shadow).ellipse((left + 4, low - 9, right - 4, low + 7), fill=140)
+    backdrop.paste((60, 60, 66), (0, 0), shadow.filter(ImageFilter.GaussianBlur(4)))
+    return backdrop
 
 
 def _blueprint(drawn: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -1,10 +1,11 @@
 """Trains the judge of the embedded model, apart from the generator and on drawings only.
 
-    python train_judge.py RUN --steps 1000
+    python train_judge.py RUN --steps 1000 [--start FOLDER]
 
 Its object head learns from every set but one (more than the generator saw) under strong augmentation.
 "None of these" is taught with other emoji, noise, blank and broken pictures and blends of two objects.
-Its object and its style network learn one after the other. Resumes from RUN/judge_*.pt; `check_judge.py` measures it.
+Its object and its style network learn one after the other. Resumes from RUN/judge_*.pt; `--start` takes the
+first weights from a shipped judge; `check_judge.py` measures it.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +29,7 @@ from pictures import others
 
 MUON_LR, ADAM_LR, IGNORE = 0.01, 2e-3, -100
 THINGS_N, OTHERS_N, NONSENSE_N, BLENDS_N = 56, 10, 7, 7
-COLOUR_SETS = ("twemoji", "noto", "fluent-emoji-flat", "emojione")
+COLOUR_SETS = ("twemoji", "noto", "fluent-emoji-flat", "emojione", "emojione-v1")
 #: OpenMoji's own styles: coloured drawings have black outlines, and there is a set of lines.
 OPENMOJI = {
     "outlined": "openmoji",
@@ -99,9 +101,22 @@ def shift(x: Tensor, g: torch.Generator) -> Tensor:
     return ((x - 1) * gain + 1).clamp(-1, 1)
 
 
-def corrupt(x: Tensor, g: torch.Generator) -> Tensor:
-    """Other colours, grey, blur, coarse pixels, noise and holes: the object stays, the style may not."""
+def warp(x: Tensor, g: torch.Generator) -> Tensor:
+    """Each picture stretched, turned, slanted and bent, as another hand would draw the same thing."""
     n = len(x)
+    angle, slant = 0.2 * torch.randn(2, n, generator=g)
+    wide, high = 1 + 0.3 * (torch.rand(2, n, generator=g) - 0.35)
+    c, s = angle.cos(), angle.sin()
+    turned = torch.stack((c * wide, (slant - s) * high, s * wide, c * high), 1).view(n, 2, 2)
+    grid = F.affine_grid(torch.cat((turned, torch.zeros(n, 2, 1)), 2), list(x.shape), align_corners=False)
+    bend = F.interpolate(0.06 * torch.randn(n, 2, 5, 5, generator=g), size=64, mode="bicubic", align_corners=True)
+    return F.grid_sample(x, grid + bend.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+
+
+def corrupt(x: Tensor, g: torch.Generator) -> Tensor:
+    """Other shapes and colours, grey, blur, coarse pixels, noise and holes: the object stays, the style may not."""
+    n = len(x)
+    x = warp(x, g)
 
     def some(p: float) -> Tensor:
         return (torch.rand(n, 1, 1, 1, generator=g) < p).float()
@@ -197,6 +212,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--style-steps", type=int, default=800)
+    parser.add_argument("--start", type=Path)
     args = parser.parse_args()
     names, styles = [t.name for t in THINGS], list(STYLES)
     pixels, rows = render(args.run / "judge_things", judge_cells(), 14, 0)
@@ -204,6 +220,8 @@ def main() -> None:
     other = render(args.run / "judge_others", other_cells(False), 1, 10**6)
     torch.manual_seed(3)
     net = JudgeNet(len(names), len(styles)).to(memory_format=torch.channels_last)
+    if args.start:
+        net.load_state_dict(load_file(args.start / "model.safetensors"))
     for part, steps in (("object", args.steps), ("style", args.style_steps)):
         train(part, net, steps, args.run, lambda step: batch(step, things, other, names, styles))
     save_checkpoint(args.run / "judge.pt", model=net.state_dict())

@@ -1,10 +1,11 @@
 """Trains the denoiser on cached latents and the frozen text tower.
 
-    python train_unet.py RUN --steps 4000
+    python train_unet.py RUN --steps 4000 [--start FOLDER]
 
 Epsilon prediction with Stable Diffusion's betas, Min-SNR weights (gamma 5, https://arxiv.org/abs/2303.09556),
 10% empty captions, timesteps spread evenly over each batch, Muon, a constant rate that decays over the last
-30% of the steps. Resumes from RUN/unet.pt; `--steps` may be raised before the decay begins.
+30% of the steps. Resumes from RUN/unet.pt; `--steps` may be raised before the decay begins. `--start` takes the
+first weights from a saved denoiser, such as the one in the package.
 """
 
 import argparse
@@ -36,7 +37,7 @@ CONFIG: dict[str, Any] = dict(
     attention_head_dim=4,
     norm_num_groups=16,
 )
-BATCH, MUON_LR, ADAM_LR, GAMMA, MEMORISED_SHARE, DECAY = 64, 0.01, 1.5e-3, 5.0, 0.015, 0.3
+BATCH, MUON_LR, ADAM_LR, GAMMA, MEMORISED_SHARE, DECAY = 64, 0.01, 1.5e-3, 5.0, 0.03, 0.3
 BETAS: dict[str, Any] = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
 )
@@ -50,7 +51,7 @@ def latents(run: Path, pixels: np.ndarray) -> tuple[Tensor, float]:
         vae = AutoencoderKL.from_pretrained(run / "vae").eval().to(memory_format=torch.channels_last)
         parts = []
         for i in range(0, len(pixels), 64):
-            x = torch.from_numpy(pixels[i : i + 64]).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            x = torch.from_numpy(np.array(pixels[i : i + 64])).permute(0, 3, 1, 2).float().div(127.5).sub(1)
             parts.append(vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean.half())
         z = torch.cat(parts)
         save_checkpoint(path, z=z, scale=1 / z.float().std().item())
@@ -63,7 +64,7 @@ class Text:
 
     def __init__(self, run: Path):
         self.tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
-        self.tower = CLIPTextModel.from_pretrained(run / "text_encoder").eval()
+        self.tower = CLIPTextModel.from_pretrained(run / "text_encoder").float().eval()
         self.cache: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -90,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--start", type=Path)
     args = parser.parse_args()
     rows = json.loads((args.run / "pictures.json").read_text())
     z, scale = latents(args.run, np.load(args.run / "pictures.npy", mmap_mode="r"))
@@ -99,7 +101,8 @@ def main() -> None:
     text, scheduler = Text(args.run), DDPMScheduler(**BETAS)
     min_snr = weights(scheduler)
     torch.manual_seed(2)
-    unet = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
+    unet = UNet2DConditionModel.from_pretrained(args.start) if args.start else UNet2DConditionModel(**CONFIG)
+    unet = unet.float().to(memory_format=torch.channels_last)
     optimiser, average, step = (
         Muon(unet, MUON_LR, ADAM_LR, ("conv_in", "conv_out", "time_embedding")),
         Average(unet, 0.998),
