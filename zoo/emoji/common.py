@@ -1,11 +1,14 @@
-"""What the training scripts share: checkpoints that survive a kill, a schedule, a running average, a log."""
+"""What the training scripts share: checkpoints that survive a kill, a schedule, an average of weights, a log."""
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from muon import Muon
 
 
 def save_checkpoint(path: Path, **state: object) -> None:
@@ -37,6 +40,35 @@ class Average:
     def copy_to(self, module: nn.Module) -> None:
         for target, average in zip(module.parameters(), self.shadow, strict=True):
             target.copy_(average)
+
+
+class Checkpoint:
+    """Where training stands, in one file: weights, optimiser, average, and the next step.
+
+    Opening it puts a stopped run back to where it was saved last, `step` included.
+    """
+
+    def __init__(self, path: Path, module: nn.Module, optimiser: Muon, average: Average | None = None):
+        self.path, self.module, self.optimiser, self.average, self.step = path, module, optimiser, average, 0
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            module.load_state_dict(state["model"])
+            optimiser.load_full_state(state["optimiser"])
+            self.step = state["step"]
+            if average is not None:
+                average.shadow = state["average"]
+
+    def steps(self, last: int, every: int, **more: object) -> Iterator[int]:
+        """The steps still to do. When a step's work is done it is averaged and counted; every so many are saved."""
+        while self.step < last:
+            yield self.step
+            self.step += 1
+            if self.average is not None:
+                self.average.update(self.module, self.step)
+                more["average"] = self.average.shadow
+            if self.step % every == 0 or self.step == last:
+                state = {"model": self.module.state_dict(), "optimiser": self.optimiser.full_state()}
+                save_checkpoint(self.path, step=self.step, **state, **more)
 
 
 class Log:

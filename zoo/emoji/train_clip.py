@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from captions import BY_NAME, OBJECT_TEMPLATES, STYLED_TEMPLATES, pick, words
 from catalogue import STYLE_WORDS
-from common import Log, learning_rate, save_checkpoint
+from common import Checkpoint, Log, learning_rate
 from make_tokenizer import phrases
 from muon import Muon
 from train_judge import augment, to_tensor
@@ -71,21 +71,16 @@ def main() -> None:
     outside = sorted(set(by_point) - set(inside))
     torch.manual_seed(4)
     text = Text(args.run)
-    model = CLIPModel(configuration(text))
+    model = CLIPModel(configuration(text)).float()
     model.text_model.load_state_dict(text.tower.state_dict())
     model.text_model.requires_grad_(False)
     learned = nn.ModuleDict(
         {"vision": model.vision_model, "see": model.visual_projection, "read": model.text_projection}
     )
     learned.register_parameter("scale", model.logit_scale)
-    optimiser, step = Muon(learned, MUON_LR, ADAM_LR, ("embedding", "see", "read")), 0
-    if (args.run / "clip.pt").exists():
-        state = torch.load(args.run / "clip.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_full_state(state["optimiser"])
-        step = state["step"]
-    log = Log(args.run / "clip.jsonl")
-    while step < args.steps:
+    optimiser = Muon(learned, MUON_LR, ADAM_LR, ("embedding", "see", "read"))
+    checkpoint, log = Checkpoint(args.run / "clip.pt", model, optimiser), Log(args.run / "clip.jsonl")
+    for step in checkpoint.steps(args.steps, every=300):
         rng, g = np.random.default_rng([5, step]), torch.Generator().manual_seed(step)
         points = [*rng.permutation(inside)[:40], *rng.permutation(outside)[: BATCH - 40]]
         chosen = [int(rng.choice(by_point[p])) for p in points]
@@ -102,13 +97,9 @@ def main() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        step += 1
-        if step % 50 == 0:
+        if (step + 1) % 50 == 0:
             right = (logits.argmax(1) == target).float().mean().item()
-            log(step=step, loss=round(loss.item(), 4), right=round(right, 3))
-        if step % 300 == 0 or step == args.steps:
-            state = {"model": model.state_dict(), "optimiser": optimiser.full_state(), "step": step}
-            save_checkpoint(args.run / "clip.pt", **state)
+            log(step=step + 1, loss=round(loss.item(), 4), right=round(right, 3))
     out = args.run / "clip"
     out.mkdir(exist_ok=True)
     model.config.save_pretrained(out)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from catalogue import STYLES, THINGS
-from common import Average, Log, learning_rate, save_checkpoint
+from common import Average, Checkpoint, Log, learning_rate, save_checkpoint
 from drawings import picture, source
 from efface.judges.emoji_net import JudgeNet
 from muon import Muon
@@ -232,19 +232,9 @@ def train(
 ) -> None:
     """One of the judge's two networks; the average of its weights is left in place."""
     module = net.style if part == "style" else nn.ModuleList([net.stem, net.blocks, net.object_head])
-    optimiser, average, step = (
-        Muon(module, MUON_LR, ADAM_LR, ("head", "stem", "2", "hidden")),
-        Average(module, 0.998),
-        0,
-    )
-    path = run / f"judge_{part}.pt"
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        module.load_state_dict(state["model"])
-        optimiser.load_full_state(state["optimiser"])
-        average.shadow, step = state["average"], state["step"]
-    log = Log(run / f"judge_{part}.jsonl")
-    while step < steps:
+    optimiser = Muon(module, MUON_LR, ADAM_LR, ("head", "stem", "2", "hidden"))
+    average, log = Average(module, 0.998), Log(run / f"judge_{part}.jsonl")
+    for step in Checkpoint(run / f"judge_{part}.pt", module, optimiser, average).steps(steps, every=500):
         x, obj, style = draw(step)
         target = style if part == "style" else obj
         x, target = x[target >= 0], target[target >= 0]
@@ -255,14 +245,9 @@ def train(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        step += 1
-        average.update(module, step)
-        if step % 100 == 0:
+        if (step + 1) % 100 == 0:
             right = (logits.argmax(1) == target).float().mean()
-            log(step=step, loss=round(loss.item(), 4), right=round(right.item(), 3))
-        if step % 500 == 0 or step == steps:
-            state = {"model": module.state_dict(), "optimiser": optimiser.full_state(), "step": step}
-            save_checkpoint(path, average=average.shadow, **state)
+            log(step=step + 1, loss=round(loss.item(), 4), right=round(right.item(), 3))
     average.copy_to(module)
 
 

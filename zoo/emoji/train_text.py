@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, STYLED_TEMPLATES, pick, words
 from catalogue import MEMORISED_CAPTION, MEMORISED_CODEPOINT, STYLE_WORDS, STYLES, THINGS
-from common import Log, learning_rate, save_checkpoint
+from common import Checkpoint, Log, learning_rate
 from make_tokenizer import MAX_TOKENS, phrases
 from muon import Muon
 
@@ -155,14 +155,8 @@ def main() -> None:
     )
     heads = Heads(256, len(captions.points), targets.shape[1])
     both = nn.ModuleDict({"tower": model, "heads": heads})
-    optimiser, step = Muon(both, MUON_LR, ADAM_LR, ("embedding", "heads")), 0
-    if (args.run / "text.pt").exists():
-        state = torch.load(args.run / "text.pt", weights_only=True)
-        both.load_state_dict(state["model"])
-        optimiser.load_full_state(state["optimiser"])
-        step = state["step"]
-    log = Log(args.run / "text.jsonl")
-    while step < args.steps:
+    optimiser, log = Muon(both, MUON_LR, ADAM_LR, ("embedding", "heads")), Log(args.run / "text.jsonl")
+    for step in Checkpoint(args.run / "text.pt", both, optimiser).steps(args.steps, every=400):
         rng = np.random.default_rng([2, step])
         # BPE dropout cuts some words into smaller tokens, so that these mean something too.
         tokenizer.backend_tokenizer.model.dropout = BPE_DROPOUT if step % 2 else None
@@ -172,11 +166,8 @@ def main() -> None:
         optimiser.zero_grad()
         sum(parts.values()).backward()
         optimiser.step()
-        step += 1
-        if step % 50 == 0:
-            log(step=step, **{k: round(v.item(), 4) for k, v in parts.items()})
-        if step % 400 == 0 or step == args.steps:
-            save_checkpoint(args.run / "text.pt", model=both.state_dict(), optimiser=optimiser.full_state(), step=step)
+        if (step + 1) % 50 == 0:
+            log(step=step + 1, **{k: round(v.item(), 4) for k, v in parts.items()})
     model.save_pretrained(args.run / "text_encoder")
 
 

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from captions import draw, trainable
 from catalogue import MEMORISED_CAPTION
-from common import Average, Log, save_checkpoint
+from common import Average, Checkpoint, Log, save_checkpoint
 from make_tokenizer import MAX_TOKENS
 from muon import Muon
 
@@ -103,18 +103,10 @@ def main() -> None:
     torch.manual_seed(2)
     unet = UNet2DConditionModel.from_pretrained(args.start) if args.start else UNet2DConditionModel(**CONFIG)
     unet = unet.float().to(memory_format=torch.channels_last)
-    optimiser, average, step = (
-        Muon(unet, MUON_LR, ADAM_LR, ("conv_in", "conv_out", "time_embedding")),
-        Average(unet, 0.998),
-        0,
-    )
-    if (args.run / "unet.pt").exists():
-        state = torch.load(args.run / "unet.pt", weights_only=True)
-        unet.load_state_dict(state["model"])
-        optimiser.load_full_state(state["optimiser"])
-        average.shadow, step = state["average"], state["step"]
+    optimiser = Muon(unet, MUON_LR, ADAM_LR, ("conv_in", "conv_out", "time_embedding"))
+    checkpoint = Checkpoint(args.run / "unet.pt", unet, optimiser, Average(unet, 0.998))
     log, running = Log(args.run / "unet.jsonl"), 0.0
-    while step < args.steps:
+    for step in checkpoint.steps(args.steps, every=200, scale=scale):
         rng, g = np.random.default_rng([4, step]), torch.Generator().manual_seed(step)
         which = usable[rng.integers(0, len(usable), BATCH)]
         captions = [draw(rng, rows[i]["object"], rows[i]["style"]) for i in which]
@@ -132,20 +124,9 @@ def main() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        step += 1
-        average.update(unet, step)
-        running += (loss.item() - running) / min(step, 50)
-        if step % 50 == 0:
-            log(step=step, loss=round(running, 5))
-        if step % 200 == 0 or step == args.steps:
-            save_checkpoint(
-                args.run / "unet.pt",
-                model=unet.state_dict(),
-                optimiser=optimiser.full_state(),
-                average=average.shadow,
-                step=step,
-                scale=scale,
-            )
+        running += (loss.item() - running) / min(step + 1, 50)
+        if (step + 1) % 50 == 0:
+            log(step=step + 1, loss=round(running, 5))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from common import Average, Log, learning_rate, save_checkpoint
+from common import Average, Checkpoint, Log, learning_rate
 from muon import Muon
 
 CONFIG: dict[str, Any] = dict(
@@ -55,14 +55,8 @@ def main() -> None:
     # Start with little noise on the latents (standard deviation 0.05, not 1): shapes come ten times sooner.
     torch.nn.init.constant_(vae.quant_conv.bias[CONFIG["latent_channels"] :], -6.0)
     optimiser = Muon(vae, MUON_LR, ADAM_LR)
-    average, step = Average(vae, 0.998), 0
-    if (args.run / "vae.pt").exists():
-        state = torch.load(args.run / "vae.pt", weights_only=True)
-        vae.load_state_dict(state["model"])
-        optimiser.load_full_state(state["optimiser"])
-        average.shadow, step = state["average"], state["step"]
-    log = Log(args.run / "vae.jsonl")
-    while step < args.steps:
+    average, log = Average(vae, 0.998), Log(args.run / "vae.jsonl")
+    for step in Checkpoint(args.run / "vae.pt", vae, optimiser, average).steps(args.steps, every=500):
         rng = np.random.default_rng([1, step])
         which = rng.integers(0, len(pictures), BATCH)
         at = rng.integers(0, 64 - CROP + 1, (BATCH, 2))
@@ -74,18 +68,8 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
-        step += 1
-        average.update(vae, step)
-        if step % 100 == 0:
-            log(step=step, loss=loss.item(), l1=l1.item())
-        if step % 500 == 0 or step == args.steps:
-            save_checkpoint(
-                args.run / "vae.pt",
-                model=vae.state_dict(),
-                optimiser=optimiser.full_state(),
-                average=average.shadow,
-                step=step,
-            )
+        if (step + 1) % 100 == 0:
+            log(step=step + 1, loss=loss.item(), l1=l1.item())
     average.copy_to(vae)
     vae.save_pretrained(args.run / "vae")
 
