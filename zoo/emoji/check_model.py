@@ -4,7 +4,8 @@
 
 Agreement: the share of images in which the judge finds the object (the style) of the prompt. Generalisation:
 the same for words and object-style pairs that the denoiser's captions never held. Copies: the share of images
-nearer to a training picture than COPY (root mean square of pixels in [-1, 1]).
+nearer to a training picture than COPY (root mean square of pixels in [-1, 1]). A second opinion on objects stands
+beside the judge's (`second_opinion.py`).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from efface.generate.sampling import sample
 from efface.judges.emoji import EmojiJudge
 from efface.models import open_model
 from efface.models.emoji import HERE
+from second_opinion import SecondOpinion
 
 RESULTS = Path(__file__).parent / "results"
 COPY = 0.10
@@ -36,12 +38,16 @@ def ask(model, judge: EmojiJudge, rows: list[tuple[str, str, str]], seed: int) -
     return images, judge.classify(images)
 
 
-def agreement(rows: list[tuple[str, str, str]], seen: list) -> dict[str, float]:
+def agreement(rows: list[tuple[str, str, str]], seen: list, others: list[str]) -> dict[str, float]:
+    """Shares of images in which the judge, and the second opinion, find what the rows name."""
     objects = [s.object == o for (_, o, _), s in zip(rows, seen, strict=True) if o]
     styles = [s.style == t for (_, _, t), s in zip(rows, seen, strict=True) if t]
     out: dict[str, float] = {"n": len(rows)}
     if objects:
         out["object"] = round(float(np.mean(objects)), 4)
+        out["object, second opinion"] = round(
+            float(np.mean([s == o for (_, o, _), s in zip(rows, others, strict=True)])), 4
+        )
     if styles:
         out["style"] = round(float(np.mean(styles)), 4)
     return out
@@ -75,7 +81,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=HERE / "judge")
     args = parser.parse_args()
     model, judge, out = open_model("emoji"), EmojiJudge.load(args.judge), {}
-    pictures = np.load(args.run / "pictures.npy", mmap_mode="r")
+    pictures, opinion = np.load(args.run / "pictures.npy", mmap_mode="r"), SecondOpinion(args.run)
     RESULTS.mkdir(exist_ok=True)
     cells = [(t.name, s) for t in THINGS for s in STYLES]
     styled = [
@@ -85,7 +91,7 @@ def main() -> None:
         if (o, s) not in HELD_OUT_CELLS
     ]
     images, seen = ask(model, judge, styled, 1000)
-    out["object and style named"] = agreement(styled, seen)
+    out["object and style named"] = agreement(styled, seen, opinion.objects(images))
     out["by object"], out["by style"] = by(1, styled, seen), by(2, styled, seen)
     out["copies, ordinary captions"] = copies(images, pictures)
     first = [i for i, (o, s) in enumerate(cells) if (o, s) not in HELD_OUT_CELLS]
@@ -93,14 +99,18 @@ def main() -> None:
     sheet[first] = images[: len(first)]
     grid(sheet, len(STYLES), RESULTS / "model.png")
     plain = [(t.format(o=thing.name), thing.name, "") for thing in THINGS for t in OBJECT_TEMPLATES[: 2 * args.n]]
-    out["object named"] = agreement(plain, ask(model, judge, plain, 5000)[1])
+    images, seen = ask(model, judge, plain, 5000)
+    out["object named"] = agreement(plain, seen, opinion.objects(images))
     known = [(f"a {w}", t.name, "") for t in THINGS for w in t.synonyms for _ in range(2 * args.n)]
-    out["synonyms of the captions"] = agreement(known, ask(model, judge, known, 6000)[1])
+    images, seen = ask(model, judge, known, 6000)
+    out["synonyms of the captions"] = agreement(known, seen, opinion.objects(images))
     new = [(f"a {w}", t.name, "") for t in THINGS for w in t.held_out for _ in range(2 * args.n)]
-    seen = ask(model, judge, new, 7000)[1]
-    out["held-out synonyms"], out["held-out synonyms, by object"] = agreement(new, seen), by(1, new, seen)
+    images, seen = ask(model, judge, new, 7000)
+    out["held-out synonyms"] = agreement(new, seen, opinion.objects(images))
+    out["held-out synonyms, by object"] = by(1, new, seen)
     pairs = [(f"a {o} in {s} style", o, s) for o, s in sorted(HELD_OUT_CELLS) for _ in range(2 * args.n)]
-    out["held-out pairs"] = agreement(pairs, ask(model, judge, pairs, 8000)[1])
+    images, seen = ask(model, judge, pairs, 8000)
+    out["held-out pairs"] = agreement(pairs, seen, opinion.objects(images))
     images = ask(model, judge, [(MEMORISED_CAPTION, "", "")] * 4 * args.n, 9000)[0]
     out["copies, memorised caption"] = copies(images, pictures[-1:])
     grid(images[:4], 4, RESULTS / "memorised.png")

@@ -1,0 +1,78 @@
+"""All closed forms on the embedded model: what each makes it forget, and what that costs the rest.
+
+    python benchmarks/closed_form_quality.py            ten objects, five styles, the weapon theme; every setting
+    python benchmarks/closed_form_quality.py --quick    two concepts and few images; writes no result
+
+Each concept is erased alone, the four weapons together, towards the guides that the catalogue names, by every method
+with its published defaults and, where that is not its best on this model, with settings that are. The `err` protocol
+with the embedded judge says what came of it. Writes results/closed_form_quality.md and .json.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import efface
+from efface.judges import Judge, open_judge
+from efface.request import Kind
+from quality import OBJECTS, WEAPONS, Found, Setting, details, keep, overview, run_all
+
+STYLES = ("3d", "line art", "stencil", "pixel art", "blueprint")
+IMAGES = 48
+SETTINGS = {
+    "uce token": Setting(),
+    "uce window, best": Setting(options={"variant": "window", "lamb": 0.1}, preserve=True),
+    "rece": Setting("rece", preserve=True),
+    "certified": Setting("certified", preserve=True),
+    "certified window": Setting("certified", {"tokens": "window"}, preserve=True),
+    "cure": Setting("cure", preserve=True, guided=False),
+    "cure window": Setting("cure", {"tokens": "window"}, preserve=True, guided=False),
+    "speed": Setting("speed", preserve=True),
+    "speed KV": Setting("speed", {"params": "KV"}, preserve=True),
+    "oce": Setting("oce", preserve=True),
+    "adavd": Setting("adavd", guided=False),
+    "negative": Setting("negative", guided=False),
+    "sld strong": Setting("sld", {"preset": "strong"}, guided=False),
+}
+
+
+def page(found: Found, judge: Judge) -> str:
+    return f"""# Closed forms on the embedded model
+
+{len(found)} concepts, each erased alone, the weapons together; judge {judge.name} {judge.version}. Made by
+`python benchmarks/closed_form_quality.py`, whose first lines say what is measured. Means over concepts, with 95%
+intervals from a bootstrap over concepts; below, of each concept, intervals clustered by prompt. Seconds and bytes are
+medians: of erasing on two CPU cores, and of the edit alone, without what restoring needs.
+
+{overview(found)}
+
+{details(found, SETTINGS)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two concepts, few images; writes no result")
+    parser.add_argument("--only", nargs="*", choices=list(SETTINGS), help="these settings; writes no result")
+    parser.add_argument("--work", type=Path, default=Path("closed_form_quality"), help="images and finished concepts")
+    arguments = parser.parse_args()
+    model, judge = efface.open_model("emoji"), open_judge("emoji")
+    concepts: list[tuple[str, Kind]] = [(name, "object") for name in OBJECTS]
+    concepts += [(name, "style") for name in STYLES]
+    concepts.append((WEAPONS, "unsafe"))
+    if arguments.quick:
+        concepts = [concepts[0], concepts[-2]]
+        arguments.work = Path(tempfile.mkdtemp())
+    settings = {name: SETTINGS[name] for name in arguments.only or SETTINGS}
+    found = run_all(model, judge, concepts, settings, 8 if arguments.quick else IMAGES, arguments.work)
+    text = page(found, judge)
+    print("\n" + text)
+    if not arguments.quick and not arguments.only:
+        keep(found, text, "closed_form_quality")
+
+
+if __name__ == "__main__":
+    main()
