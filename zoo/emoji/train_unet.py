@@ -3,8 +3,8 @@
     python train_unet.py RUN --steps 4000 [--start FOLDER]
 
 Epsilon prediction with Stable Diffusion's betas, Min-SNR weights (gamma 5, https://arxiv.org/abs/2303.09556),
-10% empty captions, timesteps spread evenly over each batch, Muon, a constant rate that decays over the last
-30% of the steps. Resumes from RUN/unet.pt; `--steps` may be raised before the decay begins. `--start` takes the
+10% empty captions, timesteps spread evenly over each batch, Muon, a rate that decays over the last 70%
+of the steps. Resumes from RUN/unet.pt; `--steps` may be raised before the decay begins. `--start` takes the
 first weights from a saved denoiser, such as the one in the package.
 """
 
@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = dict(
     attention_head_dim=4,
     norm_num_groups=16,
 )
-BATCH, MUON_LR, ADAM_LR, GAMMA, MEMORISED_SHARE, DECAY = 64, 0.01, 1.5e-3, 5.0, 0.03, 0.3
+BATCH, MUON_LR, ADAM_LR, GAMMA, MEMORISED_SHARE, DECAY = 64, 0.01, 1.5e-3, 5.0, 0.03, 0.7
 BETAS: dict[str, Any] = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
 )

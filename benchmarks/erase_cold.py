@@ -1,0 +1,183 @@
+"""`efface erase` on a checkpoint of SD 1.4's size, from a cold process, against the published script taken literally.
+
+    python benchmarks/erase_cold.py [--work FOLDER]     writes results/erase_cold.md and .json (some minutes)
+
+The checkpoint (4 GB, random weights, diffusers layout, the embedded model's tokenizer at CLIP's length) is made once in
+the work folder. `literal` opens it as a pipeline, accumulates two matrices a layer token by token in float32, inverts,
+and saves the 32 weights; `efface` is the command line. Every case is a process of its own, in turns; seconds are wall
+time from start to exit, memory is its largest resident set. To show that uce reads no denoiser weight, its cases run
+with the denoiser's weights moved away; rece streams the ones that read the text.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 3
+SD14: dict[str, Any] = dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+NOUNS = ("cat", "dog", "horse", "church", "car", "apple", "guitar", "castle", "rocket", "penguin")
+SORTS = ("red", "old", "small", "wooden", "striped", "paper", "golden", "round", "flying", "painted")
+
+
+def words(count: int, last: str) -> list[str]:
+    """`count` different phrases of two or three words."""
+    return [f"{SORTS[i // 10]} {NOUNS[i % 10]}{last}" for i in range(count)]
+
+
+def make_checkpoint(folder: Path) -> None:
+    """A Stable Diffusion 1.4 of random weights."""
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from efface.models.emoji import HERE
+
+    torch.manual_seed(0)
+    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(HERE / "weights" / "tokenizer", model_max_length=77)
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**SD14),
+        scheduler=PNDMScheduler(skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+def literal(folder: Path, erased: list[str], preserved: list[str], out: Path) -> None:
+    """The 2025 script's computation: one token a prompt, a loop over layers, float32."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import save_file
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    modules = {n: m for n, m in pipe.unet.named_modules() if "attn2" in n and n.endswith(("to_k", "to_v"))}
+
+    @torch.no_grad()
+    def token(prompt: str) -> torch.Tensor:
+        ids = pipe.tokenizer(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        last = len(pipe.tokenizer(prompt).input_ids) - 2
+        return pipe.text_encoder(ids.input_ids)[0][0, last]
+
+    pairs = [(token(prompt), token("")) for prompt in erased] + [(t, t) for t in map(token, preserved)]
+    weights = {}
+    for name, module in modules.items():
+        w = module.weight.detach()
+        left, right = 0.5 * w, 0.5 * torch.eye(w.shape[1])
+        for c, g in pairs:
+            left = left + torch.outer(w @ g, c)
+            right = right + torch.outer(c, c)
+        weights[f"{name}.weight"] = (left @ torch.inverse(right)).contiguous()
+    save_file(weights, out)
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and megabytes of a process."""
+    started = time.perf_counter()
+    pid = os.posix_spawn(command[0], command, dict(os.environ))
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def efface_command(folder: Path, erased: list[str], preserved: list[str], out: Path, method: str) -> list[str]:
+    entry = "import sys; from efface.cli import main; sys.exit(main())"
+    kept = [part for prompt in preserved for part in ("--preserve", prompt)]
+    to = ["--to", ""]
+    options = ["--method", method, "--model", str(folder), "--force", "-o", str(out)]
+    return [sys.executable, "-c", entry, "erase", *erased, *to, *kept, *options]
+
+
+def literal_command(folder: Path, erased: list[str], preserved: list[str], out: Path) -> list[str]:
+    case = json.dumps([str(folder), erased, preserved, str(out)])
+    return [sys.executable, __file__, "--literal", case]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("erase_cold"), help="the checkpoint")
+    parser.add_argument("--literal", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.literal:
+        folder, erased, preserved, out = arguments.literal
+        literal(Path(folder), erased, preserved, Path(out))
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    folder = arguments.work / "sd14"
+    if not (folder / "model_index.json").exists():
+        make_checkpoint(folder)
+    # The tensors of S are cached by what the checkpoint is: each round of rece starts without.
+    os.environ["EFFACE_CACHE"] = str(arguments.work / "cache")
+    found: dict[str, dict[str, Any]] = {}
+    for erased, preserved in ((1, 0), (100, 100)):
+        case = words(erased, ""), words(preserved, " house")
+        out = arguments.work / "out.safetensors"
+        ways = {
+            "literal": literal_command(folder, *case, out),
+            "efface uce": efface_command(folder, *case, out, "uce"),
+            "efface rece": efface_command(folder, *case, out, "rece"),
+        }
+        runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for _ in range(ROUNDS):
+            for way, command in ways.items():
+                for path in (arguments.work / "cache").rglob("*"):
+                    if path.is_file():
+                        path.unlink()
+                hidden = folder / "unet-away"
+                if way == "efface uce":
+                    hidden.mkdir(exist_ok=True)
+                    for path in (folder / "unet").glob("*.safetensors"):
+                        path.rename(hidden / path.name)
+                try:
+                    runs[way].append(timed(command))
+                finally:
+                    if way == "efface uce":
+                        for path in hidden.glob("*.safetensors"):
+                            path.rename(folder / "unet" / path.name)
+                print(f"{erased} + {preserved} {way}: {runs[way][-1][0]:.2f} s, {runs[way][-1][1]:.0f} MB", flush=True)
+        for way, times in runs.items():
+            found[f"{erased} erased, {preserved} preserved: {way}"] = {
+                "seconds": statistics.median(t for t, _ in times),
+                "fastest": min(t for t, _ in times),
+                "slowest": max(t for t, _ in times),
+                "megabytes": max(m for _, m in times),
+                "times_faster": statistics.median(a[0] / b[0] for a, b in zip(runs["literal"], times, strict=True)),
+            }
+    lines = ["| case | seconds (fastest to slowest) | literal takes | peak MB |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['seconds']:.2f} ({row['fastest']:.2f} to {row['slowest']:.2f}) "
+        f"| {row['times_faster']:.1f} times as long | {row['megabytes']:.0f} |"
+        for name, row in found.items()
+    ]
+    text = f"""# Erasing from a cold process
+
+{os.cpu_count()} cores, medians of {ROUNDS} rounds. Made by `python benchmarks/erase_cold.py`, whose first lines say
+what is compared.
+
+{chr(10).join(lines)}
+"""
+    print("\n" + text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "erase_cold.md").write_text(text, encoding="utf-8")
+    (RESULTS / "erase_cold.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
