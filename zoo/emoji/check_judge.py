@@ -36,13 +36,15 @@ def unseen(views: int = 10) -> tuple[np.ndarray, list[str], list[str]]:
     return np.stack(pixels), names, kinds
 
 
-def recall_and_false_positives(judge: EmojiJudge, pixels: np.ndarray, names: list[str], head: Head) -> dict[str, float]:
+def recall_and_false_positives(
+    judge: EmojiJudge, pixels: np.ndarray, names: list[str], head: Head
+) -> dict[str, float | None]:
     classes = [t.name for t in THINGS] if head == "object" else list(STYLES)
     p = judge.probabilities(pixels)[head][:, :-1]
     yes = p >= judge.threshold(classes[0])
     truth = np.array([[name == c for c in classes] for name in names])
     return {
-        "recall": float(yes[truth].mean()) if truth.any() else float("nan"),
+        "recall": float(yes[truth].mean()) if truth.any() else None,
         "false_positive_rate": float(yes[~truth].mean()),
         "n": len(pixels),
     }
