@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from efface.composing import compose as compose
     from efface.edits import TextEdit as TextEdit
     from efface.edits import WeightEdit as WeightEdit
     from efface.eraser import Eraser as Eraser
@@ -42,6 +43,7 @@ _HOMES = {
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits",
     "WrongBase": "efface.errors",
+    "compose": "efface.composing",
     "erase": "efface.erasing",
     "open_model": "efface.models",
 }

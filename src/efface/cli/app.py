@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli import demo, erase, evaluate, generate, inspect, judge, judges, methods, models, protocols
+from efface.cli import compose, demo, erase, evaluate, generate, inspect, judge, judges, methods, models, protocols
 
 app = typer.Typer(
     name="efface",
@@ -17,7 +17,7 @@ app = typer.Typer(
 
 WORK, LISTS = "Work", "What there is"
 COMMANDS = {
-    WORK: (demo, erase, generate, judge, evaluate, inspect),
+    WORK: (demo, erase, generate, judge, evaluate, compose, inspect),
     LISTS: (models, methods, judges, protocols),
 }
 for panel, modules in COMMANDS.items():
