@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from efface.errors import BadRequest as BadRequest
     from efface.errors import UnknownName as UnknownName
     from efface.errors import WrongBase as WrongBase
+    from efface.export import export_eraser as export_eraser
     from efface.models import Model as Model
     from efface.models import open_model as open_model
     from efface.request import Concept as Concept
@@ -45,6 +46,7 @@ _HOMES = {
     "WrongBase": "efface.errors",
     "compose": "efface.composing",
     "erase": "efface.erasing",
+    "export_eraser": "efface.export",
     "open_model": "efface.models",
 }
 

@@ -26,6 +26,9 @@ class Baked:
     def __init__(self) -> None:
         self._originals: dict[nn.Parameter, Tensor] = {}
 
+    def __len__(self) -> int:
+        return len(self._originals)
+
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, change: Callable[[Tensor], Tensor]) -> None:
         """Replace `parameter` by `change(parameter)`, keeping what it was."""
