@@ -81,7 +81,7 @@ def test_equal_long_preserve_lists_are_one_and_different_ones_leave_the_erasers_
 @pytest.mark.parametrize("method", ["uce", "rece"])
 def test_sums_over_two_lists_share_the_empty_prompt_only(tiny_model: Model, method: str) -> None:
     def erase(names: list[str], preserve: list[str]) -> Eraser:
-        options = {"variant": "window"} if method == "uce" else {}
+        options: dict[str, Any] = {"variant": "window"} if method == "uce" else {}
         return efface.erase(tiny_model, names, "dog", preserve=preserve, method=method, **options)
 
     lists = ["horse", "house", "star"], ["a red car", "cake", "blue"]

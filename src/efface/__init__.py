@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from efface.errors import UnknownName as UnknownName
     from efface.errors import WrongBase as WrongBase
     from efface.export import export_eraser as export_eraser
+    from efface.importing import import_eraser as import_eraser
     from efface.models import Model as Model
     from efface.models import open_model as open_model
     from efface.request import Concept as Concept
@@ -47,6 +48,7 @@ _HOMES = {
     "compose": "efface.composing",
     "erase": "efface.erasing",
     "export_eraser": "efface.export",
+    "import_eraser": "efface.importing",
     "open_model": "efface.models",
 }
 
