@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from efface.edits import WeightEdit
@@ -67,9 +68,18 @@ def lora_edits(checkpoint: Checkpoint, model: Model) -> list[WeightEdit]:
         alpha, root = (pieces.alpha, False) if pieces.alpha is not None else settings.of(module)
         if alpha is not None:
             up = up * (alpha / (len(down) ** (0.5 if root else 1.0)))
+        edit = WeightEdit(full, up=up.contiguous(), down=down.contiguous())
+        if up.shape[1] != len(down) or not edit.fits(_shape(model, full)):
+            raise BadFile(f"{checkpoint.path} is for another model: its factors of '{module}' do not fit {full}.")
         if up.any() and down.any():
-            edits.append(WeightEdit(full, up=up.contiguous(), down=down.contiguous()))
+            edits.append(edit)
     return edits
+
+
+def _shape(model: Model, full: str) -> torch.Size:
+    part, _, name = full.partition(".")
+    module: Any = getattr(model, part)
+    return module.get_parameter(name).shape
 
 
 def _pieces(checkpoint: Checkpoint) -> dict[str, _Pieces]:
