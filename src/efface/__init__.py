@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from efface.composing import compose as compose
     from efface.edits import TextEdit as TextEdit
     from efface.edits import WeightEdit as WeightEdit
     from efface.eraser import Eraser as Eraser
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from efface.errors import BadRequest as BadRequest
     from efface.errors import UnknownName as UnknownName
     from efface.errors import WrongBase as WrongBase
+    from efface.export import export_eraser as export_eraser
+    from efface.importing import import_eraser as import_eraser
     from efface.models import Model as Model
     from efface.models import open_model as open_model
     from efface.request import Concept as Concept
@@ -42,7 +45,10 @@ _HOMES = {
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits",
     "WrongBase": "efface.errors",
+    "compose": "efface.composing",
     "erase": "efface.erasing",
+    "export_eraser": "efface.export",
+    "import_eraser": "efface.importing",
     "open_model": "efface.models",
 }
 

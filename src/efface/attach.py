@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from efface.bake import Baked, write_weight
+from efface.bake import Baked, write_weights
 from efface.base_check import check_base
 from efface.edits import TextEdit, ValueGuard, WeightEdit
 from efface.guards import GUARDS, Guard
@@ -65,7 +65,7 @@ class Attachment:
     def __init__(self, eraser: Eraser, model: Model, strength: float) -> None:
         self._model = model
         self._denoiser: nn.Module = model.denoiser
-        self._hooks = [_Hook(edit, self._denoiser) for edit in eraser.edits if isinstance(edit, TextEdit)]
+        self._hooks: list[_Hook] = []
         self._weights = [edit for edit in eraser.edits if isinstance(edit, WeightEdit)]
         self._guards: list[Guard] = []
         self._written = Baked()
@@ -73,6 +73,8 @@ class Attachment:
             for edit in eraser.edits:
                 if isinstance(edit, ValueGuard):
                     self._guards.append(GUARDS.get(edit.guard)(edit, self._denoiser))
+            # Hooks run in the order they were made in: guards read the text as it comes, and what they add is edited.
+            self._hooks += [_Hook(edit, self._denoiser) for edit in eraser.edits if isinstance(edit, TextEdit)]
             self.set(strength)
         except BaseException:
             self.detach()
@@ -86,8 +88,7 @@ class Attachment:
         for guard in self._guards:
             guard.set(strength)
         self._written.undo()
-        for edit in self._weights:
-            write_weight(self._written, self._model, edit, strength)
+        write_weights(self._written, self._model, self._weights, strength)
         _forget_text(self._denoiser)
 
     def detach(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,22 +21,26 @@ if TYPE_CHECKING:
 
 
 class Baked:
-    """Parameters that were written over, with their originals."""
+    """Parameters that were written over, with their originals: one copy each, however often they were."""
 
     def __init__(self) -> None:
-        self._originals: list[tuple[nn.Parameter, Tensor]] = []
+        self._originals: dict[nn.Parameter, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._originals)
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, change: Callable[[Tensor], Tensor]) -> None:
         """Replace `parameter` by `change(parameter)`, keeping what it was."""
-        self._originals.append((parameter, parameter.detach().clone()))
+        if parameter not in self._originals:
+            self._originals[parameter] = parameter.detach().clone()
         parameter.copy_(change(parameter.detach()))
 
     @torch.no_grad()
     def undo(self) -> None:
         """Put every original back, bit for bit."""
         while self._originals:
-            parameter, original = self._originals.pop()
+            parameter, original = self._originals.popitem()
             parameter.copy_(original)
 
 
@@ -53,26 +58,45 @@ def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False)
         denoiser.unfuse_qkv_projections()
     baked = Baked()
     try:
-        for edit in eraser.edits:
-            if isinstance(edit, TextEdit):
-                for name in model.text_parameters():
-                    baked.write(denoiser.get_parameter(name), edit.on)
-            elif isinstance(edit, WeightEdit):
-                write_weight(baked, model, edit)
+        # As attached: the text passes the first edit first, and last what the weights were made, (W + delta) (I + D).
+        write_weights(baked, model, [edit for edit in eraser.edits if isinstance(edit, WeightEdit)])
+        for edit in reversed([edit for edit in eraser.edits if isinstance(edit, TextEdit)]):
+            for name in model.text_parameters():
+                baked.write(denoiser.get_parameter(name), edit.on)
     except BaseException:
         baked.undo()
         raise
     return baked
 
 
-def write_weight(baked: Baked, model: Model, edit: WeightEdit, strength: float = 1.0) -> None:
-    """Add one weight edit, `strength` times, to the parameter it names."""
-    part, _, name = edit.parameter.partition(".")
-    module: Any = getattr(model, part)
+def write_weights(baked: Baked, model: Model, edits: Sequence[WeightEdit], strength: float = 1.0) -> None:
+    """Add weight edits, `strength` times, to the parameters they name; several of one are summed before they are added.
+
+    Raises:
+        BadInput: the model has no such parameter, or one of another shape.
+    """
+    of_parameter: dict[str, list[WeightEdit]] = {}
+    for edit in edits:
+        of_parameter.setdefault(edit.parameter, []).append(edit)
+    for name, together in of_parameter.items():
+        parameter = _parameter(model, name)
+        if not all(edit.fits(parameter.shape) for edit in together):
+            raise WrongBase(f"{name} is {tuple(parameter.shape)} in the model; the eraser is for another shape.")
+        baked.write(parameter, partial(summed, together, strength=strength))
+
+
+def summed(edits: Sequence[WeightEdit], weight: Tensor, strength: float = 1.0) -> Tensor:
+    """A weight with all its edits, in its own type; summed in float32 or wider."""
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    for edit in edits:
+        wide = edit.on(wide, strength)
+    return wide.to(weight.dtype)
+
+
+def _parameter(model: Model, full_name: str) -> nn.Parameter:
+    part, _, name = full_name.partition(".")
     try:
-        parameter: nn.Parameter = module.get_parameter(name)
+        module: Any = getattr(model, part)
+        return module.get_parameter(name)
     except AttributeError:
-        raise BadInput(f"The model has no parameter {edit.parameter}; the eraser is for another one.") from None
-    if not edit.fits(parameter.shape):
-        raise WrongBase(f"{edit.parameter} is {tuple(parameter.shape)} in the model; the eraser is for another shape.")
-    baked.write(parameter, lambda weight: edit.on(weight, strength))
+        raise BadInput(f"The model has no parameter {full_name}; the eraser is for another one.") from None

@@ -34,6 +34,8 @@ class Base:
         hash: SHA-256 of its text encoder's weights, for the record.
         probes: the prompts.
         embeddings: the last subject token of each, (len(probes), d); empty for an eraser that edits no text.
+        parameters: of each parameter that a weight edit changes, the SHA-256 by the type it was rounded to (see
+            `efface.base_check`).
     """
 
     model: str
@@ -41,6 +43,7 @@ class Base:
     hash: str
     probes: tuple[str, ...]
     embeddings: Tensor
+    parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,7 @@ class Eraser:
         base: the model it was made for.
         inputs: what solving again for fewer concepts needs, float64.
         provenance: versions, resolved settings, seconds.
+        parts: the erasers that it was composed of, where they could not be made one; its edits are theirs, in order.
     """
 
     request: Request
@@ -60,6 +64,7 @@ class Eraser:
     base: Base
     inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parts: tuple[Eraser, ...] = ()
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -136,7 +141,8 @@ class Eraser:
             force: attach although the text encoder is another one.
 
         Raises:
-            WrongBase: the target's text encoder does not embed the probes as the base's did.
+            WrongBase: the target's text encoder does not embed the probes as the base's did, or a weight that is
+                edited is another one.
         """
         from efface.attach import attach
 
@@ -161,8 +167,12 @@ class Eraser:
         """
         from efface.methods import METHODS
 
-        method = METHODS.get(self.method)
-        if method.only is None:
+        if self.parts:
+            from efface.composing import only_of_parts
+
+            return only_of_parts(self, names)
+        method = METHODS.get(self.method) if self.method in METHODS.names() else None
+        if method is None or method.only is None:
             raise BadRequest(f"An eraser made by {self.method} cannot be split; erase the concepts one by one instead.")
         # A certificate is of the whole operator: another choice of concepts has another one.
         told = {name: said for name, said in self.provenance.items() if name != "certificate"}

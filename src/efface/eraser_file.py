@@ -27,12 +27,8 @@ _KEY = "efface"
 
 def write_eraser(eraser: Eraser, path: Path, force: bool) -> None:
     """Write `eraser` to `path`, whole or not at all."""
-    tensors = {f"input.{name}": tensor for name, tensor in eraser.inputs.items()}
-    tensors["base.embeddings"] = eraser.base.embeddings
-    for index, edit in enumerate(eraser.edits):
-        tensors |= {f"edit.{index}.{name}": tensor for name, tensor in edit.tensors().items()}
     # One copy each: safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
     header = header_of(eraser)
     header["sha256"] = _seal(header, tensors)
     with atomic(path, force) as temporary:
@@ -42,6 +38,17 @@ def write_eraser(eraser: Eraser, path: Path, force: bool) -> None:
             raise BadFile(f"Cannot write {path}: {error}.") from error
 
 
+def _tensors(eraser: Eraser) -> dict[str, Tensor]:
+    """All tensors of an eraser by their names in the file; a composed one's edits are those of its parts."""
+    tensors = {f"input.{name}": tensor for name, tensor in eraser.inputs.items()}
+    tensors["base.embeddings"] = eraser.base.embeddings
+    for index, part in enumerate(eraser.parts):
+        tensors |= {f"part.{index}.{name}": tensor for name, tensor in _tensors(part).items()}
+    for index, edit in enumerate(() if eraser.parts else eraser.edits):
+        tensors |= {f"edit.{index}.{name}": tensor for name, tensor in edit.tensors().items()}
+    return tensors
+
+
 def header_of(eraser: Eraser) -> dict[str, Any]:
     """What an eraser's file says about it, as JSON values."""
     base = eraser.base
@@ -49,8 +56,15 @@ def header_of(eraser: Eraser) -> dict[str, Any]:
         "format": FORMAT,
         "request": eraser.request.model_dump(mode="json"),
         "edits": [describe(edit) for edit in eraser.edits],
-        "base": {"model": base.model, "family": base.family, "hash": base.hash, "probes": list(base.probes)},
+        "base": {
+            "model": base.model,
+            "family": base.family,
+            "hash": base.hash,
+            "probes": list(base.probes),
+            "parameters": {name: dict(digests) for name, digests in base.parameters.items()},
+        },
         "provenance": dict(eraser.provenance),
+        "parts": [header_of(part) for part in eraser.parts],
     }
 
 
@@ -62,24 +76,35 @@ def read_eraser(path: Path) -> Eraser:
     if header.pop("sha256", None) != _seal(header, tensors):
         raise BadFile(f"{path} was altered after it was written: its checksum does not fit; make or fetch it again.")
     try:
-        return Eraser(
-            request=Request.model_validate(header["request"]),
-            edits=tuple(
-                edit_from(description, _under(f"edit.{index}.", tensors))
-                for index, description in enumerate(header["edits"])
-            ),
-            base=Base(
-                model=header["base"]["model"],
-                family=header["base"]["family"],
-                hash=header["base"]["hash"],
-                probes=tuple(header["base"]["probes"]),
-                embeddings=tensors["base.embeddings"],
-            ),
-            inputs=_under("input.", tensors),
-            provenance=header["provenance"],
-        )
-    except (KeyError, TypeError, BadInput) as error:
+        return _eraser(header, tensors)
+    except (AttributeError, KeyError, TypeError, BadInput) as error:
         raise BadFile(f"{path} is not a complete eraser ({error}); make it again.") from error
+
+
+def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Eraser:
+    parts = tuple(
+        _eraser(part, _under(f"part.{index}.", tensors)) for index, part in enumerate(header.get("parts", ()))
+    )
+    edits = tuple(
+        edit_from(description, _under(f"edit.{index}.", tensors))
+        for index, description in enumerate(() if parts else header["edits"])
+    )
+    base = header["base"]
+    return Eraser(
+        request=Request.model_validate(header["request"]),
+        edits=tuple(edit for part in parts for edit in part.edits) or edits,
+        base=Base(
+            model=base["model"],
+            family=base["family"],
+            hash=base["hash"],
+            probes=tuple(base["probes"]),
+            embeddings=tensors["base.embeddings"],
+            parameters=base.get("parameters", {}),
+        ),
+        inputs=_under("input.", tensors),
+        provenance=header["provenance"],
+        parts=parts,
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

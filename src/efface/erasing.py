@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from efface.base_check import with_parameters
 from efface.methods import METHODS
 from efface.models import Model, open_model
 from efface.request import Request
@@ -55,7 +56,7 @@ def erase(
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
-    eraser = chosen.erase(opened, concepts, settings)
+    eraser = with_parameters(chosen.erase(opened, concepts, settings), opened)
     if certify and eraser.certificate is None:
         from efface.certificate import certify as certified
 

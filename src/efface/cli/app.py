@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from efface.cli import demo, erase, evaluate, generate, inspect, judge, judges, methods, models, protocols
+from efface.cli import (
+    compose,
+    demo,
+    erase,
+    evaluate,
+    export,
+    generate,
+    import_,
+    inspect,
+    judge,
+    judges,
+    methods,
+    models,
+    protocols,
+)
 
 app = typer.Typer(
     name="efface",
@@ -17,12 +31,13 @@ app = typer.Typer(
 
 WORK, LISTS = "Work", "What there is"
 COMMANDS = {
-    WORK: (demo, erase, generate, judge, evaluate, inspect),
+    WORK: (demo, erase, generate, judge, evaluate, compose, export, import_, inspect),
     LISTS: (models, methods, judges, protocols),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:
-        app.command(module.__name__.rpartition(".")[2], rich_help_panel=panel)(module.command)
+        name = module.__name__.rpartition(".")[2].rstrip("_")  # `import_`, as Python's own word is taken
+        app.command(name, rich_help_panel=panel)(module.command)
 
 
 def _print_version(wanted: bool) -> None:

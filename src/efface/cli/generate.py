@@ -17,7 +17,8 @@ def command(
         Path | None, typer.Option("--prompts", metavar="FILE", help="A CSV with a prompt column, or one prompt a line.")
     ] = None,
     eraser: Annotated[
-        list[Path] | None, typer.Option("--eraser", "-e", metavar="FILE", help="An eraser to attach.")
+        list[Path] | None,
+        typer.Option("--eraser", "-e", metavar="FILE", help="An eraser to attach; several are composed."),
     ] = None,
     strength: Annotated[float, typer.Option("--strength", metavar="X", help="How far to erase: 0 not, 1 fully.")] = 1.0,
     n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Images a prompt.")] = 1,
@@ -42,17 +43,15 @@ def command(
     screen = Screen(json)
     if bool(prompts) == bool(prompts_file):
         raise BadInput("Give prompts, or a file of them with --prompts; one of the two.")
-    if len(eraser or []) > 1:
-        raise BadInput("Give one --eraser; to erase several concepts together, erase them in one request.")
     jobs = repeated(read_prompts(prompts_file, seed), n) if prompts_file else jobs_for(prompts or [], n, seed)
     work = prompts_file.stem if prompts_file else (prompts or [""])[0]
-    folder = out or Path(slug(work) + (f"-{slug(eraser[0].stem)}" if eraser else ""))
+    folder = out or Path("-".join(slug(name) for name in (work, *(path.stem for path in eraser or []))))
 
-    from efface import Eraser, open_model
+    from efface import Eraser, compose, open_model
     from efface.base_check import check_base
     from efface.generate import generate
 
-    attached = Eraser.load(eraser[0]) if eraser else None
+    attached = compose(*(Eraser.load(path) for path in eraser), force=force) if eraser else None
     opened = open_model(model, device_of(device))
     if attached:
         check_base(attached, opened, force)

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from efface.edits import ValueGuard
 from efface.eraser import Eraser
@@ -65,10 +66,24 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     """The eraser of some of its concepts."""
     request = eraser.request.keeping(names)
     rows = torch.tensor([eraser.concepts.index(name) for name in request.names])
-    (part,) = eraser.edits
-    assert isinstance(part, ValueGuard)
+    part = _part(eraser)
     part = replace(part, values={**part.values, "concepts": part.values["concepts"][rows]})
     return replace(eraser, request=request, edits=(part,))
+
+
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several."""
+    rows: dict[str, Tensor] = {}
+    for eraser in reversed(erasers):
+        rows |= zip(eraser.concepts, _part(eraser).values["concepts"], strict=True)
+    values = {**_part(erasers[0]).values, "concepts": torch.stack([rows[name] for name in request.names])}
+    return replace(erasers[0], request=request, edits=(replace(_part(erasers[0]), values=values),))
+
+
+def _part(eraser: Eraser) -> ValueGuard:
+    (part,) = eraser.edits
+    assert isinstance(part, ValueGuard)
+    return part
 
 
 METHOD = Method(
@@ -80,4 +95,5 @@ METHOD = Method(
     config=AdaVdConfig,
     erase=erase,
     only=only,
+    together=together,
 )

@@ -29,6 +29,9 @@ class Method:
         erase: (model, request, validated settings) -> eraser.
         only: (eraser, concept names) -> the eraser of those concepts alone, as if the others had never been erased;
             None where concepts were erased jointly and cannot be told apart.
+        together: (erasers of one configuration, the request of all their concepts) -> the eraser that this request
+            would have made, from what they stored; raises `methods.together.Apart` where that does not suffice. None
+            where it never does.
     """
 
     name: str
@@ -39,3 +42,4 @@ class Method:
     config: type[Settings]
     erase: Callable[[Model, Request, Any], Eraser]
     only: Callable[[Eraser, Sequence[str]], Eraser] | None = None
+    together: Callable[[Sequence[Eraser], Request], Eraser] | None = None

@@ -43,6 +43,7 @@ from efface.errors import BadRequest
 from efface.methods.base import Method
 from efface.methods.certified_solve import Problem, solve
 from efface.methods.closed_form import Kept
+from efface.methods.together import joined_kept, joined_tokens
 from efface.methods.tokens import BATCH, base_of, inputs_kept, only_erases, provenance, token_pairs
 from efface.models.base import Model
 from efface.models.text_gram import TextGram, text_gram
@@ -113,6 +114,21 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     return Eraser(request, (edit,), eraser.base, inputs, {**eraser.provenance, "coverage": said})
 
 
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several, solved again from what they stored; not certified anew."""
+    first, config = erasers[0], CertifiedConfig.model_validate(request.options)
+    empty = first.inputs["empty"]
+    count = len(_prompts(request)) * (len(empty) if config.preserve_tokens == "all" else 1)
+    inputs = {
+        **joined_tokens(erasers, request),
+        **joined_kept(erasers, request, _prompts),
+        "empty": empty,
+        "preserve.count": torch.tensor(count),
+        "S": first.inputs["S"],
+    }
+    return only(Eraser(request, (), first.base, inputs, first.provenance), request.names)
+
+
 def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConfig) -> tuple[TextEdit, dict[str, Any]]:
     kept = Kept.from_tensors(inputs, inputs["edited"].shape[1])
     # Of more tokens than dimensions only the Gram matrix is known: its square root has the same directions.
@@ -141,10 +157,15 @@ def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConf
 
 def _preserved(model: Model, request: Request, config: CertifiedConfig) -> Iterator[Tensor]:
     """The tokens of the preserved prompts that count, (n, 1 or T, d), in batches."""
-    prompts = [prompt for prompt in request.preserve if prompt.strip()]
+    prompts = _prompts(request)
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
         yield (embedded.tokens if config.preserve_tokens == "all" else embedded.last_tokens[:, None]).double()
+
+
+def _prompts(request: Request) -> list[str]:
+    """The preserved prompts but the empty one, which is kept in any case."""
+    return [prompt for prompt in request.preserve if prompt.strip()]
 
 
 def _approximate(
@@ -156,8 +177,7 @@ def _approximate(
         flat = tokens.flatten(0, 1)
         share = gram.norms(edit(flat) - flat) / gram.norms(flat)
         moved += share.reshape(tokens.shape[:2]).amax(1).tolist()
-    prompts = [prompt for prompt in request.preserve if prompt.strip()]
-    worst = sorted(zip(moved, prompts, strict=True), reverse=True)[:_LISTED]
+    worst = sorted(zip(moved, _prompts(request), strict=True), reverse=True)[:_LISTED]
     return {
         "preserved_approximately": sum(share > _MOVED for share in moved),
         "mean_change": sum(moved) / len(moved),
@@ -174,4 +194,5 @@ METHOD = Method(
     config=CertifiedConfig,
     erase=erase,
     only=only,
+    together=together,
 )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ from efface.edits import TextEdit
 from efface.eraser import Eraser
 from efface.methods.base import Method
 from efface.methods.closed_form import Kept, check_finite
+from efface.methods.together import LENGTHS, joined_kept, joined_tokens
 from efface.methods.tokens import BATCH, base_of, inputs_kept, needs_no_guide, only_erases, provenance
 from efface.models.base import Embedded, Model
 from efface.request import Request
@@ -59,8 +61,7 @@ def erase(model: Model, request: Request, config: CureConfig) -> Eraser:
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     rows = _tokens(embedded, config)
     owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
-    kept = _retained(model, request, config)
-    inputs = {"edited": torch.cat(rows).double(), "owner": owner, **kept.tensors()}
+    inputs = {"edited": torch.cat(rows).double(), "owner": owner, **_retained(model, request, config)}
     solving = time.perf_counter()
     edit = _solve(inputs, _alpha(request, config))
     settings = config.model_dump() | {"alpha": _alpha(request, config)}
@@ -76,6 +77,14 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     settings = {**eraser.provenance["settings"], "alpha": alpha}
     edit = _solve(inputs, alpha)
     return Eraser(request, (edit,), eraser.base, inputs, {**eraser.provenance, "settings": settings})
+
+
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several, solved again from what they stored."""
+    first, config = erasers[0], CureConfig.model_validate(request.options)
+    kept = joined_kept(erasers, request, partial(_prompts, config=config))
+    inputs = {**joined_tokens(erasers, request, per_token=("edited",)), **kept}
+    return only(Eraser(request, (), first.base, inputs, first.provenance), request.names)
 
 
 def _alpha(request: Request, config: CureConfig) -> float:
@@ -123,15 +132,20 @@ def _tokens(embedded: Embedded, config: CureConfig) -> list[Tensor]:
     return rows
 
 
-def _retained(model: Model, request: Request, config: CureConfig) -> Kept:
-    prompts = list(request.preserve)
-    if config.retain_empty and "" not in prompts:
-        prompts.insert(0, "")
-    kept = Kept(model.width)
+def _retained(model: Model, request: Request, config: CureConfig) -> dict[str, Tensor]:
+    """What an eraser stores of the retained prompts: their tokens, and how many each has."""
+    prompts, kept, lengths = _prompts(request, config), Kept(model.width), list[int]()
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
-        kept.add(torch.cat(_tokens(embedded, config)))
-    return kept
+        tokens = _tokens(embedded, config)
+        lengths += map(len, tokens)
+        kept.add(torch.cat(tokens))
+    return {**kept.tensors(), LENGTHS: torch.tensor(lengths, dtype=torch.long)}
+
+
+def _prompts(request: Request, config: CureConfig) -> list[str]:
+    prompts = list(request.preserve)
+    return ["", *prompts] if config.retain_empty and "" not in prompts else prompts
 
 
 METHOD = Method(
@@ -143,4 +157,5 @@ METHOD = Method(
     config=CureConfig,
     erase=erase,
     only=only,
+    together=together,
 )

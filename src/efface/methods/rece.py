@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,7 @@ from efface.methods import uce
 from efface.methods.base import Method
 from efface.methods.closed_form import Kept, ridge, solve
 from efface.methods.operators import composed
+from efface.methods.together import joined_concepts, joined_kept
 from efface.methods.tokens import BATCH, only_erases, prompt_pairs, provenance
 from efface.methods.uce import UceConfig
 from efface.models.base import Model
@@ -85,7 +87,7 @@ def erase(model: Model, request: Request, config: ReceConfig) -> Eraser:
     start = uce.erase(model, request, config.uce)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
     kept = Kept(model.width)
-    preserve = [prompt for prompt in request.preserve if prompt.strip()]
+    preserve = _preserved(request)
     for first in range(0, len(preserve), BATCH):
         kept.add(model.embed(preserve[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
     inputs = {
@@ -117,6 +119,26 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     }
     told = {**eraser.provenance, "settings": eraser.provenance["settings"]["uce"]}
     return _replay(request, eraser.base, inputs, told)
+
+
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several: all derivations run anew from what they stored."""
+    first, config = erasers[0], ReceConfig.model_validate(request.options)
+    start = uce.joined([replace(each, inputs=_start(each.inputs)) for each in erasers], request, config.uce)
+    inputs = {
+        "concepts": joined_concepts(erasers, request, "concepts"),
+        "guides": joined_concepts(erasers, request, "guides"),
+        "empty": first.inputs["empty"],
+        **joined_kept(erasers, request, _preserved),
+        "S": first.inputs["S"],
+        **{f"uce.{name}": tensor for name, tensor in start.inputs.items()},
+    }
+    return _replay(request, first.base, inputs, start.provenance)
+
+
+def _preserved(request: Request) -> list[str]:
+    """The preserved prompts but the empty one, which is preserved in any case."""
+    return [prompt for prompt in request.preserve if prompt.strip()]
 
 
 def _replay(request: Request, base: Base, inputs: dict[str, Tensor], told: Mapping[str, Any]) -> Eraser:
@@ -187,4 +209,5 @@ METHOD = Method(
     config=ReceConfig,
     erase=erase,
     only=only,
+    together=together,
 )

@@ -37,7 +37,8 @@ from efface.eraser import Eraser
 from efface.errors import BadRequest
 from efface.methods.base import Method
 from efface.methods.closed_form import check_finite
-from efface.methods.speed_tokens import SpeedTokens, speed_tokens
+from efface.methods.speed_tokens import SpeedTokens, joined_retained, speed_tokens
+from efface.methods.together import Apart, joined_tokens
 from efface.methods.tokens import base_of, inputs_kept, only_erases, provenance
 from efface.models.base import Model
 from efface.request import Request
@@ -106,10 +107,23 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
             "speed refined what it retains by the model's weights, so this eraser cannot be split; erase again with "
             "the concepts that you want, or with params=KV and aug_num=0."
         )
-    inputs = inputs_kept(eraser, request)
+    return _replayed(eraser, request, inputs_kept(eraser, request), config)
+
+
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several, replayed from what they stored, where the weights played no part."""
+    config = _resolved(request, SpeedConfig.model_validate(request.options))
+    if not config.of_text:
+        raise Apart("speed refined what it retains by the model's weights")
+    invariant = {"invariant": erasers[0].inputs["invariant"]}
+    inputs = {**joined_tokens(erasers, request), **joined_retained(erasers, request, _unnamed), **invariant}
+    return _replayed(erasers[0], request, inputs, config)
+
+
+def _replayed(eraser: Eraser, request: Request, inputs: dict[str, Tensor], config: SpeedConfig) -> Eraser:
     edit = _text_edit(SpeedTokens.from_tensors(inputs), config)
-    kept = {**eraser.provenance, "settings": config.model_dump()}
-    return Eraser(request, (edit,), eraser.base, inputs, kept)
+    told = {**eraser.provenance, "settings": config.model_dump()}
+    return Eraser(request, (edit,), eraser.base, inputs, told)
 
 
 def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Tensor, Tensor]:
@@ -193,4 +207,5 @@ METHOD = Method(
     config=SpeedConfig,
     erase=erase,
     only=only,
+    together=together,
 )

@@ -5,16 +5,19 @@ Shapes: n edited tokens, N retained, d text width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from efface.eraser import Eraser
+from efface.methods.together import Apart, by_prompt
 from efface.methods.tokens import BATCH, prompt_pairs
 from efface.models.base import Embedded, Model
 from efface.request import Request
 
+RETAINED = ("retained", "retained.count")  # what an eraser stores of them
 _CENTRES = 3
 _ROUNDS = 100
 
@@ -100,6 +103,26 @@ def speed_tokens(model: Model, request: Request, retain: Sequence[str]) -> tuple
         invariant=torch.cat([empty[:1], centres(empty[1:])]),
     )
     return tokens, targets
+
+
+def joined_retained(
+    erasers: Sequence[Eraser], request: Request, prompts_of: Callable[[Request], Sequence[str]]
+) -> dict[str, Tensor]:
+    """The retained tokens of `request`, from erasers that each stored those of its own.
+
+    Raises:
+        Apart: they retain different prompts, and one stored only a root of their Gram matrix.
+    """
+    prompts, blocks = list(prompts_of(request)), dict[str, Tensor]()
+    for eraser in erasers:
+        listed, rows, count = list(prompts_of(eraser.request)), *(eraser.inputs[name] for name in RETAINED)
+        if listed == prompts:
+            return {name: eraser.inputs[name] for name in RETAINED}
+        if len(rows) == count:
+            blocks |= by_prompt(listed, rows)
+    if not prompts or not all(prompt in blocks for prompt in prompts):
+        raise Apart("they retain different prompts, and of many only a summary is stored")
+    return {"retained": torch.cat([blocks[prompt] for prompt in prompts]), "retained.count": torch.tensor(len(prompts))}
 
 
 def centres(rows: Tensor, count: int = _CENTRES) -> Tensor:

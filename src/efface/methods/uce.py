@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -27,6 +28,7 @@ from efface.eraser import Eraser
 from efface.errors import BadRequest
 from efface.methods.base import Method
 from efface.methods.closed_form import Kept, right_factor, solve
+from efface.methods.together import EMPTY, joined_kept, joined_tokens
 from efface.methods.tokens import (
     BATCH,
     base_of,
@@ -36,7 +38,7 @@ from efface.methods.tokens import (
     rows_kept,
     token_pairs,
 )
-from efface.methods.uce_tensor import deflected, deflected_again
+from efface.methods.uce_tensor import deflected, deflected_again, side_by_side
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Settings
@@ -76,7 +78,7 @@ def erase(model: Model, request: Request, config: UceConfig) -> Eraser:
     started = time.perf_counter()
     pairs = token_pairs(model, request, config.variant, config.expand_prompts)
     kept, preserve_scale = _kept(model, request, config)
-    inputs = {**pairs.tensors(), **kept.tensors()}
+    inputs = {**pairs.tensors(), **kept}
     settings = config.model_dump() | {"preserve_scale": preserve_scale}
     solving = time.perf_counter()
     edits: tuple[Edit, ...]
@@ -100,6 +102,21 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     return Eraser(request, edits, eraser.base, inputs, eraser.provenance)
 
 
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several, solved again from what they stored."""
+    return joined(erasers, request, UceConfig.model_validate(request.options))
+
+
+def joined(erasers: Sequence[Eraser], request: Request, config: UceConfig) -> Eraser:
+    """What `together` does, for the UCE that another method's erasers start from."""
+    prompts_of = partial(_preserved, variant=config.variant)
+    inputs = {**joined_tokens(erasers, request), **joined_kept(erasers, request, prompts_of)}
+    settings = config.model_dump() | {"preserve_scale": _preserve_scale(config, len(prompts_of(request)))}
+    edits = side_by_side(erasers, request) if config.technique == "tensor" else ()
+    told = {**erasers[0].provenance, "settings": settings}
+    return only(Eraser(request, edits, erasers[0].base, inputs, told), request.names)
+
+
 def _solve(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> TextEdit:
     return solve(inputs["edited"], inputs["guides"], **_scales(inputs, settings))
 
@@ -113,18 +130,29 @@ def _scales(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[s
     return {"kept": Kept.from_tensors(inputs, inputs["edited"].shape[1]), **scales}
 
 
-def _kept(model: Model, request: Request, config: UceConfig) -> tuple[Kept, float]:
-    """The preserved tokens and their weight."""
-    window = config.variant == "window"
-    prompts = list(request.preserve)
-    if window and "" not in prompts:
-        prompts.insert(0, "")
-    kept = Kept(model.width)
+def _kept(model: Model, request: Request, config: UceConfig) -> tuple[dict[str, Tensor], float]:
+    """The preserved tokens as they are stored, and their weight."""
+    prompts, kept = _preserved(request, config.variant), Kept(model.width)
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
-        kept.add(embedded.tokens.flatten(0, 1) if window else embedded.last_tokens)
-    published = max(0.1, 1 / len(prompts)) if window else 1.0
-    return kept, published if config.preserve_scale is None else config.preserve_scale
+        kept.add(embedded.tokens.flatten(0, 1) if config.variant == "window" else embedded.last_tokens)
+    stored = kept.tensors()
+    if config.variant == "window" and kept.gram is not None:
+        # Of every list, so that sums over two lists can be told from the sum over both.
+        stored[EMPTY] = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
+    return stored, _preserve_scale(config, len(prompts))
+
+
+def _preserved(request: Request, variant: str) -> list[str]:
+    prompts = list(request.preserve)
+    return ["", *prompts] if variant == "window" and "" not in prompts else prompts
+
+
+def _preserve_scale(config: UceConfig, prompts: int) -> float:
+    """b, where it is not given the published one for so many preserved prompts."""
+    if config.preserve_scale is not None:
+        return config.preserve_scale
+    return max(0.1, 1 / prompts) if config.variant == "window" else 1.0
 
 
 METHOD = Method(
@@ -136,4 +164,5 @@ METHOD = Method(
     config=UceConfig,
     erase=erase,
     only=only,
+    together=together,
 )

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 
 from efface.edits import Edit, WeightEdit
+from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.methods.closed_form import check_finite
+from efface.methods.together import first_with
 from efface.methods.tokens import Pairs
 from efface.models.base import Model
+from efface.request import Request
 
 
 def deflected(model: Model, pairs: Pairs, right: Tensor, erase_scale: float) -> tuple[Edit, ...]:
@@ -62,6 +65,18 @@ def deflected_again(edits: Sequence[Edit], rows: Tensor, right: Tensor) -> tuple
         for edit in edits
         if isinstance(edit, WeightEdit) and edit.up is not None
     )
+
+
+def side_by_side(erasers: Sequence[Eraser], request: Request) -> tuple[Edit, ...]:
+    """The edits of several erasers with the columns of `up` in the order of `request`; `down` has to be solved anew."""
+    chosen = [(first_with(concept, erasers), concept) for concept in request.names]
+    own = [eraser.inputs["owner"] == eraser.concepts.index(concept) for eraser, concept in chosen]
+    edits: list[Edit] = []
+    for of_weight in zip(*(eraser.edits for eraser, _ in chosen), strict=True):
+        weight = [edit for edit in of_weight if isinstance(edit, WeightEdit)]
+        up = torch.cat([edit.up[:, rows] for edit, rows in zip(weight, own, strict=True) if edit.up is not None], 1)
+        edits.append(WeightEdit(weight[0].parameter, up=up, down=up.T))
+    return tuple(edits)
 
 
 def _by_prompt(of_tokens: Tensor, prompt: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Shapes: n prompts, T tokens (padding included), d text width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -124,6 +124,16 @@ class Model(ABC):
     @abstractmethod
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Those weights one after the other, streamed from disk while the denoiser is not loaded."""
+
+    def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of `denoiser`, `vae` or a text encoder one after the other: those of these names, or all.
+
+        A family whose files hold them by the same names may stream them from there while the part is not loaded.
+        """
+        module: nn.Module = getattr(self, part)
+        for name, tensor in module.state_dict().items():
+            if names is None or name in names:
+                yield name, tensor.detach()
 
     @abstractmethod
     def pipeline(self) -> Any:

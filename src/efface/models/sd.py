@@ -7,7 +7,7 @@ state after the final layer norm. The text is read by every `attn2.to_k` and `at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -162,6 +162,11 @@ class StableDiffusion(Model):
             yield from ((name, self.denoiser.get_parameter(name).detach()) for name in names)
         else:
             yield from self._disk.tensors("unet", names)
+
+    def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        if part != "denoiser" or self._denoiser_loaded:
+            return super().weights(part, names)
+        return self._disk.tensors("unet", self._disk.names("unet") if names is None else names)
 
     @property
     def _denoiser_loaded(self) -> bool:

@@ -1,0 +1,103 @@
+"""Whether erasers can be one: made for the same model, of one mind, and able to act at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from efface.base_check import TOLERANCE
+from efface.edits import TextEdit, ValueGuard, WeightEdit
+from efface.eraser import Eraser
+from efface.errors import BadRequest, WrongBase
+from efface.request import Concept
+
+_SAME_GRAM = 1e-3  # relative: weights rounded to half precision have the same S to 1e-4 or so
+
+
+def check_bases(one: Eraser, other: Eraser, force: bool) -> None:
+    """That two erasers were made for the same model, as far as they know it."""
+    models = f"{one.base.model} (for {concepts_of(one)}) and {other.base.model} (for {concepts_of(other)})"
+    widths = {edit.dim for eraser in (one, other) for edit in eraser.edits if isinstance(edit, TextEdit)}
+    if len(widths) > 1:
+        raise WrongBase(f"The erasers were made for text of different widths, {models}; they cannot be composed.")
+    if one.request.clip_skip != other.request.clip_skip:
+        raise BadRequest(
+            f"The erasers of {concepts_of(one)} and {concepts_of(other)} were made with different clip_skip "
+            f"({one.request.clip_skip} and {other.request.clip_skip}); erase both with one."
+        )
+    if not force and not _is_same(one, other):
+        raise WrongBase(
+            f"The erasers were made for different models, {models}; "
+            "erase all on one of them, or pass --force if you know better."
+        )
+
+
+def _is_same(one: Eraser, other: Eraser) -> bool:
+    mine, theirs = one.base, other.base
+    for name in mine.parameters.keys() & theirs.parameters.keys():
+        if not mine.parameters[name].items() & theirs.parameters[name].items():
+            return False
+    if "S" in one.inputs and "S" in other.inputs:
+        gram = one.inputs["S"]
+        if (other.inputs["S"] - gram).norm() > _SAME_GRAM * gram.norm():
+            return False
+    if mine.family != theirs.family:
+        return False
+    known = dict(zip(theirs.probes, theirs.embeddings, strict=True))
+    errors = [
+        float((row - known[probe]).norm() / row.norm())
+        for probe, row in zip(mine.probes, mine.embeddings, strict=True)
+        if probe in known
+    ]
+    return mine.hash == theirs.hash or (bool(errors) and max(errors) <= TOLERANCE)
+
+
+def check_parts(one: Eraser, other: Eraser) -> None:
+    """That two parts that stay two can act on one model."""
+    shared = {name.casefold() for name in one.concepts} & {name.casefold() for name in other.concepts}
+    if shared and one.method == other.method:
+        raise BadRequest(
+            f"'{min(shared)}' is erased by two erasers of {one.method} that cannot be solved again together; "
+            "use one of them."
+        )
+    if _guards(one) and _guards(other):
+        raise BadRequest(
+            f"{one.method} ({concepts_of(one)}) and {other.method} ({concepts_of(other)}) both act while the model "
+            "runs, and would disturb each other; erase all of it by one of them in one request."
+        )
+    for text, encoder in ((one, other), (other, one)):
+        if any(isinstance(edit, TextEdit) for edit in text.edits) and _edits_encoder(encoder):
+            raise BadRequest(
+                f"{text.method} ({concepts_of(text)}) edits text embeddings, and {encoder.method} "
+                f"({concepts_of(encoder)}) the text encoder that makes them; each was solved against the other's base, "
+                "so use one of them."
+            )
+
+
+def _guards(eraser: Eraser) -> bool:
+    return any(isinstance(edit, ValueGuard) for edit in eraser.edits)
+
+
+def _edits_encoder(eraser: Eraser) -> bool:
+    return any(isinstance(edit, WeightEdit) and edit.parameter.startswith("text_encoder") for edit in eraser.edits)
+
+
+def check_guides(concepts: Sequence[Concept]) -> None:
+    """That a concept that is there twice is to become the same both times.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    for one, other in combinations(concepts, 2):
+        if one.name.casefold() == other.name.casefold() and (one.guide, one.kind) != (other.guide, other.kind):
+            raise BadRequest(
+                f"'{one.name}' is erased as {one.kind} towards '{one.guide or ''}' by one eraser, and as {other.kind} "
+                f"towards '{other.guide or ''}' by another; take it out of one: efface compose ERASER --without "
+                f"'{one.name}' -o FILE."
+            )
+
+
+def concepts_of(eraser: Eraser) -> str:
+    """The concepts of an eraser for a message: up to three, and how many more."""
+    names = [f"'{name}'" for name in eraser.concepts[:3]]
+    return ", ".join(names) + (f" and {len(eraser.concepts) - 3} more" if len(eraser.concepts) > 3 else "")

@@ -1,0 +1,167 @@
+"""Several erasers as one.
+
+- Those of one method and settings become the eraser that one request for all their concepts would have made: they are
+  solved again together from what they stored, without a model.
+- Changes of weights are summed, each as it was solved from the base.
+- What is left is applied one after the other in the order given, and said so: the text passes the first edit, then the
+  second, which was not solved for what the first one makes of it.
+
+The outcome of the last two keeps its parts, so that concepts can be given back from each as from the part alone.
+
+The module is not called `compose`, since importing it would then hide the function `efface.compose`.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from itertools import chain, combinations
+
+import torch
+
+from efface.composable import check_bases, check_guides, check_parts, concepts_of
+from efface.eraser import Base, Eraser
+from efface.errors import BadRequest
+from efface.methods import METHODS
+from efface.methods.together import Apart
+from efface.provenance import versions
+from efface.request import Concept, Request
+
+COMPOSED = "composed"
+ORDERED = "one after the other in this order"
+
+
+def compose(*erasers: Eraser, force: bool = False) -> Eraser:
+    """One eraser that does what all of them do.
+
+    Args:
+        *erasers: in the order in which they are applied where the order matters.
+        force: compose erasers although they were made for different models.
+
+    Raises:
+        WrongBase: they were made for different models.
+        BadRequest: they contradict each other, or cannot act at the same time.
+    """
+    if not erasers:
+        raise BadRequest("Nothing to compose: give at least one eraser.")
+    if len(erasers) == 1:
+        return erasers[0]
+    parts = [part for eraser in erasers for part in eraser.parts or (eraser,)]
+    for one, other in combinations(parts, 2):
+        if one.hash == other.hash:
+            raise BadRequest(f"The eraser of {concepts_of(one)} is given twice; give it once.")
+        check_bases(one, other, force)
+    parts, why = _solved_together(parts)
+    if len(parts) == 1:
+        return parts[0]
+    for one, other in combinations(parts, 2):
+        check_parts(one, other)
+    composed = _side_by_side(parts)
+    if composed.provenance["applied"] == ORDERED:
+        order = ", then ".join(f"{part.method} ({concepts_of(part)})" for part in parts)
+        reason = why[0] if why else "The erasers are of several methods or settings"
+        warnings.warn(f"{reason}: applied {ORDERED}, {order}.", stacklevel=2)
+    return composed
+
+
+def only_of_parts(eraser: Eraser, names: Sequence[str]) -> Eraser:
+    """Some concepts of a composed eraser: each part that has any of them, for those alone."""
+    wanted = {name.casefold() for name in eraser.request.keeping(names).names}
+    left: list[Eraser] = []
+    for part in eraser.parts:
+        kept = [name for name in part.concepts if name.casefold() in wanted]
+        if kept:
+            left.append(part if len(kept) == len(part.concepts) else part.only(*kept))
+    return left[0] if len(left) == 1 else _side_by_side(left)
+
+
+def _solved_together(parts: Sequence[Eraser]) -> tuple[list[Eraser], list[str]]:
+    """The parts with those of one method and settings made one, at the first one's place; and why some were not."""
+    groups: dict[Hashable, list[Eraser]] = {}
+    for index, part in enumerate(parts):
+        groups.setdefault(_settings(part) or index, []).append(part)
+    left, why = list[Eraser](), list[str]()
+    for group in groups.values():
+        if len(group) == 1:
+            left += group
+            continue
+        try:
+            left.append(_joined(group))
+        except Apart as reason:
+            why.append(f"The erasers of {group[0].method} cannot be solved again together, as {reason}")
+            left += group
+    return left, why
+
+
+def _joined(group: Sequence[Eraser]) -> Eraser:
+    first, together = group[0].request, METHODS.get(group[0].method).together
+    assert together is not None
+    check_guides([concept for part in group for concept in part.request.concepts])
+    request = _request(group, first.method).model_copy(update={"goal": first.goal, "options": first.options})
+    erased = {prompt for part in group for prompt in part.request.preserve if prompt not in request.preserve}
+    if erased:
+        warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=4)
+    started = time.perf_counter()
+    joined = together([_uncertified(part) for part in group], request)
+    told = {"seconds": {"solve": time.perf_counter() - started}, "composed": _told(group)}
+    return replace(joined, base=_base(group), provenance={**joined.provenance, **told})
+
+
+def _settings(eraser: Eraser) -> Hashable | None:
+    """What erasers must agree in to be solved again together; None for one that never is."""
+    if eraser.method not in METHODS.names():
+        return None
+    method = METHODS.get(eraser.method)
+    if method.together is None:
+        return None
+    return method.name, method.config.model_validate(eraser.request.options).model_dump_json(), eraser.request.goal
+
+
+def _uncertified(eraser: Eraser) -> Eraser:
+    # A certificate is of the whole operator: another choice of concepts has another one.
+    return replace(eraser, provenance={name: said for name, said in eraser.provenance.items() if name != "certificate"})
+
+
+def _side_by_side(parts: Sequence[Eraser]) -> Eraser:
+    return Eraser(
+        request=_request(parts, COMPOSED),
+        edits=tuple(edit for part in parts for edit in part.edits),
+        base=_base(parts),
+        provenance={"settings": {}, "versions": versions(), "composed": _told(parts), "applied": _how(parts)},
+        parts=tuple(parts),
+    )
+
+
+def _told(parts: Sequence[Eraser]) -> list[dict[str, object]]:
+    return [{"method": part.method, "concepts": list(part.concepts), "hash": part.hash} for part in parts]
+
+
+def _how(parts: Sequence[Eraser]) -> str:
+    """How parts that stay apart act together."""
+    weights = all(part.kind_of_edit == "weight" for part in parts)
+    return "summed from the base" if weights else ORDERED
+
+
+def _request(parts: Sequence[Eraser], method: str) -> Request:
+    """All concepts of all parts, each once, and what they preserve but for those."""
+    concepts: dict[str, Concept] = {}
+    for part in parts:
+        for concept in part.request.concepts:
+            concepts.setdefault(concept.name.casefold(), concept)
+    lists = [part.request.preserve for part in parts]
+    prompts = lists[0] if all(listed == lists[0] for listed in lists) else tuple(dict.fromkeys(chain(*lists)))
+    preserve = tuple(prompt for prompt in prompts if prompt.strip().casefold() not in concepts)
+    skip = parts[0].request.clip_skip
+    return Request(concepts=tuple(concepts.values()), preserve=preserve, method=method, clip_skip=skip)
+
+
+def _base(parts: Sequence[Eraser]) -> Base:
+    """The first part's base, with what all of them know theirs by."""
+    probes: dict[str, torch.Tensor] = {}
+    for part in reversed(parts):
+        probes |= zip(part.base.probes, part.base.embeddings, strict=True)
+    embeddings = torch.stack(list(probes.values())) if probes else parts[0].base.embeddings
+    parameters = {name: known for part in parts for name, known in part.base.parameters.items()}
+    return replace(parts[0].base, probes=tuple(probes), embeddings=embeddings, parameters=parameters)

@@ -1,0 +1,117 @@
+"""How the original Stable Diffusion code (CompVis, and Stability's sgm) names what diffusers names otherwise.
+
+Blocks are counted through there: `input_blocks.4.1` is the first attention of the second down block. What is inside an
+attention has the same names.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+DENOISER, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
+EMA = "model_ema."
+
+_UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+_UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_VAE_INSIDE = {
+    "conv_norm_out": "norm_out",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.attentions.0": "mid.attn_1",
+    "mid_block.resnets.1": "mid.block_2",
+}
+_VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def unet_name(name: str, config: Mapping[str, Any]) -> str:
+    """The original name of a parameter of a U-Net with this configuration."""
+    return _renamed(name, unet_modules(config), {"resnets": _UNET_RESNET})
+
+
+def vae_name(name: str, config: Mapping[str, Any]) -> str:
+    """The original name of a parameter of an autoencoder with this configuration."""
+    return _renamed(name, vae_modules(config), {"resnets": _VAE_RESNET, "attentions": _VAE_ATTENTION})
+
+
+def vae_tensor(name: str, tensor: Tensor) -> Tensor:
+    """Its tensor: attentions, linear in diffusers, are 1 x 1 convolutions there."""
+    inside = ".attentions." in name and name.endswith(".weight") and tensor.ndim == 2
+    return tensor[:, :, None, None] if inside else tensor
+
+
+def ema_name(name: str) -> str:
+    """What an exponential moving average of a parameter of the U-Net is saved as, given its original name."""
+    return EMA + f"diffusion_model.{name}".replace(".", "")
+
+
+def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Original names of a U-Net's modules by diffusers' names."""
+    names, layers = dict(_UNET), int(config["layers_per_block"])
+    blocks = len(config["block_out_channels"])
+    for block in range(blocks):
+        first = 1 + block * (layers + 1)
+        for layer in range(layers):
+            names[f"down_blocks.{block}.resnets.{layer}"] = f"input_blocks.{first + layer}.0"
+            names[f"down_blocks.{block}.attentions.{layer}"] = f"input_blocks.{first + layer}.1"
+        names[f"down_blocks.{block}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
+    for block in range(blocks):
+        first = block * (layers + 1)
+        for layer in range(layers + 1):
+            names[f"up_blocks.{block}.resnets.{layer}"] = f"output_blocks.{first + layer}.0"
+            names[f"up_blocks.{block}.attentions.{layer}"] = f"output_blocks.{first + layer}.1"
+        behind = 2 if "CrossAttn" in config["up_block_types"][block] else 1
+        names[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{first + layers}.{behind}.conv"
+    return names
+
+
+def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Original names of an autoencoder's modules by diffusers' names."""
+    layers, blocks = int(config["layers_per_block"]), len(config["block_out_channels"])
+    names = {
+        f"{coder}.{ours}": f"{coder}.{theirs}"
+        for coder in ("encoder", "decoder")
+        for ours, theirs in _VAE_INSIDE.items()
+    }
+    for block in range(blocks):
+        for layer in range(layers):
+            names[f"encoder.down_blocks.{block}.resnets.{layer}"] = f"encoder.down.{block}.block.{layer}"
+        names[f"encoder.down_blocks.{block}.downsamplers.0.conv"] = f"encoder.down.{block}.downsample.conv"
+        up = blocks - 1 - block
+        for layer in range(layers + 1):
+            names[f"decoder.up_blocks.{block}.resnets.{layer}"] = f"decoder.up.{up}.block.{layer}"
+        names[f"decoder.up_blocks.{block}.upsamplers.0.conv"] = f"decoder.up.{up}.upsample.conv"
+    return names
+
+
+def _renamed(name: str, modules: Mapping[str, str], inside: Mapping[str, Mapping[str, str]]) -> str:
+    """A name with its longest known beginning renamed, and then what is inside that module."""
+    words = name.split(".")
+    for length in range(len(words), 0, -1):
+        module, rest = ".".join(words[:length]), ".".join(words[length:])
+        if module in modules:
+            for kind, names in inside.items():
+                if kind in words[:length]:
+                    for ours, theirs in names.items():
+                        if rest.startswith(f"{ours}."):
+                            return f"{modules[module]}.{theirs}{rest.removeprefix(ours)}"
+            return f"{modules[module]}.{rest}" if rest else modules[module]
+    return name

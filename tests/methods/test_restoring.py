@@ -1,0 +1,84 @@
+"""Ten concepts are erased and three given back: what is left is the eraser of the other seven."""
+
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import efface
+from efface import Eraser, Model
+from efface.methods import METHODS
+
+TEN = ["cat", "horse", "house", "boat", "bird", "golf ball", "cake", "apple", "star", "van gogh"]
+BACK = ["horse", "golf ball", "van gogh"]
+LEFT = [name for name in TEN if name not in BACK]
+KEPT = ["a red car", "blue"]
+
+#: Methods that can be split, with the settings under which they can, and how near to erasing seven they come.
+SPLIT: list[tuple[str, dict[str, Any], float]] = [
+    ("uce", {}, 1e-10),
+    ("uce", {"variant": "window"}, 1e-10),
+    ("uce", {"variant": "window", "technique": "tensor"}, 1e-10),
+    ("cure", {}, 1e-10),
+    ("certified", {}, 1e-10),
+    ("rece", {}, 1e-10),
+    ("speed", {"params": "KV", "aug_num": 0}, 1e-10),
+    ("adavd", {}, 0.0),
+]
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no (guides|preserve list)")
+
+
+def erase(model: Model, concepts: list[str], method: str, options: dict[str, Any]) -> Eraser:
+    return efface.erase(model, concepts, "dog", preserve=KEPT, method=method, **options)
+
+
+def changes(eraser: Eraser) -> list[Tensor]:
+    """What does not depend on how an edit was factored."""
+    found: list[Tensor] = []
+    for edit in eraser.edits:
+        if isinstance(edit, efface.TextEdit):
+            found.append(edit.matrix)
+        elif isinstance(edit, efface.WeightEdit):
+            assert edit.up is not None
+            assert edit.down is not None
+            found.append(edit.up @ edit.down)
+        else:
+            found += edit.tensors().values()
+    return found
+
+
+def distance(one: Eraser, other: Eraser) -> float:
+    pairs = zip(changes(one), changes(other), strict=True)
+    return max(float((mine - theirs).norm() / theirs.norm()) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize(("method", "options", "tolerance"), SPLIT)
+def test_restoring_three_of_ten_is_erasing_the_other_seven(
+    tiny_model: Model, method: str, options: dict[str, Any], tolerance: float
+) -> None:
+    whole, direct = erase(tiny_model, TEN, method, options), erase(tiny_model, LEFT, method, options)
+    rest = whole.without(*BACK)
+    assert rest.concepts == tuple(LEFT)
+    assert distance(rest, direct) <= tolerance
+    assert rest.hash != whole.hash
+
+
+@pytest.mark.parametrize(("method", "options", "tolerance"), SPLIT)
+def test_composing_two_is_erasing_all_in_one_request(
+    tiny_model: Model, method: str, options: dict[str, Any], tolerance: float
+) -> None:
+    one, two = erase(tiny_model, TEN[:4], method, options), erase(tiny_model, TEN[4:], method, options)
+    whole, both = erase(tiny_model, TEN, method, options), efface.compose(one, two)
+    assert both.request == whole.request
+    assert not both.parts
+    assert distance(both, whole) <= tolerance
+    assert both.provenance["settings"] == whole.provenance["settings"]
+    assert distance(both.without(*BACK), whole.without(*BACK)) <= tolerance
+
+
+def test_every_method_either_is_in_that_list_or_refuses(tiny_model: Model) -> None:
+    for name in METHODS.names():
+        eraser = erase(tiny_model, ["cat", "horse"], name, {})
+        if name not in {method for method, _, _ in SPLIT} or name == "speed":
+            with pytest.raises(efface.BadRequest, match="split"):
+                eraser.without("cat")
