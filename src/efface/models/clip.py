@@ -1,0 +1,126 @@
+"""CLIP (arXiv 2103.00020): images and texts in one space, for the judge that chooses and the metrics that measure.
+
+The embedded model has one of its own: its text encoder, and an image tower trained to agree with it.
+`models/emoji/clip` holds the configuration of a `CLIPModel` and every weight but the text tower's, which is the
+diffusion model's text encoder, as in Stable Diffusion.
+
+Images go through the PIL processor whatever else is installed, since torchvision's gives other pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from efface.errors import BadFile, BadInput
+from efface.files import sha256_of_tensors
+from efface.models.emoji import HERE
+
+EMBEDDED = "emoji"
+_BATCH = 64
+# transformers 4 writes the text encoder's weights under this prefix, transformers 5 without.
+_PREFIX = re.compile(r"^(text_model\.)?")
+
+
+class Clip:
+    """A CLIP that is ready to look and read.
+
+    Args:
+        model: A transformers `CLIPModel`.
+        tokenizer: Its tokenizer.
+        processor: Its image processor, with PIL.
+        name: What it was opened by.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, name: str) -> None:
+        self.name = name
+        self._model, self._tokenizer, self._processor = model.eval().requires_grad_(False), tokenizer, processor
+
+    @cached_property
+    def version(self) -> str:
+        """The last part of the name, and a hash of the weights: equal wherever the same files lie."""
+        return f"clip:{Path(self.name).name} {sha256_of_tensors(self._model.state_dict())[:12]} PIL"
+
+    @property
+    def scale(self) -> Tensor:
+        """The learned factor s of the cosines, float64."""
+        return self._model.logit_scale.cpu().double().exp()
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
+        """Projected features of images (H, W, 3) of any sizes, (n, d), float64, not normalised."""
+        parts: list[Tensor] = []
+        for start in range(0, len(images), _BATCH):
+            inputs = self._processor(list(images[start : start + _BATCH]), return_tensors="pt")
+            parts.append(_features(self._model.get_image_features(inputs["pixel_values"].to(self._model.device))))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Projected features of texts, cut where they are too long, (m, d), float64, not normalised."""
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._model.device)
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        return _features(self._model.get_text_features(input_ids=ids, attention_mask=mask))
+
+    def cosines(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], texts: Sequence[str]) -> Tensor:
+        """cos(f(image), g(text)), (n, m), float64."""
+        f, g = self.image_features(images), self.text_features(texts)
+        return F.normalize(f, dim=-1) @ F.normalize(g, dim=-1).T
+
+
+def _features(output: Any) -> Tensor:
+    """transformers 5 gives features as `pooler_output`, 4 as they are."""
+    tensor: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return tensor.cpu().double()
+
+
+def open_clip(weights: str = "", device: str | torch.device = "cpu") -> Clip:
+    """Open a folder or hub id of a `CLIPModel`; nothing is the embedded model's own CLIP.
+
+    Raises:
+        BadInput: There is no such model, or it is not CLIP.
+    """
+    if not weights:
+        return _embedded(device)
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+    try:
+        model: Any = CLIPModel.from_pretrained(weights, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(weights)
+        processor = AutoImageProcessor.from_pretrained(weights, backend="pil")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"Cannot open a CLIP model at '{weights}': {reason}") from error
+    return Clip(model.to(device), tokenizer, processor, weights)
+
+
+def _embedded(device: str | torch.device) -> Clip:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers.models.clip.configuration_clip import CLIPConfig
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.clip.modeling_clip import CLIPModel
+
+    from efface.models.open import open_model
+
+    folder, base = HERE / "clip", open_model("emoji")
+    try:
+        config: Any = CLIPConfig.from_pretrained(folder)
+        model: Any = CLIPModel(config)
+        state = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+        text = base.text_encoder.state_dict()
+        state |= {_PREFIX.sub("text_model.", name, count=1): value for name, value in text.items()}
+        model.load_state_dict(state)
+        processor = CLIPImageProcessorPil.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadFile(f"Cannot read the CLIP in {folder}: {' '.join(str(error).split())[:200]}.") from error
+    return Clip(model.to(device), base.tokenizer, processor, EMBEDDED)
