@@ -16,13 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from efface.metrics.bootstrap import Array, Cluster, percentiles, resampled_means
 
 _Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
-_DRAWS = 2000
-
-#: Outcomes (0 or 1) of the images of one prompt.
-Cluster = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def clustered_bootstrap(clusters: Sequence[Cluster]) -> Rate:
         trials = n if len(full) == 1 else len(full)
         plain = wilson(round(value * trials), trials)
         return Rate(value, plain.low, plain.high, n)
-    low, high = _percentiles(_resampled(full, np.random.default_rng(0)))
+    low, high = percentiles(resampled_means(full, np.random.default_rng(0)))
     return Rate(value, low, high, n)
 
 
@@ -87,8 +84,8 @@ def harmonic_mean(parts: Sequence[Sequence[Cluster]]) -> Rate:
         raise ValueError("a harmonic mean needs at least one image in every part")
     rng = np.random.default_rng(0)
     values = np.array([clustered_bootstrap(part).value for part in kept])[None]
-    draws = np.stack([_resampled(part, rng) for part in kept], axis=1)
-    low, high = _percentiles(_harmonic(draws))
+    draws = np.stack([resampled_means(part, rng) for part in kept], axis=1)
+    low, high = percentiles(_harmonic(draws))
     return Rate(float(_harmonic(values)[0]), low, high, sum(len(c) for part in kept for c in part))
 
 
@@ -111,25 +108,12 @@ def paired_difference(before: Sequence[Cluster], after: Sequence[Cluster]) -> Ra
         bound = wilson(0, len(changes)).high if len(changes) > 1 else wilson(0, n).high
         return Rate(0.0, -bound, bound, n)
     clusters = changes if len(changes) > 1 else [[d] for d in changes[0]]
-    low, high = _percentiles(_resampled(clusters, np.random.default_rng(0)))
+    low, high = percentiles(resampled_means(clusters, np.random.default_rng(0)))
     return Rate(value, low, high, n)
 
 
-def _resampled(clusters: Sequence[Cluster], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of `_DRAWS` resamples of whole clusters."""
-    sums = np.array([math.fsum(c) for c in clusters])
-    counts = np.array([len(c) for c in clusters])
-    chosen = rng.integers(0, len(clusters), (_DRAWS, len(clusters)))
-    return sums[chosen].sum(1) / counts[chosen].sum(1)
-
-
-def _harmonic(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+def _harmonic(rates: Array) -> Array:
     """Harmonic means along the last axis; a rate of 0 makes it 0."""
     positive = (rates > 0).all(1)
     inverse = np.where(rates > 0, 1 / np.maximum(rates, 1e-300), 0).mean(1)
     return np.where(positive, 1 / np.maximum(inverse, 1e-300), 0.0)
-
-
-def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return float(low), float(high)

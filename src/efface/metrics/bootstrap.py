@@ -1,0 +1,103 @@
+"""Resampling, always with a fixed seed: the same images give the same interval to the bit.
+
+Means resample whole prompts (Davison and Hinkley, 1997, section 3.8). Distances between sets resample their images as
+weights, so that features are extracted once: a resample in which image i occurs w_i times is the weight vector w.
+Repeats raise FID and every V-statistic by the bias of small sets once more, so that plain percentiles can lie above
+the value itself; `shifted` therefore shifts the resampled distances until their mean is the value. What is covered is
+then the distance expected of sets of this size, which is what may be compared at all.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.errors import BadInput
+from efface.metrics.base import Value
+
+DRAWS = 2000
+
+Array = NDArray[np.float64]
+
+#: Numbers of the images of one prompt.
+Cluster = Sequence[float]
+
+
+def resampled_means(clusters: Sequence[Cluster], rng: np.random.Generator) -> Array:
+    """Means of `DRAWS` resamples of whole clusters."""
+    sums = np.array([math.fsum(c) for c in clusters])
+    counts = np.array([len(c) for c in clusters])
+    chosen = rng.integers(0, len(clusters), (DRAWS, len(clusters)))
+    return sums[chosen].sum(1) / counts[chosen].sum(1)
+
+
+def percentiles(draws: Array) -> tuple[float, float]:
+    """The middle 95% of the draws."""
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def shifted(value: float, draws: Array) -> Array:
+    """The draws, without those that held too few images for a distance, shifted to have the value as their mean."""
+    usable = draws[np.isfinite(draws)]
+    return usable - usable.mean() + value
+
+
+def by_prompt(values: Sequence[float], prompts: Sequence[str] | None) -> list[list[float]]:
+    """Values in clusters of one prompt; without prompts, one cluster of independent images.
+
+    Raises:
+        BadInput: There is not one prompt for each value.
+    """
+    if prompts is None:
+        return [list(values)]
+    if len(prompts) != len(values):
+        raise BadInput(f"{len(values)} images came with {len(prompts)} prompts; give one prompt for each image.")
+    clusters: dict[str, list[float]] = {prompt: [] for prompt in prompts}
+    for value, prompt in zip(values, prompts, strict=True):
+        clusters[prompt].append(value)
+    return list(clusters.values())
+
+
+def units(clusters: Sequence[Cluster]) -> Sequence[Cluster]:
+    """What is resampled: prompts, or the images of an only prompt."""
+    full = [c for c in clusters if len(c)]
+    return full if len(full) != 1 else [[value] for value in full[0]]
+
+
+def mean_value(clusters: Sequence[Cluster], extractor: str, note: str = "") -> Value:
+    """The mean score over all images, with an interval that resamples whole prompts.
+
+    Raises:
+        BadInput: There are fewer than two images, which have no interval.
+    """
+    resampled = units(clusters)
+    n = sum(len(c) for c in resampled)
+    if n < 2:
+        raise BadInput(f"A mean with an interval needs at least two images; there is {n or 'none'}.")
+    value = math.fsum(math.fsum(c) for c in resampled) / n
+    low, high = percentiles(resampled_means(resampled, np.random.default_rng(0)))
+    return Value(value, min(low, value), max(high, value), n, extractor, note)
+
+
+def weights(labels: Sequence[str] | None, n: int, draws: int, rng: np.random.Generator) -> Array:
+    """How often each of n images occurs, (1 + draws, n): once in the first row, then in resamples.
+
+    Args:
+        labels: The prompt of each image, to resample whole prompts; None resamples images.
+        n: Number of images.
+        draws: Number of resamples.
+        rng: Where chance comes from.
+    """
+    group_of = np.arange(n)
+    if labels is not None and len(set(labels)) > 1:
+        order = {label: i for i, label in enumerate(sorted(set(labels)))}
+        group_of = np.array([order[label] for label in labels])
+    groups = int(group_of.max()) + 1
+    counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    return np.concatenate([np.ones((1, n)), counts[:, group_of].astype(np.float64)])
+
+
+#: Distances, (B,), of sets x (n, d) and y (m, d) whose images occur as often as weights (B, n) and (B, m) say.
+Statistic = Callable[[Array, Array, Array, Array], Array]

@@ -1,0 +1,65 @@
+"""CLIP accuracy: in how many images does CLIP find the erased concept rather than its anchor?
+
+Kumari et al., "Ablating Concepts in Text-to-Image Diffusion Models", arXiv 2303.13516;
+https://github.com/nupurkmr9/concept-ablation (compvis/evaluate.py). With score as in `clip_score`
+
+    accuracy = share of images x with score(x, target) > score(x, anchor)
+
+One minus it is the CLIP error rate of SPM (arXiv 2312.16145). A tie, as of two cosines below zero, is not a success.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from efface.errors import BadInput
+from efface.metrics.base import MetricEntry, Value
+from efface.metrics.bootstrap import by_prompt
+from efface.metrics.clip_score import ABLATION, ClipScoreConfig, score_table
+from efface.metrics.features import Pixels, batches
+from efface.metrics.rates import clustered_bootstrap
+from efface.models.clip import Clip
+
+
+def clip_wins(
+    clip: Clip, images: Iterable[Pixels], target: str, anchor: str, config: ClipScoreConfig = ABLATION
+) -> list[float]:
+    """1 for each image that is closer to `target` than to `anchor`, else 0."""
+    wins: list[float] = []
+    for batch in batches(images):
+        scores = score_table(clip, batch, [target, anchor], config)
+        wins += (scores[:, 0] > scores[:, 1]).astype(float).tolist()
+    return wins
+
+
+def clip_accuracy(
+    clip: Clip,
+    images: Iterable[Pixels],
+    target: str,
+    anchor: str,
+    prompts: Sequence[str] | None = None,
+    config: ClipScoreConfig = ABLATION,
+) -> Value:
+    """The share of images closer to `target`, with its interval.
+
+    Args:
+        clip: Which CLIP.
+        images: (H, W, 3) each.
+        target: The erased concept ("grumpy cat", "van gogh style").
+        anchor: What it was erased towards ("cat", "painting").
+        prompts: The prompt of each image, to resample prompts; without, images count as independent.
+        config: How cosines become scores.
+    """
+    wins = clip_wins(clip, images, target, anchor, config)
+    if not wins:
+        raise BadInput("CLIP accuracy needs at least one image.")
+    rate = clustered_bootstrap(by_prompt(wins, prompts))
+    return Value(rate.value, rate.low, rate.high, rate.n, config.version(clip))
+
+
+ENTRY = MetricEntry(
+    name="clip_accuracy",
+    summary="share of images closer to the erased concept than to its anchor, by CLIP",
+    paper="https://arxiv.org/abs/2303.13516",
+    over="images and texts",
+    better="higher",
+    measure=clip_accuracy,
+)

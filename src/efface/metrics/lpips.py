@@ -1,0 +1,149 @@
+"""LPIPS: how far apart two pictures look, by the activations of AlexNet.
+
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv 1801.03924, version 0.1;
+https://github.com/richzhang/PerceptualSimilarity. With F_l the activations behind AlexNet's l-th ReLU, scaled to unit
+length over channels at each position (h, w), and learned weights a_l,
+
+    LPIPS(x, y) = sum_l mean_hw sum_c a_lc (F_l(x) - F_l(y))_chw^2
+
+Papers on erasing compare the images of one prompt and seed with and without the eraser, resized to a shorter side of 64
+(ESD, UCE): high on erased artists, low on the others.
+
+Weights come from you: torchvision's AlexNet (alexnet-owt-7be5be79.pth, names `features.0.weight`, ...) and the heads of
+lpips 0.1 (weights/v0.1/alex.pth of the package `lpips`, names `lin0.model.1.weight`, ...), in one file or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from efface.errors import BadInput
+from efface.files import sha256_of_tensors
+from efface.metrics.base import MetricEntry, Value
+from efface.metrics.bootstrap import Array, by_prompt, mean_value
+from efface.metrics.features import Pixels, batches, unit_range
+from efface.metrics.weights import fill, read_weights
+
+WIDTHS = (64, 192, 384, 256, 256)
+# Where torchvision's list of layers has the ReLUs whose activations are compared.
+_TAPS = (1, 4, 7, 9, 11)
+_SHIFT, _SCALE = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+
+
+class AlexLpips(nn.Module):
+    """Two batches of pictures in [-1, 1], (n, 3, H, W) each, to distances (n,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c, d, e = WIDTHS
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, a, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(a, b, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(b, c, 3, 1, 1), nn.ReLU()),
+            *(nn.Conv2d(c, d, 3, 1, 1), nn.ReLU()),
+            *(nn.Conv2d(d, e, 3, 1, 1), nn.ReLU()),
+        )
+        self.heads = nn.ParameterList([torch.zeros(1, width, 1, 1) for width in WIDTHS])
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """The unit-length activations behind each ReLU."""
+        x = (x - _SHIFT.to(x).view(3, 1, 1)) / _SCALE.to(x).view(3, 1, 1)
+        taken: list[Tensor] = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in _TAPS:
+                taken.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return taken
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(self.activations(x), self.activations(y), self.heads, strict=True)
+        layers = [(a * (f - g).square()).sum(1).mean((1, 2)) for f, g, a in pairs]
+        return torch.stack(layers).sum(0)
+
+
+class Lpips:
+    """LPIPS with the weights of `files`.
+
+    Args:
+        files: AlexNet and the heads, in one file or several.
+        side: Resize to this shorter side first (PIL, bilinear); None leaves images as they are.
+        device: Where to run it.
+
+    Raises:
+        BadInput: A weight is missing or does not fit.
+    """
+
+    def __init__(self, *files: str | Path, side: int | None = None, device: str | torch.device = "cpu") -> None:
+        state: dict[str, Tensor] = {}
+        for file in files:
+            state |= read_weights(Path(file))
+        source = "LPIPS's weights (" + (", ".join(map(str, files)) or "no file given") + ")"
+        state |= {f"heads.{i}": state[f"lin{i}.model.1.weight"] for i in range(5) if f"lin{i}.model.1.weight" in state}
+        self.net = AlexLpips().eval().requires_grad_(False)
+        fill(self.net, state, source)
+        resized = "" if side is None else f" {side}px"
+        self.version = f"lpips-alex-0.1 {sha256_of_tensors(self.net.state_dict())[:12]}{resized}"
+        self._side, self._device = side, device
+        self.net.to(device)
+
+    @torch.no_grad()
+    def distances(self, first: Iterable[Pixels], second: Iterable[Pixels]) -> Array:
+        """The distance of each pair of images (H, W, 3), (n,).
+
+        Raises:
+            BadInput: One of the two has more images, or the images of a pair differ in size.
+        """
+        found: list[float] = []
+        for one, other in zip_longest(batches(first), batches(second), fillvalue=()):
+            if len(one) != len(other):
+                raise BadInput("LPIPS compares pairs: give as many images of the one as of the other.")
+            found += [self._distance(x, y) for x, y in zip(one, other, strict=True)]
+        return np.array(found)
+
+    def _distance(self, first: Pixels, second: Pixels) -> float:
+        x, y = self._prepared(first), self._prepared(second)
+        if x.shape != y.shape:
+            raise BadInput(f"LPIPS compares images of one size, not {first.shape[:2]} with {second.shape[:2]}.")
+        return float(self.net(x, y))
+
+    def _prepared(self, image: Pixels) -> Tensor:
+        """(1, 3, h, w) in [-1, 1]."""
+        if self._side is not None:
+            image = np.asarray(shorter_side(Image.fromarray(image), self._side))
+        return (unit_range(image) * 2 - 1)[None].to(self._device)
+
+
+def shorter_side(picture: Image.Image, side: int) -> Image.Image:
+    """As torchvision's Resize does it with a picture of PIL: the longer side is rounded down."""
+    width, height = picture.size
+    shorter = min(width, height)
+    return picture.resize((side * width // shorter, side * height // shorter), Image.Resampling.BILINEAR)
+
+
+def lpips(net: Lpips, first: Iterable[Pixels], second: Iterable[Pixels], prompts: Sequence[str] | None = None) -> Value:
+    """The mean distance of pairs, with an interval.
+
+    Args:
+        net: With its weights.
+        first: Images of the one, (H, W, 3) each.
+        second: Images of the other, of the same prompts and seeds in the same order.
+        prompts: The prompt of each pair, to resample prompts; without, pairs count as independent.
+    """
+    return mean_value(by_prompt(net.distances(first, second).tolist(), prompts), net.version)
+
+
+ENTRY = MetricEntry(
+    name="lpips",
+    summary="perceptual distance of two images of one prompt and seed, by AlexNet; weights from you",
+    paper="https://arxiv.org/abs/1801.03924",
+    over="pairs of images",
+    better="lower",
+    measure=lpips,
+)
