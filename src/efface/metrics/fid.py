@@ -29,7 +29,7 @@ def statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
     return np.array([_frechet(x, y, p, q) for p, q in zip(w, v, strict=True)])
 
 
-def fid(images: Features, reference: Features, draws: int = 100) -> Value:
+def fid(images: Features, reference: Features, draws: int = 200) -> Value:
     """FID of two sets, with an interval from `draws` resamples of both. Warns of sets that are small."""
     fewest = min(len(images), len(reference))
     note = ""

@@ -37,6 +37,17 @@ _TAPS = (1, 4, 7, 9, 11)
 _SHIFT, _SCALE = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
 
 
+class Head(nn.Module):
+    """The weights a_lc of one layer; the dropout only takes up its place in the published names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(width, 1, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).mean((1, 2, 3))
+
+
 class AlexLpips(nn.Module):
     """Two batches of pictures in [-1, 1], (n, 3, H, W) each, to distances (n,)."""
 
@@ -50,7 +61,7 @@ class AlexLpips(nn.Module):
             *(nn.Conv2d(c, d, 3, 1, 1), nn.ReLU()),
             *(nn.Conv2d(d, e, 3, 1, 1), nn.ReLU()),
         )
-        self.heads = nn.ParameterList([torch.zeros(1, width, 1, 1) for width in WIDTHS])
+        self.lin0, self.lin1, self.lin2, self.lin3, self.lin4 = (Head(width) for width in WIDTHS)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """The unit-length activations behind each ReLU."""
@@ -63,9 +74,9 @@ class AlexLpips(nn.Module):
         return taken
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        pairs = zip(self.activations(x), self.activations(y), self.heads, strict=True)
-        layers = [(a * (f - g).square()).sum(1).mean((1, 2)) for f, g, a in pairs]
-        return torch.stack(layers).sum(0)
+        heads = (self.lin0, self.lin1, self.lin2, self.lin3, self.lin4)
+        layers = zip(heads, self.activations(x), self.activations(y), strict=True)
+        return torch.stack([head((f - g).square()) for head, f, g in layers]).sum(0)
 
 
 class Lpips:
@@ -85,7 +96,6 @@ class Lpips:
         for file in files:
             state |= read_weights(Path(file))
         source = "LPIPS's weights (" + (", ".join(map(str, files)) or "no file given") + ")"
-        state |= {f"heads.{i}": state[f"lin{i}.model.1.weight"] for i in range(5) if f"lin{i}.model.1.weight" in state}
         self.net = AlexLpips().eval().requires_grad_(False)
         fill(self.net, state, source)
         resized = "" if side is None else f" {side}px"
