@@ -44,6 +44,7 @@ def test_the_layout_is_the_published_one() -> None:
     assert state["Mixed_7c.branch3x3dbl_3b.bn.running_var"].shape == (384,)
 
 
+@pytest.mark.slow
 def test_features_are_torch_fidelitys(tmp_path: Path) -> None:
     """The means of the last block's four branches."""
     classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
