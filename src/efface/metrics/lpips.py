@@ -29,7 +29,7 @@ from efface.files import sha256_of_tensors
 from efface.metrics.base import MetricEntry, Value
 from efface.metrics.bootstrap import Array, by_prompt, mean_value
 from efface.metrics.features import Pixels, batches, unit_range
-from efface.metrics.weights import fill, read_weights
+from efface.metrics.weights import fill
 
 WIDTHS = (64, 192, 384, 256, 256)
 # Where torchvision's list of layers has the ReLUs whose activations are compared.
@@ -92,12 +92,8 @@ class Lpips:
     """
 
     def __init__(self, *files: str | Path, side: int | None = None, device: str | torch.device = "cpu") -> None:
-        state: dict[str, Tensor] = {}
-        for file in files:
-            state |= read_weights(Path(file))
-        source = "LPIPS's weights (" + (", ".join(map(str, files)) or "no file given") + ")"
         self.net = AlexLpips().eval().requires_grad_(False)
-        fill(self.net, state, source)
+        fill(self.net, *files)
         resized = "" if side is None else f" {side}px"
         self.version = f"lpips-alex-0.1 {sha256_of_tensors(self.net.state_dict())[:12]}{resized}"
         self._side, self._device = side, device
