@@ -40,7 +40,9 @@ def configuration(text: Text) -> CLIPConfig:
         num_attention_heads=4,
         hidden_act="quick_gelu",
     )
-    return CLIPConfig(text_config=text.tower.config.to_dict(), vision_config=vision, projection_dim=256)
+    # Whence and in which type the tower was loaded is no part of what it is.
+    words = {k: v for k, v in text.tower.config.to_dict().items() if k not in ("_name_or_path", "dtype")}
+    return CLIPConfig(text_config={**words, "dtype": "float32"}, vision_config=vision, projection_dim=256)
 
 
 def caption(rng: np.random.Generator, row: dict, groups: dict[str, list[str]]) -> str:
