@@ -60,9 +60,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("closed_form_quality"), help="images and finished concepts")
     arguments = parser.parse_args()
     model, judge = efface.open_model("emoji"), open_judge("emoji")
-    concepts: list[tuple[str, Kind]] = [(name, "object") for name in OBJECTS]
-    concepts += [(name, "style") for name in STYLES]
-    concepts.append((WEAPONS, "unsafe"))
+    kinds: dict[str, Kind] = {**dict.fromkeys(OBJECTS, "object"), **dict.fromkeys(STYLES, "style")}
+    kinds[WEAPONS] = "unsafe"
+    concepts = list(kinds.items())
     if arguments.quick:
         concepts = [concepts[0], concepts[-2]]
         arguments.work = Path(tempfile.mkdtemp())

@@ -40,7 +40,7 @@ def make_checkpoint(folder: Path) -> None:
 
     torch.manual_seed(0)
     text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    vae = AutoencoderKL(
+    vae_config: dict[str, Any] = dict(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -48,8 +48,9 @@ def make_checkpoint(folder: Path) -> None:
         latent_channels=4,
     )
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "weights" / "tokenizer", model_max_length=77)
-    StableDiffusionPipeline(
-        vae=vae,
+    pipeline: Any = StableDiffusionPipeline
+    pipeline(
+        vae=AutoencoderKL(**vae_config),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**SD14),

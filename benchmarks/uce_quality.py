@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("uce_quality"), help="images and finished concepts")
     arguments = parser.parse_args()
     model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
-    concepts: list[tuple[str, Kind]] = [(name, "object") for name in OBJECTS]
-    concepts += [(name, "style") for name in STYLES]
+    kinds: dict[str, Kind] = {**dict.fromkeys(OBJECTS, "object"), **dict.fromkeys(STYLES, "style")}
+    concepts = list(kinds.items())
     if arguments.quick:
         concepts = [concepts[0], concepts[-1]]
         arguments.work = Path(tempfile.mkdtemp())
