@@ -120,6 +120,9 @@ def test_its_hash_tells_edits_apart(eraser: Eraser, tiny_model: Model) -> None:
     again = efface.erase(tiny_model, ["cat", "golf ball", "van gogh"], ["dog", "", "art"], preserve=["house", "a car"])
     assert again.hash == eraser.hash
     assert eraser.without("cat").hash != eraser.hash
+    weights = efface.erase(tiny_model, "cat", "dog", method="oce")
+    assert tiny_model.denoiser is not None  # from now on its weights are not read from the file
+    assert efface.erase(tiny_model, "cat", "dog", method="oce").hash == weights.hash
     assert eraser.kind_of_edit == "text"
     assert eraser.rank == 3
     assert eraser.nbytes == 2 * 3 * tiny_model.width * 8

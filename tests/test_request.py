@@ -29,6 +29,16 @@ def test_the_references_words_for_kinds_are_understood(word: str, kind: str) -> 
         ({"concepts": ["cat"], "to": "cat"}, "concept itself"),
         ({"concepts": ["cat"], "kind": "animal"}, "kind"),
         ({"concepts": ["cat"], "clip_skip": -1}, "clip_skip"),
+        ({"concepts": ["cat"], "goal": "forget"}, "goal"),
+        ({"concepts": ["pet"], "goal": "debias"}, "'pet' needs attributes"),
+        ({"concepts": ["pet"], "goal": "debias", "to": "cat"}, "two attributes or more"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "cat"]}, "given twice among cat, cat"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", " "]}, "in words"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": 1}}, "2 attributes but 1"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": "1,x"}}, "shares=0.5,0.5"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": "1,1"}}, "add up to 1"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": "2,-1"}}, "cat 2, dog -1"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": "nan,1"}}, "finite"),
     ],
 )
 def test_what_contradicts_itself_is_refused_in_one_line(arguments: dict[str, object], message: str) -> None:
@@ -42,6 +52,29 @@ def test_a_request_survives_its_file(tmp_path: Path) -> None:
     request = Request(concepts=(concept,), preserve=("dög",), options={"lamb": 0.1, "variant": "window"}, clip_skip=1)
     request.to_yaml(tmp_path / "request.yaml")
     assert Request.from_yaml(tmp_path / "request.yaml") == request
+
+
+def test_attributes_are_wanted_equally_often_unless_shares_are_given(tmp_path: Path) -> None:
+    equal = Request.make(["pet", "animal"], ["cat", "dog"], goal="debias")
+    assert [concept.attributes for concept in equal.concepts] == [{"cat": 0.5, "dog": 0.5}] * 2
+    path = tmp_path / "request.yaml"
+    path.write_text("goal: debias\nconcepts: [{name: pet, attributes: {cat: 0.3, dog: 0.7}}]\noptions: {lamb: 1}\n")
+    for name in ("shares", "desired_ratios"):
+        request = Request.make("pet", ["cat", "dog"], goal="debias", options={name: "0.3,0.7", "lamb": 1})
+        assert request == Request.from_yaml(path)
+        request.to_yaml(tmp_path / "again.yaml")
+        assert Request.from_yaml(tmp_path / "again.yaml") == request
+
+
+@pytest.mark.parametrize("content", ["{name: pet, guide: cat, attributes: {cat: 0.5, dog: 0.5}}", "pet"])
+def test_a_goal_has_what_it_needs_and_nothing_else(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "request.yaml"
+    path.write_text(f"goal: debias\nconcepts: [{content}]\n")
+    with pytest.raises(BadRequest, match="'pet' needs attributes, and no guide"):
+        Request.from_yaml(path)
+    path.write_text("concepts: [{name: pet, attributes: {cat: 0.5, dog: 0.5}}]\n")
+    with pytest.raises(BadRequest, match="to be erased it has a guide at most"):
+        Request.from_yaml(path)
 
 
 def test_plain_words_stand_for_concepts_in_a_file(tmp_path: Path) -> None:

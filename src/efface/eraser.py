@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from efface.edits import Edit, TextEdit, ValueGuard, describe
+from efface.edits import Edit, TextEdit, ValueGuard, WeightEdit, describe
 from efface.errors import BadRequest
 from efface.files import sha256_of_tensors
 from efface.request import Request
@@ -103,10 +103,12 @@ class Eraser:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the edits: equal for erasers that do the same to a model."""
+        # Weights come in another order from a loaded denoiser than from its file; it makes no difference.
+        ordered = sorted(self.edits, key=lambda edit: edit.parameter if isinstance(edit, WeightEdit) else "")
         return sha256_of_tensors(
             {
                 f"{index}:{describe(edit)}:{name}": tensor
-                for index, edit in enumerate(self.edits)
+                for index, edit in enumerate(ordered)
                 for name, tensor in edit.tensors().items()
             }
         )

@@ -6,9 +6,10 @@ The module is not called `erase`, since importing it would then hide the functio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from efface.base_check import with_parameters
+from efface.errors import BadRequest
 from efface.methods import METHODS
 from efface.models import Model, open_model
 from efface.request import Request
@@ -16,8 +17,11 @@ from efface.settings import Scalar
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from torch import Tensor
 
     from efface.eraser import Eraser
+    from efface.judges import Judge
+    from efface.methods.base import Latents, Measure, Progress, Tool
 
 
 def erase(
@@ -28,8 +32,11 @@ def erase(
     kind: str = "object",
     preserve: Sequence[str] = (),
     method: str = "uce",
+    goal: str = "erase",
     clip_skip: int | None = None,
     certify: bool = False,
+    judge: Judge | None = None,
+    progress: Progress | None = None,
     **options: Scalar,
 ) -> Eraser:
     """Make an eraser; the model stays as it is until the eraser is attached or baked.
@@ -37,28 +44,60 @@ def erase(
     Args:
         model: a model, a diffusers pipeline, or the name or folder of one.
         concepts: what to erase: a request, or a concept or several in words. With a request, the rest is in it.
-        to: the guide, or one for each concept; nothing takes the method's default for the kind.
+        to: the guide, or one for each concept; nothing takes the method's default for the kind. To debias, the
+            attributes that every concept's images shall show.
         kind: object, style, memorised or unsafe.
         preserve: prompts to keep.
         method: name of the method.
+        goal: erase or debias.
         clip_skip: how many of the text encoder's last layers the pipeline skips.
         certify: say in the eraser how far its concepts can be brought back (`efface.certificate`); reads the
             denoiser's text-reading weights. An eraser that does not edit the text alone has no certificate.
-        **options: the method's own settings.
+        judge: who says what images show, for methods that look at what they do (`efface.judges.open_judge`).
+        progress: told how far long work is.
+        **options: the method's own settings; to debias, also `shares`.
 
     Raises:
         BadInput: the request cannot be carried out; the message says what to change.
     """
     if not isinstance(concepts, Request):
         concepts = Request.make(
-            concepts, to, kind=kind, preserve=preserve, method=method, options=options, clip_skip=clip_skip
+            concepts, to, kind=kind, preserve=preserve, method=method, goal=goal, options=options, clip_skip=clip_skip
         )
+    if certify and concepts.goal != "erase":
+        raise BadRequest("A certificate says how far an erased concept comes back; leave --certify out to debias.")
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
-    eraser = with_parameters(chosen.erase(opened, concepts, settings), opened)
+    tools: dict[Tool, Any] = {
+        "latents": _latents_of(opened),
+        "measure": _measure_of(judge, opened),
+        "progress": progress,
+    }
+    given = {name: tools[name] for name in chosen.needs}
+    eraser = with_parameters(chosen.erase(opened, concepts, settings, **given), opened)
     if certify and eraser.certificate is None:
         from efface.certificate import certify as certified
 
         return certified(opened, eraser)
     return eraser
+
+
+def _latents_of(model: Model) -> Latents:
+    def latents(
+        prompt: str, seeds: Sequence[int], *, steps: int, guidance: float, sampler: Any, clip_skip: int | None = None
+    ) -> Tensor:
+        from efface.generate import Job, Sampling, sample_latents
+
+        how = Sampling(sampler=sampler, steps=steps, guidance=guidance, clip_skip=clip_skip)
+        return sample_latents(model, [Job(prompt, seed) for seed in seeds], how)
+
+    return latents
+
+
+def _measure_of(judge: Judge | None, model: Model) -> Measure | None:
+    if judge is None:
+        return None
+    from efface.judges.shares import measure_by
+
+    return measure_by(judge, model)

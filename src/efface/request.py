@@ -30,6 +30,7 @@ class Concept(Settings):
         name: the words that prompt it, as a prompt would have them ("golf ball").
         kind: what sort of thing it is; sets a method's defaults.
         guide: what the model shall draw instead; None takes the method's default for the kind.
+        attributes: for the goal "debias", what its images shall show and how often: {"man": 0.5, "woman": 0.5}.
         aliases: other words for it, which evaluations prompt with ("indirect"); methods edit the name alone.
         adjacent: near neighbours that must survive.
         adversarial: prompts that try to bring it back.
@@ -38,6 +39,7 @@ class Concept(Settings):
     name: str
     kind: Annotated[Kind, BeforeValidator(_kind)] = "object"
     guide: str | None = None
+    attributes: dict[str, float] = Field(default_factory=dict[str, float])
     aliases: tuple[str, ...] = ()
     adjacent: tuple[str, ...] = ()
     adversarial: tuple[str, ...] = ()
@@ -48,6 +50,17 @@ class Concept(Settings):
         if not name.strip():
             raise BadRequest("A concept's name is empty; say in words what shall be erased.")
         return name.strip()
+
+    @field_validator("attributes")
+    @classmethod
+    def _shared(cls, attributes: dict[str, float]) -> dict[str, float]:
+        shares = attributes.values()
+        if attributes and (len(attributes) < 2 or not all(name.strip() for name in attributes)):
+            raise BadRequest("Debiasing needs two attributes or more, each in words, e.g. --to man --to woman.")
+        if attributes and (min(shares) < 0 or abs(sum(shares) - 1) > 0.01):
+            given = ", ".join(f"{name} {share:g}" for name, share in attributes.items())
+            raise BadRequest(f"The shares of the attributes must be 0 or more and add up to 1, not {given}.")
+        return attributes
 
 
 def _concepts(value: object) -> object:
@@ -64,7 +77,7 @@ class Request(Settings):
         concepts: what to erase; at least one, no name twice.
         preserve: prompts whose keys and values shall stay as they are.
         method: name of the method.
-        goal: "erase", or "debias" where the method can.
+        goal: "erase"; or, where the method can, "debias": draw a concept's attributes in the shares they are given.
         options: the method's own settings, by its references' names.
         clip_skip: how many of the text encoder's last layers the pipeline skips; None is the family's way.
     """
@@ -87,6 +100,13 @@ class Request(Settings):
                 raise BadRequest(f"The concept '{concept.name}' is given twice; give it once.")
             if concept.guide is not None and concept.guide.strip().casefold() == key:
                 raise BadRequest(f"The guide of '{concept.name}' is the concept itself; name something else.")
+            if (self.goal == "debias") != bool(concept.attributes) or (
+                concept.attributes and concept.guide is not None
+            ):
+                raise BadRequest(
+                    f"'{concept.name}' needs attributes, and no guide, to be debiased, e.g. --to man --to woman; "
+                    "to be erased it has a guide at most."
+                )
             seen.add(key)
         both = [prompt for prompt in self.preserve if prompt.strip().casefold() in seen]
         if both:
@@ -107,16 +127,25 @@ class Request(Settings):
         kind: str = "object",
         preserve: Sequence[str] = (),
         method: str = "uce",
+        goal: str = "erase",
         options: Mapping[str, Scalar] | None = None,
         clip_skip: int | None = None,
     ) -> "Request":
         """A request from plain words: one guide serves all concepts, else there is one guide a concept.
 
+        To debias, `to` are the attributes of every concept, and the option `shares` ("0.3,0.7", in their order; the
+        reference calls it `desired_ratios`) says how often; without it, all equally often.
+
         Raises:
             BadRequest: the counts differ, or the request contradicts itself.
         """
         names = [concepts] if isinstance(concepts, str) else list(concepts)
+        options = dict(options or {})
         guides: list[str | None] = [to] if isinstance(to, str) else list(to)
+        attributes: dict[str, float] = {}
+        if goal == "debias":
+            given = options.pop("shares", options.pop("desired_ratios", None))
+            attributes, guides = _attributes([guide or "" for guide in guides], given), []
         if len(guides) <= 1:
             guides = (guides or [None]) * len(names)
         if len(guides) != len(names):
@@ -124,11 +153,18 @@ class Request(Settings):
                 f"{len(names)} concepts but {len(guides)} guides; give one guide for all, or one for each concept."
             )
         checked = tuple(
-            Concept.model_validate({"name": name, "kind": kind, "guide": guide})
+            Concept.model_validate({"name": name, "kind": kind, "guide": guide, "attributes": attributes})
             for name, guide in zip(names, guides, strict=True)
         )
-        return cls(
-            concepts=checked, preserve=tuple(preserve), method=method, options=dict(options or {}), clip_skip=clip_skip
+        return cls.model_validate(
+            {
+                "concepts": checked,
+                "preserve": tuple(preserve),
+                "method": method,
+                "goal": goal,
+                "options": options,
+                "clip_skip": clip_skip,
+            }
         )
 
     def keeping(self, names: Sequence[str]) -> "Request":
@@ -159,3 +195,20 @@ class Request(Settings):
         content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         with atomic(Path(path), force) as temporary:
             temporary.write_text(content, encoding="utf-8")
+
+
+def _attributes(names: list[str], shares: Scalar | None) -> dict[str, float]:
+    """Attributes with their shares, which are numbers with commas between them; None is equal shares."""
+    if len(set(names)) != len(names):
+        raise BadRequest(f"An attribute is given twice among {', '.join(names)}; give each once.")
+    if shares is None:
+        return {name: 1 / len(names) for name in names}
+    try:
+        numbers = [float(share) for share in str(shares).split(",")]
+    except ValueError:
+        raise BadRequest(
+            f"shares is {shares!r}; write numbers with commas between them, e.g. shares=0.5,0.5."
+        ) from None
+    if len(numbers) != len(names):
+        raise BadRequest(f"{len(names)} attributes but {len(numbers)} shares; give one share for each --to, in order.")
+    return dict(zip(names, numbers, strict=True))

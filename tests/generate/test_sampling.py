@@ -8,8 +8,8 @@ import torch
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Job, Sampling, sample
-from efface.generate.sampling import Pixels
+from efface.generate import Job, Sampling, sample, sample_latents
+from efface.generate.sampling import Pixels, _decode
 from efface.models import Model
 
 # Kernels for other batch sizes sum in another order: 1e-6 in the latents, which may round to the next byte.
@@ -49,6 +49,14 @@ def test_batch_size_and_order_change_nothing(tiny_model: Model, sampler: str) ->
 def test_same_run_is_the_same_to_the_bit(tiny_model: Model) -> None:
     sampling = Sampling(steps=5, guidance=4.0)
     assert difference(images(tiny_model, JOBS, sampling), images(tiny_model, JOBS, sampling)) == 0
+
+
+def test_latents_are_what_the_images_are_decoded_from(tiny_model: Model) -> None:
+    sampling = Sampling(steps=3, guidance=4.0, batch_size=2)
+    latents = sample_latents(tiny_model, JOBS[:5], sampling)
+    assert latents.shape == (5, 4, 8, 8)
+    decoded, _ = _decode(tiny_model, latents)
+    assert difference(list(decoded), images(tiny_model, JOBS[:5], sampling)) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("guidance", "negative"), [(4.0, None), (2.5, "blue"), (1.0, None)])

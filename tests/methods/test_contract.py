@@ -15,7 +15,10 @@ from efface.edits import describe
 from efface.methods import METHODS
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
-QUICK: dict[str, dict[str, Any]] = {"sld": {"preset": "max"}}
+QUICK: dict[str, dict[str, Any]] = {
+    "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
+    "sld": {"preset": "max"},
+}
 OWN = {"certified"}  # efface's own, without a paper
 Predict = Callable[[Model], Tensor]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "blue bird")

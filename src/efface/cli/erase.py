@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of, lines_of, scalar_options
+from efface.cli.options import Device, Force, Json, Model, device_of, lines_of, scalar_options
 from efface.errors import BadInput
 
 
@@ -25,6 +25,13 @@ def command(
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe (default: object).")
     ] = None,
+    goal: Annotated[
+        str | None, typer.Option("--goal", metavar="GOAL", help="erase, or debias: draw every --to as often.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="NAME", help="Who says what images show, to debias (see efface judges)."),
+    ] = None,
     certify: Annotated[
         bool, typer.Option("--certify", help="Say how far any embedding, or any text, can bring a concept back.")
     ] = False,
@@ -38,7 +45,7 @@ def command(
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
-    seed: UnusedSeed = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of what a method draws.")] = 0,
     json: Json = False,
 ) -> None:
     """Make an eraser: one file that makes a model forget.
@@ -56,21 +63,32 @@ def command(
         if not concepts:
             raise BadInput("Nothing to erase: give a concept, e.g. efface erase cat --to dog, or --config FILE.yaml.")
         request = Request.make(
-            concepts, to or (), kind=kind or "object", preserve=kept, method=method or "uce", options=options
+            concepts,
+            to or (),
+            kind=kind or "object",
+            preserve=kept,
+            method=method or "uce",
+            goal=goal or "erase",
+            options=options,
         )
     else:
-        if concepts or to or kind:
-            raise BadInput(f"The concepts are in {config}; give concepts, --to and --kind there or here, not both.")
+        if concepts or to or kind or goal:
+            raise BadInput(f"The concepts are in {config}; give them, --to, --kind and --goal there or here, not both.")
         request = _extended(Request.from_yaml(config), kept, method, options)
     target = out or Path(f"{_name(request.names)}-{request.method}.safetensors")
     check_target(target, force)
 
     from efface import erase, open_model
 
-    eraser = erase(open_model(model, device_of(device)), request, certify=certify)
+    request = _completed(request, preserve_file is not None, seed)
+    asked = _judge(request, model, judge)
+    opened = open_model(model, device_of(device))
+    with screen.progress() as progress:
+        eraser = erase(opened, request, certify=certify, judge=asked, progress=progress)
     eraser.save(target, force=force)
     seconds = {"total": time.perf_counter() - started, "solve": eraser.provenance.get("seconds", {}).get("solve")}
-    screen.say(f"{target}: erases {', '.join(eraser.concepts)}")
+    does = "debiases" if request.goal == "debias" else "erases"
+    screen.say(f"{target}: {does} {', '.join(eraser.concepts)}")
     screen.say(
         f"{eraser.method}, {eraser.kind_of_edit} edit of rank {eraser.rank}, {eraser.nbytes / 1024:.1f} KB, "
         f"in {seconds['total']:.1f} s"
@@ -79,7 +97,11 @@ def command(
         screen.say(f"Out of reach of '{name}': {_bounds(numbers)}")
     if certify and eraser.certificate is None:
         screen.say(f"A {eraser.kind_of_edit} edit has no certificate.")
-    screen.say(f"See what it does: efface evaluate {target}")
+    for name, shares in eraser.provenance.get("shares", [{}])[-1].items():
+        found = ", ".join(f"{attribute} {share:.0%}" for attribute, share in shares.items())
+        screen.say(f"Last images of '{name}': {found}")
+    see = f"generate '{request.names[0]}' -n 8 --eraser" if request.goal == "debias" else "evaluate"
+    screen.say(f"See what it does: efface {see} {target}")
     screen.answer(
         {
             "eraser": str(target),
@@ -92,6 +114,32 @@ def command(
             "seconds": seconds,
         }
     )
+
+
+def _completed(request: Any, protects_file: bool, seed: int) -> Any:
+    """The request with the seed, and without prompts that a method protects by itself where a file stands in for them.
+
+    Both are settings of the method, if it has such.
+    """
+    from efface.methods import METHODS
+
+    known = METHODS.get(request.method).config.model_fields
+    meant = ({"everyday": False} if protects_file else {}) | ({"seed": seed} if seed else {})
+    options = {**{key: value for key, value in meant.items() if key in known}, **request.options}
+    return request.model_copy(update={"options": options})
+
+
+def _judge(request: Any, model: str, name: str | None) -> Any:
+    """Who judges, where the goal needs it: the embedded judge, or the CLIP of UCE's script."""
+    if request.goal != "debias":
+        if name is not None:
+            raise BadInput(f"--judge {name} is for --goal debias; leave it out, and judge with efface evaluate.")
+        return None
+    from efface.judges import open_judge
+
+    attributes = [attribute for concept in request.concepts for attribute in concept.attributes]
+    fallback = "emoji" if model == "emoji" else "clip:openai/clip-vit-base-patch32"
+    return open_judge(name or fallback, tuple(dict.fromkeys(attributes)))
 
 
 def _bounds(numbers: dict[str, float | None]) -> str:

@@ -1,5 +1,7 @@
 """`efface methods`: the ways to erase."""
 
+from typing import cast
+
 from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
 
 
@@ -18,7 +20,7 @@ def command(
         screen.say(f"  {entry.summary}")
         screen.say(f"  paper {entry.paper}   reference {entry.repository}")
         for key, value in defaults[entry.name].items():
-            screen.say(f"  -s {key}={'(set by the rest)' if value is None else value}")
+            screen.say(f"  -s {key}={_written(value)}")
     screen.answer(
         {
             "methods": [
@@ -34,3 +36,10 @@ def command(
             ]
         }
     )
+
+
+def _written(value: object) -> object:
+    """A default as `-s` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast(tuple[object, ...], value)))
+    return "(set by the rest)" if value is None else value

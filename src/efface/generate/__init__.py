@@ -12,7 +12,7 @@ from efface.generate.prompts import read_prompts
 
 if TYPE_CHECKING:
     from efface.generate.run import Recipe, generate
-    from efface.generate.sampling import sample
+    from efface.generate.sampling import sample, sample_latents
 
 __all__ = [
     "SAMPLERS",
@@ -28,9 +28,10 @@ __all__ = [
     "read_prompts",
     "repeated",
     "sample",
+    "sample_latents",
 ]
 
-_HOMES = {"Recipe": "run", "generate": "run", "sample": "sampling"}
+_HOMES = {"Recipe": "run", "generate": "run", "sample": "sampling", "sample_latents": "sampling"}
 
 
 def __getattr__(name: str) -> object:

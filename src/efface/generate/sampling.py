@@ -81,12 +81,21 @@ def sample(
     for batch in batches:
         # The base was checked above, once.
         with _attached(model, eraser, strength, force=True):
-            pixels, finite = _run(model, [jobs[i] for i in batch.indices], batch, texts, sampling)
+            pixels, finite = _decode(model, _latents(model, [jobs[i] for i in batch.indices], batch, texts, sampling))
         for index, image, good in zip(batch.indices, pixels, finite, strict=False):
             yield index, image if good else None
         done += len(batch.indices)
         if progress:
             progress("images", done, len(jobs))
+
+
+def sample_latents(model: Model, jobs: Sequence[Job], sampling: Sampling) -> Tensor:
+    """The jobs' latents instead of their pictures, (n, C, h, w), float32; the jobs must be of one size."""
+    texts, rows = _embed(model, jobs, sampling), dict[int, Tensor]()
+    for batch in _batches(model, jobs, sampling):
+        drawn = _latents(model, [jobs[i] for i in batch.indices], batch, texts, sampling)
+        rows.update(zip(batch.indices, drawn, strict=True))
+    return torch.stack([rows[index] for index in range(len(jobs))])
 
 
 def _attached(model: Model, eraser: Eraser | None, strength: float, force: bool) -> AbstractContextManager[Any]:
@@ -139,10 +148,8 @@ def _embed(model: Model, jobs: Sequence[Job], sampling: Sampling) -> dict[str, T
 
 
 @torch.no_grad()
-def _run(
-    model: Model, jobs: Sequence[Job], batch: _Batch, texts: dict[str, Tensor], sampling: Sampling
-) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Images (b, height, width, 3) of one batch, and which of them are finite."""
+def _latents(model: Model, jobs: Sequence[Job], batch: _Batch, texts: dict[str, Tensor], sampling: Sampling) -> Tensor:
+    """Latents of one batch, (b, C, h, w)."""
     filled = [*jobs, *[jobs[-1]] * (batch.slots - len(jobs))]
     factor = _factor(model)
     shape = (model.denoiser.config.in_channels, batch.height // factor, batch.width // factor)
@@ -151,8 +158,7 @@ def _run(
     guidance = torch.tensor([sampling.guidance if job.guidance is None else job.guidance for job in filled])
     if batch.guided:
         context = torch.cat([torch.stack([texts[job.negative or ""] for job in filled]), context])
-    latents = _denoise(model, sampling, noise, context, guidance if batch.guided else None)[: len(jobs)]
-    return _decode(model, latents)
+    return _denoise(model, sampling, noise, context, guidance if batch.guided else None)[: len(jobs)]
 
 
 def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, guidance: Tensor | None) -> Tensor:
@@ -181,6 +187,7 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
     return latents
 
 
+@torch.no_grad()
 def _decode(model: Model, latents: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
     """Pixels (b, H, W, 3) of latents (b, C, h, w), and which images are finite."""
     vae = model.vae

@@ -8,6 +8,7 @@ _BUILTIN = {
     "certified": "efface.methods.certified:METHOD",
     "cure": "efface.methods.cure:METHOD",
     "negative": "efface.methods.negative:METHOD",
+    "nullspace": "efface.methods.nullspace:METHOD",
     "oce": "efface.methods.oce:METHOD",
     "rece": "efface.methods.rece:METHOD",
     "sld": "efface.methods.sld:METHOD",

@@ -4,15 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from efface.eraser import Eraser
-    from efface.models.base import Model
     from efface.request import Request
     from efface.settings import Settings
 
 KindOfEdit = Literal["text", "weight", "guard"]
+Tool = Literal["latents", "measure", "progress"]
+
+#: Told what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+class Latents(Protocol):
+    """Draws with the unedited model."""
+
+    def __call__(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        sampler: str,
+        clip_skip: int | None = None,
+    ) -> Tensor:
+        """The latents of one prompt, one a seed, (n, C, h, w), float32."""
+        ...
+
+
+class Measure(Protocol):
+    """Draws and judges."""
+
+    def __call__(
+        self,
+        prompt: str,
+        attributes: Sequence[str],
+        eraser: Eraser | None,
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        clip_skip: int | None = None,
+    ) -> Sequence[float]:
+        """Each attribute's share of one prompt's images under an eraser, by which attribute each shows most."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,12 +66,14 @@ class Method:
         repository: link to the reference implementation.
         edit: the kind of edit it makes.
         config: its settings, with the published defaults.
-        erase: (model, request, validated settings) -> eraser.
+        erase: (model, request, validated settings) -> eraser; what it needs besides, it is given by name.
         only: (eraser, concept names) -> the eraser of those concepts alone, as if the others had never been erased;
             None where concepts were erased jointly and cannot be told apart.
         together: (erasers of one configuration, the request of all their concepts) -> the eraser that this request
             would have made, from what they stored; raises `methods.together.Apart` where that does not suffice. None
             where it never does.
+        needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `measure` (None
+            where no judge was chosen), and whom to tell its `progress` (None where nobody listens).
     """
 
     name: str
@@ -40,6 +82,7 @@ class Method:
     repository: str
     edit: KindOfEdit
     config: type[Settings]
-    erase: Callable[[Model, Request, Any], Eraser]
+    erase: Callable[..., Eraser]
     only: Callable[[Eraser, Sequence[str]], Eraser] | None = None
     together: Callable[[Sequence[Eraser], Request], Eraser] | None = None
+    needs: tuple[Tool, ...] = ()

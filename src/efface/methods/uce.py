@@ -11,6 +11,9 @@ Two published variants, with their own defaults:
 - `window` (train-scripts/train_erase.py, 2023; behind the paper's numbers): c runs from the last subject token through
   the end and padding tokens, g likewise, both cut to the shorter window; p are all tokens of a preserved prompt, and
   the empty prompt is always one. Unlike that script, kind `style` preserves no list of artists unless it is given.
+
+An unsafe theme is moderated, in the paper's word, by erasing it towards the empty prompt, the default of that kind. The
+goal debias is in `uce_debias`.
 """
 
 from __future__ import annotations
@@ -26,25 +29,24 @@ from torch import Tensor
 from efface.edits import Edit, TextEdit
 from efface.eraser import Eraser
 from efface.errors import BadRequest
-from efface.methods.base import Method
+from efface.methods.base import Measure, Method, Progress
 from efface.methods.closed_form import Kept, right_factor, solve
 from efface.methods.together import EMPTY, joined_kept, joined_tokens
 from efface.methods.tokens import (
     BATCH,
     base_of,
     inputs_kept,
-    only_erases,
     provenance,
     rows_kept,
     token_pairs,
 )
+from efface.methods.uce_debias import DebiasConfig, balanced
 from efface.methods.uce_tensor import deflected, deflected_again, side_by_side
 from efface.models.base import Model
 from efface.request import Request
-from efface.settings import Settings
 
 
-class UceConfig(Settings):
+class UceConfig(DebiasConfig):
     """UCE's settings, by the reference's names.
 
     Attributes:
@@ -72,21 +74,32 @@ class UceConfig(Settings):
         return self
 
 
-def erase(model: Model, request: Request, config: UceConfig) -> Eraser:
-    """Solve for a request; of the model, `replace` uses only the tokenizer and the text encoder."""
-    only_erases(request)
+def erase(
+    model: Model,
+    request: Request,
+    config: UceConfig,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> Eraser:
+    """Solve for a request; to erase by `replace`, only the model's tokenizer and text encoder are used."""
+    _fits_goal(request, config)
     started = time.perf_counter()
     pairs = token_pairs(model, request, config.variant, config.expand_prompts)
     kept, preserve_scale = _kept(model, request, config)
     inputs = {**pairs.tensors(), **kept}
-    settings = config.model_dump() | {"preserve_scale": preserve_scale}
-    solving = time.perf_counter()
-    edits: tuple[Edit, ...]
+    settings = _settings(request, config, preserve_scale)
+    base, solving = base_of(model, pairs.embedded), time.perf_counter()
+
+    def solved(guides: Tensor) -> Eraser:
+        to = {**inputs, "guides": guides}
+        return Eraser(request, (_solve(to, settings),), base, to, provenance(settings, started, solving))
+
+    if request.goal == "debias":
+        return balanced(model, request, config, pairs.edited, solved, measure, progress)
     if config.technique == "tensor":
         edits = deflected(model, pairs, _right(inputs, settings), config.erase_scale)
-    else:
-        edits = (_solve(inputs, settings),)
-    return Eraser(request, edits, base_of(model, pairs.embedded), inputs, provenance(settings, started, solving))
+        return Eraser(request, edits, base, inputs, provenance(settings, started, solving))
+    return solved(pairs.guides)
 
 
 def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
@@ -111,10 +124,26 @@ def joined(erasers: Sequence[Eraser], request: Request, config: UceConfig) -> Er
     """What `together` does, for the UCE that another method's erasers start from."""
     prompts_of = partial(_preserved, variant=config.variant)
     inputs = {**joined_tokens(erasers, request), **joined_kept(erasers, request, prompts_of)}
-    settings = config.model_dump() | {"preserve_scale": _preserve_scale(config, len(prompts_of(request)))}
+    settings = _settings(request, config, _preserve_scale(config, len(prompts_of(request))))
     edits = side_by_side(erasers, request) if config.technique == "tensor" else ()
     told = {**erasers[0].provenance, "settings": settings}
     return only(Eraser(request, edits, erasers[0].base, inputs, told), request.names)
+
+
+def _fits_goal(request: Request, config: UceConfig) -> None:
+    """Refuse settings that the goal has no use for."""
+    if request.goal == "erase":
+        unused = sorted(config.model_fields_set & DebiasConfig.model_fields.keys() - {"seed"})
+        if unused:
+            raise BadRequest(f"{unused[0]} is for the goal debias; leave it out, or add --goal debias.")
+    elif config.variant != "token" or config.expand_prompts:
+        raise BadRequest("The goal debias edits one token a concept: leave variant and expand_prompts as they are.")
+
+
+def _settings(request: Request, config: UceConfig, preserve_scale: float) -> dict[str, Any]:
+    """What the goal reads of the settings."""
+    of_other_goal = set(DebiasConfig.model_fields) if request.goal == "erase" else set[str]()
+    return config.model_dump(exclude=of_other_goal) | {"preserve_scale": preserve_scale}
 
 
 def _solve(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> TextEdit:
@@ -165,4 +194,5 @@ METHOD = Method(
     erase=erase,
     only=only,
     together=together,
+    needs=("measure", "progress"),
 )
