@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from efface.base_check import with_parameters
 from efface.methods import METHODS
 from efface.models import Model, open_model
+from efface.models.base import TEXT
 from efface.request import Request
 from efface.settings import Scalar
+from efface.streams import joined
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -56,8 +58,11 @@ def erase(
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
-    eraser = with_parameters(chosen.erase(opened, concepts, settings), opened)
-    if certify and eraser.certificate is None:
+    # A guard acts on the denoiser as a whole; an edit is of one text stream.
+    streams = [TEXT] if chosen.edit == "guard" or not concepts.pooled else list(opened.streams)
+    eraser = joined({stream: chosen.erase(opened.reading(stream), concepts, settings) for stream in streams})
+    eraser = with_parameters(eraser, opened)
+    if certify or chosen.certifies:
         from efface.certificate import certify as certified
 
         return certified(opened, eraser)

@@ -26,12 +26,13 @@ class Method:
         repository: link to the reference implementation.
         edit: the kind of edit it makes.
         config: its settings, with the published defaults.
-        erase: (model, request, validated settings) -> eraser.
+        erase: (model, request, validated settings) -> eraser of the text stream that the model reads.
         only: (eraser, concept names) -> the eraser of those concepts alone, as if the others had never been erased;
             None where concepts were erased jointly and cannot be told apart.
         together: (erasers of one configuration, the request of all their concepts) -> the eraser that this request
             would have made, from what they stored; raises `methods.together.Apart` where that does not suffice. None
             where it never does.
+        certifies: its erasers carry a certificate unasked.
     """
 
     name: str
@@ -43,3 +44,4 @@ class Method:
     erase: Callable[[Model, Request, Any], Eraser]
     only: Callable[[Eraser, Sequence[str]], Eraser] | None = None
     together: Callable[[Sequence[Eraser], Request], Eraser] | None = None
+    certifies: bool = False
