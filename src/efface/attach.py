@@ -1,8 +1,8 @@
 """Putting an eraser on a running model and taking it off: a hook in front of the denoiser, no weight changed.
 
-The hook edits `encoder_hidden_states`, whatever made them: prompts, embeddings given by hand, negative prompts, and
-both branches of guidance. Weight edits, which no hook can stand for, are written and later restored. Guards bring
-hooks of their own (see `efface.guards`).
+The hook edits what the denoiser is given as text (`encoder_hidden_states`), whatever made it: prompts, embeddings given
+by hand, negative prompts, and both branches of guidance. Weight edits, which no hook can stand for, are written and
+later restored. Guards bring hooks of their own (see `efface.guards`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ if TYPE_CHECKING:
 
     from efface.eraser import Eraser
 
-_TEXT = "encoder_hidden_states"
-
 
 class _Hook:
-    """Edits the text on its way into the denoiser; its factors are changed in place, never replaced."""
+    """Edits one text stream on its way into the denoiser; its factors are changed in place, never replaced."""
 
-    def __init__(self, edit: TextEdit, denoiser: nn.Module) -> None:
+    def __init__(self, edit: TextEdit, denoiser: nn.Module, argument: str) -> None:
         self._full = edit.left
         # Copies of its own, in one order of memory: an eraser does the same to the last bit made and read from a file.
         self._left = edit.left.float().clone(memory_format=torch.contiguous_format)
         self._right = edit.right.float().clone(memory_format=torch.contiguous_format)
-        self._place = list(inspect.signature(denoiser.forward).parameters).index(_TEXT)
+        self._argument = argument
+        self._place = list(inspect.signature(denoiser.forward).parameters).index(argument)
         self.handle = denoiser.register_forward_pre_hook(self, with_kwargs=True)
 
     def set(self, strength: float) -> None:
@@ -52,8 +51,8 @@ class _Hook:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if kwargs.get(_TEXT) is not None:
-            return args, {**kwargs, _TEXT: self.edit(kwargs[_TEXT])}
+        if kwargs.get(self._argument) is not None:
+            return args, {**kwargs, self._argument: self.edit(kwargs[self._argument])}
         if len(args) > self._place and args[self._place] is not None:
             return (*args[: self._place], self.edit(args[self._place]), *args[self._place + 1 :]), kwargs
         return args, kwargs
@@ -74,7 +73,11 @@ class Attachment:
                 if isinstance(edit, ValueGuard):
                     self._guards.append(GUARDS.get(edit.guard)(edit, self._denoiser))
             # Hooks run in the order they were made in: guards read the text as it comes, and what they add is edited.
-            self._hooks += [_Hook(edit, self._denoiser) for edit in eraser.edits if isinstance(edit, TextEdit)]
+            self._hooks += [
+                _Hook(edit, self._denoiser, model.streams[edit.stream])
+                for edit in eraser.edits
+                if isinstance(edit, TextEdit)
+            ]
             self.set(strength)
         except BaseException:
             self.detach()
@@ -115,6 +118,10 @@ def attach(eraser: Eraser, target: Model | DiffusionPipeline, strength: float = 
     check_base(eraser, model, force)
     if getattr(model.denoiser, "encoder_hid_proj", None) is not None:
         warnings.warn("An IP-Adapter is loaded: the eraser edits the text, not the tokens of its image.", stacklevel=3)
+    edited = {edit.stream for edit in eraser.edits if isinstance(edit, TextEdit)}
+    missed = [argument for stream, argument in model.streams.items() if stream not in edited]
+    for way in [*missed, *model.unedited] if edited else []:
+        warnings.warn(f"{model.name} reads the text by {way} too, which the eraser does not edit.", stacklevel=3)
     if getattr(target, "controlnet", None) is not None:
         warnings.warn("The ControlNet reads the text as it is: the eraser edits only the denoiser's.", stacklevel=3)
     return Attachment(eraser, model, strength)

@@ -61,7 +61,7 @@ def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False)
         # As attached: the text passes the first edit first, and last what the weights were made, (W + delta) (I + D).
         write_weights(baked, model, [edit for edit in eraser.edits if isinstance(edit, WeightEdit)])
         for edit in reversed([edit for edit in eraser.edits if isinstance(edit, TextEdit)]):
-            for name in model.text_parameters():
+            for name in model.reading(edit.stream).text_parameters():
                 baked.write(denoiser.get_parameter(name), edit.on)
     except BaseException:
         baked.undo()

@@ -31,18 +31,22 @@ def check_base(eraser: Eraser, model: Model, force: bool = False) -> None:
     """Check that `model` embeds the eraser's probes as its base did, and has the weights that are edited.
 
     Raises:
-        WrongBase: it does not; `force` lets all pass but another width.
+        WrongBase: it does not; `force` lets all pass but another width, or a text stream that it has not.
     """
     made_for = f"The eraser was made for {eraser.base.model}"
-    for edit in eraser.edits:
-        if isinstance(edit, TextEdit) and edit.dim != model.width:
-            raise WrongBase(f"{made_for}, {edit.dim} wide; the text of {model.name} is {model.width} wide.")
-    if eraser.base.probes and eraser.base.embeddings.shape[1] != model.width:
-        wide = eraser.base.embeddings.shape[1]
-        raise WrongBase(f"{made_for}, {wide} wide; the text of {model.name} is {model.width} wide.")
+    widths = [(edit.stream, edit.dim) for edit in eraser.edits if isinstance(edit, TextEdit)]
+    if eraser.base.probes:
+        widths += [(stream, tokens.shape[1]) for stream, tokens in eraser.base.of_streams.items()]
+    for stream, wide in widths:
+        if stream not in model.streams:
+            raise WrongBase(f"{made_for}, whose text enters by a stream '{stream}'; {model.name} has none.")
+        found = model.reading(stream).width
+        if wide != found:
+            raise WrongBase(f"{made_for}, {wide} wide; the text of {model.name} is {found} wide.")
     if force:
         return
-    _check_probes(eraser, model, made_for)
+    for stream, expected in eraser.base.of_streams.items() if eraser.base.probes else ():
+        _check_probes(eraser, model.reading(stream), expected, made_for)
     known = eraser.base.parameters
     for part, names in _edited(eraser).items():
         recorded = {name for name in names if f"{part}.{name}" in known}
@@ -54,15 +58,13 @@ def check_base(eraser: Eraser, model: Model, force: bool = False) -> None:
                 )
 
 
-def _check_probes(eraser: Eraser, model: Model, made_for: str) -> None:
-    if not eraser.base.probes:
-        return
+def _check_probes(eraser: Eraser, model: Model, expected: Tensor, made_for: str) -> None:
     if not model.has_text_encoder:
         warnings.warn(f"{made_for}; {model.name} has no text encoder to check that against.", stacklevel=4)
         return
-    expected = eraser.base.embeddings
     found = model.embed(eraser.base.probes, clip_skip=eraser.request.clip_skip, truncate=True).last_tokens
-    error = float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
+    alike = found.shape == expected.shape
+    error = float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max()) if alike else float("inf")
     if not error <= TOLERANCE:
         raise WrongBase(
             f"{made_for}; {model.name} embeds '{eraser.base.probes[0]}' differently (relative error {error:.2g}). "

@@ -14,6 +14,9 @@ with S = sum_l W_l^T W_l. Three numbers between 0 (fully restored) and about 1:
   the denoiser reads a layer without that norm.
 - `ceiling`: |c - g|_S / |c|_S, which no eraser exceeds that lets the guide g through unchanged (for then e = g).
 
+Where a concept has several tokens, in several text streams or of several text encoders, the sums run over all of them,
+streams that the eraser leaves alone included; `text` is None unless it is defined for all.
+
 It bounds the reproduction of one token's keys and values, and nothing else. It does not bound the picture: other tokens
 of a prompt may draw the concept without the concept's own keys and values, a residual that is small in this norm may
 still hide it or a large one show it, and weights may be tuned again. A certificate is of one model's S: a fine-tuned
@@ -24,6 +27,8 @@ precision, is invertible again, though only by embeddings larger than the concep
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import isnan
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,23 +63,35 @@ def certify(model: Model, eraser: Eraser) -> Eraser:
         WrongBase: the eraser was made for another model.
         BadRequest: the model reads nothing of a concept, so that there is nothing to certify.
     """
-    if len(eraser.edits) != 1 or not isinstance(eraser.edits[0], TextEdit) or eraser.edits[0].stream != "text":
+    edits = {edit.stream: edit for edit in eraser.edits if isinstance(edit, TextEdit)}
+    if not edits or len(edits) != len(eraser.edits):
         return eraser
     check_base(eraser, model)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in eraser.request.concepts), strict=True)
     skip = eraser.request.clip_skip
-    tokens = model.embed(prompts, clip_skip=skip).last_tokens.double()
-    aims = model.embed(guides, clip_skip=skip).last_tokens.double()
-    gram = text_gram(model)
-    unread = [name for name, norm in zip(eraser.concepts, gram.norms(tokens).tolist(), strict=True) if norm == 0]
+    squares = torch.zeros(4, len(prompts), dtype=torch.float64)
+    fingerprints: list[str] = []
+    for stream in model.streams:
+        reader = model.reading(stream)
+        gram = text_gram(reader)
+        nothing = torch.zeros(reader.width, 0, dtype=torch.float64)
+        tokens = reader.embed(prompts, clip_skip=skip).last_tokens.double()
+        aims = reader.embed(guides, clip_skip=skip).last_tokens.double()
+        edit = edits.get(stream, TextEdit(nothing, nothing))
+        # A prompt has a token for each of the stream's text encoders.
+        residuals = _residuals(edit, gram, tokens, aims, _affine(reader.text_norm))
+        squares += residuals.square().reshape(4, len(prompts), -1).sum(2)
+        fingerprints.append(gram.fingerprint)
+    unread = [name for name, norm in zip(eraser.concepts, squares[3].tolist(), strict=True) if norm == 0]
     if unread:
         raise BadRequest(f"{model.name} reads nothing of '{unread[0]}': its keys and values are zero.")
-    norm = model.text_norm
-    affine = None if norm is None else (norm.weight.detach().cpu().double(), norm.bias.detach().cpu().double())
-    found = certificates(eraser.edits[0], gram, tokens, aims, affine)
-    record = {name: asdict(of_one) for name, of_one in zip(eraser.concepts, found, strict=True)}
-    told = {"fingerprint": gram.fingerprint, "concepts": record}
+    record = {name: asdict(of_one) for name, of_one in zip(eraser.concepts, _shares(squares.sqrt()), strict=True)}
+    told = {"fingerprint": "+".join(fingerprints), "concepts": record}
     return replace(eraser, provenance={**eraser.provenance, "certificate": told})
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor] | None:
+    return None if norm is None else (norm.weight.detach().cpu().double(), norm.bias.detach().cpu().double())
 
 
 def certificates(
@@ -89,12 +106,23 @@ def certificates(
         guides: g, (n, d), float64.
         affine: gamma and beta of the text encoder's last LayerNorm, (d,) each; None where there is none.
     """
+    return _shares(_residuals(edit, gram, tokens, guides, affine))
+
+
+def _residuals(
+    edit: TextEdit, gram: TextGram, tokens: Tensor, guides: Tensor, affine: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """What `free`, `text` and `ceiling` are shares of, and what of, (4, n); NaN where there is no `text`."""
     edit = TextEdit(edit.left.cpu().double(), edit.right.cpu().double())
     norms = gram.norms(tokens)
-    free = free_residuals(edit, gram, tokens) / norms
-    ceiling = gram.norms(tokens - guides) / norms
-    text = [None] * len(tokens) if affine is None else (text_residuals(edit, gram, tokens, *affine) / norms).tolist()
-    return [Certificate(*row) for row in zip(free.tolist(), text, ceiling.tolist(), strict=True)]
+    text = torch.full_like(norms, torch.nan) if affine is None else text_residuals(edit, gram, tokens, *affine)
+    return torch.stack([free_residuals(edit, gram, tokens), text, gram.norms(tokens - guides), norms])
+
+
+def _shares(residuals: Tensor) -> list[Certificate]:
+    """Certificates of residuals (4, n)."""
+    rows = (residuals[:3] / residuals[3]).T.tolist()
+    return [Certificate(free, None if isnan(text) else text, ceiling) for free, text, ceiling in rows]
 
 
 def free_residuals(edit: TextEdit, gram: TextGram, tokens: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ _SAME_GRAM = 1e-3  # relative: weights rounded to half precision have the same S
 def check_bases(one: Eraser, other: Eraser, force: bool) -> None:
     """That two erasers were made for the same model, as far as they know it."""
     models = f"{one.base.model} (for {concepts_of(one)}) and {other.base.model} (for {concepts_of(other)})"
-    widths = {edit.dim for eraser in (one, other) for edit in eraser.edits if isinstance(edit, TextEdit)}
-    if len(widths) > 1:
+    sizes = [{edit.stream: edit.dim for edit in eraser.edits if isinstance(edit, TextEdit)} for eraser in (one, other)]
+    if any(sizes[1].get(stream, width) != width for stream, width in sizes[0].items()):
         raise WrongBase(f"The erasers were made for text of different widths, {models}; they cannot be composed.")
     if one.request.clip_skip != other.request.clip_skip:
         raise BadRequest(
@@ -43,12 +43,11 @@ def _is_same(one: Eraser, other: Eraser) -> bool:
             return False
     if mine.family != theirs.family:
         return False
-    known = dict(zip(theirs.probes, theirs.embeddings, strict=True))
-    errors = [
-        float((row - known[probe]).norm() / row.norm())
-        for probe, row in zip(mine.probes, mine.embeddings, strict=True)
-        if probe in known
-    ]
+    errors: list[float] = []
+    for stream in mine.of_streams:
+        known = theirs.rows(stream)
+        shared = [(rows, known[probe]) for probe, rows in mine.rows(stream).items() if probe in known]
+        errors += [float((rows - others).norm() / rows.norm()) for rows, others in shared]
     return mine.hash == theirs.hash or (bool(errors) and max(errors) <= TOLERANCE)
 
 

@@ -26,8 +26,11 @@ from efface.eraser import Base, Eraser
 from efface.errors import BadRequest
 from efface.methods import METHODS
 from efface.methods.together import Apart
+from efface.models.base import TEXT
 from efface.provenance import versions
 from efface.request import Concept, Request
+from efface.streams import joined as join
+from efface.streams import split
 
 COMPOSED = "composed"
 ORDERED = "one after the other in this order"
@@ -99,12 +102,14 @@ def _joined(group: Sequence[Eraser]) -> Eraser:
     first, together = group[0].request, METHODS.get(group[0].method).together
     assert together is not None
     check_guides([concept for part in group for concept in part.request.concepts])
-    request = _request(group, first.method).model_copy(update={"goal": first.goal, "options": first.options})
+    told_once = {"goal": first.goal, "options": first.options, "pooled": first.pooled}
+    request = _request(group, first.method).model_copy(update=told_once)
     erased = {prompt for part in group for prompt in part.request.preserve if prompt not in request.preserve}
     if erased:
         warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=4)
     started = time.perf_counter()
-    joined = together([_uncertified(part) for part in group], request)
+    apart = [split(_uncertified(part)) for part in group]
+    joined = join({stream: together([streams[stream] for streams in apart], request) for stream in apart[0]})
     told = {"seconds": {"solve": time.perf_counter() - started}, "composed": _told(group)}
     return replace(joined, base=_base(group), provenance={**joined.provenance, **told})
 
@@ -116,7 +121,8 @@ def _settings(eraser: Eraser) -> Hashable | None:
     method = METHODS.get(eraser.method)
     if method.together is None:
         return None
-    return method.name, method.config.model_validate(eraser.request.options).model_dump_json(), eraser.request.goal
+    options = method.config.model_validate(eraser.request.options).model_dump_json()
+    return method.name, options, eraser.request.goal, tuple(split(eraser))
 
 
 def _uncertified(eraser: Eraser) -> Eraser:
@@ -159,9 +165,21 @@ def _request(parts: Sequence[Eraser], method: str) -> Request:
 
 def _base(parts: Sequence[Eraser]) -> Base:
     """The first part's base, with what all of them know theirs by."""
-    probes: dict[str, torch.Tensor] = {}
+    first = parts[0].base
+    known = dict.fromkeys(probe for part in reversed(parts) for probe in part.base.probes)
+    streams = {stream for part in parts for stream in part.base.of_streams}
+    found = {stream: _probed(parts, stream) for stream in streams}
+    # Where a part knows less of the model than the others, only what all know is kept.
+    probes = [probe for probe in known if all(probe in rows for rows in found.values())]
+    if probes:
+        tokens = {stream: torch.cat([rows[probe] for probe in probes]) for stream, rows in found.items()}
+        first = replace(first, probes=tuple(probes), embeddings=tokens.pop(TEXT), streams=tokens)
+    return replace(first, parameters={name: said for part in parts for name, said in part.base.parameters.items()})
+
+
+def _probed(parts: Sequence[Eraser], stream: str) -> dict[str, torch.Tensor]:
+    """What is known of the embeddings of one stream, by prompt."""
+    rows: dict[str, torch.Tensor] = {}
     for part in reversed(parts):
-        probes |= zip(part.base.probes, part.base.embeddings, strict=True)
-    embeddings = torch.stack(list(probes.values())) if probes else parts[0].base.embeddings
-    parameters = {name: known for part in parts for name, known in part.base.parameters.items()}
-    return replace(parts[0].base, probes=tuple(probes), embeddings=embeddings, parameters=parameters)
+        rows |= part.base.rows(stream)
+    return rows

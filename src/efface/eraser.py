@@ -13,6 +13,7 @@ from torch import Tensor
 from efface.edits import Edit, TextEdit, ValueGuard, WeightEdit, describe
 from efface.errors import BadRequest
 from efface.files import sha256_of_tensors
+from efface.models.base import TEXT
 from efface.request import Request
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ class Base:
         family: its family.
         hash: SHA-256 of its text encoder's weights, for the record.
         probes: the prompts.
-        embeddings: the last subject token of each, (len(probes), d); empty for an eraser that edits no text.
+        embeddings: the last subject token of each, (len(probes), d), or of each text encoder's tokens, one prompt's
+            after the other; empty for an eraser that edits no text.
         parameters: of each parameter that a weight edit changes, the SHA-256 by the type it was rounded to (see
             `efface.base_check`).
+        streams: the same as `embeddings` for the model's other text streams, as far as they are edited.
     """
 
     model: str
@@ -44,6 +47,19 @@ class Base:
     probes: tuple[str, ...]
     embeddings: Tensor
     parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    streams: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def of_streams(self) -> dict[str, Tensor]:
+        """The probes' embeddings by text stream."""
+        return {TEXT: self.embeddings, **self.streams}
+
+    def rows(self, stream: str) -> dict[str, Tensor]:
+        """Each probe's embeddings in one stream, (1 a text encoder, d); none of a stream that is not known."""
+        tokens = self.of_streams.get(stream)
+        if tokens is None or not self.probes:
+            return {}
+        return dict(zip(self.probes, tokens.unflatten(0, (len(self.probes), -1)), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +184,7 @@ class Eraser:
             BadRequest: a name is not in the eraser, none is left, or the method erased them jointly.
         """
         from efface.methods import METHODS
+        from efface.streams import joined, split
 
         if self.parts:
             from efface.composing import only_of_parts
@@ -178,7 +195,8 @@ class Eraser:
             raise BadRequest(f"An eraser made by {self.method} cannot be split; erase the concepts one by one instead.")
         # A certificate is of the whole operator: another choice of concepts has another one.
         told = {name: said for name, said in self.provenance.items() if name != "certificate"}
-        return method.only(replace(self, provenance=told), names)
+        parts = split(replace(self, provenance=told))
+        return joined({stream: method.only(part, names) for stream, part in parts.items()})
 
     def without(self, *names: str) -> Eraser:
         """The eraser with these concepts restored."""

@@ -42,6 +42,7 @@ def _tensors(eraser: Eraser) -> dict[str, Tensor]:
     """All tensors of an eraser by their names in the file; a composed one's edits are those of its parts."""
     tensors = {f"input.{name}": tensor for name, tensor in eraser.inputs.items()}
     tensors["base.embeddings"] = eraser.base.embeddings
+    tensors |= {f"base.stream.{name}": tensor for name, tensor in eraser.base.streams.items()}
     for index, part in enumerate(eraser.parts):
         tensors |= {f"part.{index}.{name}": tensor for name, tensor in _tensors(part).items()}
     for index, edit in enumerate(() if eraser.parts else eraser.edits):
@@ -100,6 +101,7 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Eraser:
             probes=tuple(base["probes"]),
             embeddings=tensors["base.embeddings"],
             parameters=base.get("parameters", {}),
+            streams=_under("base.stream.", tensors),
         ),
         inputs=_under("input.", tensors),
         provenance=header["provenance"],

@@ -12,8 +12,10 @@ from efface.base_check import with_parameters
 from efface.errors import BadRequest
 from efface.methods import METHODS
 from efface.models import Model, open_model
+from efface.models.base import TEXT
 from efface.request import Request
 from efface.settings import Scalar
+from efface.streams import joined
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -75,8 +77,12 @@ def erase(
         "progress": progress,
     }
     given = {name: tools[name] for name in chosen.needs}
-    eraser = with_parameters(chosen.erase(opened, concepts, settings, **given), opened)
-    if certify and eraser.certificate is None:
+    # A guard acts on the denoiser as a whole, and debiasing is steered by images; any other edit is of one text stream.
+    whole = chosen.edit == "guard" or concepts.goal == "debias" or not concepts.pooled
+    streams = [TEXT] if whole else list(opened.streams)
+    eraser = joined({stream: chosen.erase(opened.reading(stream), concepts, settings, **given) for stream in streams})
+    eraser = with_parameters(eraser, opened)
+    if certify or chosen.certifies:
         from efface.certificate import certify as certified
 
         return certified(opened, eraser)

@@ -80,6 +80,7 @@ class Request(Settings):
         goal: "erase"; or, where the method can, "debias": draw a concept's attributes in the shares they are given.
         options: the method's own settings, by its references' names.
         clip_skip: how many of the text encoder's last layers the pipeline skips; None is the family's way.
+        pooled: edit the pooled text embedding too, in families that read one by a linear map of its own (SD3, FLUX).
     """
 
     concepts: Annotated[tuple[Concept, ...], BeforeValidator(_concepts)]
@@ -88,6 +89,7 @@ class Request(Settings):
     goal: Goal = "erase"
     options: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
     clip_skip: int | None = Field(default=None, ge=0)
+    pooled: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> "Request":

@@ -51,11 +51,25 @@ def test_hub_weights_are_brought_part_by_part(tiny_sd: Path, tmp_path: Path, mon
     assert asked[1:] == [["text_encoder/*.safetensors"], ["unet/*.safetensors"]]
 
 
-def test_another_kind_of_pipeline_is_named(tiny_sd: Path, tmp_path: Path) -> None:
+def test_a_pipeline_that_cannot_be_edited_is_named(tiny_sd: Path, tmp_path: Path) -> None:
     index = json.loads((tiny_sd / "model_index.json").read_text())
-    (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanPipeline"}))
-    with pytest.raises(BadInput, match="WanPipeline"):
-        open_model(tmp_path)
+    for changed, message in (
+        ({"_class_name": "NoSuchPipeline"}, "NoSuchPipeline, which the installed diffusers does not know"),
+        ({"_class_name": "DDPMPipeline"}, "DDPMPipeline, which takes no prompt"),
+        (
+            {"_class_name": "ZImagePipeline", "transformer": ["diffusers", "ZImageTransformer2DModel"]},
+            "takes no encoder",
+        ),
+        (
+            {"_class_name": "WanPipeline", "transformer": ["their_code", "Model"]},
+            "no class of diffusers or transformers",
+        ),
+        ({"_class_name": "WanPipeline", "transformer": ["diffusers", "NoSuchModel"]}, "the installed one has none"),
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps(index | changed))
+        with pytest.raises(BadInput, match=message) as caught:
+            open_model(tmp_path)
+        assert "\n" not in str(caught.value)
     (tmp_path / "model_index.json").write_text("[1")
     with pytest.raises(BadFile, match="model_index"):
         open_model(tmp_path)

@@ -9,11 +9,15 @@ from efface.cli.options import Json, Model, UnusedDevice, UnusedSeed
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
+    from efface.models import Model as OpenedModel
 
 
 def command(
     what: Annotated[
-        str | None, typer.Argument(metavar="ERASER|MODEL", help="An eraser's file, or a model as in --model.")
+        str | None,
+        typer.Argument(
+            metavar="ERASER|MODEL", help="An eraser's file, or a model as in --model; a checkpoint: --model."
+        ),
     ] = None,
     model: Model = "emoji",
     device: UnusedDevice = "auto",
@@ -25,7 +29,7 @@ def command(
 
     screen = Screen(json)
     name = what or model
-    is_eraser = Path(name).is_file() or name.endswith(".safetensors")
+    is_eraser = what is not None and (Path(name).is_file() or name.endswith(".safetensors"))
     content = _eraser(Path(name)) if is_eraser else _model(name)
     screen.heading(name)
     screen.table(("", ""), list(_rows(content)))
@@ -73,7 +77,12 @@ def _model(name: str) -> dict[str, Any]:
         "hash": model.hash,
         "text_width": model.width,
         "max_tokens": model.max_tokens,
-        "text_parameters": list(model.text_parameters()),
+        "text_parameters": _readers(model),
+        "streams": {
+            stream: {"width": reader.width, "argument": argument, "text_parameters": _readers(reader)}
+            for stream, argument in model.streams.items()
+            for reader in [model.reading(stream)]
+        },
         "objects": None,
         "styles": None,
     }
@@ -84,6 +93,16 @@ def _model(name: str) -> dict[str, Any]:
         content["objects"] = [thing.name for thing in world.objects]
         content["styles"] = [style.name for style in world.styles]
     return content
+
+
+def _readers(model: "OpenedModel") -> list[str] | str:
+    """Names of the weights that read the text, or why it is not weights that do."""
+    from efface.errors import BadInput
+
+    try:
+        return list(model.text_parameters())
+    except BadInput as error:
+        return str(error)
 
 
 def _rows(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

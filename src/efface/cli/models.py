@@ -24,7 +24,12 @@ def command(
     screen.heading(f"emoji  (embedded, {content['bytes'] / 1e6:.0f} MB)")
     screen.say(f"  objects: {', '.join(content['objects'])}")
     screen.say(f"  styles: {', '.join(content['styles'])}")
-    screen.heading("any diffusers folder or hub id of a")
+    screen.heading("a checkpoint in one file (.safetensors, .ckpt; #ema behind its name: averaged weights)")
+    screen.say("  Stable Diffusion 1.x and 2.x")
+    screen.heading("a diffusers folder or hub id of a")
     for pipeline in FAMILIES:
         screen.say(f"  {pipeline}")
+    screen.say(
+        "  or any other pipeline whose denoiser takes encoder_hidden_states: PixArt, Sana, Qwen-Image, FLUX.2..."
+    )
     screen.answer({"models": [content], "pipelines": list(FAMILIES)})

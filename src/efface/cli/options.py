@@ -8,13 +8,15 @@ import typer
 from efface.errors import BadInput
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", help="'emoji' (embedded), a diffusers folder, or a hub id.")
+    str, typer.Option("--model", "-m", metavar="NAME", help="'emoji' (embedded), a folder, checkpoint or hub id.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Image i of a prompt uses seed N + i.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
 Steps = Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="Sampling steps.")]
-Sampler = Annotated[str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim or lms.")]
+Sampler = Annotated[
+    str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim, lms or own (the model's).")
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images at once; changes speed only.")
 ]

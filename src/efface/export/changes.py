@@ -64,26 +64,29 @@ def changes(eraser: Eraser, model: Model) -> Iterator[Change]:
         if isinstance(edit, WeightEdit):
             part, _, name = edit.parameter.partition(".")
             of_part.setdefault(part, {}).setdefault(name, []).append(edit)
-    operator = _operator(eraser)
-    readers = model.text_parameters() if operator is not None else ()
-    for name in readers:
+    operators = {
+        name: operator
+        for stream, operator in _operators(eraser).items()
+        for name in model.reading(stream).text_parameters()
+    }
+    for name in operators:
         of_part.setdefault("denoiser", {}).setdefault(name, [])
     for part, of_name in of_part.items():
         left = set(of_name)
         for name, weight in model.weights(part, of_name):
             left.discard(name)
-            yield _change(part, name, weight.cpu(), of_name[name], operator if name in readers else None)
+            yield _change(part, name, weight.cpu(), of_name[name], operators.get(name))
         if left:
             raise BadInput(f"The model has no parameter {part}.{min(left)}; the eraser is for another one.")
 
 
-def _operator(eraser: Eraser) -> TextEdit | None:
-    """All edits of the text as one: the text passes the first one first, which in a weight stands last."""
-    edits = [edit for edit in eraser.edits if isinstance(edit, TextEdit)]
-    for edit in edits:
-        if edit.stream != "text":
-            raise BadInput(f"The eraser edits the text stream '{edit.stream}', which no other format can hold.")
-    return reduce(lambda first, second: composed(second, first), edits) if edits else None
+def _operators(eraser: Eraser) -> dict[str, TextEdit]:
+    """All edits of each text stream as one: the text passes the first one first, which in a weight stands last."""
+    edits: dict[str, list[TextEdit]] = {}
+    for edit in eraser.edits:
+        if isinstance(edit, TextEdit):
+            edits.setdefault(edit.stream, []).append(edit)
+    return {stream: reduce(lambda first, second: composed(second, first), of_one) for stream, of_one in edits.items()}
 
 
 def _change(part: str, name: str, weight: Tensor, edits: list[WeightEdit], operator: TextEdit | None) -> Change:

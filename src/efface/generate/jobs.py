@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -11,7 +11,7 @@ from efface.errors import BadInput
 if TYPE_CHECKING:
     from efface.models import Model
 
-Sampler = Literal["dpm++", "ddim", "lms"]
+Sampler = Literal["dpm++", "ddim", "lms", "own"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 
 
@@ -53,7 +53,8 @@ class Sampling:
     """How images are sampled; part of every image's provenance, except for the batch size.
 
     Attributes:
-        sampler: `dpm++` (DPM-Solver++ of order 2, arXiv 2211.01095), `ddim` (arXiv 2010.02502, eta 0) or `lms`.
+        sampler: `dpm++` (DPM-Solver++ of order 2, arXiv 2211.01095), `ddim` (arXiv 2010.02502, eta 0), `lms`, or `own`:
+            the one that the model comes with, as SD3 and FLUX need it.
         steps: Denoiser evaluations an image and guidance branch.
         guidance: Classifier-free guidance (arXiv 2207.12598); 1 leaves the unconditional branch out.
         batch_size: Images denoised together; changes speed and memory, not the images.
@@ -79,11 +80,25 @@ class Sampling:
         """The settings that the model's own images are best with.
 
         The embedded model draws what was asked for most often at guidance 7; benchmarks/generation.py says how far
-        verdicts agree with those on 50 DDIM steps. For Stable Diffusion they are what its users take for granted.
+        verdicts agree with those on 50 DDIM steps. For Stable Diffusion they are what its users take for granted; for
+        other families, what their pipelines do by default.
         """
         if model.name == "emoji":
             return cls(steps=12, guidance=7.0, batch_size=64)
-        return cls()
+        if model.called is None:
+            return cls()
+        defaults = {name: parameter.default for name, parameter in model.called.items()}
+        option = guidance_option(defaults)
+        guidance = 1.0 if option is None else defaults[option]
+        return cls(sampler="own", steps=defaults.get("num_inference_steps", 20), guidance=guidance, batch_size=4)
+
+
+def guidance_option(defaults: Mapping[str, object]) -> str | None:
+    """What a pipeline calls its guidance, given its call's defaults; None if it has none."""
+    for name in ("guidance_scale", "true_cfg_scale"):
+        if isinstance(defaults.get(name), (int, float)):
+            return name
+    return None
 
 
 def jobs_for(prompts: Iterable[str], n: int = 1, seed: int = 0, guidance: float | None = None) -> list[Job]:

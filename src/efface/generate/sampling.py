@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,14 @@ def sample(
         A job's index and its image, (height, width, 3); `None` in its place where the numbers were not finite.
     """
     sampling = sampling or Sampling.default(model)
+    if model.called is not None:
+        from efface.generate.by_pipeline import sample_by_pipeline
+
+        with _attached(model, eraser, strength, force):
+            pass  # the base is checked here, once
+        on = partial(_attached, model, eraser, strength, force=True)
+        yield from sample_by_pipeline(model, jobs, sampling, on, progress)
+        return
     batches = _batches(model, jobs, sampling)
     with _attached(model, eraser, strength, force):
         texts = _embed(model, jobs, sampling)

@@ -14,11 +14,17 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
       arXiv 2305.08891 argues for few steps.
     - `ddim`: eta 0, spaced as the model's own configuration says: what published numbers were made with.
     - `lms`: what UnlearnDiffAtk and ESD evaluate with.
+    - `own`: the model's own.
 
     Args:
         config: The model's scheduler configuration: betas, prediction type, spacing.
         sampling: Names the sampler.
     """
+    if sampling.sampler == "own":
+        import diffusers
+
+        own: Any = getattr(diffusers, config["_class_name"])
+        return own.from_config(dict(config))
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 

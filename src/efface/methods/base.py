@@ -66,7 +66,8 @@ class Method:
         repository: link to the reference implementation.
         edit: the kind of edit it makes.
         config: its settings, with the published defaults.
-        erase: (model, request, validated settings) -> eraser; what it needs besides, it is given by name.
+        erase: (model, request, validated settings) -> eraser of the text stream that the model reads; what it needs
+            besides, it is given by name.
         only: (eraser, concept names) -> the eraser of those concepts alone, as if the others had never been erased;
             None where concepts were erased jointly and cannot be told apart.
         together: (erasers of one configuration, the request of all their concepts) -> the eraser that this request
@@ -74,6 +75,7 @@ class Method:
             where it never does.
         needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `measure` (None
             where no judge was chosen), and whom to tell its `progress` (None where nobody listens).
+        certifies: its erasers carry a certificate unasked.
     """
 
     name: str
@@ -86,3 +88,4 @@ class Method:
     only: Callable[[Eraser, Sequence[str]], Eraser] | None = None
     together: Callable[[Sequence[Eraser], Request], Eraser] | None = None
     needs: tuple[Tool, ...] = ()
+    certifies: bool = False

@@ -36,7 +36,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efface.certificate import certify
 from efface.edits import TextEdit
 from efface.eraser import Eraser
 from efface.errors import BadRequest
@@ -80,7 +79,7 @@ class CertifiedConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: CertifiedConfig) -> Eraser:
-    """Solve for a request and certify it; of the model, only the text encoder and S are used."""
+    """Solve for a request; of the model, only the text encoder and S are used."""
     only_erases(request)
     started = time.perf_counter()
     pairs = token_pairs(model, request, "token" if config.tokens == "last" else "window", config.expand_prompts)
@@ -101,8 +100,7 @@ def erase(model: Model, request: Request, config: CertifiedConfig) -> Eraser:
     told = provenance(config.model_dump(), started, solving)
     if said["preserve_directions_kept_approximately"]:
         said |= _approximate(model, request, config, gram, edit)
-    eraser = Eraser(request, (edit,), base_of(model, pairs.embedded), inputs, {**told, "coverage": said})
-    return certify(model, eraser)
+    return Eraser(request, (edit,), base_of(model, pairs.embedded), inputs, {**told, "coverage": said})
 
 
 def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
@@ -118,7 +116,8 @@ def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
     """The eraser of all concepts of several, solved again from what they stored; not certified anew."""
     first, config = erasers[0], CertifiedConfig.model_validate(request.options)
     empty = first.inputs["empty"]
-    count = len(_prompts(request)) * (len(empty) if config.preserve_tokens == "all" else 1)
+    last = len(first.base.embeddings) // len(first.base.probes)  # one a text encoder
+    count = len(_prompts(request)) * (len(empty) if config.preserve_tokens == "all" else last)
     inputs = {
         **joined_tokens(erasers, request),
         **joined_kept(erasers, request, _prompts),
@@ -156,11 +155,12 @@ def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConf
 
 
 def _preserved(model: Model, request: Request, config: CertifiedConfig) -> Iterator[Tensor]:
-    """The tokens of the preserved prompts that count, (n, 1 or T, d), in batches."""
+    """The tokens of the preserved prompts that count, (n, 1 a text encoder or T, d), in batches."""
     prompts = _prompts(request)
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
-        yield (embedded.tokens if config.preserve_tokens == "all" else embedded.last_tokens[:, None]).double()
+        last = embedded.last_tokens.unflatten(0, (len(embedded.prompts), -1))
+        yield (embedded.tokens if config.preserve_tokens == "all" else last).double()
 
 
 def _prompts(request: Request) -> list[str]:
@@ -195,4 +195,5 @@ METHOD = Method(
     erase=erase,
     only=only,
     together=together,
+    certifies=True,
 )

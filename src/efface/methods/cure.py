@@ -126,9 +126,13 @@ def _expanded(directions: Tensor, singular: Tensor, alpha: float) -> tuple[Tenso
 def _tokens(embedded: Embedded, config: CureConfig) -> list[Tensor]:
     """The tokens of each prompt that count, (n_i, d); of the empty prompt the start token, unless `window`."""
     rows: list[Tensor] = []
-    for tokens, end in zip(embedded.tokens, embedded.last.tolist(), strict=True):
-        first = end if config.tokens == "last" else min(1, end) if config.tokens == "subject" else 1
-        rows.append(tokens[first:] if config.tokens == "window" else tokens[first : end + 1])
+    for index in range(len(embedded.prompts)):
+        counted: list[Tensor] = []
+        for part in embedded.sequences:
+            tokens, end, start = part.tokens[index], int(part.last[index]), part.start
+            first = end if config.tokens == "last" else min(start, end) if config.tokens == "subject" else start
+            counted.append(tokens[first:] if config.tokens == "window" else tokens[first : end + 1])
+        rows.append(torch.cat(counted))
     return rows
 
 

@@ -30,7 +30,7 @@ from efface.errors import BadInput
 from efface.methods.base import Method
 from efface.methods.closed_form import check_finite
 from efface.methods.everyday import EVERYDAY
-from efface.methods.tokens import BATCH, base_of, only_erases, provenance, token_pairs
+from efface.methods.tokens import BATCH, base_of, only_erases, provenance, token_pairs, value_weights
 from efface.models.base import Model
 from efface.request import Kind, Request
 from efface.settings import Settings
@@ -80,13 +80,12 @@ def erase(model: Model, request: Request, config: OceConfig) -> Eraser:
     text = settings["preserve_concept_scale"] * preserved + settings["preserve_global_scale"] * general
     text += settings["lamb"] * torch.eye(model.width, dtype=torch.float64)
     solving = time.perf_counter()
+    wanted = value_weights(model)
     edits = tuple(
         WeightEdit(f"denoiser.{name}", delta=turn(weight.double().cpu(), pairs.edited, pairs.guides, text, settings))
         for name, weight in model.text_weights()
-        if name.endswith("to_v.weight")
+        if name in wanted
     )
-    if not edits:
-        raise BadInput("The model has no value maps that read the text (attn2.to_v); oce cannot edit it.")
     return Eraser(request, edits, base_of(model, pairs.embedded), {}, provenance(settings, started, solving))
 
 
@@ -126,11 +125,13 @@ def _moments(model: Model, request: Request) -> tuple[Tensor, Tensor]:
     prompts = [*request.preserve, *EVERYDAY]
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip, truncate=True)
-        chosen = embedded.last_tokens[: max(0, len(request.preserve) - first)].double()
+        kept = max(0, len(request.preserve) - first)
+        chosen = embedded.take(range(min(kept, len(embedded.prompts)))).last_tokens.double()
         preserved += chosen.T @ chosen
-        real = torch.arange(embedded.tokens.shape[1]) <= embedded.last[:, None] + 1
-        tokens = embedded.tokens[real].double()
-        general, count = general + tokens.T @ tokens, count + len(tokens)
+        for part in embedded.sequences:
+            real = torch.arange(part.tokens.shape[1]) <= part.last[:, None] + 1
+            tokens = part.tokens[real].double()
+            general, count = general + tokens.T @ tokens, count + len(tokens)
     return preserved, general / count
 
 

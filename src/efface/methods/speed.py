@@ -39,7 +39,7 @@ from efface.methods.base import Method
 from efface.methods.closed_form import check_finite
 from efface.methods.speed_tokens import SpeedTokens, joined_retained, speed_tokens
 from efface.methods.together import Apart, joined_tokens
-from efface.methods.tokens import base_of, inputs_kept, only_erases, provenance
+from efface.methods.tokens import base_of, inputs_kept, only_erases, provenance, value_weights
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Settings
@@ -85,14 +85,12 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Eraser:
     if config.of_text:
         edits, inputs = (_text_edit(tokens, config),), tokens.tensors()
     else:
-        readers = tuple(f"to_{letter.lower()}.weight" for letter in config.params)
+        wanted = value_weights(model, tuple(f"to_{letter.lower()}.weight" for letter in config.params))
         edits = tuple(
             _weight_edit(name, weight.double().cpu(), tokens, config)
             for name, weight in model.text_weights()
-            if name.endswith(readers)
+            if name in wanted
         )
-        if not edits:
-            raise BadRequest(f"The model has no weights named {' or '.join(readers)}; speed cannot edit it.")
     return Eraser(request, edits, base_of(model, embedded), inputs, provenance(config.model_dump(), started, solving))
 
 

@@ -32,7 +32,7 @@ class SpeedTokens:
         owner: (n,), position of the concept that a token belongs to.
         retained: (N, d), or any square root of their Gram matrix where only that is needed.
         count: N.
-        invariant: K^T, (4, d): the start token, and centres of the empty prompt's other tokens.
+        invariant: K^T, (at most 4, d): the start token, and centres of the empty prompt's other tokens.
     """
 
     edited: Tensor
@@ -86,21 +86,23 @@ def speed_tokens(model: Model, request: Request, retain: Sequence[str]) -> tuple
     guides: list[Tensor] = []
     for index, concept in enumerate(request.concepts):
         everything = concept.kind == "unsafe"
-        edited.append(targets.tokens[index, 1:] if everything else targets.last_tokens[index : index + 1])
-        guides.append(anchors.tokens[index, 1:] if everything else anchors.last_tokens[index : index + 1])
-    empty = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
+        edited.append(_words(targets, index) if everything else targets.take([index]).last_tokens)
+        guides.append(_words(anchors, index) if everything else anchors.take([index]).last_tokens)
+    empty = model.embed([""], clip_skip=request.clip_skip)
+    starts = torch.cat([part.tokens[0, : part.start] for part in empty.sequences]).double()
+    fillers = _words(empty, 0).double()
     pieces = [
         model.embed(retain[first : first + BATCH], clip_skip=request.clip_skip).last_tokens
         for first in range(0, len(retain), BATCH)
     ]
-    retained = torch.cat(pieces) if pieces else empty[1:]
+    retained = torch.cat(pieces) if pieces else fillers
     tokens = SpeedTokens(
         edited=torch.cat(edited).double(),
         guides=torch.cat(guides).double(),
         owner=torch.arange(len(pairs)).repeat_interleave(torch.tensor([len(rows) for rows in edited])),
         retained=retained,
         count=len(retained),
-        invariant=torch.cat([empty[:1], centres(empty[1:])]),
+        invariant=torch.cat([starts, centres(fillers)]),
     )
     return tokens, targets
 
@@ -122,7 +124,13 @@ def joined_retained(
             blocks |= by_prompt(listed, rows)
     if not prompts or not all(prompt in blocks for prompt in prompts):
         raise Apart("they retain different prompts, and of many only a summary is stored")
-    return {"retained": torch.cat([blocks[prompt] for prompt in prompts]), "retained.count": torch.tensor(len(prompts))}
+    retained = torch.cat([blocks[prompt] for prompt in prompts])
+    return {"retained": retained, "retained.count": torch.tensor(len(retained))}
+
+
+def _words(embedded: Embedded, index: int) -> Tensor:
+    """All tokens of a prompt but the start token."""
+    return torch.cat([part.tokens[index, part.start :] for part in embedded.sequences])
 
 
 def centres(rows: Tensor, count: int = _CENTRES) -> Tensor:

@@ -68,7 +68,7 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
         model: of which only the tokenizer and the text encoder are used.
         request: what to erase.
         alignment: `token` pairs the last subject tokens; `window` the tokens from there through the last padding, both
-            cut to the shorter window.
+            cut to the shorter window. Where several text encoders' tokens follow one another, in each one's.
         expand: edit the concept in five templates as well.
     """
     pairs = [prompt_pairs(concept, expand) for concept in request.concepts]
@@ -76,15 +76,16 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
     edited = model.embed([prompt for prompt, _ in flat], clip_skip=request.clip_skip)
     guides = model.embed([guide for _, guide in flat], clip_skip=request.clip_skip)
     owners = [owner for owner, of_concept in enumerate(pairs) for _ in of_concept]
-    lengths: list[int] = []
+    lengths = [0] * len(flat)
     rows: list[Tensor] = []
     aims: list[Tensor] = []
     for index in range(len(flat)):
-        start, guide = int(edited.last[index]), int(guides.last[index])
-        length = 1 if alignment == "token" else edited.tokens.shape[1] - max(start, guide)
-        lengths.append(length)
-        rows.append(edited.tokens[index, start : start + length])
-        aims.append(guides.tokens[index, guide : guide + length])
+        for one, other in zip(edited.sequences, guides.sequences, strict=True):
+            start, guide = int(one.last[index]), int(other.last[index])
+            length = 1 if alignment == "token" else one.tokens.shape[1] - max(start, guide)
+            lengths[index] += length
+            rows.append(one.tokens[index, start : start + length])
+            aims.append(other.tokens[index, guide : guide + length])
     repeats = torch.tensor(lengths)
     return Pairs(
         edited=torch.cat(rows).double(),
@@ -98,10 +99,8 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
 def base_of(model: Model, edited: Embedded) -> Base:
     """The model, known by how it embeds the first few edited prompts."""
     probes = list(dict.fromkeys(edited.prompts))[:_PROBES]
-    rows = [edited.prompts.index(probe) for probe in probes]
-    return Base(
-        model.name, model.family, model.part_hash("text_encoder"), tuple(probes), edited.last_tokens[rows].clone()
-    )
+    rows = edited.take([edited.prompts.index(probe) for probe in probes])
+    return Base(model.name, model.family, model.part_hash("text_encoder"), tuple(probes), rows.last_tokens)
 
 
 def rows_kept(eraser: Eraser, request: Request) -> tuple[Tensor, Tensor]:
@@ -116,6 +115,14 @@ def inputs_kept(eraser: Eraser, request: Request, per_token: Sequence[str] = ("e
     """An eraser's inputs without the tokens of the concepts that `request` leaves out."""
     rows, owner = rows_kept(eraser, request)
     return {**eraser.inputs, **{name: eraser.inputs[name][rows] for name in per_token}, "owner": owner}
+
+
+def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> list[str]:
+    """Names of the weights that make values of the text; all that read it where one map makes keys and values."""
+    names = model.text_parameters()
+    if not any(name.endswith(("to_k.weight", "to_v.weight")) for name in names):
+        return list(names)
+    return [name for name in names if name.endswith(readers)]
 
 
 def provenance(settings: Mapping[str, Any], started: float, solving: float) -> dict[str, Any]:

@@ -5,45 +5,89 @@ Shapes: n prompts, T tokens (padding included), d text width.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from torch import nn
 
+TEXT, POOLED = "text", "pooled"  # names of text streams
+
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Prompts as the denoiser reads them.
+    """Prompts as the denoiser reads them in one text stream.
 
     Attributes:
         tokens: (n, T, d), float32.
         last: (n,), index of each prompt's last subject token: the one before the end token. The empty prompt has
-            none, and the index falls on the start token, as it does in the reference scripts.
+            none, and the index falls on its first token, as it does in the reference scripts.
         prompts: the n prompts.
+        start: how many tokens stand before a prompt's words: CLIP's start token, or none.
+        parts: where text encoders put their tokens one after the other (SD3), each one's, with `last` in its own
+            tokens; else empty.
     """
 
     tokens: Tensor
     last: Tensor
     prompts: tuple[str, ...]
+    start: int = 1
+    parts: tuple[Embedded, ...] = ()
+
+    @property
+    def sequences(self) -> tuple[Embedded, ...]:
+        """Each text encoder's tokens."""
+        return self.parts or (self,)
 
     @property
     def last_tokens(self) -> Tensor:
-        """The last subject tokens, (n, d)."""
-        return self.tokens[torch.arange(len(self.prompts)), self.last]
+        """The last subject tokens, (n, d); with k sequences (n k, d), each prompt's one after the other."""
+        rows = torch.arange(len(self.prompts))
+        return torch.stack([part.tokens[rows, part.last] for part in self.sequences], dim=1).flatten(0, 1)
+
+    def take(self, rows: Sequence[int]) -> Embedded:
+        """Some of the prompts, in this order."""
+        index = torch.tensor(rows, dtype=torch.long)
+        prompts = tuple(self.prompts[row] for row in rows)
+        parts = tuple(part.take(rows) for part in self.parts)
+        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts)
+
+    @classmethod
+    def stacked(cls, pieces: Sequence[Embedded]) -> Embedded:
+        """The prompts of all pieces; shorter pieces are filled up with zeros."""
+        longest = max(piece.tokens.shape[1] for piece in pieces)
+        tokens = [pad(piece.tokens, (0, 0, 0, longest - piece.tokens.shape[1])) for piece in pieces]
+        return cls(
+            torch.cat(tokens),
+            torch.cat([piece.last for piece in pieces]),
+            tuple(prompt for piece in pieces for prompt in piece.prompts),
+            pieces[0].start,
+            tuple(cls.stacked(parts) for parts in zip(*(piece.parts for piece in pieces), strict=True)),
+        )
 
 
 class Model(ABC):
     """A text-to-image model whose parts are loaded when they are first used.
 
+    Text enters a denoiser by one stream or several: sequences of tokens, or one pooled vector. `embed`, `width`,
+    `text_norm`, `text_parameters` and `text_weights` are of one of them, `stream`; `reading` gives the same model for
+    another. So what is written for a model works for each of its streams.
+
     Attributes:
         family: name of the family ("sd").
+        streams: by the name of each text stream, the argument of the denoiser that it enters by; `text` comes first.
+        unedited: how else text enters, that no eraser edits.
+        stream: the text stream that this object reads.
         name: what the model was opened by.
         folder: the diffusers folder it comes from; None for a pipeline given by hand.
         device: where parts are put.
@@ -51,10 +95,22 @@ class Model(ABC):
     """
 
     family: ClassVar[str]
+    streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states"}
+    unedited: tuple[str, ...] = ()
+    stream: str = TEXT
     name: str
     folder: Path | None
     device: torch.device
     dtype: torch.dtype
+
+    def reading(self, stream: str) -> Self:
+        """This model, its parts shared, reading another of its text streams."""
+        assert stream in self.streams
+        if stream == self.stream:
+            return self
+        other = copy(self)
+        other.stream = stream
+        return other
 
     @property
     @abstractmethod
@@ -68,7 +124,7 @@ class Model(ABC):
 
     @property
     def has_text_encoder(self) -> bool:
-        """Whether there is one; a pipeline may have given it up to save memory."""
+        """Whether the stream has one; a pipeline may have given it up to save memory."""
         return True
 
     @property
@@ -100,7 +156,7 @@ class Model(ABC):
     def embed(
         self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
     ) -> Embedded:
-        """Embed prompts; equal prompts are computed once.
+        """Embed prompts as the stream has them; equal prompts are computed once.
 
         Args:
             prompts: n prompts.
@@ -114,12 +170,16 @@ class Model(ABC):
 
     @property
     def text_norm(self) -> Any:
-        """The LayerNorm that every token leaves the text encoder by; None where the denoiser reads another layer."""
+        """The LayerNorm that every token leaves its text encoder by; None where there is none, or it is not last."""
         return None
 
     @abstractmethod
     def text_parameters(self) -> tuple[str, ...]:
-        """Names, in the denoiser, of the weights of the linear maps that read the text."""
+        """Names, in the denoiser, of the weights of the linear maps that read the stream.
+
+        Raises:
+            BadInput: something else than linear maps reads it, so that no change of weights is a change of the text.
+        """
 
     @abstractmethod
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -134,6 +194,11 @@ class Model(ABC):
         for name, tensor in module.state_dict().items():
             if names is None or name in names:
                 yield name, tensor.detach()
+
+    @property
+    def called(self) -> Mapping[str, inspect.Parameter] | None:
+        """What the pipeline's call takes, where pictures are made by calling it; None where efface samples itself."""
+        return None
 
     @abstractmethod
     def pipeline(self) -> Any:

@@ -1,15 +1,18 @@
 """A model in diffusers' folder layout: what its parts are, and their tensors one by one."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efface.errors import BadFile
+from efface.files import sha256_of_file
 
 INDEX = "model_index.json"
 
@@ -28,12 +31,12 @@ class Folder:
 
     def index(self) -> Mapping[str, Any]:
         """The content of `model_index.json`."""
-        return _json(self.root / INDEX)
+        return read_json(self.root / INDEX)
 
     def config(self, part: str) -> Mapping[str, Any]:
         """A part's configuration."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return _json(self.root / part / name)
+        return read_json(self.root / part / name)
 
     def variant(self, part: str) -> str | None:
         """The variant of the weights to read: None if the plain ones are there, else "fp16" or what there is."""
@@ -44,6 +47,22 @@ class Folder:
         """The files that hold a part's weights, in order."""
         variant = self.variant(part)
         return tuple(path for path in self._files(part) if _variant(path) == variant)
+
+    def hash(self, part: str) -> str:
+        """SHA-256 of a part's files."""
+        files = [sha256_of_file(path) for path in self.weights(part)]
+        return files[0] if len(files) == 1 else hashlib.sha256("".join(files).encode()).hexdigest()
+
+    def load(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
+        """The part, of class `kind` with its weights in `dtype`; of what has no weights, `kind` from its files."""
+        place = self.root / part
+        if not has_weights(kind):
+            return kind.from_pretrained(place, local_files_only=True)
+        # transformers and diffusers call the same option by two names.
+        cast = {"dtype" if kind.__module__.startswith("transformers") else "torch_dtype": dtype}
+        return kind.from_pretrained(
+            place, variant=self.variant(part), use_safetensors=True, local_files_only=True, **cast
+        )
 
     def names(self, part: str) -> tuple[str, ...]:
         """Names of a part's tensors, read from the headers alone."""
@@ -69,6 +88,11 @@ class Folder:
         return files
 
 
+def has_weights(kind: Any) -> bool:
+    """Whether a part's class is a network: tokenizers and schedulers have a configuration only."""
+    return issubclass(kind, torch.nn.Module)
+
+
 def _variant(path: Path) -> str | None:
     """The "fp16" of `model.fp16.safetensors` and `model.fp16-00001-of-00002.safetensors`."""
     parts = path.name.split(".")
@@ -83,7 +107,7 @@ def _header(path: Path) -> tuple[str, ...]:
         raise BadFile(f"Cannot read the weights {path}: {error}.") from error
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

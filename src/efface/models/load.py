@@ -1,4 +1,4 @@
-"""Loading one part of a diffusers folder, importing no more than that part needs."""
+"""Loading one part of a model, importing no more than that part needs."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,33 +7,41 @@ from typing import Any
 
 import torch
 
-from efface.models.folder import Folder
+from efface.errors import BadFile
+from efface.models.folder import INDEX, Folder, has_weights
 
 # Imported one by one: the text encoder alone is there in half the time that all of diffusers takes.
 CLASSES = {
-    "tokenizer": "transformers.models.clip.tokenization_clip:CLIPTokenizer",
-    "text_encoder": "transformers.models.clip.modeling_clip:CLIPTextModel",
-    "unet": "diffusers.models.unets.unet_2d_condition:UNet2DConditionModel",
-    "vae": "diffusers.models.autoencoders.autoencoder_kl:AutoencoderKL",
+    "CLIPTokenizer": "transformers.models.clip.tokenization_clip",
+    "CLIPTextModel": "transformers.models.clip.modeling_clip",
+    "CLIPTextModelWithProjection": "transformers.models.clip.modeling_clip",
+    "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition",
+    "AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl",
 }
 
 
 def load_part(folder: Folder, part: str, device: torch.device, dtype: torch.dtype) -> Any:
     """A part, for inference: its weights in `dtype` on `device`, none of them to be trained."""
-    module, _, name = CLASSES[part].partition(":")
-    kind = getattr(import_module(module), name)
-    place = folder.root / part
-    if part == "tokenizer":
-        return kind.from_pretrained(place, local_files_only=True)
-    # transformers and diffusers call the same option by two names.
-    cast = {"dtype" if part == "text_encoder" else "torch_dtype": dtype}
-    variant = folder.variant(part)
+    kind = class_of(folder, part)
     with _quiet():
-        loaded = kind.from_pretrained(place, variant=variant, use_safetensors=True, local_files_only=True, **cast)
-    if part in ("unet", "vae"):
+        loaded = folder.load(part, kind, dtype)
+    if not has_weights(kind):
+        return loaded
+    if kind.__name__ in ("UNet2DConditionModel", "AutoencoderKL"):
         # Convolutions run up to half faster with channels last, on CPUs and on tensor cores alike.
         loaded = loaded.to(memory_format=torch.channels_last)
     return loaded.to(device).eval().requires_grad_(False)
+
+
+def class_of(folder: Folder, part: str) -> Any:
+    """The class that the index names, of transformers or diffusers: code from elsewhere is never run."""
+    library, name = (*(folder.index().get(part) or ()), None, None)[:2]
+    if library not in ("transformers", "diffusers") or not isinstance(name, str) or not name.isidentifier():
+        raise BadFile(f"{folder.root / INDEX} names no class of diffusers or transformers for its {part}.")
+    kind = getattr(import_module(CLASSES.get(name, library)), name, None)
+    if not isinstance(kind, type):
+        raise BadFile(f"{folder.root / INDEX} names {library}'s {name} for its {part}; the installed one has none.")
+    return kind
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From a name to a model: the embedded one, a diffusers folder, a hub id, or a pipeline that is already loaded."""
+"""From a name to a model: the embedded one, a folder, a checkpoint, a hub id, or a pipeline that is already loaded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from efface.errors import BadInput
 from efface.models.base import Model
 from efface.models.folder import INDEX, Folder
+from efface.models.single_file import EMA, SUFFIXES, SingleFile
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -21,44 +22,82 @@ EMBEDDED = {"emoji": Path(__file__).parent / "emoji" / "weights"}
 
 # The families, by the pipelines that have their parts.
 _SD = "efface.models.sd:StableDiffusion"
+_SDXL = "efface.models.sdxl:StableDiffusionXL"
+_SD3 = "efface.models.sd3:StableDiffusion3"
+_FLUX = "efface.models.flux:Flux"
 FAMILIES = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionImg2ImgPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
     "StableDiffusionControlNetPipeline": _SD,
+    "StableDiffusionXLPipeline": _SDXL,
+    "StableDiffusionXLImg2ImgPipeline": _SDXL,
+    "StableDiffusionXLInpaintPipeline": _SDXL,
+    "StableDiffusionXLControlNetPipeline": _SDXL,
+    "StableDiffusion3Pipeline": _SD3,
+    "StableDiffusion3Img2ImgPipeline": _SD3,
+    "StableDiffusion3InpaintPipeline": _SD3,
+    "StableDiffusion3ControlNetPipeline": _SD3,
+    "FluxPipeline": _FLUX,
+    "FluxImg2ImgPipeline": _FLUX,
+    "FluxInpaintPipeline": _FLUX,
+    "FluxControlNetPipeline": _FLUX,
 }
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_model(
-    model: str | Path | DiffusionPipeline, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    model: str | Path | DiffusionPipeline,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    config: str | Path | None = None,
 ) -> Model:
     """Open a model; its parts are loaded when they are first used.
 
     Args:
-        model: `emoji`, a diffusers folder, a hub id, or a loaded diffusers pipeline, whose parts are then shared.
+        model: `emoji`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with `#ema` behind
+            its name, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are then shared.
         device: where to put the parts; a pipeline's stay where they are.
         dtype: type of the parts; None is float32, and a pipeline's own.
+        config: a diffusers folder with a checkpoint's configuration and tokenizer, where it is not as published.
 
     Raises:
         BadInput: there is no such model; the message says what was tried.
     """
     if not isinstance(model, (str, Path)):
-        family = _family([kind.__name__ for kind in type(model).__mro__], type(model).__name__)
+        kind = type(model)
+        family = _known([ancestor.__name__ for ancestor in kind.__mro__]) or _generic(kind, kind.__name__)
         return family.from_pipeline(model)
     name = str(model)
-    folder = _folder(name)
-    family = _family([str(folder.index().get("_class_name"))], name)
+    checkpoint = _checkpoint(name, config)
+    if checkpoint is None and config is not None:
+        raise BadInput(f"{name} is no checkpoint in one file, and takes no config of another folder; leave it away.")
+    folder = checkpoint or _folder(name)
+    pipeline = str(folder.index().get("_class_name"))
+    family = _known([pipeline]) or _generic(pipeline, name)
     return family.from_folder(name, folder, torch.device(device), dtype or torch.float32)
 
 
-def _family(classes: list[str], name: str) -> Any:
+def _known(classes: list[str]) -> Any:
     for pipeline in classes:
         if pipeline in FAMILIES:
             module, attribute = FAMILIES[pipeline].split(":")
             return getattr(import_module(module), attribute)
-    raise BadInput(f"{name} is a {classes[0]}, which efface cannot open yet; it opens: {', '.join(FAMILIES)}.")
+    return None
+
+
+def _generic(pipeline: str | type, name: str) -> Any:
+    from efface.models.generic import family_of
+
+    return family_of(pipeline, name)
+
+
+def _checkpoint(name: str, config: str | Path | None) -> SingleFile | None:
+    path = Path(name.removesuffix(EMA))
+    if path.suffix not in SUFFIXES or not path.is_file():
+        return None
+    return SingleFile.of(path, name.endswith(EMA), None if config is None else Path(config))
 
 
 def _folder(name: str) -> Folder:
@@ -67,7 +106,12 @@ def _folder(name: str) -> Folder:
     if (Path(name) / INDEX).is_file():
         return Folder(Path(name))
     tried = [f"not an embedded model ({', '.join(EMBEDDED)})"]
-    tried.append(f"a folder without {INDEX}" if Path(name).is_dir() else "not a diffusers folder")
+    if Path(name).is_dir():
+        tried.append(f"a folder without {INDEX}")
+    elif Path(name).is_file():
+        tried.append(f"a file that is not named {' or '.join(SUFFIXES)}")
+    else:
+        tried.append("not a diffusers folder")
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
         found = _from_hub(name)
         if isinstance(found, Folder):
@@ -81,7 +125,7 @@ def _from_hub(name: str) -> Folder | str:
     from huggingface_hub import snapshot_download
 
     try:
-        root = Path(snapshot_download(name, allow_patterns=[INDEX, "*/*.json", "*/*.txt"]))
+        root = Path(snapshot_download(name, allow_patterns=[INDEX, "*/*.json", "*/*.txt", "*/*.model"]))
     except Exception as error:
         return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
     if not (root / INDEX).is_file():
