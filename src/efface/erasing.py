@@ -13,6 +13,7 @@ from efface.methods import METHODS
 from efface.models import Model, open_model
 from efface.request import Request
 from efface.settings import Scalar
+from efface.training.work import Work
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -30,6 +31,7 @@ def erase(
     method: str = "uce",
     clip_skip: int | None = None,
     certify: bool = False,
+    work: Work | None = None,
     **options: Scalar,
 ) -> Eraser:
     """Make an eraser; the model stays as it is until the eraser is attached or baked.
@@ -44,6 +46,7 @@ def erase(
         clip_skip: how many of the text encoder's last layers the pipeline skips.
         certify: say in the eraser how far its concepts can be brought back (`efface.certificate`); reads the
             denoiser's text-reading weights. An eraser that does not edit the text alone has no certificate.
+        work: for methods that train: a folder from which an interrupted training is taken up again, and whom to tell.
         **options: the method's own settings.
 
     Raises:
@@ -56,7 +59,8 @@ def erase(
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
-    eraser = with_parameters(chosen.erase(opened, concepts, settings), opened)
+    surroundings = (work or Work(),) if chosen.trained else ()
+    eraser = with_parameters(chosen.erase(opened, concepts, settings, *surroundings), opened)
     if certify and eraser.certificate is None:
         from efface.certificate import certify as certified
 

@@ -15,7 +15,10 @@ from efface.edits import describe
 from efface.methods import METHODS
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
-QUICK: dict[str, dict[str, Any]] = {"sld": {"preset": "max"}}
+QUICK: dict[str, dict[str, Any]] = {
+    "esd": {"iterations": 3, "ddim_steps": 4, "reuse": 3, "lr": 1e-3, "train_method": "esd-x"},
+    "sld": {"preset": "max"},
+}
 OWN = {"certified"}  # efface's own, without a paper
 Predict = Callable[[Model], Tensor]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "blue bird")
