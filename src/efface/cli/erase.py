@@ -1,12 +1,13 @@
 """`efface erase`: solve for an eraser and write it to one file."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of, lines_of, scalar_options
+from efface.cli.options import Device, Force, Json, Model, device_of, lines_of, scalar_options
 from efface.errors import BadInput
 
 
@@ -38,12 +39,15 @@ def command(
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
-    seed: UnusedSeed = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of methods that draw at random.")] = 0,
     json: Json = False,
 ) -> None:
     """Make an eraser: one file that makes a model forget.
 
     Example: efface erase cat --to dog --preserve tiger -o cat.safetensors
+
+    A method that trains keeps checkpoints and its log in a folder named after the output: run again, an interrupted
+    command goes on where it was.
     """
     from efface.cli.output import Screen, check_target
     from efface.request import Request
@@ -65,10 +69,23 @@ def command(
     target = out or Path(f"{_name(request.names)}-{request.method}.safetensors")
     check_target(target, force)
 
-    from efface import erase, open_model
+    from efface import Work, erase, open_model
+    from efface.methods import METHODS
 
-    eraser = erase(open_model(model, device_of(device)), request, certify=certify)
+    chosen = METHODS.get(request.method)
+    if seed and "seed" in chosen.config.model_fields:
+        request = _extended(request, [], None, {"seed": seed})
+    folder = target.with_suffix(".training")
+    with screen.progress() as tell:
+        opened = open_model(model, device_of(device))
+        eraser = erase(opened, request, certify=certify, work=Work(folder, tell, force))
+    if int(os.environ.get("RANK", 0)) > 0:  # of processes launched together, the first writes what all have
+        return
     eraser.save(target, force=force)
+    if chosen.trained:
+        from efface.training.checkpoints import discard
+
+        discard(folder)
     seconds = {"total": time.perf_counter() - started, "solve": eraser.provenance.get("seconds", {}).get("solve")}
     screen.say(f"{target}: erases {', '.join(eraser.concepts)}")
     screen.say(
