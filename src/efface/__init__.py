@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from efface.models import open_model as open_model
     from efface.request import Concept as Concept
     from efface.request import Request as Request
+    from efface.training.work import Work as Work
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ _HOMES = {
     "TextEdit": "efface.edits",
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits",
+    "Work": "efface.training.work",
     "WrongBase": "efface.errors",
     "compose": "efface.composing",
     "erase": "efface.erasing",

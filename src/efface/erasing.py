@@ -16,6 +16,7 @@ from efface.models.base import TEXT
 from efface.request import Request
 from efface.settings import Scalar
 from efface.streams import joined
+from efface.training.work import Work
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from efface.eraser import Eraser
     from efface.judges import Judge
-    from efface.methods.base import Latents, Measure, Progress, Tool
+    from efface.methods.base import Latents, Measure, Tool
 
 
 def erase(
@@ -38,7 +39,7 @@ def erase(
     clip_skip: int | None = None,
     certify: bool = False,
     judge: Judge | None = None,
-    progress: Progress | None = None,
+    work: Work | None = None,
     **options: Scalar,
 ) -> Eraser:
     """Make an eraser; the model stays as it is until the eraser is attached or baked.
@@ -56,7 +57,8 @@ def erase(
         certify: say in the eraser how far its concepts can be brought back (`efface.certificate`); reads the
             denoiser's text-reading weights. An eraser that does not edit the text alone has no certificate.
         judge: who says what images show, for methods that look at what they do (`efface.judges.open_judge`).
-        progress: told how far long work is.
+        work: whom to tell how far long work is, and for methods that train a folder from which an interrupted training
+            is taken up again.
         **options: the method's own settings; to debias, also `shares`.
 
     Raises:
@@ -71,14 +73,17 @@ def erase(
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
+    work = work or Work()
     tools: dict[Tool, Any] = {
         "latents": _latents_of(opened),
         "measure": _measure_of(judge, opened),
-        "progress": progress,
+        "progress": work.progress,
+        "work": work,
     }
     given = {name: tools[name] for name in chosen.needs}
-    # A guard acts on the denoiser as a whole, and debiasing is steered by images; any other edit is of one text stream.
-    whole = chosen.edit == "guard" or concepts.goal == "debias" or not concepts.pooled
+    # A guard acts on the denoiser as a whole, training on its weights, and debiasing is steered by images; any other
+    # edit is of one text stream.
+    whole = chosen.edit == "guard" or chosen.trained or concepts.goal == "debias" or not concepts.pooled
     streams = [TEXT] if whole else list(opened.streams)
     eraser = joined({stream: chosen.erase(opened.reading(stream), concepts, settings, **given) for stream in streams})
     eraser = with_parameters(eraser, opened)

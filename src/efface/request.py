@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from efface.errors import BadFile, BadRequest
 from efface.files import atomic
+from efface.request_mu import from_mu, is_mu
 from efface.settings import Scalar, Settings
 
 Kind = Literal["object", "style", "memorised", "unsafe"]
@@ -182,7 +183,7 @@ class Request(Settings):
 
     @classmethod
     def from_yaml(cls, path: Path | str) -> "Request":
-        """Read a request; concepts may be plain words or records."""
+        """Read a request; concepts may be plain words or records. `mu`'s train_config.yaml is one, too."""
         path = Path(path)
         try:
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -190,7 +191,7 @@ class Request(Settings):
             raise BadFile(f"Cannot read the request {path}: {' '.join(str(error).split())}.") from error
         if not isinstance(content, dict):
             raise BadRequest(f"The request {path} must be a YAML mapping with the key 'concepts'.")
-        return cls.model_validate(content)
+        return cls.model_validate(from_mu(content, path) if is_mu(content) else content)
 
     def to_yaml(self, path: Path | str, force: bool = True) -> None:
         """Write the request so that `from_yaml` reads the same one."""

@@ -16,6 +16,7 @@ from efface.methods import METHODS
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
 QUICK: dict[str, dict[str, Any]] = {
+    "esd": {"iterations": 3, "ddim_steps": 4, "reuse": 3, "lr": 1e-3, "train_method": "esd-x"},
     "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
     "sld": {"preset": "max"},
 }

@@ -1,5 +1,6 @@
 """`efface erase`: solve for an eraser and write it to one file."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,12 +46,15 @@ def command(
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of what a method draws.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of methods that draw at random.")] = 0,
     json: Json = False,
 ) -> None:
     """Make an eraser: one file that makes a model forget.
 
     Example: efface erase cat --to dog --preserve tiger -o cat.safetensors
+
+    A method that trains keeps checkpoints and its log in a folder named after the output: run again, an interrupted
+    command goes on where it was.
     """
     from efface.cli.output import Screen, check_target
     from efface.request import Request
@@ -78,14 +82,23 @@ def command(
     target = out or Path(f"{_name(request.names)}-{request.method}.safetensors")
     check_target(target, force)
 
-    from efface import erase, open_model
+    from efface import Work, erase, open_model
+    from efface.methods import METHODS
 
+    chosen = METHODS.get(request.method)
     request = _completed(request, preserve_file is not None, seed)
     asked = _judge(request, model, judge)
-    opened = open_model(model, device_of(device))
-    with screen.progress() as progress:
-        eraser = erase(opened, request, certify=certify, judge=asked, progress=progress)
+    folder = target.with_suffix(".training")
+    with screen.progress() as tell:
+        opened = open_model(model, device_of(device))
+        eraser = erase(opened, request, certify=certify, judge=asked, work=Work(folder, tell, force))
+    if int(os.environ.get("RANK", 0)) > 0:  # of processes launched together, the first writes what all have
+        return
     eraser.save(target, force=force)
+    if chosen.trained:
+        from efface.training.checkpoints import discard
+
+        discard(folder)
     seconds = {"total": time.perf_counter() - started, "solve": eraser.provenance.get("seconds", {}).get("solve")}
     does = "debiases" if request.goal == "debias" else "erases"
     screen.say(f"{target}: {does} {', '.join(eraser.concepts)}")

@@ -1,5 +1,6 @@
 """Options that every command takes, written once."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +30,12 @@ UnusedSeed = Annotated[int, typer.Option("--seed", hidden=True)]
 
 
 def device_of(name: str) -> str:
-    """The torch device a user means: `auto` is the fastest there is."""
+    """The torch device a user means: `auto` is the fastest there is, for each of launched processes its own."""
     import torch
 
     if name == "auto":
         if torch.cuda.is_available():
-            return "cuda"
+            return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)

@@ -12,7 +12,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import atomic
 
 if TYPE_CHECKING:
-    from efface.generate import Progress
+    from efface.training.work import Progress
 
 MARK = "efface.json"
 
@@ -56,21 +56,20 @@ class Screen:
 
     @contextmanager
     def progress(self) -> "Generator[Progress, None, None]":
-        """A function to tell how far the work is; draws bars on standard error where that is a terminal."""
+        """A function to tell how far the work is, and a note; draws bars on standard error where it is a terminal."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        end = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
         console = Console(stderr=True)
-        with Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        ) as bars:
+        with Progress(*columns, *end, console=console, transient=True, disable=not console.is_terminal) as bars:
             tasks = {task.description: task.id for task in bars.tasks}
 
-            def tell(what: str, done: int, total: int) -> None:
+            def tell(what: str, done: int, total: int, note: str = "") -> None:
                 if what not in tasks:
-                    tasks[what] = bars.add_task(what, total=total)
-                bars.update(tasks[what], completed=done, total=total)
+                    tasks[what] = bars.add_task(what, total=total, note=note)
+                bars.update(tasks[what], completed=done, total=total, note=note)
 
             yield tell
 

@@ -7,6 +7,7 @@ _BUILTIN = {
     "adavd": "efface.methods.adavd:METHOD",
     "certified": "efface.methods.certified:METHOD",
     "cure": "efface.methods.cure:METHOD",
+    "esd": "efface.methods.esd:METHOD",
     "negative": "efface.methods.negative:METHOD",
     "nullspace": "efface.methods.nullspace:METHOD",
     "oce": "efface.methods.oce:METHOD",

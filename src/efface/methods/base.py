@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from efface.settings import Settings
 
 KindOfEdit = Literal["text", "weight", "guard"]
-Tool = Literal["latents", "measure", "progress"]
+Tool = Literal["latents", "measure", "progress", "work"]
 
 #: Told what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -74,7 +74,8 @@ class Method:
             would have made, from what they stored; raises `methods.together.Apart` where that does not suffice. None
             where it never does.
         needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `measure` (None
-            where no judge was chosen), and whom to tell its `progress` (None where nobody listens).
+            where no judge was chosen), whom to tell its `progress` (None where nobody listens), and for methods that
+            train the `work` around them (`efface.training.work`).
         certifies: its erasers carry a certificate unasked.
     """
 
@@ -89,3 +90,8 @@ class Method:
     together: Callable[[Sequence[Eraser], Request], Eraser] | None = None
     needs: tuple[Tool, ...] = ()
     certifies: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether it takes many steps, so that it can be taken up again."""
+        return "work" in self.needs

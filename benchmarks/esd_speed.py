@@ -1,0 +1,258 @@
+"""ESD: efface's training against a literal implementation of the published loop, lever by lever.
+
+    python benchmarks/esd_speed.py            three concepts, 200 steps; writes results/esd_speed.md and .json
+    python benchmarks/esd_speed.py --quick    a few steps, no images; writes nothing
+
+`literal` is the 2025 script's loop in float32: a second U-Net with gradients for all of its weights, each step a fresh
+guided trajectory of 25 steps on average, and one forward pass for each prediction. Each next way adds one lever to the
+one before; the last is `efface erase --method esd` with its defaults. All train the same parameters, as often, at the
+same rate. Each runs in a process of its own, so that its peak memory is its own: it is counted from after the
+libraries are loaded. The learning rate is ten times the published one, with which so small a model forgets little. The
+erasers are then judged side by side, on the same images of the unedited model: a lever that
+costs forgetting, or keeping, shows.
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor
+
+import efface
+from efface.edits import WeightEdit
+from efface.eraser import Eraser
+from efface.methods.esd_parameters import parameters
+from efface.methods.tokens import base_of
+from efface.models import Model
+from efface.request import Request
+
+RESULTS = Path(__file__).parent / "results"
+CONCEPTS = ("cat", "church", "guitar")
+TRAIN_METHOD, GUIDANCE, ETA, STEPS = "esd-x", 3.0, 2.0, 50
+
+#: Each way with what it adds to the one before.
+LITERAL: dict[str, dict[str, bool]] = {
+    "literal": {},
+    "partial backward": {"frozen": True},
+    "single U-Net": {"frozen": True, "single": True},
+    "batched forwards": {"frozen": True, "single": True, "batched": True},
+}
+# With `erase_from` the concept itself, the target is the same, but is asked of the teacher: three prompts in a batch.
+EFFACE: dict[str, dict[str, Any]] = {
+    "trajectory reuse": {"erase_from": True},
+    "cached targets (efface)": {},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    way: str
+    concept: str
+    iterations: int
+    lr: float
+    out: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    seconds: float
+    megabytes: float
+
+
+def literal(
+    model: Model, concept: str, iterations: int, lr: float, frozen: bool = False, single: bool = False,
+    batched: bool = False,
+) -> tuple[WeightEdit, ...]:  # fmt: skip
+    """The published loop, with its levers."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    base = model.denoiser
+    student = base if single else copy.deepcopy(base)
+    names = parameters(base, TRAIN_METHOD)
+    originals = {name: base.get_parameter(name).detach().clone() for name in names}
+    trained = {name: student.get_parameter(name) for name in names}
+    for parameter in trained.values() if frozen else student.parameters():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(trained.values(), lr=lr)
+    texts = model.embed(["", concept]).tokens
+    null, own = texts.split(1)
+    ddim: Any = DDIMScheduler
+
+    def predict(network: Any, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        return network(x, t, encoder_hidden_states=text).sample
+
+    def edited(values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            trained[name].data = value
+
+    for step in range(iterations):
+        generator = torch.Generator().manual_seed(step)
+        scheduler = ddim.from_config(dict(model.scheduler_config), clip_sample=False)
+        scheduler.set_timesteps(STEPS)
+        stop = int(torch.randint(STEPS, (1,), generator=generator))
+        x = torch.randn(1, base.config.in_channels, *[base.config.sample_size] * 2, generator=generator)
+        own_values = {name: parameter.data for name, parameter in trained.items()}
+        with torch.no_grad():
+            if single:
+                edited(originals)
+            for t in scheduler.timesteps[:stop]:  # the pipeline batches its guidance
+                e_null, e_own = predict(base, torch.cat([x, x]), t, texts).chunk(2)
+                x = scheduler.step(e_null + GUIDANCE * (e_own - e_null), t, x).prev_sample
+            t = scheduler.timesteps[stop]
+            if batched:
+                e_null, e_own = predict(base, torch.cat([x, x]), t, texts).chunk(2)
+                e_from = e_own
+            else:
+                e_null, e_own, e_from = (predict(base, x, t, text) for text in (null, own, own))
+            target = e_from - ETA * (e_own - e_null)
+            if single:
+                edited(own_values)
+        loss = torch.nn.functional.mse_loss(predict(student, x, t, own), target)
+        loss.backward()
+        optimizer.step()
+        student.zero_grad()
+    return tuple(
+        WeightEdit(f"denoiser.{name}", delta=parameter.detach() - originals[name])
+        for name, parameter in trained.items()
+    )
+
+
+def run(case: Case) -> Outcome:
+    """Train in this process, and write the eraser."""
+    load_libraries()
+    before = peak_megabytes()
+    started = time.perf_counter()
+    model = efface.open_model("emoji")
+    if case.way in LITERAL:
+        edits = literal(model, case.concept, case.iterations, case.lr, **LITERAL[case.way])
+        request = Request.make(case.concept, method="esd")
+        eraser = Eraser(request, edits, base_of(model, model.embed([case.concept])))
+    else:
+        options: dict[str, Any] = {"iterations": case.iterations, "lr": case.lr, "train_method": TRAIN_METHOD}
+        if EFFACE[case.way].get("erase_from"):
+            options["erase_from"] = case.concept
+        eraser = efface.erase(model, case.concept, method="esd", **options)
+    outcome = Outcome(time.perf_counter() - started, peak_megabytes() - before)
+    eraser.save(case.out, force=True)
+    return outcome
+
+
+def load_libraries() -> None:
+    """All that both ways import on their way, so that it is nobody's time or memory."""
+    for library in ("accelerate", "diffusers.models.unets.unet_2d_condition", "diffusers.schedulers.scheduling_ddim"):
+        import_module(library)
+    efface.open_model("emoji").embed(["a"])
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.square().sum().backward()
+    optimizer.step()
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_apart(case: Case) -> Outcome:
+    """Train in a process of its own."""
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Outcome(**json.loads(answer.splitlines()[-1]))
+
+
+def judged(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[str, dict[str, Any]]:
+    """Forget and retain of each way, on the same images of the unedited model."""
+    from efface.generate import Sampling
+    from efface.judges import open_judge
+    from efface.protocols.err import evaluate
+
+    model = efface.open_model("emoji")
+    loaded = {name: Eraser.load(path) for name, path in erasers.items()}
+    found = evaluate(model, loaded, open_judge("emoji"), out=work / concept, n=n, sampling=Sampling.default(model))
+    return {name: {key: rate.as_dict() for key, rate in found.results[name].metrics.items()} for name in erasers}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """A line a way: means over concepts."""
+    lines = ["| way | seconds | times faster | peak MB | of literal's | forget | retain |", "|---" * 7 + "|"]
+    first = rows["literal"]
+    for way, row in rows.items():
+        rates = [f"{row[key]:.1%}" if row[key] is not None else "" for key in ("forget", "retain")]
+        cells = [f"{row['seconds']:.1f}", f"{first['seconds'] / row['seconds']:.1f}", f"{row['megabytes']:.0f}"]
+        cells += [f"{row['megabytes'] / first['megabytes']:.0%}", *rates]
+        lines.append("| " + " | ".join([way, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few steps and no images; writes nothing")
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--lr", type=float, default=5e-4, help="of Adam")
+    parser.add_argument("-n", type=int, default=112, help="images a concept, for the judge")
+    parser.add_argument("--work", type=Path, default=Path("esd_speed"), help="erasers and images")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(asdict(run(Case(**arguments.case)))))
+        return
+    concepts = CONCEPTS[:1] if arguments.quick else CONCEPTS
+    iterations = 4 if arguments.quick else arguments.iterations
+    work = Path(tempfile.mkdtemp()) if arguments.quick else arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in [*LITERAL, *EFFACE]}
+    for concept in concepts:
+        erasers = {f"way-{index}": work / f"{concept}-{index}.safetensors" for index in range(len(found))}
+        for way, path in zip(found, erasers.values(), strict=True):
+            outcome = run_apart(Case(way, concept, iterations, arguments.lr, str(path)))
+            found[way].append(asdict(outcome))
+            print(f"{concept}, {way}: {outcome.seconds:.1f} s, {outcome.megabytes:.0f} MB", flush=True)
+        if not arguments.quick:
+            for way, rates in zip(found, judged(concept, erasers, arguments.n, work).values(), strict=True):
+                found[way][-1]["rates"] = rates
+    rows = {way: means(runs) for way, runs in found.items()}
+    print("\n" + table(rows))
+    if not arguments.quick:
+        write(found, rows, arguments)
+
+
+def means(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over concepts."""
+    row: dict[str, Any] = {key: sum(run[key] for run in runs) / len(runs) for key in ("seconds", "megabytes")}
+    for rate in ("forget", "retain"):
+        values = [run["rates"][rate]["value"] for run in runs if rate in run.get("rates", {})]
+        row[rate] = sum(values) / len(values) if values else None
+    return row
+
+
+def write(found: dict[str, list[dict[str, Any]]], rows: dict[str, dict[str, Any]], arguments: Any) -> None:
+    setting = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    text = f"""# ESD, lever by lever
+
+{setting}. {TRAIN_METHOD}, {arguments.iterations} steps at {arguments.lr:g} of {", ".join(CONCEPTS)}; means over these.
+Made by `python benchmarks/esd_speed.py`, whose first lines say what is compared. Each way adds its lever to those above
+it.
+
+{table(rows)}
+"""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "esd_speed.md").write_text(text, encoding="utf-8")
+    content = {"concepts": CONCEPTS, "iterations": arguments.iterations, "lr": arguments.lr, "ways": found}
+    (RESULTS / "esd_speed.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

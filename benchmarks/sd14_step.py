@@ -1,0 +1,128 @@
+"""One step of each trained method on a U-Net of Stable Diffusion 1.4's size: does it fit a machine?
+
+    python benchmarks/sd14_step.py            all cases; writes results/sd14_step.md and .json (some minutes a case)
+    python benchmarks/sd14_step.py --quick    a small U-Net, in seconds a case; writes nothing
+
+Weights are random: what a step needs does not depend on them. Latents are 64 x 64, text is 77 x 768, all in float32 on
+the CPU. Trajectories are two steps long, which changes seconds and not memory. Each case runs in a process of its own;
+its peak is that of the whole process, the libraries, the weights and Adam's state included. The bar is 24 GB.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+import efface
+from efface.models import Model, open_model
+from efface.models.open import EMBEDDED
+
+RESULTS = Path(__file__).parent / "results"
+BAR = 24.0
+TRAJECTORY = {"iterations": 1, "ddim_steps": 2, "reuse": 1}
+
+#: A method and its settings.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "esd, cross-attention": ("esd", {"train_method": "esd-x", **TRAJECTORY}),
+    "esd, all but cross-attention": ("esd", {"train_method": "esd-u", **TRAJECTORY}),
+    "esd, full, latents of the edited model": ("esd", {"preset": "2023", "train_method": "full", **TRAJECTORY}),
+}
+# Latent size and channels.
+SD14, SMALL = (64, (320, 640, 1280, 1280)), (16, (32, 32, 64, 64))
+
+
+def random_model(size: int, channels: tuple[int, ...]) -> Model:
+    """Stable Diffusion 1.4 with random weights, and a text encoder of two layers."""
+    import diffusers
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextModel
+    from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+    parts: Any = diffusers
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED["emoji"] / "tokenizer", model_max_length=77)
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=2,
+            num_attention_heads=12,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = parts.UNet2DConditionModel(
+        sample_size=size, cross_attention_dim=768, attention_head_dim=8, block_out_channels=channels
+    )
+    scheduler = parts.PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    pipeline = parts.StableDiffusionPipeline(
+        vae=parts.AutoencoderKL(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet.to(memory_format=torch.channels_last),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return open_model(pipeline)
+
+
+def run(case: str, quick: bool) -> dict[str, Any]:
+    """One step in this process."""
+    method, options = CASES[case]
+    model = random_model(*(SMALL if quick else SD14))
+    started = time.perf_counter()
+    eraser = efface.erase(model, "cat", method=method, **options)
+    return {
+        "parameters": sum(edit.nbytes // 4 for edit in eraser.edits),
+        "seconds": time.perf_counter() - started,
+        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small U-Net; writes nothing")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(run(arguments.case, arguments.quick)))
+        return
+    rows: dict[str, dict[str, Any]] = {}
+    lines = ["| case | trained parameters | seconds | peak GB |", "|---|---|---|---|"]
+    for case in CASES:
+        command = [sys.executable, __file__, "--case", case, *(["--quick"] if arguments.quick else [])]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows[case] = row = json.loads(answer.splitlines()[-1])
+        lines.append(f"| {case} | {row['parameters']:,} | {row['seconds']:.0f} | {row['gigabytes']:.1f} |")
+        print(lines[-1], flush=True)
+    if arguments.quick:
+        return
+    setting = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    text = f"""# One step on Stable Diffusion 1.4's size
+
+{setting}. Made by `python benchmarks/sd14_step.py`, whose first lines say what is measured. The bar is {BAR:.0f} GB.
+
+{chr(10).join(lines)}
+"""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "sd14_step.md").write_text(text, encoding="utf-8")
+    (RESULTS / "sd14_step.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

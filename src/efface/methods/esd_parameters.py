@@ -1,0 +1,68 @@
+"""Which of a U-Net's parameters ESD trains, by the names of both of its codes.
+
+The 2023 code chooses parameters by their CompVis names, the 2025 code weights and biases of linear and convolutional
+layers by diffusers' names. CompVis' `time_embed` is `time_embedding`, `out` is `conv_norm_out` and `conv_out`;
+`output_blocks.6` and `.8` are the first and third attention of `up_blocks.2`, `input_blocks.4` and `.7` the first of
+`down_blocks.1` and of `down_blocks.2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+from efface.errors import BadRequest
+
+TrainMethod = Literal[
+    "xattn", "noxattn", "selfattn", "full", "notime", "xlayer", "selflayer",
+    "esd-x", "esd-x-strict", "esd-u", "esd-all",
+]  # fmt: skip
+
+_OUT = ("conv_norm_out.", "conv_out.")
+_TIME = ("time_embedding.",)
+_XLAYERS = ("up_blocks.2.attentions.0.", "up_blocks.2.attentions.2.")
+_SELFLAYERS = ("down_blocks.1.attentions.0.", "down_blocks.2.attentions.0.")
+
+# 2023: any parameter by its name.
+_BY_PARAMETER: dict[str, Callable[[str], bool]] = {
+    "xattn": lambda name: "attn2" in name,
+    "selfattn": lambda name: "attn1" in name,
+    "noxattn": lambda name: "attn2" not in name and not name.startswith(_OUT + _TIME),
+    "full": lambda name: True,
+    "notime": lambda name: not name.startswith(_OUT + _TIME),
+    "xlayer": lambda name: "attn2" in name and name.startswith(_XLAYERS),
+    "selflayer": lambda name: "attn1" in name and name.startswith(_SELFLAYERS),
+}
+# 2025: weights and biases of linear and convolutional layers, by the layer's name.
+_BY_LAYER: dict[str, Callable[[str], bool]] = {
+    "esd-x": lambda name: "attn2" in name,
+    "esd-x-strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,
+    "esd-u": lambda name: "attn2" not in name,
+    "esd-all": lambda name: True,
+}
+
+
+def parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk: bool = False) -> tuple[str, ...]:
+    """Names of the parameters to train.
+
+    Args:
+        denoiser: the U-Net.
+        train_method: which set.
+        mu_quirk: let `noxattn` and `notime` train the output layers too, as mu's packaging does by an oversight.
+
+    Raises:
+        BadRequest: the U-Net has none of them.
+    """
+    if train_method in _BY_LAYER:
+        layers = {name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+        wanted = {layer for layer in layers if _BY_LAYER[train_method](layer)}
+        chosen = [name for name, _ in denoiser.named_parameters() if name.rpartition(".")[0] in wanted]
+    else:
+        by_name = _BY_PARAMETER[train_method]
+        spared = _OUT if mu_quirk and train_method in ("noxattn", "notime") else ()
+        chosen = [name for name, _ in denoiser.named_parameters() if by_name(name) or name.startswith(spared)]
+    if not chosen:
+        raise BadRequest(f"train_method={train_method} trains no parameter of this model; choose another.")
+    return tuple(chosen)

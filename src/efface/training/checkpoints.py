@@ -1,0 +1,117 @@
+"""The folder of a training: one checkpoint a component, from which it is taken up again bit for bit, and its log.
+
+A checkpoint is a safetensors file, written whole or not at all; its header says of which work it is. It is written when
+the last one is old: at least half a minute, and at least twenty times as long as writing took.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from efface.errors import BadFile
+from efface.files import atomic
+
+_KEY = "efface"
+_SUFFIX = ".checkpoint.safetensors"
+
+
+class Checkpoints:
+    """The checkpoint and the log of one component.
+
+    Args:
+        folder: made when something is first written.
+        name: the component's.
+        facts: what determines the outcome, as JSON values; a checkpoint of other facts is not taken up.
+        force: drop a checkpoint of other facts instead of refusing it.
+    """
+
+    #: Between two checkpoints, at least: seconds, and how often what writing the last one took.
+    seconds, share = 30.0, 20.0
+
+    def __init__(self, folder: Path, name: str, facts: Mapping[str, Any], force: bool = False) -> None:
+        self.folder = folder
+        self.path = folder / f"{name}{_SUFFIX}"
+        self.lines = folder / f"{name}.jsonl"
+        self._force = force
+        self._facts: dict[str, Any] = json.loads(json.dumps(facts))
+        self._written, self._took = time.monotonic(), 0.0
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """The last checkpoint's header and tensors, if there is one.
+
+        Raises:
+            BadFile: it is damaged, or of other work and `force` is false.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+                if header["facts"] == self._facts:
+                    return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise BadFile(f"The checkpoint {self.path} is damaged ({error}); remove it to train anew.") from error
+        if not self._force:
+            raise BadFile(
+                f"{self.folder} holds an unfinished training of something else; choose another -o, or pass --force "
+                "to drop it."
+            )
+        return None
+
+    def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() - self._written >= max(self.seconds, self.share * self._took)
+
+    def write(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            BadFile: it cannot be written; the one before stays.
+        """
+        started = time.monotonic()
+        self._make_folder()
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with atomic(self.path) as temporary:
+            try:
+                save_file(content, temporary, metadata={_KEY: json.dumps({**header, "facts": self._facts})})
+            except SafetensorError as error:
+                raise BadFile(f"Cannot write {self.path}: {error}.") from error
+        self._written = time.monotonic()
+        self._took = self._written - started
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a line to the log."""
+        self._make_folder()
+        try:
+            with self.lines.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise BadFile(f"Cannot write {self.lines}: {error.strerror}.") from error
+
+    def forget_after(self, step: int) -> None:
+        """Drop the log's lines of later steps, which an interrupted run wrote and this one will write again."""
+        if self.lines.is_file():
+            lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with atomic(self.lines) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadFile(f"Cannot write to {self.folder}: {error.strerror}.") from error
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a training whose eraser is safe; what else the folder holds stays."""
+    for path in folder.glob(f"*{_SUFFIX}"):
+        path.unlink()

@@ -1,0 +1,184 @@
+"""The loop that every trained method runs in.
+
+A step of the optimiser takes one batch of each *slot*: as many slots as there are processes times accumulated batches.
+Slot s belongs to process s mod P, and what it draws depends on its number alone, so that two processes do what one does
+with two accumulated batches. All randomness is drawn from generators seeded by slot and step (`objective.seeded`):
+weights, optimiser and an objective's own state are all that a checkpoint needs to be taken up again bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from efface.errors import BadInput
+from efface.training import state
+from efface.training.checkpoints import Checkpoints
+from efface.training.objective import Batch, Losses, Objective
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class _Step(nn.Module):
+    """What accelerate prepares: one loss a call, with the trained tensors, and no others, as parameters."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.weights = objective.weights
+        self._loss = objective.loss
+
+    def forward(self, batch: Batch) -> Losses:
+        return self._loss(batch)
+
+
+class Training:
+    """One objective, trained until it has done all its steps or is finished.
+
+    Args:
+        accelerator: under which.
+        objective: what.
+        checkpoints: where it is taken up again from, and logged; None is nowhere.
+        tell: called after each step, in the main process, with the steps done and the losses.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        objective: Objective,
+        checkpoints: Checkpoints | None = None,
+        tell: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
+    ) -> None:
+        self.step, self.seconds, self.finished = 0, 0.0, False
+        self.losses: dict[str, float] = {}
+        self._accelerator, self._objective, self._checkpoints, self._tell = accelerator, objective, checkpoints, tell
+        self._optimizer = objective.optimizer()
+        self._module: Any = accelerator.prepare_model(_Step(objective), device_placement=False)
+        self._stepper = accelerator.prepare_optimizer(self._optimizer, device_placement=False)
+        processes = accelerator.num_processes
+        self._slots = range(accelerator.process_index, processes * accelerator.gradient_accumulation_steps, processes)
+
+    def run(self) -> None:
+        """Train, from the last checkpoint on if there is one.
+
+        Raises:
+            BadInput: the loss, or a weight, is no longer finite; the last checkpoint stays.
+            KeyboardInterrupt: after a checkpoint of the last whole step.
+        """
+        self._restore()
+        try:
+            while self.step < self._objective.iterations and not self.finished:
+                started = time.perf_counter()
+                with torch.no_grad(), self._accelerator.autocast():
+                    batches = [self._objective.batch(slot, self.step) for slot in self._slots]
+                with _uninterrupted():
+                    wanted = self._advance(batches)
+                    self.seconds += time.perf_counter() - started
+                    self._report()
+                if wanted:
+                    self._save()
+        except KeyboardInterrupt:
+            if self._accelerator.num_processes == 1:  # the others may not come to where their state is gathered
+                self._save()
+            raise
+        self._save()
+
+    def _advance(self, batches: Sequence[Batch]) -> bool:
+        """Do one step; whether it is time for a checkpoint, which all processes agree about."""
+        accelerator, checkpoints = self._accelerator, self._checkpoints
+        losses = [self._learn(batch) for batch in batches]
+        self.step += 1
+        due = checkpoints is not None and accelerator.is_main_process and checkpoints.due()
+        values = torch.stack([torch.stack([value.float() for value in each.values()]) for each in losses]).mean(0)
+        told: Any = accelerator.reduce(torch.cat([values, values.new_tensor([float(due)])]), "mean")
+        *means, agreed = told.tolist()
+        if not all(map(math.isfinite, means)):
+            raise self._diverged("the loss")
+        self.losses = dict(zip(losses[0], means, strict=True))
+        self.finished = self._objective.finished(self.step, self.losses)
+        return agreed > 0
+
+    def _learn(self, batch: Batch) -> Losses:
+        accelerator = self._accelerator
+        with accelerator.accumulate(self._module):
+            losses: Losses = self._module(batch)
+            accelerator.backward(losses["loss"])
+            if accelerator.sync_gradients and self._objective.clip_norm is not None:
+                accelerator.clip_grad_norm_(self._module.parameters(), self._objective.clip_norm)
+            self._stepper.step()
+            if not self._objective.keeps_gradients:
+                self._stepper.zero_grad()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _report(self) -> None:
+        if not self._accelerator.is_main_process:
+            return
+        if self._checkpoints is not None:
+            self._checkpoints.log({"step": self.step, **self.losses, "seconds": round(self.seconds, 3)})
+        self._tell(self.step, self.losses)
+
+    def _save(self) -> None:
+        weights = self._objective.weights
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.parameters()):
+            raise self._diverged("a weight")
+        if self._checkpoints is None:
+            return
+        own = state.gathered(self._objective.state())
+        if self._accelerator.is_main_process:
+            scaler = self._accelerator.scaler
+            header = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "finished": self.finished,
+                "losses": self.losses,
+                "scaler": scaler.state_dict() if scaler else None,
+            }
+            tensors = state.packed(weights, self._optimizer, self._objective.keeps_gradients)
+            self._checkpoints.write(header, {**tensors, **own})
+
+    def _restore(self) -> None:
+        found = self._checkpoints.read() if self._checkpoints is not None else None
+        if found is not None:
+            header, tensors = found
+            self.step, self.seconds, self.finished = header["step"], header["seconds"], header["finished"]
+            self.losses = header["losses"]
+            if self._accelerator.scaler is not None:
+                self._accelerator.scaler.load_state_dict(header["scaler"])
+            own = state.unpacked(tensors, self._objective.weights, self._optimizer)
+            self._objective.restore(own, self._slots)
+        if self._checkpoints is not None and self._accelerator.is_main_process:
+            self._checkpoints.forget_after(self.step)
+        self._accelerator.wait_for_everyone()
+
+    def _diverged(self, what: str) -> BadInput:
+        rate = self._optimizer.param_groups[0]["lr"]
+        kept = self._checkpoints is not None and self._checkpoints.path.is_file()
+        where = f" The last good checkpoint stays in {self._checkpoints.folder}." if kept and self._checkpoints else ""
+        return BadInput(
+            f"The training diverged: at step {self.step} {what} is not finite; a learning rate below {rate:g} may "
+            f"mend that.{where}"
+        )
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None, None, None]:
+    """Ctrl-C waits until the block is done: it would leave an optimiser that has stepped half its tensors."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

@@ -1,0 +1,93 @@
+"""Erasing by training from the command line: what is left on disk, and what Ctrl-C leaves."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from efface import Eraser
+from efface.training.checkpoints import Checkpoints
+
+QUICK = ("-s", "iterations=4", "-s", "ddim_steps=3", "-s", "reuse=2", "-s", "train_method=xattn", "-s", "lr=1e-3")
+
+
+def test_a_trained_eraser_and_its_log_are_left(efface, tiny_sd):
+    answer = efface("erase", "cat", "--method", "esd", "--model", tiny_sd, *QUICK, "--json").json()
+    assert answer["eraser"] == "cat-esd.safetensors"
+    assert (answer["method"], answer["kind_of_edit"], answer["certificate"]) == ("esd", "weight", None)
+    assert [path.name for path in Path("cat-esd.training").iterdir()] == ["component-0.jsonl"]
+    components = efface("inspect", "cat-esd.safetensors", "--json").json()["components"]
+    assert [part["concepts"] for part in components] == [["cat"]]
+    again = efface("erase", "cat", "--method", "esd", "--model", tiny_sd, *QUICK, "--force", "--seed", 3)
+    assert again.code == 0
+    assert Eraser.load("cat-esd.safetensors").request.options["seed"] == 3
+    assert len(Path("cat-esd.training/component-0.jsonl").read_text().splitlines()) == 4
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(efface, tiny_sd, monkeypatch: pytest.MonkeyPatch):
+    command = ("erase", "cat", "dog", "--method", "esd", "--model", tiny_sd, *QUICK)
+    assert efface(*command, "-o", "whole.safetensors").code == 0
+    log, rows = Checkpoints.log, list[Any]()
+
+    def interrupting(self: Checkpoints, row: Any) -> None:
+        log(self, row)
+        rows.append(row["step"])
+        if len(rows) in (2, 7):  # in the first concept, and in the second
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Checkpoints, "log", interrupting)
+    for _ in range(2):
+        ended = efface(*command, "-o", "parts.safetensors")
+        assert ended.code == 130
+        assert ended.err.endswith("efface: interrupted\n")
+        assert "Traceback" not in ended.err
+        assert not Path("parts.safetensors").exists()
+    other = efface(*command, "-o", "parts.safetensors", "-s", "seed=1")
+    assert other.code == 2
+    assert "--force" in other.err
+    assert efface(*command, "-o", "parts.safetensors").code == 0
+    assert rows == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert Eraser.load("parts.safetensors").hash == Eraser.load("whole.safetensors").hash
+    assert sorted(path.name for path in Path("parts.training").iterdir()) == ["component-0.jsonl", "component-1.jsonl"]
+    lines = Path("parts.training/component-1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_learning_rate_that_diverges_is_bad_input(efface, tiny_sd):
+    ended = efface("erase", "cat", "--method", "esd", "--model", tiny_sd, *QUICK[:-1], "lr=1e25")
+    assert ended.code == 2
+    assert "diverged" in ended.err
+    assert ended.err.count("\n") == 1
+    assert not Path("cat-esd.safetensors").exists()
+
+
+def test_the_configuration_of_mu_with_overrides(efface, tiny_sd):
+    Path("train_config.yaml").write_text(
+        "train_method: xattn\nstart_guidance: 0.1\nnegative_guidance: 0.0\niterations: 1\nlr: 5e-5\nimage_size: 512\n"
+        "ddim_steps: 50\nckpt_path: /models/compvis.ckpt\ndataset_type: unlearncanvas\ntemplate: style\n"
+        "template_name: line art\noutput_dir: outputs\nseparator: null\ndevices: '0,0'\nuse_sample: True\n"
+    )
+    settings = ("-s", "iterations=2", "-s", "negative_guidance=1", "-s", "image_size=16", "-s", "ddim_steps=3")
+    ended = efface("erase", "--config", "train_config.yaml", "--model", tiny_sd, *settings, "--json")
+    assert ended.json()["eraser"] == "line-art-esd.safetensors"
+    assert "ckpt_path" in ended.err
+    settings = Eraser.load("line-art-esd.safetensors").provenance["settings"]
+    assert (settings["iterations"], settings["negative_guidance"], settings["lr"]) == (2, 1, 5e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train_method=esd-a", "train_method"),
+        ("train_method=xlayer", "xlayer"),
+        ("image_size=33", "image_size"),
+        ("iterations=0", "iterations"),
+        ("preset=2024", "preset"),
+        ("report_to=wandb", "pip install wandb"),
+        ("erase_from=" + "cat " * 40, "at most"),
+    ],
+)
+def test_settings_that_cannot_be_trained_with(refused, tiny_sd, setting, said):
+    assert said in refused("erase", "cat", "--method", "esd", "-s", setting, "--model", tiny_sd)
