@@ -28,7 +28,7 @@ def load_part(folder: Folder, part: str, device: torch.device, dtype: torch.dtyp
     # transformers and diffusers call the same option by two names.
     cast = {"dtype" if part == "text_encoder" else "torch_dtype": dtype}
     variant = folder.variant(part)
-    with _quiet():
+    with quiet():
         loaded = kind.from_pretrained(place, variant=variant, use_safetensors=True, local_files_only=True, **cast)
     if part in ("unet", "vae"):
         # Convolutions run up to half faster with channels last, on CPUs and on tensor cores alike.
@@ -37,7 +37,7 @@ def load_part(folder: Folder, part: str, device: torch.device, dtype: torch.dtyp
 
 
 @contextmanager
-def _quiet() -> Generator[None, None, None]:
+def quiet() -> Generator[None, None, None]:
     """Without transformers' progress bar, which is for models that take minutes to load."""
     from transformers.utils import logging
 
