@@ -35,6 +35,15 @@ def test_the_score_is_the_best_cosine_and_never_negative() -> None:
     assert judge.threshold("blue") == 0.5
 
 
+def test_captions_are_no_pictures() -> None:
+    judge = CopyJudge(means, "1", {"a caption": image((9, 9, 9))[None]})
+    assert judge.knows("a caption")
+    for unknown in ("", "a longer caption " * 50, "no/such/file.png"):
+        assert not judge.knows(unknown)
+        with pytest.raises(BadInput, match="no picture and no folder"):
+            judge.scores(image((9, 9, 9))[None], [unknown])
+
+
 def test_pictures_are_288_at_the_shorter_side() -> None:
     seen: list[tuple[int, ...]] = []
 

@@ -1,7 +1,6 @@
 """Images to verdicts: one file a judge."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from efface.judges.base import Hesitant, Judge, JudgeEntry, KeepsResults, Opening, Seen
 from efface.judges.verdicts import (
@@ -13,6 +12,7 @@ from efface.judges.verdicts import (
     score_images,
     write_verdicts,
 )
+from efface.judges.words import is_path
 from efface.registry import Registry
 
 JUDGES: Registry[JudgeEntry] = Registry(
@@ -58,5 +58,5 @@ def open_judge(
         UnknownName: There is no such judge; the message lists what there is.
     """
     kind, _, argument = name.partition(":")
-    weights, _, option = (argument, "", "") if Path(argument).exists() else argument.partition(",")
+    weights, _, option = (argument, "", "") if is_path(argument) else argument.partition(",")
     return JUDGES.get(kind).open(Opening(weights, option, tuple(alternatives), device, trust_torchscript))

@@ -27,6 +27,7 @@ from efface.errors import BadFile, BadInput
 from efface.generate.folder import read_folder, read_picture
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
 from efface.judges.weights import file_version, user_file
+from efface.judges.words import is_path
 
 SIDE, COPY = 288, 0.5
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -57,7 +58,7 @@ class CopyJudge:
         self._references = {concept: self.descriptors(pictures) for concept, pictures in (references or {}).items()}
 
     def knows(self, concept: str) -> bool:
-        return concept in self._references or Path(concept).exists()
+        return concept in self._references or is_path(concept)
 
     def peers(self, concept: str) -> tuple[str, ...]:
         return ()
@@ -86,9 +87,9 @@ class CopyJudge:
     def _reference(self, concept: str) -> Tensor:
         """Descriptors of the pictures that a question names, (m, d); kept for the next batch."""
         if concept not in self._references:
-            path = Path(concept)
-            if not path.exists():
+            if not is_path(concept):
                 raise BadInput(f"The judge 'sscd' cannot recognise '{concept}': it is no picture and no folder.")
+            path = Path(concept)
             try:
                 pictures = [image.pixels() for image in read_folder(path)] if path.is_dir() else [read_picture(path)]
             except OSError as error:

@@ -1,5 +1,7 @@
 """Words of questions: spellings that mean the same, and rules that a question may end in."""
 
+from pathlib import Path
+
 from efface.errors import BadInput
 
 
@@ -7,6 +9,14 @@ def plain(concept: str) -> str:
     """The words of a concept without case, article, hyphens and underscores (`vincent-van-gogh`, `golf_ball`)."""
     words = concept.casefold().replace("_", " ").replace("-", " ").split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text names a file or folder; a caption is too long for a file's name, which is no error."""
+    try:
+        return bool(text.strip()) and Path(text).exists()
+    except OSError:
+        return False
 
 
 def split_rule(question: str) -> tuple[str, str]:
