@@ -96,7 +96,7 @@ class Sure:
 def judges(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judges `sure` and `failing`."""
     for name, fail in (("sure", False), ("failing", True)):
-        entry = JudgeEntry(name, "for tests", "here", lambda weights, alternatives, fail=fail: Sure(fail))
+        entry = JudgeEntry(name, "for tests", "here", lambda asked, fail=fail: Sure(fail))
         monkeypatch.setitem(JUDGES._entries, name, entry)
 
 

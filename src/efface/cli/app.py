@@ -1,8 +1,9 @@
 """The app: every command, in the order of the work."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from efface.cli import (
     compose,
@@ -14,14 +15,25 @@ from efface.cli import (
     import_,
     inspect,
     judge,
+    judge_train,
     judges,
     methods,
     models,
     protocols,
 )
 
+
+class Commands(TyperGroup):
+    """Commands of one word or two: `judge` takes a folder, `judge train` another."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        words = " ".join(args[:2])
+        return super().resolve_command(ctx, [words, *args[2:]] if words in self.commands else args)
+
+
 app = typer.Typer(
     name="efface",
+    cls=Commands,
     help="Make a text-to-image model forget a concept, show that it forgot, and take the forgetting back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,12 +43,14 @@ app = typer.Typer(
 
 WORK, LISTS = "Work", "What there is"
 COMMANDS = {
-    WORK: (demo, erase, generate, judge, evaluate, compose, export, import_, inspect),
+    WORK: (demo, erase, generate, judge, judge_train, evaluate, compose, export, import_, inspect),
     LISTS: (models, methods, judges, protocols),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:
-        name = module.__name__.rpartition(".")[2].rstrip("_")  # `import_`, as Python's own word is taken
+        name = (
+            module.__name__.rpartition(".")[2].rstrip("_").replace("_", " ")
+        )  # `import_`, as Python's own word is taken
         app.command(name, rich_help_panel=panel)(module.command)
 
 

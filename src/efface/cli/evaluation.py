@@ -40,7 +40,7 @@ def evaluated(
         for concept in request.concepts
         for word in (concept.name, concept.guide or "", *concept.adjacent)
     ] + [prompt for request in requests for prompt in request.preserve]
-    chosen = open_judge(judge, tuple(dict.fromkeys(filter(None, alternatives))))
+    chosen = open_judge(judge, tuple(dict.fromkeys(filter(None, alternatives))), str(model.device))
     with screen.progress() as progress:
         evaluation = PROTOCOLS.get(protocol).evaluate(
             model, erasers, chosen, out=out, n=n, sampling=sampling, seed=seed, progress=progress

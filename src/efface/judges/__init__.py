@@ -2,21 +2,39 @@
 
 from collections.abc import Sequence
 
-from efface.judges.base import Judge, JudgeEntry, Seen
-from efface.judges.verdicts import Answer, Verdict, judge_images, read_verdicts, score_images, write_verdicts
+from efface.judges.base import Hesitant, Judge, JudgeEntry, KeepsResults, Opening, Seen
+from efface.judges.verdicts import (
+    Answer,
+    Verdict,
+    answer_of,
+    judge_images,
+    read_verdicts,
+    score_images,
+    write_verdicts,
+)
+from efface.judges.words import is_path
 from efface.registry import Registry
 
 JUDGES: Registry[JudgeEntry] = Registry(
-    "judge", {"emoji": "efface.judges.emoji:ENTRY", "clip": "efface.judges.clip:ENTRY"}, "efface.judges"
+    "judge",
+    {
+        name: f"efface.judges.{name}:ENTRY"
+        for name in ("emoji", "clip", "imagenet", "style", "vlm", "nudenet", "nsfw", "q16", "sscd")
+    },
+    "efface.judges",
 )
 
 __all__ = [
     "JUDGES",
     "Answer",
+    "Hesitant",
     "Judge",
     "JudgeEntry",
+    "KeepsResults",
+    "Opening",
     "Seen",
     "Verdict",
+    "answer_of",
     "judge_images",
     "open_judge",
     "read_verdicts",
@@ -25,15 +43,20 @@ __all__ = [
 ]
 
 
-def open_judge(name: str, alternatives: Sequence[str] = ()) -> Judge:
-    """The judge called `name`, or `name:weights` with a folder or hub id (`clip:openai/clip-vit-base-patch32`).
+def open_judge(
+    name: str, alternatives: Sequence[str] = (), device: str = "cpu", trust_torchscript: bool = False
+) -> Judge:
+    """The judge called `name`, `name:weights` with a file, folder or hub id, or `name:weights,option`.
 
     Args:
-        name: Of the registry.
+        name: Of the registry (`clip:openai/clip-vit-base-patch32`).
         alternatives: Concepts that the run tells apart, for judges that choose among several.
+        device: The torch device to compute on.
+        trust_torchscript: Whether a TorchScript file, which is a program, may be run.
 
     Raises:
         UnknownName: There is no such judge; the message lists what there is.
     """
-    kind, _, weights = name.partition(":")
-    return JUDGES.get(kind).open(weights, alternatives)
+    kind, _, argument = name.partition(":")
+    weights, _, option = (argument, "", "") if is_path(argument) else argument.partition(",")
+    return JUDGES.get(kind).open(Opening(weights, option, tuple(alternatives), device, trust_torchscript))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from efface.generate.folder import Image
+    from efface.judges.verdicts import Verdict
 
 Pixels = NDArray[np.uint8]
 Scores = NDArray[np.float64]
@@ -56,6 +61,30 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class Hesitant(Protocol):
+    """A judge that is sometimes undecided."""
+
+    def floor(self, concept: str) -> float:
+        """The score below which the answer is no; from it up to the threshold the judge is undecided."""
+        ...
+
+
+@runtime_checkable
+class KeepsResults(Protocol):
+    """A judge whose users also expect a file of results of its own.
+
+    Attributes:
+        results: The file's name.
+    """
+
+    results: str
+
+    def write_results(self, path: Path, images: Sequence[Image], verdicts: Sequence[Verdict], force: bool) -> None:
+        """Write the file."""
+        ...
+
+
 class Seen(NamedTuple):
     """What a judge with a closed world recognises in one image; `None` is "none of these"."""
 
@@ -66,6 +95,25 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Opening:
+    """How a judge is asked for.
+
+    Attributes:
+        weights: What follows the colon in `name:weights`: a file, a folder or a hub id; empty for the judge's own.
+        option: What follows the comma in `name:weights,option`; each judge says what it takes there.
+        alternatives: Concepts that the run will tell apart, for judges that choose among several.
+        device: The torch device to compute on.
+        trust_torchscript: Whether the user lets a TorchScript file, which is a program, run.
+    """
+
+    weights: str = ""
+    option: str = ""
+    alternatives: tuple[str, ...] = ()
+    device: str = "cpu"
+    trust_torchscript: bool = False
+
+
+@dataclass(frozen=True)
 class JudgeEntry:
     """A judge in the registry.
 
@@ -73,11 +121,10 @@ class JudgeEntry:
         name: What it is called on the command line.
         summary: One line for `efface judges`.
         source: The paper or repository of the judge.
-        open: Loads it. Takes what follows the colon in `name:argument` (weights; empty for the judge's own) and the
-            concepts that the run will tell apart, for judges that choose among alternatives.
+        open: Loads it.
     """
 
     name: str
     summary: str
     source: str
-    open: Callable[[str, Sequence[str]], Judge]
+    open: Callable[[Opening], Judge]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efface.judges.base import JudgeEntry, Pixels, Scores
+from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
 from efface.models.clip import Clip, open_clip
 
 NOTHING = "something else"
@@ -35,7 +35,7 @@ class ClipJudge:
     name = "clip"
 
     def __init__(self, clip: Clip, alternatives: Sequence[str] = (), template: str = "a {}") -> None:
-        self.version = f"{clip.name}, '{template}', PIL"
+        self.version = f"{clip.version}, '{template}' or '{NOTHING}'"
         self._clip = clip
         self._alternatives = tuple(dict.fromkeys(alternatives))
         self._template = template
@@ -68,8 +68,8 @@ class ClipJudge:
         return self._clip.cosines(images, texts) * self._clip.scale
 
 
-def _open(weights: str, alternatives: Sequence[str]) -> ClipJudge:
-    return ClipJudge(open_clip(weights), alternatives)
+def _open(asked: Opening) -> ClipJudge:
+    return ClipJudge(open_clip(asked.weights, asked.device), asked.alternatives)
 
 
 ENTRY = JudgeEntry(

@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efface.errors import BadFile, BadInput
-from efface.judges.base import JudgeEntry, Pixels, Scores, Seen
+from efface.files import sha256_of_file
+from efface.judges.base import JudgeEntry, Opening, Pixels, Scores, Seen
 from efface.judges.emoji_net import JudgeNet
+from efface.judges.words import plain
 
 Head = Literal["object", "style"]
 HEADS: tuple[Head, Head] = ("object", "style")
@@ -56,10 +58,10 @@ class EmojiJudge:
         self._names = {head: tuple(names[head]) for head in HEADS}
         self._thresholds = dict(thresholds)
         self._classes: dict[str, tuple[Head, int]] = {
-            name.casefold(): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
+            plain(name): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
         }
         for word, name in (words or {}).items():
-            self._classes.setdefault(word.casefold(), self._classes[name.casefold()])
+            self._classes.setdefault(plain(word), self._classes[plain(name)])
 
     @classmethod
     def load(cls, folder: Path, words: Mapping[str, str] | None = None) -> EmojiJudge:
@@ -76,20 +78,21 @@ class EmojiJudge:
             names: dict[Head, list[str]] = {"object": config["objects"], "style": config["styles"]}
             net = JudgeNet(len(names["object"]), len(names["style"]))
             net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-            return cls(net, names, config["thresholds"], str(config["version"]), words)
+            version = f"{config['version']} {sha256_of_file(folder / 'model.safetensors')[:12]}"
+            return cls(net, names, config["thresholds"], version, words)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise BadFile(f"Cannot read the judge in {folder}: {error}.") from error
 
     def knows(self, concept: str) -> bool:
-        return _plain(concept) in self._classes
+        return plain(concept) in self._classes
 
     def peers(self, concept: str) -> tuple[str, ...]:
         head, index = self._find(concept)
         return tuple(name for i, name in enumerate(self._names[head]) if i != index)
 
     def same(self, one: str, other: str) -> bool:
-        first = self._classes.get(_plain(one))
-        return first is not None and first == self._classes.get(_plain(other))
+        first = self._classes.get(plain(one))
+        return first is not None and first == self._classes.get(plain(other))
 
     def threshold(self, concept: str) -> float:
         return self._thresholds[self._find(concept)[0]]
@@ -122,16 +125,10 @@ class EmojiJudge:
 
     def _find(self, concept: str) -> tuple[Head, int]:
         try:
-            return self._classes[_plain(concept)]
+            return self._classes[plain(concept)]
         except KeyError:
             known = "; ".join(f"{head}s {', '.join(self._names[head])}" for head in HEADS)
             raise BadInput(f"The judge 'emoji' cannot recognise '{concept}'; it knows the {known}.") from None
-
-
-def _plain(concept: str) -> str:
-    """The words of a concept without case and article."""
-    words = concept.casefold().split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
 def _prepared(images: Tensor) -> Tensor:
@@ -142,13 +139,13 @@ def _prepared(images: Tensor) -> Tensor:
     return F.interpolate(x, (_SIZE, _SIZE), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _open(weights: str, alternatives: Sequence[str]) -> EmojiJudge:
+def _open(asked: Opening) -> EmojiJudge:
     from efface.models.emoji import HERE, catalogue
 
     world = catalogue()
     words = {word: thing.name for thing in world.objects for word in (*thing.synonyms, *thing.held_out)}
     words |= {word: style.name for style in world.styles for word in style.words}
-    return EmojiJudge.load(Path(weights) if weights else HERE / "judge", words)
+    return EmojiJudge.load(Path(asked.weights) if asked.weights else HERE / "judge", words)
 
 
 ENTRY = JudgeEntry(

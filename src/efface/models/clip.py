@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from efface.errors import BadFile, BadInput
+from efface.errors import BadFile
 from efface.files import sha256_of_tensors
 from efface.models.emoji import HERE
+from efface.models.pretrained import image_processor, open_network, open_part
 
 EMBEDDED = "emoji"
 _BATCH = 64
@@ -91,16 +92,11 @@ def open_clip(weights: str = "", device: str | torch.device = "cpu") -> Clip:
     """
     if not weights:
         return _embedded(device)
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+    from transformers import AutoTokenizer, CLIPModel
 
-    try:
-        model: Any = CLIPModel.from_pretrained(weights, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(weights)
-        processor = AutoImageProcessor.from_pretrained(weights, backend="pil")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"Cannot open a CLIP model at '{weights}': {reason}") from error
-    return Clip(model.to(device), tokenizer, processor, weights)
+    model = open_network(CLIPModel, weights, "a CLIP model", device)
+    tokenizer = open_part(AutoTokenizer, weights, "a CLIP tokenizer")
+    return Clip(model, tokenizer, image_processor(weights), weights)
 
 
 def _embedded(device: str | torch.device) -> Clip:

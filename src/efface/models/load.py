@@ -23,7 +23,7 @@ CLASSES = {
 def load_part(folder: Folder, part: str, device: torch.device, dtype: torch.dtype) -> Any:
     """A part, for inference: its weights in `dtype` on `device`, none of them to be trained."""
     kind = class_of(folder, part)
-    with _quiet():
+    with quiet():
         loaded = folder.load(part, kind, dtype)
     if not has_weights(kind):
         return loaded
@@ -45,7 +45,7 @@ def class_of(folder: Folder, part: str) -> Any:
 
 
 @contextmanager
-def _quiet() -> Generator[None, None, None]:
+def quiet() -> Generator[None, None, None]:
     """Without transformers' progress bar, which is for models that take minutes to load."""
     from transformers.utils import logging
 

@@ -1,0 +1,109 @@
+"""Styles and artists: a classifier that learned them, or CLIP's choice among a list of artists.
+
+- A classifier checkpoint of transformers, such as UnlearnDiffAtk's on WikiArt, or one that `efface judge train` made.
+  Its first choice counts, `CONCEPT@top3` its first three, as in UnlearnDiffAtk
+  (https://github.com/OPTML-Group/Diffusion-MU-Attack).
+- Any CLIP (Radford et al., arXiv 2103.00020): the logits are s cos(f(image), g("a painting in the style of ARTIST"))
+  over the list below, the concepts of the run, and "a photograph" for none of them. `style:CLIP,artists.txt` takes the
+  list from a file, one a line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from efface.errors import BadFile
+from efface.judges.base import JudgeEntry, Opening, Pixels
+from efface.judges.classes import ClassJudge
+from efface.judges.imagenet import open_classifier, words_of
+from efface.judges.words import plain
+from efface.models.clip import open_clip
+from efface.models.pretrained import open_part
+
+CLIP = "openai/clip-vit-large-patch14"
+TEMPLATE, NONE = "a painting in the style of {}", "a photograph"
+
+# Painters whom the literature erases or keeps, with the short names that prompts use.
+ARTISTS = {
+    "Andy Warhol": ("Warhol",),
+    "Caravaggio": (),
+    "Claude Monet": ("Monet",),
+    "Edvard Munch": ("Munch",),
+    "Edward Hopper": ("Hopper",),
+    "Frida Kahlo": ("Kahlo",),
+    "Gustav Klimt": ("Klimt",),
+    "Henri Matisse": ("Matisse",),
+    "Hieronymus Bosch": ("Bosch",),
+    "Jackson Pollock": ("Pollock",),
+    "Johannes Vermeer": ("Vermeer",),
+    "Katsushika Hokusai": ("Hokusai",),
+    "Keith Haring": ("Haring",),
+    "Leonardo da Vinci": ("da Vinci", "Leonardo"),
+    "Marc Chagall": ("Chagall",),
+    "Michelangelo": (),
+    "Pablo Picasso": ("Picasso",),
+    "Paul Cezanne": ("Cezanne", "Paul Cézanne", "Cézanne"),
+    "Paul Gauguin": ("Gauguin",),
+    "Paul Klee": ("Klee",),
+    "Pierre-Auguste Renoir": ("Renoir",),
+    "Piet Mondrian": ("Mondrian",),
+    "Rembrandt": ("Rembrandt van Rijn",),
+    "Roy Lichtenstein": ("Lichtenstein",),
+    "Salvador Dali": ("Dali", "Salvador Dalí", "Dalí"),
+    "Vincent van Gogh": ("van Gogh",),
+    "Wassily Kandinsky": ("Kandinsky",),
+}
+_SHORT = {plain(name): short for name, short in ARTISTS.items()}
+
+
+def open_style(asked: Opening) -> ClassJudge:
+    """A judge from a classifier, or from a CLIP.
+
+    Raises:
+        BadInput: There is no such model, or it is neither.
+    """
+    from transformers import AutoConfig
+
+    weights = asked.weights or CLIP
+    config = open_part(AutoConfig, weights, "a style classifier or a CLIP")
+    if config.architectures == ["CLIPModel"]:
+        return _zero_shot(asked, weights)
+    logits, labels, version = open_classifier(weights, asked.device)
+    return ClassJudge("style", version, [_words(label) for label in labels], logits, asked.alternatives)
+
+
+def _words(label: str) -> list[str]:
+    return [*words_of(label), *_SHORT.get(plain(label), ())]
+
+
+def _zero_shot(asked: Opening, weights: str) -> ClassJudge:
+    names = _lines(Path(asked.option)) if asked.option else list(ARTISTS)
+    known = {plain(word) for name in names for word in _words(name)}
+    names += [word for word in asked.alternatives if plain(word) not in known]
+    names = list(dict.fromkeys(names))
+    clip = open_clip(weights, asked.device)
+    texts = [*(TEMPLATE.format(name) for name in names), NONE]
+
+    def logits(images: Pixels) -> Tensor:
+        return clip.cosines(images, texts) * clip.scale
+
+    version = f"{clip.version}, '{TEMPLATE}' or '{NONE}'"
+    return ClassJudge("style", version, [*(_words(name) for name in names), [NONE]], logits, asked.alternatives)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"Cannot read a list of artists from {path}: {error}.") from error
+    return [line for line in lines if line]
+
+
+ENTRY = JudgeEntry(
+    name="style",
+    summary=f"a style classifier (style:FOLDER or HUB-ID), or a CLIP over artists (style:CLIP[,FILE]; plain, {CLIP})",
+    source="https://github.com/OPTML-Group/Diffusion-MU-Attack; https://arxiv.org/abs/2103.00020",
+    open=open_style,
+)
