@@ -40,7 +40,8 @@ def changes(eraser: Eraser) -> list[Tensor]:
         if isinstance(edit, efface.TextEdit):
             found.append(edit.matrix)
         elif isinstance(edit, efface.WeightEdit):
-            found.append(edit.value((len(edit.tensors().get("up", edit.delta)), -1)))
+            rows = next(len(tensor) for name, tensor in edit.tensors().items() if name != "down")
+            found.append(edit.value((rows, -1)))
         else:
             found += edit.tensors().values()
     return found

@@ -71,7 +71,7 @@ def test_every_method_edits_every_stream(tiny: Tiny, family: str, method: str, t
 
 @pytest.mark.parametrize("method", OF_ONE_FAMILY)
 def test_methods_of_one_family_say_so(tiny: Tiny, method: str) -> None:
-    with pytest.raises(BadInput, match="Stable Diffusion|CLIP"):
+    with pytest.raises(BadInput, match=r"Stable Diffusion|CLIP"):
         efface.erase(open_model(tiny("flux")), "cat", method=method)
 
 
