@@ -15,8 +15,8 @@ from efface.edits import describe
 from efface.methods import METHODS
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
-QUICK: dict[str, dict[str, Any]] = {"sld": {"preset": "max"}}
-OWN = {"certified"}  # efface's own, without a paper
+QUICK: dict[str, dict[str, Any]] = {"sld": {"preset": "max"}, "robust": {"rounds": 2}}
+OWN = {"certified", "robust"}  # efface's own, without a paper
 Predict = Callable[[Model], Tensor]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "blue bird")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 _READERS = ("attn2.to_k.weight", "attn2.to_v.weight")
+_SHORT = 256  # prompts without padding in one forward pass
 _WEIGHED = ("text_encoder", "unet", "vae")
 
 
@@ -133,6 +134,22 @@ class StableDiffusion(Model):
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
         return ids, torch.tensor([len(row) for row in rows], dtype=torch.long)
+
+    def embed_last(self, prompts: Sequence[str], *, clip_skip: int | None = None) -> Tensor:
+        if not prompts:
+            return torch.zeros(0, self.width)
+        ids, lengths = self._token_ids(list(prompts), truncate=False)
+        pieces: list[Tensor] = []
+        for some, last in zip(ids.split(_SHORT), (lengths - 2).split(_SHORT), strict=True):
+            # Attention is causal: what comes after a token does not change it.
+            tokens = self._encode(some[:, : int(last.max()) + 1], clip_skip or 0)
+            pieces.append(tokens[torch.arange(len(last)), last])
+        return torch.cat(pieces)
+
+    def words(self) -> tuple[str, ...]:
+        pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]
+        words = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha())
+        return tuple(word for word, row in zip(words, self.tokenizer(words)["input_ids"], strict=True) if len(row) == 3)
 
     @torch.no_grad()
     def _encode(self, ids: Tensor, clip_skip: int) -> Tensor:
