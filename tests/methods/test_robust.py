@@ -255,6 +255,32 @@ def test_a_file_gives_back_some_concepts_with_what_was_found_for_them(
     assert [describe(edit) for edit in part.edits] == [{"edit": "text", "stream": "text"}]
 
 
+@pytest.mark.filterwarnings("ignore:.*is kept, and brings")
+@pytest.mark.parametrize("way", ["certified", "uce"])
+def test_erasers_are_joined_with_what_each_found(tiny_model: Model, way: str) -> None:
+    def erase(names: list[str], preserve: list[str]) -> Eraser:
+        options: dict[str, Any] = {"solve": way, "threshold": 0.9, "neighbours": 2, "rounds": 2}
+        return efface.erase(tiny_model, names, "dog", preserve=preserve, method="robust", **options)
+
+    one, two = erase(["cat"], ["horse"]), erase(["golf ball", "van gogh"], ["blue bird", "horse"])
+    both = efface.compose(one, two)
+    assert both.concepts == ("cat", "golf ball", "van gogh")
+    for name, part in (("cat", one), ("golf ball", two), ("van gogh", two)):
+        position, joined = part.concepts.index(name), both.concepts.index(name)
+        for rows, owner in (("edited", "owner"), ("guides", "owner"), ("found", "found.owner")):
+            mine = part.inputs[rows][part.inputs[owner] == position]
+            assert torch.equal(both.inputs[rows][both.inputs[owner] == joined], mine)
+    erased = [one["concept"] for of_round in both.provenance["search"] for one in of_round["found"]]
+    assert len(erased) == len(both.inputs["edited"]) + len(both.inputs["found"]) - 3
+    assert both.inputs["preserve.rows"].shape[0] == both.inputs["preserve.count"] == 2
+    if way == "certified":
+        assert relative(the_edit(both)(both.inputs["edited"]), both.inputs["guides"]) < 1e-8
+    swapped = efface.compose(two, one).only("cat", "golf ball", "van gogh")
+    again = both.only("cat")
+    assert again.rank <= one.rank
+    assert relative(the_edit(swapped).matrix, the_edit(both).matrix) < 1e-8
+
+
 def test_the_denoiser_is_not_loaded(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("robust reads the text encoder and S only, without the gradient search")
@@ -277,7 +303,7 @@ def test_what_the_model_lacks_is_said(tiny_model: Model, monkeypatch: pytest.Mon
         "derive=free": ("text_norm", None, {"derive": "text"}),
         "gradient=0": (
             "scheduler_config",
-            {**tiny_model.scheduler_config, "_class_name": "FlowMatchEulerDiscreteScheduler"},
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
             {"gradient": 1},
         ),
     }

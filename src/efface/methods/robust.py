@@ -47,6 +47,7 @@ from efface.methods.closed_form import Kept
 from efface.methods.robust_rounds import Searches
 from efface.methods.robust_search import Found, Seen
 from efface.methods.robust_solve import Inputs, solve
+from efface.methods.together import first_with, joined_kept
 from efface.methods.tokens import base_of, only_erases, provenance, token_pairs
 from efface.models.base import Model
 from efface.models.text_gram import text_gram
@@ -94,7 +95,7 @@ def erase(model: Model, request: Request, config: RobustConfig) -> Eraser:
     only_erases(request)
     started = time.perf_counter()
     pairs = token_pairs(model, request)
-    preserve = [prompt for prompt in request.preserve if prompt.strip()]
+    preserve = _preserved(request)
     tokens = model.embed_last(preserve, clip_skip=request.clip_skip).double()
     kept = Kept(model.width)
     kept.add(tokens)
@@ -123,15 +124,40 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     """The eraser of some of its concepts and of what was found for them, solved again from what it stored."""
     request = eraser.request.keeping(names)
     positions = torch.tensor([eraser.concepts.index(name) for name in request.names])
-    of = Inputs.from_tensors(eraser.inputs).keeping(positions)
-    edit, said = solve(of, RobustConfig.model_validate(eraser.provenance["settings"]), request.names)
-    # What the searches measured was of the whole operator; what they found is still true.
-    rounds = [
-        {"found": [one for one in of_round["found"] if one["concept"] in request.names]}
+    return _replayed(eraser, request, Inputs.from_tensors(eraser.inputs).keeping(positions), [eraser])
+
+
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several, and of what was found for each, solved again; nothing is searched anew."""
+    parts: list[Inputs] = []
+    for name in request.names:
+        eraser = first_with(name, erasers)
+        parts.append(Inputs.from_tensors(eraser.inputs).keeping(torch.tensor([eraser.concepts.index(name)])))
+    preserved = Kept.from_tensors(joined_kept(erasers, request, _preserved), len(parts[0].gram.matrix))
+    return _replayed(erasers[0], request, Inputs.joined(parts, preserved, len(_preserved(request))), erasers)
+
+
+def _replayed(like: Eraser, request: Request, of: Inputs, erasers: Sequence[Eraser]) -> Eraser:
+    """The eraser that `of` makes, with the settings of `like`, and what the searches of `erasers` found for it."""
+    edit, said = solve(of, RobustConfig.model_validate(like.provenance["settings"]), request.names)
+    # What the searches measured was of another operator; what they found is still true.
+    found = [
+        [
+            one
+            for one in of_round["found"]
+            if one["concept"] in request.names and first_with(one["concept"], erasers) is eraser
+        ]
+        for eraser in erasers
         for of_round in eraser.provenance["search"]
     ]
-    told = {**eraser.provenance, "coverage": said, "search": rounds}
-    return Eraser(request, (edit,), eraser.base, of.tensors(), told)
+    rounds = [{"found": of_round} for of_round in found if of_round]
+    told = {**like.provenance, "coverage": said, "search": rounds}
+    return Eraser(request, (edit,), like.base, of.tensors(), told)
+
+
+def _preserved(request: Request) -> list[str]:
+    """The preserved prompts but the empty one, which is kept in any case."""
+    return [prompt for prompt in request.preserve if prompt.strip()]
 
 
 def _round(
@@ -167,4 +193,5 @@ METHOD = Method(
     config=RobustConfig,
     erase=erase,
     only=only,
+    together=together,
 )

@@ -65,11 +65,11 @@ def paths(
     """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    kind, config = str(model.scheduler_config["_class_name"]), model.denoiser.config
-    if "Flow" in kind or getattr(config, "addition_embed_type", None) is not None:
+    schedule, config = dict(model.scheduler_config), model.denoiser.config
+    if "beta_schedule" not in schedule or getattr(config, "addition_embed_type", None) is not None:
         raise BadRequest(f"The gradient search does not know how {model.name} is told its text; set gradient=0.")
-    options: Any = {name: value for name, value in model.scheduler_config.items() if not name.startswith("_")}
-    scheduler: Any = DDIMScheduler.from_config(options)
+    # Latents are not bounded by 1: the clipping that is this scheduler's default would spoil them.
+    scheduler: Any = DDIMScheduler.from_config(schedule, clip_sample=False)
     concepts, others = (model.embed(said, clip_skip=clip_skip) for said in (prompts, guides))
     empty = model.embed([""], clip_skip=clip_skip).tokens[0]
     shape = (images, config.in_channels, config.sample_size, config.sample_size)

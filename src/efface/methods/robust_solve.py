@@ -97,6 +97,30 @@ class Inputs:
             shift_owner=torch.searchsorted(positions, self.shift_owner[found]),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Inputs], preserved: Kept, count: int) -> Inputs:
+        """For several concepts, from the inputs of each alone: their own tokens first, then what was found for them."""
+
+        def rows(name: str, own: slice = slice(None)) -> Tensor:
+            return torch.cat([getattr(part, name)[own] for part in parts])
+
+        def owner(of_part: Sequence[Tensor]) -> Tensor:
+            return torch.arange(len(parts)).repeat_interleave(torch.tensor([len(some) for some in of_part]))
+
+        words = owner([part.edited[1:] for part in parts])
+        return cls(
+            gram=parts[0].gram,
+            edited=torch.cat([rows("edited", slice(1)), rows("edited", slice(1, None))]),
+            guides=torch.cat([rows("guides", slice(1)), rows("guides", slice(1, None))]),
+            owner=torch.cat([torch.arange(len(parts)), words]),
+            shifts=rows("shifts"),
+            shift_guides=rows("shift_guides"),
+            shift_owner=owner([part.shifts for part in parts]),
+            empty=parts[0].empty,
+            preserved=preserved,
+            count=count,
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         """What an eraser stores of it."""
         return {
