@@ -74,10 +74,10 @@ class Seen:
     def picked(self, owner: int, count: int, threshold: float) -> list[Found]:
         """The first `count` of a concept's candidates below the threshold that can be erased."""
         rows = torch.where((self.owner == owner) & self.open & (self.scores < threshold))[0]
-        rows = rows[self.scores[rows].argsort(stable=True)][:count]
+        first: list[int] = rows[self.scores[rows].argsort(stable=True)][:count].tolist()
         return [
             Found(owner, self.search, row, self.what[row], float(self.scores[row]), self.tokens[row], self.guides[row])
-            for row in rows.tolist()
+            for row in first
         ]
 
 
