@@ -121,6 +121,23 @@ def test_a_shift_is_erased_exactly_and_nothing_comes_as_near_as_before(concepts:
     assert relative(operator @ operator, operator) < 1e-9
 
 
+def test_what_promises_no_gain_is_left() -> None:
+    of, targets, config = inputs(), pairs(6), RobustConfig(mu=0.0)
+    fixed = exactly_kept(of, config)
+    edit = solved(of, mu=0.0)
+    for _ in range(12):
+        seen = derive(edit, GRAM, targets, fixed, None, projected=True)
+        found = seen.picked(0, 1, 1.0)
+        if not found:
+            break
+        of = of.with_found(found)
+        edit = solved(of, mu=0.0)
+        after = derive(edit, GRAM, targets, fixed, None, projected=True).scores
+        assert float(after[found[0].row]) > found[0].score + 0.05 - 1e-3  # the ridge
+    assert len(of.shifts) <= len(targets.edited)  # each is then as far as what is kept lets it be
+    assert not bool(seen.open.any())
+
+
 def test_nearest_kept_is_the_projection_in_the_s_norm() -> None:
     fixed, shifts = tokens(4, 3), random(3, WIDTH, seed=8)
     weights = torch.linalg.lstsq(WEIGHT @ fixed.T, WEIGHT @ shifts.T).solution

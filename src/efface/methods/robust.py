@@ -83,7 +83,7 @@ class RobustConfig(Settings):
     gradient: int = Field(default=0, ge=0)
     images: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    mu: float = Field(default=10.0, ge=0)
+    mu: float = Field(default=100.0, ge=0)
     preserve_rank: int = Field(default=0, ge=0)
     empty_cut: float = Field(default=0.05, ge=0, lt=1)
     lamb: float = Field(default=0.1, gt=0)

@@ -12,8 +12,8 @@ from torch import Tensor
 from efface.edits import TextEdit
 from efface.errors import BadRequest
 from efface.methods import robust_gradient
-from efface.methods.certified_solve import apart, changes, span
-from efface.methods.robust_search import ROOM, Found, Seen, derive, neighbours, word_scores
+from efface.methods.certified_solve import changes
+from efface.methods.robust_search import ROOM, Found, Seen, derive, neighbours, outside, word_scores
 from efface.methods.robust_solve import Inputs, exactly_kept
 from efface.methods.tokens import Pairs, prompt_pairs, token_pairs
 from efface.models.base import Model
@@ -98,7 +98,6 @@ class Searches:
         ]
         shifts = torch.stack([shift for shift, _ in found])
         shifts = edit(shifts) if projected else shifts
-        room = apart(of.gram.root @ shifts.T, span(of.gram.root @ fixed.T)).norm(dim=0)
         return Seen(
             search="gradient",
             scores=torch.tensor([score for _, score in found], dtype=torch.float64),
@@ -106,7 +105,7 @@ class Searches:
             tokens=shifts,
             guides=guides,
             what=["a shift of all tokens"] * of.concepts,
-            open=room > ROOM * of.gram.norms(own - guides),
+            open=outside(of.gram, shifts, fixed) > ROOM * of.gram.norms(own - guides),
         )
 
     def kept(self, edit: TextEdit, of: Inputs) -> dict[str, Any]:
@@ -132,9 +131,10 @@ class Searches:
 
 
 def _targets(model: Model, request: Request) -> Pairs:
-    """Every token of the concepts' prompts, in the templates too where they fit."""
+    """Every token of the concepts' prompts, in the templates too where they fit; a memorised caption stands alone."""
     try:
-        return token_pairs(model, request, "window", expand=True)
+        alone = any(concept.kind == "memorised" for concept in request.concepts)
+        return token_pairs(model, request, "window", expand=not alone)
     except BadRequest:
         return token_pairs(model, request, "window", expand=False)
 

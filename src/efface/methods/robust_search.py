@@ -18,7 +18,8 @@ from efface.methods.tokens import Pairs
 from efface.models.text_gram import TextGram
 
 _RIDGE = 1e-4  # attacks by embeddings up to some hundred times as long as the model's own
-ROOM = 0.1  # share of a concept's way to its guide, below which a direction is too much one of what is kept
+ROOM = 0.1  # share of a concept's way to its guide, below which a word is too much one of what is kept
+GAIN = 0.05  # of a score: what taking out a shift must promise, since it moves other prompts too
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +97,33 @@ def derive(
     sizes = gram.norms(targets.edited - targets.guides)
     shifts = found - targets.guides
     shifts = edit(shifts) if projected else shifts
-    room = apart(gram.root @ shifts.T, span(gram.root @ fixed.T)).norm(dim=0) if projected else sizes
     real = sizes > 1e-6 * sizes.max()  # of equal prompts' equal tokens, nothing is to be erased
+    scores = torch.where(real, gram.norms(edit(found) - aims) / sizes, torch.inf)
     prompts = [targets.embedded.prompts[row] for row in targets.prompt.tolist()]
     return Seen(
         search="derive",
-        scores=torch.where(real, gram.norms(edit(found) - aims) / sizes, torch.inf),
+        scores=scores,
         owner=targets.owner,
         tokens=shifts,
         guides=targets.guides,
         what=[f"a token of '{prompt}'" for prompt in prompts],
-        open=real & (room > ROOM * sizes),
+        open=worth(gram, shifts, fixed, scores, sizes) if projected else real,
     )
+
+
+def worth(gram: TextGram, shifts: Tensor, fixed: Tensor, scores: Tensor, sizes: Tensor) -> Tensor:
+    """Whether taking each shift (n, d) out of the range can raise its score by GAIN: (n,).
+
+    What a shift has outside of what is kept is orthogonal to what is missed already, so the score rises at most to the
+    root of the sum of both squares.
+    """
+    room = outside(gram, shifts, fixed) / sizes
+    return torch.hypot(scores, room) > scores + GAIN
+
+
+def outside(gram: TextGram, tokens: Tensor, fixed: Tensor) -> Tensor:
+    """The S norm of what tokens (n, d) have outside the span of the fixed ones (f, d), (n,)."""
+    return apart(gram.root @ tokens.T, span(gram.root @ fixed.T)).norm(dim=0)
 
 
 def reached(edit: TextEdit, gram: TextGram, aims: Tensor) -> Tensor:
@@ -144,7 +160,7 @@ def neighbours(
     """
     scores = word_scores(edit, gram, tokens, concepts, guides)
     best, owner = scores.min(dim=0)
-    room = apart(gram.root @ tokens.double().T, span(gram.root @ fixed.T)).norm(dim=0)
+    room = outside(gram, tokens.double(), fixed)
     return Seen(
         search="neighbours",
         scores=best,
