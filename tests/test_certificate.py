@@ -9,7 +9,7 @@ from torch import Tensor
 
 import efface
 from efface import Eraser, Model, TextEdit, WrongBase
-from efface.certificate import certificates, certify, free_residuals, text_residuals
+from efface.certificate import certificates, certify, free_residuals, text_nearest, text_residuals
 from efface.methods.closed_form import Kept, solve
 from efface.models.text_gram import TextGram, text_gram
 
@@ -93,6 +93,19 @@ def test_text_is_what_projected_gradient_leaves(name: str) -> None:
         reached = gradient_attack(weight, edit, token, *layer_norm())
         assert bound <= reached + 1e-9
         assert reached == pytest.approx(bound, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_comes_nearest_is_of_the_set_and_comes_as_near(name: str) -> None:
+    weight, edit, concepts = random(40, WIDTH, seed=5), EDITS[name](), tokens(3, 1)
+    gram, (gamma, beta) = TextGram(weight.T @ weight), layer_norm()
+    nearest = text_nearest(edit, gram, concepts, gamma, beta)
+    normal = (nearest - beta) / gamma
+    assert float(normal.mean(1).abs().max()) < 1e-10
+    assert float(normal.square().sum(1).max()) < WIDTH * (1 + 1e-9)
+    assert torch.allclose(
+        gram.norms(edit(nearest) - concepts), text_residuals(edit, gram, concepts, gamma, beta), atol=1e-9
+    )
 
 
 def test_the_numbers_are_in_order() -> None:

@@ -156,21 +156,33 @@ def text_residuals(edit: TextEdit, gram: TextGram, tokens: Tensor, gamma: Tensor
     since the smallest such z has no part along 1. Either the least-squares solution lies in the ball, or
     z = (A^T A + mu I)^-1 A^T b with the one mu > 0 that has |z|^2 = d.
     """
-    width = edit.dim
-    heard = gram.root @ (torch.diag(gamma) + edit.left @ (edit.right.T * gamma))
-    heard = heard - heard.mean(dim=1, keepdim=True)
-    left, values, _ = torch.linalg.svd(heard, full_matrices=False)
-    real = values > width * torch.finfo(values.dtype).eps * values.max()
-    left, values = left[:, real], values[real]
-    aims = gram.root @ (tokens - (beta + edit.left @ (edit.right.T @ beta))).T
+    left, values, _ = _heard(edit, gram, gamma)
+    aims = gram.root @ (tokens - edit(beta)).T
     shares = left.T @ aims
     beyond = (aims - left @ shares).norm(dim=0)
-    inside = torch.stack([_damped(values, share, width) for share in shares.T])
-    return torch.hypot(beyond, inside)
+    damping = [_damping(values, share, edit.dim) for share in shares.T]
+    inside = [(mu * share / (values.square() + mu)).norm() for mu, share in zip(damping, shares.T, strict=True)]
+    return torch.hypot(beyond, torch.stack(inside))
 
 
-def _damped(values: Tensor, share: Tensor, radius: int) -> Tensor:
-    """What the ball |z|^2 <= radius leaves of `share` (k,): |mu share / (s^2 + mu)|, mu found by bisection."""
+def text_nearest(edit: TextEdit, gram: TextGram, tokens: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """The e, (n, d), at which `text_residuals` has its minima: what a text encoder would best say."""
+    left, values, right = _heard(edit, gram, gamma)
+    shares = left.T @ gram.root @ (tokens - edit(beta)).T
+    found = [values * share / (values.square() + _damping(values, share, edit.dim)) for share in shares.T]
+    return torch.stack(found) @ right * gamma + beta
+
+
+def _heard(edit: TextEdit, gram: TextGram, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (r, k), s (k,) and V^T (k, d) of A, without what is zero but for rounding."""
+    heard = gram.root @ (torch.diag(gamma) + edit.left @ (edit.right.T * gamma))
+    left, values, right = torch.linalg.svd(heard - heard.mean(dim=1, keepdim=True), full_matrices=False)
+    real = values > edit.dim * torch.finfo(values.dtype).eps * values.max()
+    return left[:, real], values[real], right[real]
+
+
+def _damping(values: Tensor, share: Tensor, radius: int) -> Tensor:
+    """The mu >= 0 that keeps z = s share / (s^2 + mu) (k,) in the ball |z|^2 <= radius, by bisection."""
 
     def outside(mu: Tensor) -> bool:
         return bool((values * share / (values.square() + mu)).square().sum() > radius)
@@ -181,4 +193,4 @@ def _damped(values: Tensor, share: Tensor, radius: int) -> Tensor:
     high = (values * share).norm() / radius**0.5
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if outside(middle) else (low, middle)
-    return (high * share / (values.square() + high)).norm()
+    return high

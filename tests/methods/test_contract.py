@@ -18,9 +18,10 @@ from efface.methods import METHODS
 QUICK: dict[str, dict[str, Any]] = {
     "esd": {"iterations": 3, "ddim_steps": 4, "reuse": 3, "lr": 1e-3, "train_method": "esd-x"},
     "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
+    "robust": {"rounds": 2},
     "sld": {"preset": "max"},
 }
-OWN = {"certified"}  # efface's own, without a paper
+OWN = {"certified", "robust"}  # efface's own, without a paper
 Predict = Callable[[Model], Tensor]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "blue bird")
 

@@ -19,8 +19,8 @@ Tiny = Callable[..., Any]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "red car")
 # The certified eraser keeps the empty prompt: a T5's 256 tokens of it, which leave nothing of a tiny model's width.
 OF_WEIGHTS = [name for name in METHODS.names() if METHODS.get(name).edit != "guard" and name != "certified"]
-# These train on a U-Net, or edit the text encoder itself.
-OF_ONE_FAMILY = [name for name in OF_WEIGHTS if {"work", "latents"} & set(METHODS.get(name).needs)]
+# These train on a U-Net, edit the text encoder itself, or search its vocabulary.
+OF_ONE_FAMILY = [name for name in OF_WEIGHTS if name == "robust" or {"work", "latents"} & set(METHODS.get(name).needs)]
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "uce": [{}, {"variant": "window", "technique": "tensor"}],
     "speed": [{}, {"params": "KV", "aug_num": 0}],

@@ -12,6 +12,7 @@ _BUILTIN = {
     "nullspace": "efface.methods.nullspace:METHOD",
     "oce": "efface.methods.oce:METHOD",
     "rece": "efface.methods.rece:METHOD",
+    "robust": "efface.methods.robust:METHOD",
     "sld": "efface.methods.sld:METHOD",
     "speed": "efface.methods.speed:METHOD",
     "uce": "efface.methods.uce:METHOD",

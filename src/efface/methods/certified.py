@@ -38,9 +38,8 @@ from torch import Tensor
 
 from efface.edits import TextEdit
 from efface.eraser import Eraser
-from efface.errors import BadRequest
 from efface.methods.base import Method
-from efface.methods.certified_solve import Problem, solve
+from efface.methods.certified_solve import Problem, changes, guide_error, solve
 from efface.methods.closed_form import Kept
 from efface.methods.together import joined_kept, joined_tokens
 from efface.methods.tokens import BATCH, base_of, inputs_kept, only_erases, provenance, token_pairs
@@ -48,10 +47,6 @@ from efface.models.base import Model
 from efface.models.text_gram import TextGram, text_gram
 from efface.request import Request
 from efface.settings import Settings
-
-_MOVED = 1e-8  # relative change of a preserved token that is more than rounding
-_LISTED = 10
-_STAYED = 0.9  # share of its way to the guide that is left: then a token was not erased
 
 
 class CertifiedConfig(Settings):
@@ -143,15 +138,7 @@ def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConf
     edit, said = solve(
         problem, cut=config.cut, concept_rank=config.concept_rank, preserve_rank=config.preserve_rank, mu=config.mu
     )
-    missed = (edit(problem.edited) - problem.guides).norm(dim=1) / (problem.edited - problem.guides).norm(dim=1)
-    for position, name in enumerate(request.names):
-        of_one = missed[inputs["owner"] == position].nan_to_num(0.0)
-        if float(of_one.min()) > _STAYED:
-            raise BadRequest(
-                f"What is kept leaves nothing of '{name}' to erase: preserve less, lower preserve_rank or cut, "
-                "or take another guide."
-            )
-    return edit, {**said, "guide_error": float(missed.nan_to_num(0.0).max())}
+    return edit, {**said, "guide_error": guide_error(edit, problem, inputs["owner"], request.names)}
 
 
 def _preserved(model: Model, request: Request, config: CertifiedConfig) -> Iterator[Tensor]:
@@ -177,12 +164,7 @@ def _approximate(
         flat = tokens.flatten(0, 1)
         share = gram.norms(edit(flat) - flat) / gram.norms(flat)
         moved += share.reshape(tokens.shape[:2]).amax(1).tolist()
-    worst = sorted(zip(moved, _prompts(request), strict=True), reverse=True)[:_LISTED]
-    return {
-        "preserved_approximately": sum(share > _MOVED for share in moved),
-        "mean_change": sum(moved) / len(moved),
-        "worst_changes": {prompt: share for share, prompt in worst if share > _MOVED},
-    }
+    return changes(_prompts(request), moved)
 
 
 METHOD = Method(

@@ -7,6 +7,7 @@ With F^T F = S, x -> F x, and Q an orthonormal basis of F B: F C_o = (I - Q Q^T)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,13 @@ import torch
 from torch import Tensor
 
 from efface.edits import TextEdit
+from efface.errors import BadRequest
 from efface.methods.closed_form import check_finite
 from efface.models.text_gram import TextGram
+
+_MOVED = 1e-8  # relative change of a preserved token that is more than rounding
+_LISTED = 10
+_STAYED = 0.9  # share of its way to the guide that is left: then a token was not erased
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +35,7 @@ class Problem:
         fixed: what must not move, the guides among it, (m, d).
         preserved: P, (p, d); or other rows with the same P^T P.
         count: how many tokens P^T P sums.
+        asked: how many of the first rows of C set what mu is worth; None is all of them.
     """
 
     gram: TextGram
@@ -37,6 +44,7 @@ class Problem:
     fixed: Tensor
     preserved: Tensor
     count: int
+    asked: int | None = None
 
 
 def solve(
@@ -86,10 +94,43 @@ def _exact(problem: Problem, limit: int | None) -> tuple[Tensor, int]:
 def _softened(problem: Problem, mu: float) -> Tensor:
     """A root of (S^-1 + mu' Sigma)^-1, mu' = mu / mean |c|_S^2: K^-1/2 F with F^T F = S, K = I + mu' F Sigma F^T."""
     root = problem.gram.root
-    scale = mu / float(problem.gram.norms(problem.edited).square().mean()) / problem.count
+    scale = mu / float(problem.gram.norms(problem.edited[: problem.asked]).square().mean()) / problem.count
     heard = root @ problem.preserved.T
     factor = torch.linalg.cholesky(torch.eye(len(root), dtype=root.dtype) + scale * heard @ heard.T)
     return torch.linalg.solve_triangular(factor, root, upper=False)
+
+
+def guide_error(edit: TextEdit, problem: Problem, owner: Tensor, names: Sequence[str]) -> float:
+    """How far, at worst, a token of C is read from its guide, as a share of the way there.
+
+    Args:
+        edit: the operator.
+        problem: that it solves.
+        owner: (n,), position in `names` of the concept that a token of C belongs to.
+        names: the concepts.
+
+    Raises:
+        BadRequest: of some concept, nothing moved.
+    """
+    way = (problem.edited - problem.guides).norm(dim=1)
+    missed = ((edit(problem.edited) - problem.guides).norm(dim=1) / way).nan_to_num(0.0)
+    for position, name in enumerate(names):
+        if float(missed[owner == position].min()) > _STAYED:
+            raise BadRequest(
+                f"What is kept leaves nothing of '{name}' to erase: preserve less, or less of it exactly "
+                "(preserve_rank), or take another guide."
+            )
+    return float(missed.max())
+
+
+def changes(prompts: Sequence[str], moved: Sequence[float]) -> dict[str, Any]:
+    """What an eraser says of preserved prompts that are not kept exactly, by the relative change of each."""
+    worst = sorted(zip(moved, prompts, strict=True), reverse=True)[:_LISTED]
+    return {
+        "preserved_approximately": sum(share > _MOVED for share in moved),
+        "mean_change": sum(moved) / len(moved),
+        "worst_changes": {prompt: share for share, prompt in worst if share > _MOVED},
+    }
 
 
 def span(columns: Tensor) -> Tensor:

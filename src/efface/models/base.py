@@ -168,6 +168,14 @@ class Model(ABC):
             BadRequest: a prompt is longer than the tokenizer's maximum, and `truncate` is false.
         """
 
+    def embed_last(self, prompts: Sequence[str], *, clip_skip: int | None = None) -> Tensor:
+        """The last subject tokens of `embed`, (n, d); without the padding, where the encoder looks only backwards."""
+        return self.embed(prompts, clip_skip=clip_skip).last_tokens
+
+    def words(self) -> tuple[str, ...]:
+        """Words that the tokenizer has a token of their own for; none where the family does not say."""
+        return ()
+
     @property
     def text_norm(self) -> Any:
         """The LayerNorm that every token leaves its text encoder by; None where there is none, or it is not last."""

@@ -6,13 +6,18 @@ state after the final layer norm. The text is read by every `attn2.to_k` and `at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from efface.errors import BadRequest
 from efface.models.base import TEXT, Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import token_ids
+
+_SHORT = 256  # prompts without padding in one forward pass
 
 
 class StableDiffusion(PartsModel):
@@ -37,17 +42,36 @@ class StableDiffusion(PartsModel):
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
+        return Embedded(self._states(ids, clip_skip), lengths - 2, tuple(prompts))
+
+    def _states(self, ids: Tensor, clip_skip: int | None) -> Tensor:
+        """What the denoiser reads of token ids (n, T): (n, T, d), float32."""
         encoder: Any = self.text_encoder
         ids = ids.to(encoder.device)
         if not clip_skip:
-            tokens = encoder(ids)[0]
-        else:
-            layers = int(self._config("text_encoder")["num_hidden_layers"])
-            if clip_skip >= layers:
-                raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
-            states = encoder(ids, output_hidden_states=True).hidden_states
-            tokens = self.text_norm(states[-(clip_skip + 1)])
-        return Embedded(tokens.float().cpu(), lengths - 2, tuple(prompts))
+            return encoder(ids)[0].float().cpu()
+        layers = int(self._config("text_encoder")["num_hidden_layers"])
+        if clip_skip >= layers:
+            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
+        states = encoder(ids, output_hidden_states=True).hidden_states
+        return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
+
+    @torch.no_grad()
+    def embed_last(self, prompts: Sequence[str], *, clip_skip: int | None = None) -> Tensor:
+        if not prompts:
+            return torch.zeros(0, self.width)
+        ids, lengths = token_ids(self.tokenizer, list(prompts), self.max_tokens, truncate=False)
+        pieces: list[Tensor] = []
+        for some, last in zip(ids.split(_SHORT), (lengths - 2).split(_SHORT), strict=True):
+            # Attention is causal: what comes after a token does not change it.
+            tokens = self._states(some[:, : int(last.max()) + 1], clip_skip)
+            pieces.append(tokens[torch.arange(len(last)), last])
+        return torch.cat(pieces)
+
+    def words(self) -> tuple[str, ...]:
+        pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]
+        words = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha())
+        return tuple(word for word, row in zip(words, self.tokenizer(words)["input_ids"], strict=True) if len(row) == 3)
 
     @property
     def text_norm(self) -> Any:
