@@ -6,8 +6,11 @@ state after the final layer norm. The text is read by every `attn2.to_k` and `at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from efface.errors import BadRequest
 from efface.models.base import TEXT, Embedded
@@ -37,17 +40,35 @@ class StableDiffusion(PartsModel):
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
+        return Embedded(self._tokens(ids, clip_skip), lengths - 2, tuple(prompts))
+
+    @torch.no_grad()
+    def last_tokens(
+        self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
+    ) -> Tensor:
+        if not prompts:
+            return torch.zeros(0, self.width)
+        distinct = list(dict.fromkeys(prompts))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        found = torch.zeros(len(distinct), self.width)
+        ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
+        # CLIP looks back only: what comes after a prompt's end changes nothing before it.
+        for rows in lengths.argsort(stable=True).split(batch_size):
+            tokens = self._tokens(ids[rows, : int(lengths[rows].max())], clip_skip)
+            found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
+        return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
+
+    def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
+        """What the denoiser reads of ids (n, T), (n, T, d), float32."""
         encoder: Any = self.text_encoder
         ids = ids.to(encoder.device)
         if not clip_skip:
-            tokens = encoder(ids)[0]
-        else:
-            layers = int(self._config("text_encoder")["num_hidden_layers"])
-            if clip_skip >= layers:
-                raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
-            states = encoder(ids, output_hidden_states=True).hidden_states
-            tokens = self.text_norm(states[-(clip_skip + 1)])
-        return Embedded(tokens.float().cpu(), lengths - 2, tuple(prompts))
+            return encoder(ids)[0].float().cpu()
+        layers = int(self._config("text_encoder")["num_hidden_layers"])
+        if clip_skip >= layers:
+            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
+        states = encoder(ids, output_hidden_states=True).hidden_states
+        return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
 
     @property
     def text_norm(self) -> Any:
