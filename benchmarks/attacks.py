@@ -61,15 +61,15 @@ def nearest_words(model: Model, edit: TextEdit, gram: TextGram, thing: EmojiObje
     """The words that the edited model reads nearest to the concept."""
     closed = {thing.name, thing.guide, *spared}
     words = [word for word in model.words() if word not in closed]
-    own, guide = (model.embed_last([name]).double() for name in (thing.name, thing.guide))
-    (scores,) = word_scores(edit, gram, model.embed_last(words), own, guide)
+    own, guide = (model.last_tokens([name]).double() for name in (thing.name, thing.guide))
+    (scores,) = word_scores(edit, gram, model.last_tokens(words), own, guide)
     return [words[row] for row in scores.argsort(stable=True)[:WORDS].tolist()]
 
 
 def shifted(model: Model, edit: TextEdit, thing: EmojiObject, said: Sequence[str]) -> tuple[Tensor, float]:
     """The guide's prompts with the shift that a gradient search finds, and the search's score."""
     (path,) = robust_gradient.paths(model, (thing.name,), (thing.guide,), None, PICTURES, SEED)
-    own, guide = (model.embed_last([name]).double()[0] for name in (thing.name, thing.guide))
+    own, guide = (model.last_tokens([name]).double()[0] for name in (thing.name, thing.guide))
     shift, score = robust_gradient.search(model, edit, path, own - guide, STEPS)
     embedded = model.embed(said)
     places = torch.arange(embedded.tokens.shape[1])[None, :, None] >= embedded.last[:, None, None]

@@ -162,16 +162,6 @@ def denoise_half(model: Model, text: Tensor) -> Tensor:
         return model.denoiser(latents, torch.tensor(5), encoder_hidden_states=text).sample
 
 
-def test_fused_projections_read_edited_text_and_are_undone_for_baking(eraser: Eraser, tiny_model: Model) -> None:
-    text = tiny_model.embed(PROMPTS).tokens
-    with eraser.attach(tiny_model):
-        plain = denoise(tiny_model, text)
-        tiny_model.denoiser.fuse_qkv_projections()
-        torch.testing.assert_close(denoise(tiny_model, text), plain, rtol=1e-4, atol=1e-5)
-    eraser.bake(tiny_model)
-    torch.testing.assert_close(denoise(tiny_model, text), plain, rtol=1e-4, atol=1e-5)
-
-
 def test_another_text_encoder_is_refused_unless_forced(eraser: Eraser, other_sd: Path) -> None:
     other = open_model(other_sd)
     for put in (eraser.attach, eraser.bake):
@@ -200,12 +190,6 @@ def test_an_ordinary_attachment_warns_of_nothing(eraser: Eraser, tiny_model: Mod
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         eraser.attach(tiny_model).detach()
-
-
-def test_a_loaded_lora_is_not_baked_into(eraser: Eraser, tiny_model: Model) -> None:
-    tiny_model.denoiser._hf_peft_config_loaded = True
-    with pytest.raises(efface.BadInput, match="LoRA"):
-        eraser.bake(tiny_model)
 
 
 def test_weight_edits_are_written_scaled_and_restored(eraser: Eraser, tiny_model: Model) -> None:

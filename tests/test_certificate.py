@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import Eraser, Model, TextEdit, WrongBase
-from efface.certificate import certificates, certify, free_residuals, text_nearest, text_residuals
+from efface import Eraser, Model, TextEdit, WrongBase, open_model
+from efface.certificate import certificates, certify, free_residuals, holding, text_nearest, text_residuals
 from efface.methods.closed_form import Kept, solve
 from efface.models.text_gram import TextGram, text_gram
 
@@ -175,3 +175,16 @@ def test_it_is_none_where_it_does_not_apply(tiny_model: Model, monkeypatch: pyte
 def test_another_model_has_no_certificate_for_it(tiny_model: Model, other_sd: Path) -> None:
     with pytest.raises(WrongBase):
         certify(efface.open_model(other_sd), efface.erase(tiny_model, "cat"))
+
+
+def test_a_certificate_holds_for_one_models_weights(tiny_sd: Path, other_sd: Path) -> None:
+    model = open_model(tiny_sd)
+    eraser = efface.erase(model, "cat", "dog", certify=True)
+    assert holding(model, eraser) == holding(open_model(model.pipeline()), eraser) == eraser.certificate
+    assert holding(model, efface.erase(model, "cat", "dog")) is None
+    with pytest.warns(UserWarning, match="does not hold"):
+        assert holding(open_model(other_sd), eraser) is None
+    name = model.text_parameters()[0]
+    model.denoiser.get_parameter(name).data[0, 0] += 1
+    with pytest.warns(UserWarning, match="eraser of cat"):
+        assert holding(model, eraser) is None

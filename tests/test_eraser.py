@@ -49,6 +49,8 @@ def test_it_is_one_file_that_is_not_overwritten_unasked(eraser: Eraser, tmp_path
     path = tmp_path / "eraser.safetensors"
     eraser.save(path)
     assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode, "others cannot read it"
     with pytest.raises(BadFile, match="--force"):
         eraser.save(path)
     eraser.save(path, force=True)

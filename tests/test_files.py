@@ -1,3 +1,5 @@
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,21 @@ def test_a_file_is_replaced_only_by_force(tmp_path: Path) -> None:
     with atomic(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
+
+
+def test_permissions_are_those_of_any_new_file_or_of_the_one_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    umask = os.umask(0o027)
+    try:
+        with atomic(path) as temporary:
+            temporary.touch(0o600)  # as safetensors makes its files
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o664)
+        with atomic(path) as temporary:
+            temporary.touch(0o600)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o664
+    finally:
+        os.umask(umask)
 
 
 def test_what_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:

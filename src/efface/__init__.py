@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from efface.attach import attach_each as attach_each
     from efface.composing import compose as compose
     from efface.edits import TextEdit as TextEdit
     from efface.edits import WeightEdit as WeightEdit
@@ -47,6 +48,7 @@ _HOMES = {
     "WeightEdit": "efface.edits",
     "Work": "efface.training.work",
     "WrongBase": "efface.errors",
+    "attach_each": "efface.attach",
     "compose": "efface.composing",
     "erase": "efface.erasing",
     "export_eraser": "efface.export",

@@ -7,19 +7,22 @@ later restored. Guards bring hooks of their own (see `efface.guards`).
 
 from __future__ import annotations
 
-import inspect
 import warnings
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efface.bake import Baked, write_weights
-from efface.base_check import check_base
+from efface.base_check import check_base, check_bases
 from efface.edits import TextEdit, ValueGuard, WeightEdit
+from efface.errors import BadInput
 from efface.guards import GUARDS, Guard
 from efface.models import Model, open_model
+from efface.models.changes import Change, record
+from efface.models.modules import unfuse
+from efface.text_hook import TextHook, forget_text
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -27,57 +30,41 @@ if TYPE_CHECKING:
     from efface.eraser import Eraser
 
 
-class _Hook:
-    """Edits one text stream on its way into the denoiser; its factors are changed in place, never replaced."""
-
-    def __init__(self, edit: TextEdit, denoiser: nn.Module, argument: str) -> None:
-        self._full = edit.left
-        # Copies of its own, in one order of memory: an eraser does the same to the last bit made and read from a file.
-        self._left = edit.left.float().clone(memory_format=torch.contiguous_format)
-        self._right = edit.right.float().clone(memory_format=torch.contiguous_format)
-        self._argument = argument
-        self._place = list(inspect.signature(denoiser.forward).parameters).index(argument)
-        self.handle = denoiser.register_forward_pre_hook(self, with_kwargs=True)
-
-    def set(self, strength: float) -> None:
-        self._left.copy_(self._full * strength)
-
-    def edit(self, text: Tensor) -> Tensor:
-        if self._left.device != text.device:
-            self._left, self._right = self._left.to(text.device), self._right.to(text.device)
-        wide = text.float()
-        return (wide + (wide @ self._right) @ self._left.T).to(text.dtype)
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if kwargs.get(self._argument) is not None:
-            return args, {**kwargs, self._argument: self.edit(kwargs[self._argument])}
-        if len(args) > self._place and args[self._place] is not None:
-            return (*args[: self._place], self.edit(args[self._place]), *args[self._place + 1 :]), kwargs
-        return args, kwargs
-
-
 class Attachment:
-    """An eraser on a model. Leave the context, or call `detach`, and the model is as it was."""
+    """Erasers on a model. Leave the context, or call `detach`, and the model is as it was.
 
-    def __init__(self, eraser: Eraser, model: Model, strength: float) -> None:
+    Args:
+        erasers: one for all prompts, or one (or None) for each prompt of a batch, which then edit text alone.
+        model: what they are put on.
+        strength: how far they go.
+        images_per_prompt: how many images of each prompt a batch has; None finds it out from the batch.
+    """
+
+    def __init__(
+        self, erasers: Sequence[Eraser | None], model: Model, strength: float, images_per_prompt: int | None = None
+    ) -> None:
         self._model = model
         self._denoiser: nn.Module = model.denoiser
-        self._hooks: list[_Hook] = []
-        self._weights = [edit for edit in eraser.edits if isinstance(edit, WeightEdit)]
+        edits = [eraser.edits if eraser else () for eraser in erasers]
+        texts = [[edit for edit in some if isinstance(edit, TextEdit)] for some in edits]
+        others = [edit for some in edits for edit in some if not isinstance(edit, TextEdit)]
+        assert len(erasers) == 1 or not others
+        self._weights = [edit for edit in others if isinstance(edit, WeightEdit)]
+        self._hook: TextHook | None = None
         self._guards: list[Guard] = []
         self._written = Baked()
+        self._change = Change(tuple(erasers), strength, "attached")
+        self._strike = record(self._denoiser, self._change)
         try:
-            for edit in eraser.edits:
+            for edit in others:
                 if isinstance(edit, ValueGuard):
                     self._guards.append(GUARDS.get(edit.guard)(edit, self._denoiser))
             # Hooks run in the order they were made in: guards read the text as it comes, and what they add is edited.
-            self._hooks += [
-                _Hook(edit, self._denoiser, model.streams[edit.stream])
-                for edit in eraser.edits
-                if isinstance(edit, TextEdit)
-            ]
+            if any(texts):
+                told = (images_per_prompt, lambda: model.guided)
+                self._hook = TextHook(self._denoiser, model.streams, texts, *told)
+            if self._weights:
+                unfuse(self._denoiser)
             self.set(strength)
         except BaseException:
             self.detach()
@@ -85,23 +72,24 @@ class Attachment:
 
     def set(self, strength: float) -> None:
         """Go `strength` times as far as was solved for: 0 changes nothing, 1 is the whole edit."""
-        self.strength = strength
-        for hook in self._hooks:
-            hook.set(strength)
+        self.strength = self._change.strength = strength
+        if self._hook:
+            self._hook.set(strength)
         for guard in self._guards:
             guard.set(strength)
         self._written.undo()
         write_weights(self._written, self._model, self._weights, strength)
-        _forget_text(self._denoiser)
+        forget_text(self._denoiser)
 
     def detach(self) -> None:
-        """Take the eraser off; a second call does nothing."""
-        for hook in self._hooks:
-            hook.handle.remove()
+        """Take the erasers off; a second call does nothing."""
+        if self._hook:
+            self._hook.remove()
         for guard in self._guards:
             guard.detach()
         self._written.undo()
-        _forget_text(self._denoiser)
+        self._strike()
+        forget_text(self._denoiser)
 
     def __enter__(self) -> Attachment:
         return self
@@ -116,19 +104,62 @@ def attach(eraser: Eraser, target: Model | DiffusionPipeline, strength: float = 
     """Put `eraser` on `target`, after checking that it fits."""
     model = target if isinstance(target, Model) else open_model(target)
     check_base(eraser, model, force)
+    _warn_of_what_is_not_covered([eraser], model, target, stacklevel=4)
+    return Attachment([eraser], model, strength)
+
+
+def attach_each(
+    erasers: Sequence[Eraser | None],
+    target: Model | DiffusionPipeline,
+    strength: float = 1.0,
+    force: bool = False,
+    images_per_prompt: int | None = None,
+) -> Attachment:
+    """Make each prompt of a batch forget its own: for servers that draw several requests at once.
+
+        with efface.attach_each([no_cats, None, no_dogs], pipe):
+            pipe(["a cat", "a cat", "a dog"], num_images_per_prompt=2)
+
+    Each prompt's images are as if its eraser alone were attached; both branches of guidance read the prompt's edit.
+
+    Args:
+        erasers: one for each prompt of the batches to come, in their order; None leaves a prompt alone.
+        target: a model, or a diffusers pipeline.
+        strength: how far to go, as for `Eraser.attach`.
+        force: attach although the text encoder is not the erasers' base's.
+        images_per_prompt: `num_images_per_prompt` of the calls to come. None finds it out from each batch, and refuses
+            those few that could be meant either way.
+
+    Raises:
+        WrongBase: the target's text encoder does not embed the probes as an eraser's base did.
+        BadInput: an eraser changes weights or is a guard, which a batch's rows share. While it runs: the batch is not
+            one of that many prompts.
+    """
+    if not erasers:
+        raise BadInput("There is no eraser to attach; give one, or None, for each prompt.")
+    model = target if isinstance(target, Model) else open_model(target)
+    distinct = list(dict.fromkeys(eraser for eraser in erasers if eraser is not None))
+    for eraser in distinct:
+        if eraser.kind_of_edit != "text":
+            raise BadInput(
+                f"An eraser made by {eraser.method} acts on all prompts of a batch at once; attach it alone, or erase "
+                "with a method that edits the text."
+            )
+    check_bases(distinct, model, force)
+    _warn_of_what_is_not_covered(distinct, model, target, stacklevel=3)
+    return Attachment(erasers, model, strength, images_per_prompt)
+
+
+def _warn_of_what_is_not_covered(erasers: Sequence[Eraser], model: Model, target: Any, stacklevel: int) -> None:
+    missed: list[str] = []
     if getattr(model.denoiser, "encoder_hid_proj", None) is not None:
-        warnings.warn("An IP-Adapter is loaded: the eraser edits the text, not the tokens of its image.", stacklevel=3)
-    edited = {edit.stream for edit in eraser.edits if isinstance(edit, TextEdit)}
-    missed = [argument for stream, argument in model.streams.items() if stream not in edited]
-    for way in [*missed, *model.unedited] if edited else []:
-        warnings.warn(f"{model.name} reads the text by {way} too, which the eraser does not edit.", stacklevel=3)
+        missed.append("An IP-Adapter is loaded: the eraser edits the text, not the tokens of its image.")
+    for eraser in erasers:
+        edited = {edit.stream for edit in eraser.edits if isinstance(edit, TextEdit)}
+        ways = [argument for stream, argument in model.streams.items() if stream not in edited]
+        for way in [*ways, *model.unedited] if edited else []:
+            missed.append(f"{model.name} reads the text by {way} too, which the eraser does not edit.")
     if getattr(target, "controlnet", None) is not None:
-        warnings.warn("The ControlNet reads the text as it is: the eraser edits only the denoiser's.", stacklevel=3)
-    return Attachment(eraser, model, strength)
-
-
-def _forget_text(denoiser: nn.Module) -> None:
-    """Drop diffusers' cache of the text's keys and values, where there is one."""
-    hooks: Any = getattr(denoiser, "_diffusers_hook", None)
-    if hooks is not None:
-        hooks.reset_stateful_hooks(recurse=True)
+        missed.append("The ControlNet reads the text as it is: the eraser edits only the denoiser's.")
+    for words in dict.fromkeys(missed):
+        warnings.warn(words, stacklevel=stacklevel)

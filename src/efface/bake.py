@@ -13,6 +13,8 @@ from efface.base_check import check_base
 from efface.edits import TextEdit, WeightEdit
 from efface.errors import BadInput, WrongBase
 from efface.models import Model, open_model
+from efface.models.changes import Change, record
+from efface.models.modules import unfuse
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
 
 
 class Baked:
-    """Parameters that were written over, with their originals: one copy each, however often they were."""
+    """Parameters that were written over, with their originals: one copy each, however often they were.
 
-    def __init__(self) -> None:
+    Args:
+        strike: called when all are back.
+    """
+
+    def __init__(self, strike: Callable[[], None] = lambda: None) -> None:
         self._originals: dict[nn.Parameter, Tensor] = {}
+        self._strike = strike
 
     def __len__(self) -> int:
         return len(self._originals)
@@ -42,6 +49,7 @@ class Baked:
         while self._originals:
             parameter, original = self._originals.popitem()
             parameter.copy_(original)
+        self._strike()
 
 
 def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False) -> Baked:
@@ -53,10 +61,8 @@ def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False)
     denoiser = model.denoiser
     if getattr(denoiser, "_hf_peft_config_loaded", False):
         raise BadInput("The model has a LoRA loaded; unload it (pipe.unload_lora_weights()) before baking an eraser.")
-    if getattr(denoiser, "original_attn_processors", None) is not None:
-        # Fused projections are copies that would go on reading the text with the old weights.
-        denoiser.unfuse_qkv_projections()
-    baked = Baked()
+    unfuse(denoiser)
+    baked = Baked(record(denoiser, Change((eraser,), 1.0, "baked")))
     try:
         # As attached: the text passes the first edit first, and last what the weights were made, (W + delta) (I + D).
         write_weights(baked, model, [edit for edit in eraser.edits if isinstance(edit, WeightEdit)])

@@ -7,7 +7,7 @@ float16 and to bfloat16. One that is equal means the same weights up to the coar
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from efface.edits import TextEdit, WeightEdit
 from efface.errors import WrongBase
 from efface.files import sha256_of_tensors
+from efface.probed import Known, known_of
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
@@ -33,6 +34,32 @@ def check_base(eraser: Eraser, model: Model, force: bool = False) -> None:
     Raises:
         WrongBase: it does not; `force` lets all pass but another width, or a text stream that it has not.
     """
+    check_bases([eraser], model, force)
+
+
+def check_bases(erasers: Iterable[Eraser], model: Model, force: bool = False) -> None:
+    """The same for several erasers; the state of the text encoders is looked at once."""
+    known: Known | None = None
+    for eraser in erasers:
+        _check_streams(eraser, model)
+        if force:
+            continue
+        made_for = f"The eraser was made for {eraser.base.model}"
+        for stream in eraser.base.of_streams if eraser.base.probes else ():
+            if not model.reading(stream).has_text_encoder:
+                warnings.warn(f"{made_for}; {model.name} has no text encoder to check that against.", stacklevel=4)
+                continue
+            known = known or known_of(model)
+            error = known.error(eraser, model, stream)
+            if not error <= TOLERANCE:
+                raise WrongBase(
+                    f"{made_for}; {model.name} embeds '{eraser.base.probes[0]}' differently (relative error "
+                    f"{error:.2g}). Erase on this model, or pass --force if you know better."
+                )
+        _check_weights(eraser, model, made_for)
+
+
+def _check_streams(eraser: Eraser, model: Model) -> None:
     made_for = f"The eraser was made for {eraser.base.model}"
     widths = [(edit.stream, edit.dim) for edit in eraser.edits if isinstance(edit, TextEdit)]
     if eraser.base.probes:
@@ -43,10 +70,9 @@ def check_base(eraser: Eraser, model: Model, force: bool = False) -> None:
         found = model.reading(stream).width
         if wide != found:
             raise WrongBase(f"{made_for}, {wide} wide; the text of {model.name} is {found} wide.")
-    if force:
-        return
-    for stream, expected in eraser.base.of_streams.items() if eraser.base.probes else ():
-        _check_probes(eraser, model.reading(stream), expected, made_for)
+
+
+def _check_weights(eraser: Eraser, model: Model, made_for: str) -> None:
     known = eraser.base.parameters
     for part, names in _edited(eraser).items():
         recorded = {name for name in names if f"{part}.{name}" in known}
@@ -56,20 +82,6 @@ def check_base(eraser: Eraser, model: Model, force: bool = False) -> None:
                     f"{made_for}; {part}.{name} of {model.name} is another weight, or another eraser is on it. "
                     "Erase on this model, compose the erasers, or pass --force if you know better."
                 )
-
-
-def _check_probes(eraser: Eraser, model: Model, expected: Tensor, made_for: str) -> None:
-    if not model.has_text_encoder:
-        warnings.warn(f"{made_for}; {model.name} has no text encoder to check that against.", stacklevel=4)
-        return
-    found = model.embed(eraser.base.probes, clip_skip=eraser.request.clip_skip, truncate=True).last_tokens
-    alike = found.shape == expected.shape
-    error = float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max()) if alike else float("inf")
-    if not error <= TOLERANCE:
-        raise WrongBase(
-            f"{made_for}; {model.name} embeds '{eraser.base.probes[0]}' differently (relative error {error:.2g}). "
-            "Erase on this model, or pass --force if you know better."
-        )
 
 
 def with_parameters(eraser: Eraser, model: Model) -> Eraser:

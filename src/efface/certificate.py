@@ -26,6 +26,8 @@ precision, is invertible again, though only by embeddings larger than the concep
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isnan
 from typing import Any
@@ -40,8 +42,9 @@ from efface.errors import BadRequest
 from efface.methods.operators import least_rank
 from efface.methods.tokens import prompt_pairs
 from efface.models.base import Model
-from efface.models.text_gram import TextGram, text_gram
+from efface.models.text_gram import TextGram, fingerprint, text_gram
 
+_JOIN = "+"  # between the fingerprints of a model's text streams
 _SINGULAR = 1e-12  # of 1 + |L|: below it, a singular value of M is zero that rounding has moved
 
 
@@ -86,12 +89,27 @@ def certify(model: Model, eraser: Eraser) -> Eraser:
     if unread:
         raise BadRequest(f"{model.name} reads nothing of '{unread[0]}': its keys and values are zero.")
     record = {name: asdict(of_one) for name, of_one in zip(eraser.concepts, _shares(squares.sqrt()), strict=True)}
-    told = {"fingerprint": "+".join(fingerprints), "concepts": record}
+    told = {"fingerprint": _JOIN.join(fingerprints), "concepts": record}
     return replace(eraser, provenance={**eraser.provenance, "certificate": told})
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor] | None:
     return None if norm is None else (norm.weight.detach().cpu().double(), norm.bias.detach().cpu().double())
+
+
+def holding(model: Model, eraser: Eraser) -> Mapping[str, Mapping[str, float | None]] | None:
+    """An eraser's certificate, by concept, if it is one of this model; with a warning if it is of another."""
+    if eraser.certificate is None:
+        return None
+    found = _JOIN.join(fingerprint(model.reading(stream)) for stream in model.streams)
+    if eraser.provenance["certificate"]["fingerprint"] != found:
+        warnings.warn(
+            f"The certificate of the eraser of {', '.join(eraser.concepts)} does not hold: {model.name} reads text by "
+            "other weights than it was made for.",
+            stacklevel=2,
+        )
+        return None
+    return eraser.certificate
 
 
 def certificates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from efface.edits import Edit, TextEdit, ValueGuard, WeightEdit, describe
-from efface.errors import BadRequest
+from efface.edits import Edit, TextEdit, ValueGuard, describe
+from efface.errors import BadInput, BadRequest
 from efface.files import sha256_of_tensors
 from efface.models.base import TEXT
 from efface.request import Request
@@ -61,6 +62,11 @@ class Base:
             return {}
         return dict(zip(self.probes, tokens.unflatten(0, (len(self.probes), -1)), strict=True))
 
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the probes and their embeddings: equal for bases that a model is checked against alike."""
+        return sha256_of_tensors({"\0".join((stream, *self.probes)): rows for stream, rows in self.of_streams.items()})
+
 
 @dataclass(frozen=True, eq=False)
 class Eraser:
@@ -73,6 +79,9 @@ class Eraser:
         inputs: what solving again for fewer concepts needs, float64.
         provenance: versions, resolved settings, seconds.
         parts: the erasers that it was composed of, where they could not be made one; its edits are theirs, in order.
+
+    Raises:
+        BadInput: some number in it is not finite.
     """
 
     request: Request
@@ -81,6 +90,15 @@ class Eraser:
     inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parts: tuple[Eraser, ...] = ()
+
+    def __post_init__(self) -> None:
+        made = [tensor for edit in self.edits for tensor in edit.tensors().values()]
+        held = (*made, *self.inputs.values(), *self.base.of_streams.values())
+        if not all(bool(tensor.isfinite().all()) for tensor in held):
+            raise BadInput(
+                f"An eraser by {self.method} would hold numbers that are not finite, so there is none; the model's "
+                "weights are damaged, or the settings let something overflow."
+            )
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -119,15 +137,14 @@ class Eraser:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the edits: equal for erasers that do the same to a model."""
-        # Weights come in another order from a loaded denoiser than from its file; it makes no difference.
-        ordered = sorted(self.edits, key=lambda edit: edit.parameter if isinstance(edit, WeightEdit) else "")
-        return sha256_of_tensors(
-            {
-                f"{index}:{describe(edit)}:{name}": tensor
-                for index, edit in enumerate(ordered)
-                for name, tensor in edit.tensors().items()
-            }
-        )
+        # Edits of one thing are told apart by their order; those of different things may come in any.
+        named: dict[str, Tensor] = {}
+        seen: Counter[str] = Counter()
+        for edit in self.edits:
+            what = str(describe(edit))
+            named |= {f"{seen[what]}:{what}:{name}": tensor for name, tensor in edit.tensors().items()}
+            seen[what] += 1
+        return sha256_of_tensors(named)
 
     def save(self, path: Path | str, force: bool = False) -> None:
         """Write one safetensors file.

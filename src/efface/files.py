@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ _CHUNK = 1 << 20
 def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
 
+    Its permissions are those of the file that it replaces, or of any new file, whatever the block's writer gives it.
+
     Args:
         path: where the file shall be.
         force: whether an existing file may be replaced.
@@ -34,7 +37,10 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         raise BadFile(f"{path} already exists; pass --force to replace it, or choose another name.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        mode = _mode(path, temporary)
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(stat.S_IMODE(mode))
         temporary.replace(path)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
@@ -42,6 +48,17 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         # An existing folder without write permission makes even the removal fail; there is then nothing to remove.
         with suppress(OSError):
             temporary.unlink()
+
+
+def _mode(path: Path, temporary: Path) -> int:
+    """The permissions of `path`, or those that a new file gets there."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mode
+    # The umask can only be read by setting it, for all threads.
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    temporary.unlink()
+    return mode
 
 
 def sha256_of_file(path: Path) -> str:

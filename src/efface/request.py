@@ -71,6 +71,11 @@ def _concepts(value: object) -> object:
     return value
 
 
+def _words(prompt: str) -> str:
+    """What a text encoder makes no difference of is the same here: case, and space around and between words."""
+    return " ".join(prompt.split()).casefold()
+
+
 class Request(Settings):
     """What to erase and how.
 
@@ -98,10 +103,10 @@ class Request(Settings):
             raise BadRequest("A request needs at least one concept to erase.")
         seen: set[str] = set()
         for concept in self.concepts:
-            key = concept.name.casefold()
+            key = _words(concept.name)
             if key in seen:
                 raise BadRequest(f"The concept '{concept.name}' is given twice; give it once.")
-            if concept.guide is not None and concept.guide.strip().casefold() == key:
+            if concept.guide is not None and _words(concept.guide) == key:
                 raise BadRequest(f"The guide of '{concept.name}' is the concept itself; name something else.")
             if (self.goal == "debias") != bool(concept.attributes) or (
                 concept.attributes and concept.guide is not None
@@ -111,7 +116,7 @@ class Request(Settings):
                     "to be erased it has a guide at most."
                 )
             seen.add(key)
-        both = [prompt for prompt in self.preserve if prompt.strip().casefold() in seen]
+        both = [prompt for prompt in self.preserve if _words(prompt) in seen]
         if both:
             raise BadRequest(f"'{both[0]}' is both erased and preserved; remove it from one of the two lists.")
         return self

@@ -37,6 +37,30 @@ def test_concept_both_erased_and_preserved(refused, tiny_sd):
     assert "'cat'" in refused("erase", "cat", "--preserve", "cat", "--model", tiny_sd)
 
 
+def test_a_preserve_file_that_contradicts_the_request(refused, tiny_sd):
+    Path("keep.csv").write_text("artist\na horse\nGolf  Ball\n")
+    Path("request.yaml").write_text("concepts: [golf ball]\n")
+    for concept in (("golf ball",), ("--config", "request.yaml")):
+        line = refused("erase", *concept, "--preserve-file", "keep.csv", "--model", tiny_sd)
+        assert "'Golf Ball' is both erased and preserved" in line
+
+
+def test_preserve_files_that_say_nothing(refused, tiny_sd):
+    for name, content, said in (
+        ("gone.csv", None, "Cannot read"),
+        ("empty.csv", "", "is empty"),
+        ("header.csv", "concept\n", "is empty"),
+        ("other.csv", "text,seed\na cat,1\n", "none of the columns"),
+        ("binary.txt", b"\xff\xfe\x00", "UTF-8"),
+        ("nul.csv", b'concept\n"' + b"x" * 200_000 + b'"\n', "not a CSV file"),
+    ):
+        if content is not None:
+            Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        line = refused("erase", "cat", "--preserve-file", name, "--model", tiny_sd)
+        assert name in line
+        assert said in line
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

@@ -37,6 +37,31 @@ def test_settings_reach_the_method_as_numbers(efface, tiny_sd):
     assert request.preserve == ("horse", "a house")
 
 
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ("prompt\na car\n\na car\n", ("a car",)),
+        ("case_number,artist,prompt\n0,Van Gogh,art by Van Gogh\n1,van gogh,picture\n", ("Van Gogh", "van gogh")),
+        ('Name,id\n"horse, red",1\n house ,2\n', ("horse, red", "house")),
+        ("\ufeffconcept;x,concept\n1,star\n", ("star",)),
+    ],
+)
+def test_a_preserve_file_may_be_a_table(efface, tiny_sd, content, kept):
+    Path("keep.csv").write_text(content, encoding="utf-8")
+    assert efface("erase", "cat", "--preserve-file", "keep.csv", "--model", tiny_sd, "-o", "x.safetensors").code == 0
+    assert Eraser.load("x.safetensors").request.preserve == kept
+
+
+def test_a_preserve_file_may_be_long(efface, tiny_sd):
+    lines = [f"{one} {two} {number}" for one in ("red", "blue") for two in ("car", "bird") for number in range(500)]
+    Path("keep.txt").write_text("\n".join(lines))
+    arguments = ("--preserve-file", "keep.txt", "--preserve", lines[0], "--model", tiny_sd, "-o", "x.safetensors")
+    assert efface("erase", "cat", *arguments).code == 0
+    eraser = Eraser.load("x.safetensors")
+    assert eraser.request.preserve == tuple(lines)
+    assert max(tensor.numel() for tensor in eraser.inputs.values()) == 32 * 32  # their Gram matrix
+
+
 def test_a_request_file_and_what_the_command_line_adds(efface, tiny_sd):
     Path("request.yaml").write_text("concepts: [{name: cat, guide: dog}]\npreserve: [horse]\noptions: {lamb: 1}\n")
     arguments = ("--preserve", "car", "-s", "erase_scale=2", "-o", "x.safetensors")
@@ -101,6 +126,15 @@ def test_evaluate_answers_as_agreed_and_writes_the_report(efface, judges, eraser
     other = efface(*command, "--seed", 5)
     assert other.code == 2
     assert "other work" in other.err
+
+
+def test_evaluate_shows_the_certificate(efface, judges, tiny_sd):
+    made = efface(
+        "erase", "cat", "--to", "dog", "--certify", "--model", tiny_sd, "-o", "x.safetensors", "--json"
+    ).json()
+    command = ("evaluate", "x.safetensors", "--judge", "sure", "-n", 2, "--steps", 1, "--model", tiny_sd, "-o", "out")
+    assert efface(*command, "--json").json()["erasers"]["x"]["certificate"] == made["certificate"]
+    assert "How far can it be undone?" in Path("out/report.html").read_text()
 
 
 def test_inspect_tells_what_is_in_the_file(efface, tiny_sd):

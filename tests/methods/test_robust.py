@@ -333,7 +333,7 @@ def test_the_vocabulary_is_embedded_as_prompts_are(tiny_model: Model) -> None:
     assert {"cat", "parrot", "horse"} <= set(words)
     assert all(word.isascii() for word in words)
     prompts = [*words, "a golf ball", ""]
-    assert relative(tiny_model.embed_last(prompts), tiny_model.embed(prompts).last_tokens) < 1e-5
-    short = tiny_model.embed_last(["a golf ball"], clip_skip=1)
+    assert relative(tiny_model.last_tokens(prompts), tiny_model.embed(prompts).last_tokens) < 1e-5
+    short = tiny_model.last_tokens(["a golf ball"], clip_skip=1)
     assert relative(short, tiny_model.embed(["a golf ball"], clip_skip=1).last_tokens) < 1e-5
-    assert text_gram(tiny_model).norms(tiny_model.embed_last(words).double()).min() > 0
+    assert text_gram(tiny_model).norms(tiny_model.last_tokens(words).double()).min() > 0

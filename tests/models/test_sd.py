@@ -45,6 +45,16 @@ def test_the_last_subject_token_stands_before_the_end_token(tiny_model: Model) -
     assert torch.equal(found.tokens[:, 0], found.tokens[:1, 0].expand(5, -1))
 
 
+def test_last_tokens_are_the_embeddings_without_their_padding(tiny_model: Model) -> None:
+    prompts = ["cat", "a photo of a red cat", "", "golf ball", "cat", "a cat"]
+    for options in ({}, {"clip_skip": 1}, {"batch_size": 2}):
+        found = tiny_model.last_tokens(prompts, **options)
+        torch.testing.assert_close(found, tiny_model.embed(prompts, **options).last_tokens, rtol=1e-5, atol=1e-6)
+    assert tiny_model.last_tokens([]).shape == (0, tiny_model.width)
+    with pytest.raises(BadRequest, match="at most"):
+        tiny_model.last_tokens(["cat " * 40])
+
+
 def test_a_prompt_longer_than_the_tokenizers_maximum_is_refused_or_cut(tiny_model: Model) -> None:
     longest = "cat " * (tiny_model.max_tokens - 2)
     assert tiny_model.embed([longest]).last.tolist() == [tiny_model.max_tokens - 2]

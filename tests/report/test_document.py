@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_the_document_keeps_to_the_published_schema(evaluation, tmp_path):
     check(content, schema(), schema())
     assert content["shots"]["eraser"][-1]["found"] is None
     assert content["shots"]["eraser"][-1]["score"] is None
+
+
+def test_a_certificate_keeps_to_the_schema_too(evaluation, tmp_path):
+    bounds = {"cat": {"free": 0.0, "text": None, "ceiling": 0.9}}
+    content = document(replace(evaluation(), certificates={"eraser": bounds}), tmp_path)
+    check(content, schema(), schema())
+    assert content["erasers"]["eraser"]["certificate"] == bounds
+    assert content["erasers"]["base"]["certificate"] is None
+    content["erasers"]["eraser"]["certificate"]["cat"]["other"] = 1.0
+    with pytest.raises(AssertionError, match="other"):
+        check(content, schema(), schema())
 
 
 def test_pictures_are_named_from_the_reports_folder_and_never_by_their_place_on_disk(evaluation, tmp_path):

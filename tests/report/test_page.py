@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from efface.report import page
@@ -67,3 +68,26 @@ def test_the_images_where_the_concept_came_through_are_shown(evaluation):
     html = page(evaluation())
     assert "Where “cat” came through" in html
     assert html.count('<figure class="failed">') == 2  # once among all, once among the failures
+
+
+def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
+    bounds = {
+        SCRIPT: {"free": 0.0, "text": 0.621, "ceiling": 0.98},
+        "dog": {"free": 0.25, "text": None, "ceiling": 1.0},
+    }
+    html = page(replace(evaluation(erasers=2), certificates={"eraser": bounds}))
+    assert html.count("How far can it be undone?") == 1
+    assert SCRIPT not in html
+    rows = re.findall(r"<tr><th scope=\"row\">([^<]*)</th><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", html)
+    assert ("&lt;script&gt;alert(1)&lt;/script&gt;", "0%", "62.1%", "98%") in rows
+    assert ("dog", "25%", "not known", "100%") in rows
+    assert "not the picture" in html
+    assert "fine-tuned weights" in html
+    assert "How far can it be undone?" not in page(evaluation())
+
+
+def test_long_lists_in_the_provenance_are_cut_short(evaluation):
+    made = evaluation()
+    html = page(replace(made, provenance={**made.provenance, "preserve": [f"prompt {i}" for i in range(10_000)]}))
+    assert "prompt 49, and 9950 more" in html
+    assert "prompt 50" not in html

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, device_of, lines_of, scalar_options
+from efface.cli.options import Device, Force, Json, Model, device_of, preserved_in, scalar_options
 from efface.errors import BadInput
 
 
@@ -18,7 +18,7 @@ def command(
     ] = None,
     preserve: Annotated[list[str] | None, typer.Option("--preserve", metavar="P", help="A prompt to keep.")] = None,
     preserve_file: Annotated[
-        Path | None, typer.Option("--preserve-file", metavar="FILE", help="Prompts to keep, one a line.")
+        Path | None, typer.Option("--preserve-file", metavar="FILE", help="Prompts to keep: one a line, or a CSV.")
     ] = None,
     method: Annotated[
         str | None, typer.Option("--method", metavar="NAME", help="See efface methods (default: uce).")
@@ -62,7 +62,7 @@ def command(
     screen = Screen(json)
     started = time.perf_counter()
     options = scalar_options(settings or [])
-    kept = [*(preserve or []), *(lines_of(preserve_file) if preserve_file else [])]
+    kept = list(dict.fromkeys([*(preserve or []), *(preserved_in(preserve_file) if preserve_file else [])]))
     if config is None:
         if not concepts:
             raise BadInput("Nothing to erase: give a concept, e.g. efface erase cat --to dog, or --config FILE.yaml.")

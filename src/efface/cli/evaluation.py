@@ -1,6 +1,7 @@
 """What `efface evaluate` and `efface demo` share: running a protocol, and telling people the numbers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def evaluated(
     title: str | None = None,
 ) -> "Evaluation":
     """Run a protocol, write its report into `out`, and say the numbers."""
+    from efface.certificate import holding
     from efface.judges import open_judge
     from efface.protocols import PROTOCOLS
     from efface.report import write_report
@@ -45,6 +47,8 @@ def evaluated(
         evaluation = PROTOCOLS.get(protocol).evaluate(
             model, erasers, chosen, out=out, n=n, sampling=sampling, seed=seed, progress=progress
         )
+    certificates = {name: held for name, eraser in erasers.items() if (held := holding(model, eraser))}
+    evaluation = replace(evaluation, certificates=certificates)
     write_report(evaluation, out, title)
     _tell(screen, evaluation)
     return evaluation

@@ -83,19 +83,39 @@ def _is_exponential(text: str) -> bool:
     return "e" in text.lower()
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file that hold something.
+#: Columns of a CSV that say what to keep; of several, the first of these. Published lists of artists repeat each name
+#: in many prompts.
+_KEPT = ("concept", "artist", "name", "prompt")
+
+
+def preserved_in(path: Path) -> list[str]:
+    """What a file asks to keep, each once: the lines of a text file, or one column of a CSV.
 
     Raises:
-        BadInput: the file cannot be read, or holds nothing.
+        BadInput: the file cannot be read, has no such column, or holds nothing.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except UnicodeDecodeError as error:
         raise BadInput(f"Cannot read {path}: it is not UTF-8 text.") from error
     except OSError as error:
         raise BadInput(f"Cannot read {path}: {error.strerror}.") from error
-    kept = [line for line in lines if line]
+    values = _column(path, lines) if path.suffix.lower() == ".csv" else lines
+    kept = list(dict.fromkeys(value.strip() for value in values if value.strip()))
     if not kept:
-        raise BadInput(f"{path} is empty; write one prompt a line.")
+        raise BadInput(f"{path} is empty; write one prompt a line, or a CSV with a column {' or '.join(_KEPT)}.")
     return kept
+
+
+def _column(path: Path, lines: list[str]) -> list[str]:
+    import csv
+
+    try:
+        reader = csv.DictReader(lines, skipinitialspace=True)
+        columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
+        chosen = next((columns[name] for name in _KEPT if name in columns), None)
+        if columns and chosen is None:
+            raise BadInput(f"{path} has none of the columns {', '.join(_KEPT)}, only {', '.join(columns)}; rename one.")
+        return [row[chosen] or "" for row in reader]
+    except csv.Error as error:
+        raise BadInput(f"{path} is not a CSV file: {error}.") from error

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from efface.errors import BadInput
 from efface.guards.base import Call, Guard
+from efface.models.modules import has_fused_projections, is_compiled
 
 if TYPE_CHECKING:
     from efface.edits import ValueGuard
@@ -39,8 +40,10 @@ class AdaVd(Guard):
         readers = [module for name, module in denoiser.named_modules() if name.endswith(_READER)]
         if not readers:
             raise BadInput("adavd needs cross-attention with value maps (attn2.to_v); this model has none.")
-        if getattr(denoiser, "original_attn_processors", None) is not None:
+        if has_fused_projections(denoiser):
             raise BadInput("adavd cannot see values in fused projections; call unfuse_qkv_projections() before.")
+        if is_compiled(denoiser):
+            raise BadInput("adavd works inside the denoiser, where a compiled one does not let it; do not compile it.")
         self._concepts, self._empty = part.values["concepts"], part.values["empty"]
         self._joint = bool(part.settings["joint"])
         self._known: dict[nn.Module, list[Values]] = {}

@@ -28,13 +28,18 @@ class Kept:
 
     def add(self, tokens: Tensor) -> None:
         """Preserve tokens (n, d)."""
+        check_finite(tokens)
         tokens = tokens.double()
         if self.gram is None and len(self.rows) + len(tokens) <= tokens.shape[1]:
             self.rows = torch.cat([self.rows, tokens])
             return
-        gram = self.gram if self.gram is not None else self.rows.T @ self.rows
-        self.gram = gram + tokens.T @ tokens
+        self.gram = self.moment + tokens.T @ tokens
         self.rows = self.rows[:0]
+
+    @property
+    def moment(self) -> Tensor:
+        """P^T P, (d, d)."""
+        return self.rows.T @ self.rows if self.gram is None else self.gram
 
     def tensors(self) -> dict[str, Tensor]:
         """What an eraser stores of it."""
@@ -85,8 +90,7 @@ def right_factor(edited: Tensor, kept: Kept, *, erase_scale: float, preserve_sca
         unit = torch.eye(n, dtype=torch.float64)
         chosen = torch.cat([unit, torch.zeros(len(kept.rows), n, dtype=torch.float64)])
         return tokens.T @ ridge(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
-    gram = kept.gram if kept.gram is not None else kept.rows.T @ kept.rows
-    return ridge(erase_scale * edited.T @ edited + preserve_scale * gram, edited.T, lamb)
+    return ridge(erase_scale * edited.T @ edited + preserve_scale * kept.moment, edited.T, lamb)
 
 
 def check_finite(*embeddings: Tensor) -> None:
@@ -101,6 +105,7 @@ def check_finite(*embeddings: Tensor) -> None:
 
 def ridge(gram: Tensor, sides: Tensor, lamb: float) -> Tensor:
     """(gram + lamb I)^-1 sides, by Cholesky; by pseudo-inverse where the matrix is singular."""
+    check_finite(gram, sides)
     matrix = gram + lamb * torch.eye(len(gram), dtype=gram.dtype)
     if lamb > 0:
         factor, failed = torch.linalg.cholesky_ex(matrix)

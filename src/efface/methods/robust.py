@@ -101,7 +101,7 @@ def erase(model: Model, request: Request, config: RobustConfig) -> Eraser:
     started = time.perf_counter()
     pairs = token_pairs(model, request)
     preserve = _preserved(request)
-    tokens = model.embed_last(preserve, clip_skip=request.clip_skip).double()
+    tokens = model.last_tokens(preserve, clip_skip=request.clip_skip).double()
     kept = Kept(model.width)
     kept.add(tokens)
     empty = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()

@@ -45,14 +45,14 @@ class Searches:
         pairs = [prompt_pairs(concept, False)[0] for concept in request.concepts]
         prompts, guides = tuple(prompt for prompt, _ in pairs), tuple(guide for _, guide in pairs)
         self._preserved = tuple(preserved)
-        self._kept = torch.cat([tokens, model.embed_last(guides, clip_skip=request.clip_skip).double()])
+        self._kept = torch.cat([tokens, model.last_tokens(guides, clip_skip=request.clip_skip).double()])
         self._guides = guides
         self._targets = _targets(model, request) if config.derive != "none" else None
         self._affine = _affine(model) if config.derive == "text" else None
         self._words = model.words() if config.neighbours else ()
         if config.neighbours and not self._words:
             raise BadRequest(f"{model.name} does not tell its vocabulary; set neighbours=0.")
-        self._tokens = model.embed_last(self._words, clip_skip=request.clip_skip)
+        self._tokens = model.last_tokens(self._words, clip_skip=request.clip_skip)
         spared = {prompt.strip().casefold() for prompt in (*preserved, *prompts, *guides)}
         self._closed = torch.tensor([word.casefold() in spared for word in self._words], dtype=torch.bool)
         self._paths = (

@@ -22,10 +22,9 @@ seeded by the weight's name; the three centres start from tokens far apart inste
 
 from __future__ import annotations
 
-import re
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -34,10 +33,10 @@ from torch import Tensor
 
 from efface.edits import Edit, TextEdit, WeightEdit
 from efface.eraser import Eraser
-from efface.errors import BadRequest
+from efface.errors import BadInput, BadRequest
 from efface.methods.base import Method
-from efface.methods.closed_form import check_finite
-from efface.methods.speed_tokens import SpeedTokens, joined_retained, speed_tokens
+from efface.methods.speed_refine import refined
+from efface.methods.speed_tokens import Rows, SpeedTokens, joined_retained, retained_rows, speed_tokens, stored
 from efface.methods.together import Apart, joined_tokens
 from efface.methods.tokens import base_of, inputs_kept, only_erases, provenance, value_weights
 from efface.models.base import Model
@@ -77,17 +76,18 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Eraser:
     only_erases(request)
     started = time.perf_counter()
     config = _resolved(request, config)
-    tokens, embedded = speed_tokens(model, request, _unnamed(request))
-    check_finite(tokens.edited, tokens.guides, tokens.retained, tokens.invariant)
+    tokens, embedded = speed_tokens(model, request)
+    rows = retained_rows(model, request)
     solving = time.perf_counter()
     edits: tuple[Edit, ...]
     inputs: dict[str, Tensor] = {}
     if config.of_text:
-        edits, inputs = (_text_edit(tokens, config),), tokens.tensors()
+        inputs = tokens.tensors() | stored(rows, model.width)
+        edits = (_text_edit(inputs, config),)
     else:
         wanted = value_weights(model, tuple(f"to_{letter.lower()}.weight" for letter in config.params))
         edits = tuple(
-            _weight_edit(name, weight.double().cpu(), tokens, config)
+            _weight_edit(name, weight.double().cpu(), tokens, rows, config)
             for name, weight in model.text_weights()
             if name in wanted
         )
@@ -114,14 +114,13 @@ def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
     if not config.of_text:
         raise Apart("speed refined what it retains by the model's weights")
     invariant = {"invariant": erasers[0].inputs["invariant"]}
-    inputs = {**joined_tokens(erasers, request), **joined_retained(erasers, request, _unnamed), **invariant}
+    inputs = {**joined_tokens(erasers, request), **joined_retained(erasers, request), **invariant}
     return _replayed(erasers[0], request, inputs, config)
 
 
 def _replayed(eraser: Eraser, request: Request, inputs: dict[str, Tensor], config: SpeedConfig) -> Eraser:
-    edit = _text_edit(SpeedTokens.from_tensors(inputs), config)
     told = {**eraser.provenance, "settings": config.model_dump()}
-    return Eraser(request, (edit,), eraser.base, inputs, told)
+    return Eraser(request, (_text_edit(inputs, config),), eraser.base, inputs, told)
 
 
 def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Tensor, Tensor]:
@@ -141,44 +140,24 @@ def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Ten
     return (tokens.guides - C) / tokens.concepts, C @ (N - NK @ torch.linalg.pinv(inner, hermitian=True) @ NK.T)
 
 
-def refined(weight: Tensor, name: str, tokens: SpeedTokens, config: SpeedConfig) -> Tensor:
-    """R (d, d) for one weight, of the retained tokens that its change would touch most, and of copies of them."""
-    unit = torch.eye(len(tokens.edited), dtype=torch.float64)
-    # (I + S_tt)^-1 from the right, seen through C: C (I + C^T C/k)^-1 = k (k I + C C^T)^-1 C.
-    through = torch.linalg.solve(tokens.concepts * unit + tokens.edited @ tokens.edited.T, tokens.edited)
-    values = (tokens.guides - tokens.edited) @ weight.T
-
-    def influence(rows: Tensor) -> Tensor:
-        return (rows @ through.T @ values).norm(dim=1)
-
-    rows = tokens.retained.double()
-    if config.aug_num and not config.disable_filter:
-        strength = influence(rows)
-        above = strength > strength.mean()
-        rows = rows[above] if bool(above.any()) else rows  # all are alike: there is nothing to choose
-    if config.aug_num == 0:
-        return rows.T @ rows / len(rows)
-    least = torch.linalg.svd(weight, full_matrices=False).Vh[-1]
-    generator = torch.Generator().manual_seed(config.seed * 2**32 + zlib.crc32(name.encode()))
-    # P_min eps is one normal number along the least singular vector.
-    shifts = [torch.randn(len(rows), generator=generator, dtype=rows.dtype) for _ in range(config.aug_num)]
-    strengths = [influence(rows + shift[:, None] * least) for shift in shifts]
-    mean = torch.cat(strengths).mean()
-    gram, count = rows.T @ rows, len(rows)
-    for shift, strength in zip(shifts, strengths, strict=True):
-        chosen = (rows + shift[:, None] * least)[strength > mean]
-        gram, count = gram + chosen.T @ chosen, count + len(chosen)
-    return gram / count
-
-
-def _weight_edit(name: str, weight: Tensor, tokens: SpeedTokens, config: SpeedConfig) -> WeightEdit:
-    change, down = factors(tokens, refined(weight, name, tokens, config), config)
+def _weight_edit(name: str, weight: Tensor, tokens: SpeedTokens, rows: Rows, config: SpeedConfig) -> WeightEdit:
+    if not weight.isfinite().all():
+        raise BadInput("The model's weights are not finite; nothing is made.")
+    gram = refined(
+        weight,
+        tokens,
+        rows,
+        copies=config.aug_num,
+        choose=config.aug_num > 0 and not config.disable_filter,
+        seed=config.seed * 2**32 + zlib.crc32(name.encode()),
+    )
+    change, down = factors(tokens, gram, config)
     return WeightEdit(f"denoiser.{name}", up=(weight @ change.T).contiguous(), down=down.contiguous())
 
 
-def _text_edit(tokens: SpeedTokens, config: SpeedConfig) -> TextEdit:
-    retained = tokens.retained.double()
-    change, down = factors(tokens, retained.T @ retained / tokens.count, config)
+def _text_edit(inputs: Mapping[str, Tensor], config: SpeedConfig) -> TextEdit:
+    gram = inputs["retained"].T @ inputs["retained"] / inputs["retained.count"]
+    change, down = factors(SpeedTokens.from_tensors(inputs), gram, config)
     return TextEdit(change.T.contiguous(), down.T.contiguous())
 
 
@@ -188,12 +167,6 @@ def _resolved(request: Request, config: SpeedConfig) -> SpeedConfig:
     published = {"retain_scale": 0.7, "lamb": 0.5} if unsafe else {"retain_scale": 1.0, "lamb": 0.0}
     given = {name: value for name, value in config.model_dump().items() if value is not None}
     return SpeedConfig.model_validate(published | given)
-
-
-def _unnamed(request: Request) -> list[str]:
-    """The preserved prompts that name no concept, as the reference has it."""
-    named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in request.names), re.IGNORECASE)
-    return [prompt for prompt in dict.fromkeys(request.preserve) if not named.search(prompt)]
 
 
 METHOD = Method(

@@ -5,41 +5,64 @@ Shapes: n edited tokens, N retained, d text width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 
 import torch
 from torch import Tensor
 
 from efface.eraser import Eraser
+from efface.methods.closed_form import Kept, check_finite
 from efface.methods.together import Apart, by_prompt
-from efface.methods.tokens import BATCH, prompt_pairs
+from efface.methods.tokens import BATCH, last_tokens_of, prompt_pairs
 from efface.models.base import Embedded, Model
 from efface.request import Request
 
 RETAINED = ("retained", "retained.count")  # what an eraser stores of them
 _CENTRES = 3
 _ROUNDS = 100
+_IN_MEMORY = 1 << 26  # bytes
+
+
+class Rows:
+    """Tokens (N, d), float32, read again and again a batch at a time: in memory while few, else in a temporary file."""
+
+    def __init__(self, width: int) -> None:
+        self._file = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with the last reference to it
+        self._width = width
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Append tokens (n, d)."""
+        check_finite(rows)
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(rows.float().contiguous().numpy().data)
+        self.count += len(rows)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The tokens in order, (at most BATCH, d) at a time, float64."""
+        self._file.seek(0)
+        while piece := self._file.read(4 * self._width * BATCH):
+            yield torch.frombuffer(bytearray(piece), dtype=torch.float32).view(-1, self._width).double()
 
 
 @dataclass(frozen=True, eq=False)
 class SpeedTokens:
-    """What a solve needs of the text.
+    """What a solve needs of the text, apart from what is retained.
 
     Attributes:
         edited: C, (n, d), float64.
         guides: A, (n, d), float64.
         owner: (n,), position of the concept that a token belongs to.
-        retained: (N, d), or any square root of their Gram matrix where only that is needed.
-        count: N.
         invariant: K^T, (at most 4, d): the start token, and centres of the empty prompt's other tokens.
     """
 
     edited: Tensor
     guides: Tensor
     owner: Tensor
-    retained: Tensor
-    count: int
     invariant: Tensor
 
     @property
@@ -48,37 +71,17 @@ class SpeedTokens:
         return int(self.owner.max()) + 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """What an eraser stores to be solved again; of many retained tokens, a root of their Gram matrix."""
-        retained = self.retained.double()
-        if len(retained) > retained.shape[1]:
-            retained = torch.linalg.qr(retained).R
-        return {
-            "edited": self.edited,
-            "guides": self.guides,
-            "owner": self.owner,
-            "retained": retained,
-            "retained.count": torch.tensor(self.count),
-            "invariant": self.invariant,
-        }
+        """What an eraser stores to be solved again."""
+        return {"edited": self.edited, "guides": self.guides, "owner": self.owner, "invariant": self.invariant}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> SpeedTokens:
         """The inverse of `tensors`."""
-        return cls(
-            edited=tensors["edited"],
-            guides=tensors["guides"],
-            owner=tensors["owner"],
-            retained=tensors["retained"],
-            count=int(tensors["retained.count"]),
-            invariant=tensors["invariant"],
-        )
+        return cls(**{name: tensors[name] for name in ("edited", "guides", "owner", "invariant")})
 
 
-def speed_tokens(model: Model, request: Request, retain: Sequence[str]) -> tuple[SpeedTokens, Embedded]:
-    """Embed what SPEED reads: the last subject tokens; for kind `unsafe` all tokens but the first.
-
-    With nothing to retain, the empty prompt's tokens but the first are retained.
-    """
+def speed_tokens(model: Model, request: Request) -> tuple[SpeedTokens, Embedded]:
+    """Embed what SPEED edits: the last subject tokens; for kind `unsafe` all tokens but the first."""
     pairs = [prompt_pairs(concept, expand=False)[0] for concept in request.concepts]
     targets = model.embed([target for target, _ in pairs], clip_skip=request.clip_skip)
     anchors = model.embed([anchor for _, anchor in pairs], clip_skip=request.clip_skip)
@@ -91,33 +94,53 @@ def speed_tokens(model: Model, request: Request, retain: Sequence[str]) -> tuple
     empty = model.embed([""], clip_skip=request.clip_skip)
     starts = torch.cat([part.tokens[0, : part.start] for part in empty.sequences]).double()
     fillers = _words(empty, 0).double()
-    pieces = [
-        model.embed(retain[first : first + BATCH], clip_skip=request.clip_skip).last_tokens
-        for first in range(0, len(retain), BATCH)
-    ]
-    retained = torch.cat(pieces) if pieces else fillers
     tokens = SpeedTokens(
         edited=torch.cat(edited).double(),
         guides=torch.cat(guides).double(),
         owner=torch.arange(len(pairs)).repeat_interleave(torch.tensor([len(rows) for rows in edited])),
-        retained=retained,
-        count=len(retained),
         invariant=torch.cat([starts, centres(fillers)]),
     )
+    check_finite(*tokens.tensors().values())
     return tokens, targets
 
 
-def joined_retained(
-    erasers: Sequence[Eraser], request: Request, prompts_of: Callable[[Request], Sequence[str]]
-) -> dict[str, Tensor]:
+def unnamed(request: Request) -> list[str]:
+    """The preserved prompts that name no concept, as the reference has it."""
+    named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in request.names), re.IGNORECASE)
+    return [prompt for prompt in dict.fromkeys(request.preserve) if not named.search(prompt)]
+
+
+def retained_rows(model: Model, request: Request) -> Rows:
+    """The last subject tokens of what is retained; with nothing to retain, the empty prompt's tokens but the first."""
+    rows = Rows(model.width)
+    for tokens in last_tokens_of(model, unnamed(request), request.clip_skip):
+        rows.add(tokens)
+    if not rows.count:
+        rows.add(_words(model.embed([""], clip_skip=request.clip_skip), 0))
+    return rows
+
+
+def stored(rows: Rows, width: int) -> dict[str, Tensor]:
+    """What an eraser stores of the retained tokens: of more than `width`, a square root of their Gram matrix."""
+    kept = Kept(width)
+    for batch in rows:
+        kept.add(batch)
+    retained = kept.rows
+    if kept.gram is not None:
+        squares, directions = torch.linalg.eigh(kept.gram)
+        retained = squares.clamp(min=0).sqrt()[:, None] * directions.T
+    return {"retained": retained, "retained.count": torch.tensor(rows.count)}
+
+
+def joined_retained(erasers: Sequence[Eraser], request: Request) -> dict[str, Tensor]:
     """The retained tokens of `request`, from erasers that each stored those of its own.
 
     Raises:
         Apart: they retain different prompts, and one stored only a root of their Gram matrix.
     """
-    prompts, blocks = list(prompts_of(request)), dict[str, Tensor]()
+    prompts, blocks = unnamed(request), dict[str, Tensor]()
     for eraser in erasers:
-        listed, rows, count = list(prompts_of(eraser.request)), *(eraser.inputs[name] for name in RETAINED)
+        listed, rows, count = unnamed(eraser.request), *(eraser.inputs[name] for name in RETAINED)
         if listed == prompts:
             return {name: eraser.inputs[name] for name in RETAINED}
         if len(rows) == count:

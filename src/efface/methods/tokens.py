@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +94,20 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
         prompt=torch.arange(len(flat)).repeat_interleave(repeats),
         embedded=edited,
     )
+
+
+def last_tokens_of(model: Model, prompts: Sequence[str], clip_skip: int | None) -> Iterator[Tensor]:
+    """The last subject tokens of preserved prompts, (at most BATCH, d) at a time.
+
+    Of more prompts than that, the padding is not embedded where it can be left out: that is most of a long list's
+    time, and rounds otherwise than the pipeline does.
+    """
+    for first in range(0, len(prompts), BATCH):
+        batch = prompts[first : first + BATCH]
+        if len(prompts) > BATCH:
+            yield model.last_tokens(batch, clip_skip=clip_skip)
+        else:
+            yield model.embed(batch, clip_skip=clip_skip).last_tokens
 
 
 def base_of(model: Model, edited: Embedded) -> Base:

@@ -36,6 +36,7 @@ from efface.methods.tokens import (
     BATCH,
     base_of,
     inputs_kept,
+    last_tokens_of,
     provenance,
     rows_kept,
     token_pairs,
@@ -162,9 +163,12 @@ def _scales(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[s
 def _kept(model: Model, request: Request, config: UceConfig) -> tuple[dict[str, Tensor], float]:
     """The preserved tokens as they are stored, and their weight."""
     prompts, kept = _preserved(request, config.variant), Kept(model.width)
-    for first in range(0, len(prompts), BATCH):
-        embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
-        kept.add(embedded.tokens.flatten(0, 1) if config.variant == "window" else embedded.last_tokens)
+    if config.variant == "window":
+        for first in range(0, len(prompts), BATCH):
+            kept.add(model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
+    else:
+        for tokens in last_tokens_of(model, prompts, request.clip_skip):
+            kept.add(tokens)
     stored = kept.tensors()
     if config.variant == "window" and kept.gram is not None:
         # Of every list, so that sums over two lists can be told from the sum over both.

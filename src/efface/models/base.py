@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import Self
+
+from efface.models.modules import state_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,8 +93,6 @@ class Model(ABC):
         stream: the text stream that this object reads.
         name: what the model was opened by.
         folder: the diffusers folder it comes from; None for a pipeline given by hand.
-        device: where parts are put.
-        dtype: the parts' floating type.
     """
 
     family: ClassVar[str]
@@ -100,8 +101,17 @@ class Model(ABC):
     stream: str = TEXT
     name: str
     folder: Path | None
-    device: torch.device
-    dtype: torch.dtype
+
+    # Asking a pipeline for these takes longer than attaching an eraser may: they are found out when they are needed.
+    @cached_property
+    def device(self) -> torch.device:
+        """Where parts are put."""
+        return self.pipeline().device
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The parts' floating type."""
+        return self.denoiser.dtype
 
     def reading(self, stream: str) -> Self:
         """This model, its parts shared, reading another of its text streams."""
@@ -126,6 +136,11 @@ class Model(ABC):
     def has_text_encoder(self) -> bool:
         """Whether the stream has one; a pipeline may have given it up to save memory."""
         return True
+
+    @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        """All that makes the embeddings; what efface knows of them it forgets when one of their weights changes."""
+        return (self.text_encoder,)
 
     @property
     @abstractmethod
@@ -168,9 +183,15 @@ class Model(ABC):
             BadRequest: a prompt is longer than the tokenizer's maximum, and `truncate` is false.
         """
 
-    def embed_last(self, prompts: Sequence[str], *, clip_skip: int | None = None) -> Tensor:
-        """The last subject tokens of `embed`, (n, d); without the padding, where the encoder looks only backwards."""
-        return self.embed(prompts, clip_skip=clip_skip).last_tokens
+    def last_tokens(
+        self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
+    ) -> Tensor:
+        """The last subject tokens alone, (n, d), float32: all that is read of a long list of prompts to preserve.
+
+        As `embed` gives them, but for rounding; faster where a token does not depend on the padding after it.
+        """
+        embedded = self.embed(prompts, clip_skip=clip_skip, truncate=truncate, batch_size=batch_size)
+        return embedded.last_tokens
 
     def words(self) -> tuple[str, ...]:
         """Words that the tokenizer has a token of their own for; none where the family does not say."""
@@ -198,8 +219,7 @@ class Model(ABC):
 
         A family whose files hold them by the same names may stream them from there while the part is not loaded.
         """
-        module: nn.Module = getattr(self, part)
-        for name, tensor in module.state_dict().items():
+        for name, tensor in state_of(getattr(self, part)).items():
             if names is None or name in names:
                 yield name, tensor.detach()
 
@@ -212,6 +232,11 @@ class Model(ABC):
     def pipeline(self) -> Any:
         """A diffusers pipeline made of these very parts."""
 
+    @property
+    def guided(self) -> bool | None:
+        """Whether the pipeline runs guidance in one batch with the prompts; None where it does not say."""
+        return None
+
     @abstractmethod
     def part_hash(self, part: str) -> str:
         """SHA-256 of one part's weights: of its files, or of its tensors where there are no files."""
@@ -219,4 +244,4 @@ class Model(ABC):
     @property
     @abstractmethod
     def hash(self) -> str:
-        """SHA-256 over the weights of all parts."""
+        """SHA-256 over the weights of all parts, and over the erasers that are attached or baked."""

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from efface.errors import BadInput, BadRequest
 from efface.models.base import TEXT, Embedded
 from efface.models.folder import Folder
 from efface.models.load import class_of
+from efface.models.modules import plain
 from efface.models.parts import PartsModel
 from efface.models.subject import listening, padded, subjects
 from efface.models.text import no_clip_skip
@@ -39,14 +40,19 @@ class Generic(PartsModel):
 
     @classmethod
     def from_pipeline(cls, pipeline: Any) -> Self:
-        _check_reads_text(type(getattr(pipeline, cls.denoiser_part)), type(pipeline).__name__)
+        _check_reads_text(type(plain(getattr(pipeline, cls.denoiser_part))), type(pipeline).__name__)
         return super().from_pipeline(pipeline)
 
     @property
     def unedited(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        names = inspect.signature(self.denoiser.forward).parameters
+        names = inspect.signature(plain(self.denoiser).forward).parameters
         others = [name for name in names if name.startswith(f"{self.streams[TEXT]}_") or "pooled" in name]
         return tuple(name for name in others if not any(word in name for word in ("mask", "image", "ids")))
+
+    @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        parts = self.pipeline().components
+        return tuple(part for name, part in parts.items() if name.startswith("text_encoder") and part is not None)
 
     @property
     def max_tokens(self) -> int:

@@ -15,8 +15,10 @@ from typing_extensions import Self
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
 from efface.models.base import TEXT, Embedded, Model
+from efface.models.changes import hash_with_changes
 from efface.models.folder import Folder
 from efface.models.load import load_part
+from efface.models.modules import state_of
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -40,18 +42,17 @@ class PartsModel(Model):
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("text_encoder",)}
     readers: ClassVar[Mapping[str, tuple[str, ...]]]
 
-    def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.folder = None
-        self.device = device
-        self.dtype = dtype
         self._files: Folder | None = None
         self._parts: dict[str, Any] = {}
 
     @classmethod
     def from_folder(cls, name: str, folder: Folder, device: torch.device, dtype: torch.dtype) -> Self:
         """A model whose parts are loaded from disk when they are needed."""
-        model = cls(name, device, dtype)
+        model = cls(name)
+        model.device, model.dtype = device, dtype
         model.folder, model._files = folder.root, folder
         return model
 
@@ -59,7 +60,7 @@ class PartsModel(Model):
     def from_pipeline(cls, pipeline: DiffusionPipeline) -> Self:
         """A model that shares a loaded pipeline's parts."""
         name = str(pipeline.config.get("_name_or_path") or type(pipeline).__name__)
-        model = cls(name, pipeline.device, getattr(pipeline, cls.denoiser_part).dtype)
+        model = cls(name)
         model._parts[_PIPELINE] = pipeline
         return model
 
@@ -75,6 +76,11 @@ class PartsModel(Model):
     def has_text_encoder(self) -> bool:
         pipeline = self._parts.get(_PIPELINE)
         return pipeline is None or all(getattr(pipeline, part) is not None for part in self.encoders[self.stream])
+
+    @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        names = dict.fromkeys(part for parts in self.encoders.values() for part in parts)
+        return tuple(self._part(name) for name in names if self._has(name))
 
     @property
     def denoiser(self) -> Any:
@@ -128,7 +134,7 @@ class PartsModel(Model):
         """One batch of different prompts."""
 
     def text_parameters(self) -> tuple[str, ...]:
-        names = self.denoiser.state_dict() if self._denoiser_loaded else self._disk.names(self.denoiser_part)
+        names = state_of(self.denoiser) if self._denoiser_loaded else self._disk.names(self.denoiser_part)
         return tuple(name for name in names if name.endswith(self.readers[self.stream]))
 
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -189,13 +195,18 @@ class PartsModel(Model):
         except TypeError as error:
             raise BadInput(f"{self.name} lacks parts of a {self.pipeline_class} ({error}).") from error
 
+    @property
+    def guided(self) -> bool | None:
+        return getattr(self._parts.get(_PIPELINE), "do_classifier_free_guidance", None)
+
     def part_hash(self, part: str) -> str:
         if self._files is None:
-            return sha256_of_tensors(self._part(part).state_dict())
+            return sha256_of_tensors(state_of(self._part(part)))
         return self._files.hash(part)
 
     @property
     def hash(self) -> str:
         parts = dict.fromkeys(part for encoders in self.encoders.values() for part in encoders)
         weighed = [part for part in (*parts, self.denoiser_part, "vae") if self._has(part)]
-        return hashlib.sha256("".join(self.part_hash(part) for part in weighed).encode()).hexdigest()
+        weights = hashlib.sha256("".join(self.part_hash(part) for part in weighed).encode()).hexdigest()
+        return hash_with_changes(weights, self.denoiser) if self._denoiser_loaded else weights

@@ -17,8 +17,6 @@ from efface.models.base import TEXT, Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import token_ids
 
-_SHORT = 256  # prompts without padding in one forward pass
-
 
 class StableDiffusion(PartsModel):
     """A Stable Diffusion model."""
@@ -42,10 +40,26 @@ class StableDiffusion(PartsModel):
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
-        return Embedded(self._states(ids, clip_skip), lengths - 2, tuple(prompts))
+        return Embedded(self._tokens(ids, clip_skip), lengths - 2, tuple(prompts))
 
-    def _states(self, ids: Tensor, clip_skip: int | None) -> Tensor:
-        """What the denoiser reads of token ids (n, T): (n, T, d), float32."""
+    @torch.no_grad()
+    def last_tokens(
+        self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
+    ) -> Tensor:
+        if not prompts:
+            return torch.zeros(0, self.width)
+        distinct = list(dict.fromkeys(prompts))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        found = torch.zeros(len(distinct), self.width)
+        ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
+        # CLIP looks back only: what comes after a prompt's end changes nothing before it.
+        for rows in lengths.argsort(stable=True).split(batch_size):
+            tokens = self._tokens(ids[rows, : int(lengths[rows].max())], clip_skip)
+            found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
+        return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
+
+    def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
+        """What the denoiser reads of ids (n, T), (n, T, d), float32."""
         encoder: Any = self.text_encoder
         ids = ids.to(encoder.device)
         if not clip_skip:
@@ -55,18 +69,6 @@ class StableDiffusion(PartsModel):
             raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
         states = encoder(ids, output_hidden_states=True).hidden_states
         return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
-
-    @torch.no_grad()
-    def embed_last(self, prompts: Sequence[str], *, clip_skip: int | None = None) -> Tensor:
-        if not prompts:
-            return torch.zeros(0, self.width)
-        ids, lengths = token_ids(self.tokenizer, list(prompts), self.max_tokens, truncate=False)
-        pieces: list[Tensor] = []
-        for some, last in zip(ids.split(_SHORT), (lengths - 2).split(_SHORT), strict=True):
-            # Attention is causal: what comes after a token does not change it.
-            tokens = self._states(some[:, : int(last.max()) + 1], clip_skip)
-            pieces.append(tokens[torch.arange(len(last)), last])
-        return torch.cat(pieces)
 
     def words(self) -> tuple[str, ...]:
         pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]

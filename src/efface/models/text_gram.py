@@ -74,16 +74,17 @@ def text_gram(model: Model) -> TextGram:
     Raises:
         BadInput: the text is read by maps of several widths, or by none, or a weight is not finite.
     """
-    fingerprint = _fingerprint(model)
-    place = cache_folder() / "text_gram" / f"{fingerprint}.safetensors"
+    mark = fingerprint(model)
+    place = cache_folder() / "text_gram" / f"{mark}.safetensors"
     matrix = _cached(place, model.width)
     if matrix is None:
         matrix = _summed(model)
         _keep(place, matrix)
-    return TextGram(matrix, fingerprint)
+    return TextGram(matrix, mark)
 
 
-def _fingerprint(model: Model) -> str:
+def fingerprint(model: Model) -> str:
+    """SHA-256 of the weights that S sums, whatever type and order they are stored in."""
     # Half precision is a subset of float32: the same weights have one fingerprint in both.
     digests = sorted(sha256_of_tensors({name: weight.float()}) for name, weight in model.text_weights())
     return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -123,12 +123,17 @@ class Evaluation:
         judge: Name, version and calibration.
         results: By eraser name; `base` is the unedited model.
         provenance: Model, samplings, erasers, seeds and library versions.
+        certificates: Eraser name -> concept -> `free`, `text` and `ceiling` (see `efface.certificate`), where an eraser
+            has one that holds for the model.
     """
 
     protocol: str
     judge: Calibration
     results: Mapping[str, Result]
     provenance: Mapping[str, Any]
+    certificates: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, float | None]]]
+    )
 
     @property
     def errors(self) -> int:
@@ -154,6 +159,7 @@ class Evaluation:
                     "base": {metric: rate.as_dict() for metric, rate in result.base.items()},
                     "went": {concept: dict(counts) for concept, counts in result.went.items()},
                     "errors": result.errors,
+                    "certificate": self.certificates.get(name),
                 }
                 for name, result in self.results.items()
             },

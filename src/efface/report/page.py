@@ -13,6 +13,7 @@ from efface.report.pictures import Pair, inlined, pairs, spread
 from efface.report.verdict import THRESHOLDS, Verdict, interval, listed, percent, points, verdict
 
 SHOWN = 12
+LISTED = 50
 
 MEANINGS = {
     "forget": "the erased concept is absent from images prompted for it",
@@ -88,6 +89,7 @@ class Section:
     bars: Sequence[Bars]
     table: Sequence[Line]
     went: Mapping[str, Mapping[str, int]]
+    certificate: Mapping[str, Mapping[str, float | None]]
     failures: Sequence[Any]
 
 
@@ -100,7 +102,7 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
     """
     base = evaluation.results[BASE]
     results = {name: result for name, result in evaluation.results.items() if name != BASE}
-    sections = [_section(name, base, result, evaluation.provenance) for name, result in results.items()]
+    sections = [_section(name, base, result, evaluation) for name, result in results.items()]
     erased = dict.fromkeys(concept for result in results.values() for concept in erased_by(result))
     return (
         _environment()
@@ -137,10 +139,10 @@ def erased_by(result: Result) -> tuple[str, ...]:
     return tuple(dict.fromkeys(shot.probe.concept for shot in result.shots if shot.probe.metric == "forget"))
 
 
-def _section(name: str, base: Result, result: Result, provenance: Mapping[str, Any]) -> Section:
+def _section(name: str, base: Result, result: Result, evaluation: Evaluation) -> Section:
     return Section(
         name=name,
-        how=_how(provenance, name),
+        how=_how(evaluation.provenance, name),
         verdict=verdict(erased_by(result), result),
         grids=list(_grids(base, result)),
         bars=[
@@ -152,6 +154,7 @@ def _section(name: str, base: Result, result: Result, provenance: Mapping[str, A
             for metric, after in result.metrics.items()
         ],
         went=result.went,
+        certificate=evaluation.certificates.get(name, {}),
         failures=[shot for shot in result.shots if shot.error is not None],
     )
 
@@ -211,5 +214,6 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return _text(value.get("name", ""))
     if isinstance(value, list | tuple):
-        return ", ".join(_text(item) for item in value)
+        shown = [_text(item) for item in value[:LISTED]]
+        return ", ".join(shown if len(value) <= LISTED else [*shown, f"and {len(value) - LISTED} more"])
     return str(value)
