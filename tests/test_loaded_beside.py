@@ -10,6 +10,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, Eraser, TextEdit
+from efface.bake import Baked
 from efface.models import Model
 
 PROMPTS = ["a cat", "a house", ""]
@@ -76,7 +77,7 @@ def test_fused_projections_are_undone_where_weights_are_written(
         pipeline.fuse_qkv_projections()
         done = put(pipeline)
         assert close(denoise(pipeline, text), expected)
-        done.undo() if isinstance(done, efface.bake.Baked) else done.detach()
+        done.undo() if isinstance(done, Baked) else done.detach()
     pipeline.unfuse_qkv_projections()
     eraser.bake(pipeline)
     assert close(denoise(pipeline, text), expected)

@@ -83,8 +83,9 @@ def _tensors(model: Model) -> list[Tensor]:
     found: list[Tensor | None] = []
     while modules:
         module = modules.pop()
-        found += [*module._parameters.values(), *module._buffers.values()]
-        modules += filter(None, module._modules.values())
+        own = vars(module)
+        found += [*own["_parameters"].values(), *own["_buffers"].values()]
+        modules += filter(None, own["_modules"].values())
     return [tensor for tensor in found if tensor is not None]
 
 

@@ -75,7 +75,9 @@ class TextHook:
         self._same = all(edits == self._prompts[0] for edits in self._prompts)
         self._images, self._guided = images, guided
         self._kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._handle = denoiser.register_forward_pre_hook(self, with_kwargs=True)
+        # A hook may be any callable; torch's types name functions of its own module type only.
+        hook: Any = self
+        self._handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
 
     def set(self, strength: float) -> None:
         """Go `strength` times as far."""

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import efface
 from efface import Eraser, Model, TextEdit, WeightEdit
-from efface.methods import METHODS, certified, cure, oce, rece, speed_tokens, tokens, uce
+from efface.methods import METHODS, certified, cure, oce, rece, robust, robust_rounds, speed_tokens, tokens, uce
 
 WORDS = "a an of in the dog horse house car boat bird parrot apple star blue red".split()  # noqa: SIM905
 #: 4096 prompts of three words; the tiny model's text is 32 wide and 12 tokens long.
@@ -36,7 +36,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (certified, cure, oce, rece, speed_tokens, tokens, uce):
+    for module in (certified, cure, oce, rece, robust, robust_rounds, speed_tokens, tokens, uce):
         monkeypatch.setattr(module, "BATCH", BATCH, raising=False)
     monkeypatch.setattr(speed_tokens, "_IN_MEMORY", 1 << 12)
 

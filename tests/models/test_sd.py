@@ -47,7 +47,8 @@ def test_the_last_subject_token_stands_before_the_end_token(tiny_model: Model) -
 
 def test_last_tokens_are_the_embeddings_without_their_padding(tiny_model: Model) -> None:
     prompts = ["cat", "a photo of a red cat", "", "golf ball", "cat", "a cat"]
-    for options in ({}, {"clip_skip": 1}, {"batch_size": 2}):
+    several: list[dict[str, Any]] = [{}, {"clip_skip": 1}, {"batch_size": 2}]
+    for options in several:
         found = tiny_model.last_tokens(prompts, **options)
         torch.testing.assert_close(found, tiny_model.embed(prompts, **options).last_tokens, rtol=1e-5, atol=1e-6)
     assert tiny_model.last_tokens([]).shape == (0, tiny_model.width)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,8 @@ def command(
     screen = Screen(json)
     started = time.perf_counter()
     options = scalar_options(settings or [])
-    kept = list(dict.fromkeys([*(preserve or []), *(preserved_in(preserve_file) if preserve_file else [])]))
+    listed: Iterable[str] = preserved_in(preserve_file) if preserve_file else ()
+    kept = list(dict.fromkeys([*(preserve or ()), *listed]))
     if config is None:
         if not concepts:
             raise BadInput("Nothing to erase: give a concept, e.g. efface erase cat --to dog, or --config FILE.yaml.")

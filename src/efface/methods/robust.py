@@ -49,7 +49,7 @@ from efface.methods.robust_rounds import Searches
 from efface.methods.robust_search import Found, Seen
 from efface.methods.robust_solve import Inputs, solve
 from efface.methods.together import first_with, joined_kept
-from efface.methods.tokens import base_of, only_erases, provenance, token_pairs
+from efface.methods.tokens import BATCH, base_of, only_erases, provenance, token_pairs
 from efface.models.base import Model
 from efface.models.text_gram import text_gram
 from efface.request import Request
@@ -101,12 +101,12 @@ def erase(model: Model, request: Request, config: RobustConfig) -> Eraser:
     started = time.perf_counter()
     pairs = token_pairs(model, request)
     preserve = _preserved(request)
-    tokens = model.last_tokens(preserve, clip_skip=request.clip_skip).double()
     kept = Kept(model.width)
-    kept.add(tokens)
+    for first in range(0, len(preserve), BATCH):
+        kept.add(model.last_tokens(preserve[first : first + BATCH], clip_skip=request.clip_skip))
     empty = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
     of = Inputs.of(text_gram(model), pairs.edited, pairs.guides, empty, kept, len(preserve))
-    searches = Searches(model, request, config, preserve, tokens)
+    searches = Searches(model, request, config, preserve)
     solving = time.perf_counter()
     edit, said = solve(of, config, request.names)
     seen = searches.run(edit, of)

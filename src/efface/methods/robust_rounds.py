@@ -15,7 +15,7 @@ from efface.methods import robust_gradient
 from efface.methods.certified_solve import changes
 from efface.methods.robust_search import ROOM, Found, Seen, derive, neighbours, outside, word_scores
 from efface.methods.robust_solve import Inputs, exactly_kept
-from efface.methods.tokens import Pairs, prompt_pairs, token_pairs
+from efface.methods.tokens import BATCH, Pairs, prompt_pairs, token_pairs
 from efface.models.base import Model
 from efface.request import Request
 
@@ -31,21 +31,17 @@ class Searches:
         request: what to erase.
         config: which searches, and how far.
         preserved: the preserved prompts.
-        tokens: their last subject tokens, (n, d).
 
     Raises:
         BadRequest: the model lacks what a search needs.
     """
 
-    def __init__(
-        self, model: Model, request: Request, config: RobustConfig, preserved: Sequence[str], tokens: Tensor
-    ) -> None:
-        self._model, self._config = model, config
+    def __init__(self, model: Model, request: Request, config: RobustConfig, preserved: Sequence[str]) -> None:
+        self._model, self._config, self._skip = model, config, request.clip_skip
         self.names = request.names
         pairs = [prompt_pairs(concept, False)[0] for concept in request.concepts]
         prompts, guides = tuple(prompt for prompt, _ in pairs), tuple(guide for _, guide in pairs)
         self._preserved = tuple(preserved)
-        self._kept = torch.cat([tokens, model.last_tokens(guides, clip_skip=request.clip_skip).double()])
         self._guides = guides
         self._targets = _targets(model, request) if config.derive != "none" else None
         self._affine = _affine(model) if config.derive == "text" else None
@@ -110,20 +106,18 @@ class Searches:
 
     def kept(self, edit: TextEdit, of: Inputs) -> dict[str, Any]:
         """How far preserved prompts move, and which of what is kept brings a concept back, with a warning."""
-        told: dict[str, Any] = {}
-        if self._preserved:
-            tokens = self._kept[: len(self._preserved)]
-            moved = of.gram.norms(edit(tokens) - tokens) / of.gram.norms(tokens)
-            told = changes(self._preserved, moved.tolist())
-        scores = word_scores(edit, of.gram, self._kept, of.edited[: of.concepts], of.guides[: of.concepts])
-        back = {
-            name: {
-                prompt: float(score)
-                for prompt, score in zip((*self._preserved, *self._guides), row, strict=True)
-                if float(score) < self._config.threshold
-            }
-            for name, row in zip(self.names, scores, strict=True)
-        }
+        own, guides = of.edited[: of.concepts], of.guides[: of.concepts]
+        prompts = (*self._preserved, *self._guides)
+        moved: list[float] = []
+        back: dict[str, dict[str, float]] = {name: {} for name in self.names}
+        for first in range(0, len(prompts), BATCH):
+            batch = prompts[first : first + BATCH]
+            tokens = self._model.last_tokens(batch, clip_skip=self._skip).double()
+            moved += (of.gram.norms(edit(tokens) - tokens) / of.gram.norms(tokens)).tolist()
+            for name, row in zip(self.names, word_scores(edit, of.gram, tokens, own, guides).tolist(), strict=True):
+                scored = zip(batch, row, strict=True)
+                back[name] |= {prompt: score for prompt, score in scored if score < self._config.threshold}
+        told = changes(self._preserved, moved[: len(self._preserved)]) if self._preserved else {}
         for name, prompts in back.items():
             for prompt in prompts:
                 warnings.warn(f"'{prompt}' is kept, and brings '{name}' back: robust did not erase it.", stacklevel=4)
