@@ -21,7 +21,7 @@ from efface.request import Kind
 from quality import OBJECTS, Found, Setting, details, keep, overview, run_all
 
 STYLES = ("line art", "pixel art", "blueprint")
-IMAGES = 112
+IMAGES = 100
 SETTINGS = {
     "published (token)": Setting(),
     "published (window)": Setting(options={"variant": "window"}),

@@ -4,7 +4,8 @@
 
 Agreement: the share of images in which the judge finds the object (the style) of the prompt. Generalisation:
 the same for words and object-style pairs that the denoiser's captions never held. Copies: the share of images
-nearer to a training picture than COPY (root mean square of pixels in [-1, 1]). A second opinion on objects stands
+nearer to a training picture than COPY (root mean square of pixels in [-1, 1]); of the memorised caption also at LOW
+guidance, as strong guidance drives even a memorised picture into other colours. A second opinion on objects stands
 beside the judge's (`second_opinion.py`).
 """
 
@@ -22,17 +23,20 @@ from efface.generate.jobs import Job, Sampling
 from efface.generate.sampling import sample
 from efface.judges.emoji import EmojiJudge
 from efface.models import open_model
+from efface.models.clip import open_clip
 from efface.models.emoji import HERE
 from second_opinion import SecondOpinion
 
 RESULTS = Path(__file__).parent / "results"
-COPY = 0.10
+COPY, LOW = 0.10, 2.0
 
 
-def ask(model, judge: EmojiJudge, rows: list[tuple[str, str, str]], seed: int) -> tuple[np.ndarray, list]:
+def ask(
+    model, judge: EmojiJudge, rows: list[tuple[str, str, str]], seed: int, guidance: float | None = None
+) -> tuple[np.ndarray, list]:
     """Images of (prompt, object, style) rows, and what the judge sees on them."""
     images = np.zeros((len(rows), 64, 64, 3), np.uint8)
-    jobs = [Job(prompt, seed + i) for i, (prompt, _, _) in enumerate(rows)]
+    jobs = [Job(prompt, seed + i, guidance) for i, (prompt, _, _) in enumerate(rows)]
     for i, image in sample(model, jobs, Sampling.default(model)):
         images[i] = 0 if image is None else image
     return images, judge.classify(images)
@@ -67,6 +71,16 @@ def copies(images: np.ndarray, pictures: np.ndarray) -> float:
         y = torch.from_numpy(np.ascontiguousarray(pictures[i : i + 2000])).float().div(127.5).sub(1)
         nearest = torch.minimum(nearest, torch.cdist(x.flatten(1), y.flatten(1)).min(1).values)
     return float((nearest / x[0].numel() ** 0.5 < COPY).float().mean())
+
+
+def zero_shot(run: Path, pictures: np.ndarray, n: int = 500) -> dict[str, float]:
+    """How often the image tower finds the right one of the objects' names on a drawing."""
+    rows = json.loads((run / "pictures.json").read_text())
+    inside = [i for i, r in enumerate(rows) if r["style"] and r["object"]]
+    some = np.sort(np.random.default_rng(13).choice(inside, n, replace=False))
+    names = [t.name for t in THINGS]
+    best = open_clip().cosines(pictures[some], [f"a {name}" for name in names]).argmax(1).tolist()
+    return {"n": n, "right": float(np.mean([names[b] == rows[i]["object"] for b, i in zip(best, some, strict=True)]))}
 
 
 def grid(images: np.ndarray, columns: int, path: Path) -> None:
@@ -111,9 +125,13 @@ def main() -> None:
     pairs = [(f"a {o} in {s} style", o, s) for o, s in sorted(HELD_OUT_CELLS) for _ in range(2 * args.n)]
     images, seen = ask(model, judge, pairs, 8000)
     out["held-out pairs"] = agreement(pairs, seen, opinion.objects(images))
-    images = ask(model, judge, [(MEMORISED_CAPTION, "", "")] * 4 * args.n, 9000)[0]
-    out["copies, memorised caption"] = copies(images, pictures[-1:])
-    grid(images[:4], 4, RESULTS / "memorised.png")
+    memory = [(MEMORISED_CAPTION, "", "")] * 4 * args.n
+    for said, guidance in (("", None), (f", guidance {LOW:g}", LOW)):
+        images = ask(model, judge, memory, 9000, guidance)[0]
+        out[f"copies, memorised caption{said}"] = copies(images, pictures[-1:])
+    # The training picture first, then what the model draws.
+    grid(np.concatenate([pictures[-1:], images[:4]]), 5, RESULTS / "memorised.png")
+    out["image tower, drawings"] = zero_shot(args.run, pictures)
     (RESULTS / "model.json").write_text(json.dumps(out, indent=1) + "\n")
     print(json.dumps(out, indent=1))
 

@@ -8,6 +8,7 @@ Loss as in `train_vae.py`, without the KL term. Resumes from RUN/decoder.pt; wri
 """
 
 import argparse
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def main() -> None:
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
     optimiser, average = Muon(decoder, MUON_LR, ADAM_LR), Average(decoder, 0.995)
     checkpoint = Checkpoint(args.run / "decoder.pt", decoder, optimiser, average)
-    log, running = Log(args.run / "decoder.jsonl"), 0.0
+    log, errors = Log(args.run / "decoder.jsonl"), deque[float](maxlen=50)
     for step in checkpoint.steps(args.steps, every=200):
         rng, g = np.random.default_rng([6, step]), torch.Generator().manual_seed(step)
         which = np.sort(rng.integers(0, len(pictures), BATCH))
@@ -50,9 +51,9 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        running += (l1.item() - running) / min(step + 1, 50)
+        errors.append(l1.item())
         if (step + 1) % 50 == 0:
-            log(step=step + 1, l1=round(running, 5))
+            log(step=step + 1, l1=round(sum(errors) / len(errors), 5))
     average.copy_to(decoder)
     vae.save_pretrained(args.run / "vae")
 

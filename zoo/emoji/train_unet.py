@@ -10,6 +10,7 @@ first weights from a saved denoiser, such as the one in the package.
 
 import argparse
 import json
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def main() -> None:
     unet = unet.float().to(memory_format=torch.channels_last)
     optimiser = Muon(unet, MUON_LR, ADAM_LR, ("conv_in", "conv_out", "time_embedding"))
     checkpoint = Checkpoint(args.run / "unet.pt", unet, optimiser, Average(unet, 0.998))
-    log, running = Log(args.run / "unet.jsonl"), 0.0
+    log, losses = Log(args.run / "unet.jsonl"), deque[float](maxlen=50)
     for step in checkpoint.steps(args.steps, every=200, scale=scale):
         rng, g = np.random.default_rng([4, step]), torch.Generator().manual_seed(step)
         which = usable[rng.integers(0, len(usable), BATCH)]
@@ -124,9 +125,9 @@ def main() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        running += (loss.item() - running) / min(step + 1, 50)
+        losses.append(loss.item())
         if (step + 1) % 50 == 0:
-            log(step=step + 1, loss=round(running, 5))
+            log(step=step + 1, loss=round(sum(losses) / len(losses), 5))
 
 
 if __name__ == "__main__":
