@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -114,8 +115,12 @@ def literal_command(folder: Path, erased: list[str], preserved: list[str], out: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("erase_cold"), help="the checkpoint")
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--literal", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.make:
+        make_checkpoint(arguments.make)
+        return
     if arguments.literal:
         folder, erased, preserved, out = arguments.literal
         literal(Path(folder), erased, preserved, Path(out))
@@ -123,7 +128,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = arguments.work / "sd14"
     if not (folder / "model_index.json").exists():
-        make_checkpoint(folder)
+        # In a process of its own: what a parent once held counts as its children's peak.
+        subprocess.run([sys.executable, __file__, "--make", str(folder)], check=True)
     # The tensors of S are cached by what the checkpoint is: each round of rece starts without.
     os.environ["EFFACE_CACHE"] = str(arguments.work / "cache")
     found: dict[str, dict[str, Any]] = {}

@@ -226,3 +226,14 @@ def test_options_may_be_words_as_from_the_command_line(tiny_model: Model) -> Non
     eraser = efface.erase(tiny_model, "cat", "dog", lamb="0.1", expand_prompts="true", variant="window")
     assert eraser.provenance["settings"]["lamb"] == 0.1
     assert eraser.provenance["settings"]["expand_prompts"] is True
+
+
+def test_many_concepts_are_embedded_without_their_padding(tiny_model: Model) -> None:
+    """Which rounds otherwise, and is the same edit."""
+    names = [f"{sort} {thing}" for sort in ("red", "blue", "old", "new") for thing in ("cat", "dog", "car", "cake")]
+    names += [f"a {name}" for name in names] + ["horse"]
+    many = efface.erase(tiny_model, names, to="house")
+    few = [efface.erase(tiny_model, names[i : i + 11], to="house") for i in range(0, len(names), 11)]
+    rows = torch.cat([eraser.inputs["edited"] for eraser in few])
+    torch.testing.assert_close(many.inputs["edited"], rows, rtol=1e-5, atol=1e-6)
+    assert torch.equal(many.inputs["owner"], torch.arange(len(names)))

@@ -24,6 +24,7 @@ STYLE_TEMPLATES = ("painting by {}", "art by {}", "artwork by {}", "picture by {
 OBJECT_TEMPLATES = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
 BATCH = 256  # preserved prompts in memory at once
 _PROBES = 4
+_PADDED = 32  # prompts that are embedded with their padding, as a pipeline does it, to the last bit
 
 Alignment = Literal["token", "window"]
 
@@ -37,7 +38,7 @@ class Pairs:
         guides: G, (n, d), float64.
         owner: (n,), position of the concept that a token belongs to.
         prompt: (n,), which of the edited prompts it is of.
-        embedded: the edited prompts, all tokens.
+        embedded: the edited prompts, of very many the first few, with all their tokens.
     """
 
     edited: Tensor
@@ -73,9 +74,15 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
     """
     pairs = [prompt_pairs(concept, expand) for concept in request.concepts]
     flat = [pair for of_concept in pairs for pair in of_concept]
+    owners = [owner for owner, of_concept in enumerate(pairs) for _ in of_concept]
+    if alignment == "token" and len(flat) > _PADDED:
+        probes = model.embed([prompt for prompt, _ in flat[:_PROBES]], clip_skip=request.clip_skip)
+        if len(probes.sequences) == 1:
+            prompts, goals = zip(*flat, strict=True)
+            found = [model.last_tokens(side, clip_skip=request.clip_skip).double() for side in (prompts, goals)]
+            return Pairs(*found, torch.tensor(owners), torch.arange(len(flat)), probes)
     edited = model.embed([prompt for prompt, _ in flat], clip_skip=request.clip_skip)
     guides = model.embed([guide for _, guide in flat], clip_skip=request.clip_skip)
-    owners = [owner for owner, of_concept in enumerate(pairs) for _ in of_concept]
     lengths = [0] * len(flat)
     rows: list[Tensor] = []
     aims: list[Tensor] = []
@@ -99,12 +106,12 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
 def last_tokens_of(model: Model, prompts: Sequence[str], clip_skip: int | None) -> Iterator[Tensor]:
     """The last subject tokens of preserved prompts, (at most BATCH, d) at a time.
 
-    Of more prompts than that, the padding is not embedded where it can be left out: that is most of a long list's
-    time, and rounds otherwise than the pipeline does.
+    Of more than a few prompts the padding is not embedded where it can be left out, here and in `token_pairs`: that is
+    most of a long list's time, and rounds otherwise than the pipeline does.
     """
     for first in range(0, len(prompts), BATCH):
         batch = prompts[first : first + BATCH]
-        if len(prompts) > BATCH:
+        if len(prompts) > _PADDED:
             yield model.last_tokens(batch, clip_skip=clip_skip)
         else:
             yield model.embed(batch, clip_skip=clip_skip).last_tokens
