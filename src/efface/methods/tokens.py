@@ -78,9 +78,9 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
     if alignment == "token" and len(flat) > _PADDED:
         probes = model.embed([prompt for prompt, _ in flat[:_PROBES]], clip_skip=request.clip_skip)
         if len(probes.sequences) == 1:
-            prompts, goals = zip(*flat, strict=True)
-            found = [model.last_tokens(side, clip_skip=request.clip_skip).double() for side in (prompts, goals)]
-            return Pairs(*found, torch.tensor(owners), torch.arange(len(flat)), probes)
+            sides = ([prompt for prompt, _ in flat], [guide for _, guide in flat])
+            last, aim = (model.last_tokens(side, clip_skip=request.clip_skip).double() for side in sides)
+            return Pairs(last, aim, torch.tensor(owners), torch.arange(len(flat)), probes)
     edited = model.embed([prompt for prompt, _ in flat], clip_skip=request.clip_skip)
     guides = model.embed([guide for _, guide in flat], clip_skip=request.clip_skip)
     lengths = [0] * len(flat)
