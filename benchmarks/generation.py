@@ -39,7 +39,7 @@ from efface.models.emoji import catalogue
 
 RESULTS = Path(__file__).parent / "results"
 BATCHES = (8, 16, 32, 64)
-STEPS = (8, 10, 12, 14, 16, 20, 25)
+STEPS = (8, 10, 12, 14, 16, 20)
 REFERENCE = 50
 
 
@@ -209,7 +209,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
     sampling = Sampling.default(model)
-    n, rounds, images = (8, 1, 8) if arguments.quick else (192, 5, 400)
+    n, rounds, images = (8, 1, 8) if arguments.quick else (192, 3, 400)
     found = {
         "speed": speed(model, sampling, n, rounds),
         "agreement": agreement(model, judge, sampling, images, (8, sampling.steps) if arguments.quick else STEPS),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import efface
@@ -133,7 +134,8 @@ def test_options_of_the_uce_it_starts_from(tiny_model: Model) -> None:
         ({"uce.technique": "tensor", "uce.variant": "window"}, "tensor"),
         ({"epochs": -1}, "epochs"),
         ({"emb_computing": "gd"}, "emb_computing"),
-        ({"target_ckpt": "uce.pt"}, "target_ckpt"),
+        ({"target_ckpt": "uce.pt"}, "efface import"),
+        ({"target_ckpt": "uce.safetensors", "uce.lamb": 1.0}, "leave one of them out"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(tiny_model: Model, options: dict[str, Any], message: str) -> None:
@@ -203,3 +205,45 @@ def test_the_rank_is_at_most_the_edited_tokens(tiny_model: Model) -> None:
     assert eraser.rank <= tiny_model.width
     window = tiny_model.max_tokens - 1
     assert eraser.rank <= window + tiny_model.max_tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_it_starts_from_a_checkpoint_of_the_reference(tiny_model: Model, tmp_path: Path, dtype: torch.dtype) -> None:
+    """From UCE's weights as the reference saves them, it goes on as from UCE's own solve."""
+    uce = efface.erase(tiny_model, ["cat", "van gogh"], ["dog", "art"], variant="window")
+    state = {
+        name: the_edit(uce).on(weight.double()).to(dtype)
+        for name, weight in tiny_model.text_weights()
+    }  # fmt: skip
+    save_file(state, tmp_path / "uce.safetensors")
+    imported = efface.import_eraser(tmp_path / "uce.safetensors", tiny_model, ["cat", "van gogh"])
+    imported.save(tmp_path / "start.safetensors")
+    options: dict[str, Any] = {"method": "rece", "target_ckpt": str(tmp_path / "start.safetensors")}
+    eraser = efface.erase(tiny_model, ["cat", "van gogh"], ["dog", "art"], **options)
+    direct = efface.erase(tiny_model, ["cat", "van gogh"], ["dog", "art"], method="rece")
+    for _, weight in tiny_model.text_weights():
+        found, expected = (the_edit(one).on(weight.double()) for one in (eraser, direct))
+        assert relative(found - weight, expected - weight) < (1e-3 if dtype == torch.float32 else 0.1)
+    eraser.save(tmp_path / "rece.safetensors")
+    loaded = Eraser.load(tmp_path / "rece.safetensors")
+    assert loaded.only("cat", "van gogh").hash == eraser.hash
+    with pytest.raises(BadRequest, match="cannot be split"):
+        loaded.without("cat")
+
+
+def test_it_starts_from_an_eraser_by_uce(tiny_model: Model, tmp_path: Path) -> None:
+    efface.erase(tiny_model, "cat", "dog", variant="window").save(tmp_path / "uce.safetensors")
+    options: dict[str, Any] = {"target_ckpt": str(tmp_path / "uce.safetensors")}
+    eraser = efface.erase(tiny_model, "cat", "dog", method="rece", **options)
+    direct = efface.erase(tiny_model, "cat", "dog", method="rece")
+    assert relative(the_edit(eraser).matrix, the_edit(direct).matrix) < 1e-10
+
+
+def test_it_does_not_start_from_what_is_no_operator_on_the_text(tiny_model: Model, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = dict(tiny_model.text_weights())
+    state = {name: w + 0.1 * torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+    save_file(state, tmp_path / "other.safetensors")
+    efface.import_eraser(tmp_path / "other.safetensors", tiny_model, "cat").save(tmp_path / "start.safetensors")
+    with pytest.raises(BadRequest, match="not one edit of the text"):
+        efface.erase(tiny_model, "cat", method="rece", target_ckpt=str(tmp_path / "start.safetensors"))

@@ -84,7 +84,7 @@ class Sampling:
         other families, what their pipelines do by default.
         """
         if model.name == "emoji":
-            return cls(steps=12, guidance=7.0, batch_size=64)
+            return cls(steps=14, guidance=7.0, batch_size=64)
         if model.called is None:
             return cls()
         defaults = {name: parameter.default for name, parameter in model.called.items()}

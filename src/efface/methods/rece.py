@@ -15,6 +15,7 @@ Published settings by kind (None in the config): `epochs` 3 for one unsafe conce
 `regular_scale` 0.1 for unsafe, else 0.001 (the paper takes 0.1 for objects that UCE erases easily). A request of
 several kinds is `unsafe` if one of its concepts is. All tokens of the empty prompt are preserved: once, and with unsafe
 concepts once for each concept, as in the reference's scripts. Unlike those, no epoch is left out by what a judge says.
+With `target_ckpt` it starts from an eraser that is there already, which then cannot be split by concept.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from efface.methods import uce
 from efface.methods.base import Method
 from efface.methods.closed_form import Kept, ridge, solve
 from efface.methods.operators import composed
-from efface.methods.together import joined_concepts, joined_kept
+from efface.methods.rece_start import edit_of_checkpoint
+from efface.methods.together import Apart, joined_concepts, joined_kept
 from efface.methods.tokens import BATCH, only_erases, prompt_pairs, provenance
 from efface.methods.uce import UceConfig
 from efface.models.base import Model
@@ -56,6 +58,7 @@ class ReceConfig(Settings):
         emb_computing: how to derive. `close_regzero` holds c' near zero; `close_surrogatereg` near the concept by what
             layers read of it (`reg_item`); `close_standardreg` near the guide that UCE was given.
         reg_item: of the surrogate, `1st` is lam_r |W_l (x - c)|^2 in every layer, `2nd` lam_r |x - c|^2, or `both`.
+        target_ckpt: the file of an eraser by uce to start from, such as an imported checkpoint; None solves for one.
         uce: settings of the UCE that it starts from, given as `uce.lamb` and so on; its `window` variant by default.
     """
 
@@ -66,6 +69,7 @@ class ReceConfig(Settings):
     epochs: int | None = Field(default=None, ge=0)
     emb_computing: Literal["close_regzero", "close_surrogatereg", "close_standardreg"] = "close_regzero"
     reg_item: Literal["1st", "2nd", "both"] = "1st"
+    target_ckpt: str | None = None
     uce: UceConfig = UceConfig(variant="window")
 
     @model_validator(mode="before")
@@ -76,6 +80,8 @@ class ReceConfig(Settings):
             return values
         if start.get("technique") == "tensor":
             raise BadRequest("rece starts from uce's technique 'replace'; 'tensor' edits each layer in its own way.")
+        if values.get("target_ckpt"):
+            raise BadRequest("rece starts from uce's settings or from target_ckpt; leave one of them out.")
         rest = {name: value for name, value in values.items() if not name.startswith("uce.")}
         return {**rest, "uce": UceConfig.model_validate({"variant": "window", **start})}
 
@@ -84,6 +90,7 @@ def erase(model: Model, request: Request, config: ReceConfig) -> Eraser:
     """Solve for a request; of the model, only the text encoder and S are used."""
     only_erases(request)
     started = time.perf_counter()
+    gram = text_gram(model)
     start = uce.erase(model, request, config.uce)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
     kept = Kept(model.width)
@@ -95,15 +102,22 @@ def erase(model: Model, request: Request, config: ReceConfig) -> Eraser:
         "guides": model.embed(guides, clip_skip=request.clip_skip).tokens.double(),
         "empty": model.embed([""], clip_skip=request.clip_skip).tokens[0].double(),
         **kept.tensors(),
-        "S": text_gram(model).matrix,
-        **{f"uce.{name}": tensor for name, tensor in start.inputs.items()},
+        "S": gram.matrix,
     }
+    if config.target_ckpt is None:
+        inputs |= {f"uce.{name}": tensor for name, tensor in start.inputs.items()}
+    else:
+        inputs |= {f"start.{k}": v for k, v in edit_of_checkpoint(config.target_ckpt, model, gram).tensors().items()}
     return _replay(request, start.base, inputs, provenance(start.provenance["settings"], started, time.perf_counter()))
 
 
 def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     """The eraser of some of its concepts: the same derivations, run again from what it stored."""
     request = eraser.request.keeping(names)
+    if "start.left" in eraser.inputs:
+        if request.names == eraser.concepts:
+            return eraser
+        raise BadRequest("rece started from a checkpoint of all its concepts, so this eraser cannot be split.")
     positions = [eraser.concepts.index(name) for name in request.names]
     start = uce.only(
         Eraser(
@@ -124,6 +138,8 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
 def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
     """The eraser of all concepts of several: all derivations run anew from what they stored."""
     first, config = erasers[0], ReceConfig.model_validate(request.options)
+    if config.target_ckpt is not None:
+        raise Apart("rece started from a checkpoint")
     start = uce.joined([replace(each, inputs=_start(each.inputs)) for each in erasers], request, config.uce)
     inputs = {
         "concepts": joined_concepts(erasers, request, "concepts"),
@@ -145,18 +161,25 @@ def _replay(request: Request, base: Base, inputs: dict[str, Tensor], told: Mappi
     """Run all epochs; `told` holds the settings of the UCE that it starts from."""
     solving = time.perf_counter()
     config = _published(request, ReceConfig.model_validate(request.options))
-    started = Eraser(request, (), base, _start(inputs), told)
-    (edit,) = uce.only(started, request.names).edits
-    assert isinstance(edit, TextEdit)
+    edit = _started(request, base, inputs, told)
     assert config.epochs is not None
     tokens, guides = inputs["concepts"].flatten(0, 1), inputs["guides"].flatten(0, 1)
     scales = {"erase_scale": config.erase_scale, "preserve_scale": config.preserve_scale, "lamb": config.lamb}
     for _ in range(config.epochs):
         derived = _derived(edit, inputs["S"], tokens, guides, config)
         edit = composed(edit, solve(derived, guides, _kept(request, inputs), **scales))
-    settings = config.model_dump() | {"uce": dict(told["settings"])}
+    settings = config.model_dump() | {"uce": None if config.target_ckpt else dict(told["settings"])}
     seconds = {**told["seconds"], "solve": time.perf_counter() - solving}
     return Eraser(request, (edit,), base, inputs, {**told, "settings": settings, "seconds": seconds})
+
+
+def _started(request: Request, base: Base, inputs: Mapping[str, Tensor], told: Mapping[str, Any]) -> TextEdit:
+    """The UCE that it starts from."""
+    if "start.left" in inputs:
+        return TextEdit(inputs["start.left"], inputs["start.right"])
+    (edit,) = uce.only(Eraser(request, (), base, _start(inputs), told), request.names).edits
+    assert isinstance(edit, TextEdit)
+    return edit
 
 
 def _start(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
