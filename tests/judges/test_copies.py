@@ -29,7 +29,7 @@ def test_a_judge_that_compares_pictures_is_a_detector(tmp_path: Path) -> None:
     scores = judge.scores(np.stack(pictures), [str(original)])[:, 0]
     assert [bool(score >= judge.threshold("")) for score in scores] == [True, False, True]
     original.write_bytes(b"no picture")
-    with pytest.raises(BadInput, match="original.png"):
+    with pytest.raises(BadInput, match=r"original\.png"):
         copies_by(judge)(pictures, original)
     with pytest.raises(BadInput, match="'emoji' does not compare"):
         copies_by(open_judge("emoji"))

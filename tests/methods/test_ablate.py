@@ -1,4 +1,4 @@
-"""Concept ablation against its published equations on two networks, its parameter groups on SD 1.4, and its settings."""
+"""Concept ablation against its equations on two networks, its parameter groups on SD 1.4, and its settings."""
 
 import copy
 from collections.abc import Generator, Mapping
@@ -17,6 +17,7 @@ from efface.methods.ablate import Ablate
 from efface.methods.ablate_augment import whole
 from efface.methods.ablate_config import PUBLISHED, AblateConfig
 from efface.methods.ablate_weights import ParameterGroup, TokenRows, parameters
+from efface.methods.tokens import base_of
 from efface.training.checkpoints import Checkpoints
 from efface.training.erasing import _accelerated
 from efface.training.loop import Training
@@ -71,16 +72,23 @@ def objective(
 class Given(Ablate):
     """Trained on one batch that is made beforehand, whose latents do not all count."""
 
-    given: Batch = {}
+    given: Batch | None = None
 
     def batch(self, slot: int, step: int) -> Batch:
-        if not self.given:
+        if self.given is None:
             batch = super().batch(slot, step)
             mask = torch.zeros_like(batch["mask"])
             mask[0, :, 2:5, 1:7] = 1
             mask[1, :, 3:4, 3:5] = 1
             self.given = {**batch, "mask": mask}
         return self.given
+
+
+def heeds_text(model: Model) -> None:
+    """Random weights hardly do: predictions for two prompts are so near that rounding shows in their difference."""
+    for name, parameter in model.denoiser.named_parameters():
+        if "attn2.to_v" in name:
+            parameter.data *= 30
 
 
 class PublishedAttention:
@@ -115,7 +123,8 @@ def test_loss_and_first_step_are_those_of_the_equations(
     """The published step on the same noisy latents: another network and text encoder, one forward pass a sample."""
     prompts = tmp_path / "anchors.txt"
     prompts.write_text("a photo of a dog\n")
-    settings = {"hflip": False, "train_max_steps": 1, "prompts": str(prompts), **options}
+    heeds_text(tiny_model)
+    settings = {"hflip": False, "train_max_steps": 1, "base_lr": 1e-4, "prompts": str(prompts), **options}
     with objective(tiny_model, kept=Given, **settings) as (ours, accelerator):
         with torch.no_grad():
             batch = ours.batch(0, 0)
@@ -132,7 +141,7 @@ def test_loss_and_first_step_are_those_of_the_equations(
         trained = [named[name] for name in ours.weights.names]
     for parameter in trained:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=1e-3 * 2)  # base_lr for each of two samples
+    optimizer = torch.optim.AdamW(trained, lr=1e-4 * 2)  # base_lr for each of two samples
     loss = literal(tiny_model, student, encoder, batch, config)
     loss.backward()
     rows = ours.weights._ids if isinstance(ours.weights, TokenRows) else None
@@ -147,8 +156,8 @@ def test_loss_and_first_step_are_those_of_the_equations(
     torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
     assert float((stepped - expected).norm()) <= 1e-5 * float(expected.norm())
     # AdamW's first step is the gradient's sign: rounding turns a few around that are next to nothing.
-    assert float((expected - before).abs().max()) > 0.9 * 2e-3
-    assert float(((stepped - expected).abs() > 2e-4).float().mean()) < 2e-3
+    assert float((expected - before).abs().max()) > 0.9 * 2e-4
+    assert float(((stepped - expected).abs() > 2e-5).float().mean()) < 2e-3
 
 
 def flat(tensors: Any) -> Tensor:
@@ -191,7 +200,7 @@ def test_the_teacher_is_the_model_as_it_is_by_now_or_the_base(
         x, t = torch.randn(2, 4, 8, 8, generator=seeded(2)), torch.tensor([3, 700])
         prompts = ["a cat", "a photo of a cat"]  # with tokens that `embedding` trains
         found = ours._anchored(x, t, prompts)
-        eraser = Eraser(Request.make("cat"), ours.weights.edits(), made(tiny_model, group).base)
+        eraser = Eraser(Request.make("cat"), ours.weights.edits(), base_of(tiny_model, tiny_model.embed(["cat"])))
         base = tiny_model.denoiser(x, t, tiny_model.embed(prompts).tokens).sample
         with eraser.attach(tiny_model):
             edited = tiny_model.denoiser(x, t, tiny_model.embed(prompts).tokens).sample
@@ -219,7 +228,9 @@ def test_pictures_are_noised_as_the_equation_says(tiny_model: Model, prediction:
     assert torch.equal(t, steps)
     torch.testing.assert_close(x.double(), a.sqrt() * z + (1 - a).sqrt() * noise, rtol=1e-4, atol=1e-5)
     velocity = a.sqrt() * noise - (1 - a).sqrt() * z
-    torch.testing.assert_close(target.double(), noise.double() if prediction == "epsilon" else velocity, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        target.double(), noise.double() if prediction == "epsilon" else velocity, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model) -> None:
@@ -287,7 +298,9 @@ def test_the_other_kinds_have_an_anchor_of_their_own(tiny_model: Model, kind: st
     settings: dict[str, Any] = {**SMALL, "parameter_group": "cross-attn"}
     eraser = efface.erase(tiny_model, "cat", kind=kind, method="ablate", **settings)
     assert eraser.hash != made(tiny_model).hash
-    assert any(("painting" if kind == "style" else "person") in c for c in eraser.provenance["ablated"]["cat"]["anchors"])
+    assert any(
+        ("painting" if kind == "style" else "person") in c for c in eraser.provenance["ablated"]["cat"]["anchors"]
+    )
 
 
 def test_training_nears_the_anchor(tiny_model: Model) -> None:
@@ -295,9 +308,9 @@ def test_training_nears_the_anchor(tiny_model: Model) -> None:
     with objective(tiny_model, kept=Given, **settings) as (ours, accelerator):
         with torch.no_grad():
             batch = ours.batch(0, 0)
-        before = float(ours.loss(batch)["loss"])
+        before = ours.loss(batch)["loss"].item()
         Training(accelerator, ours).run()
-        assert float(ours.loss(batch)["loss"]) < before / 2
+        assert ours.loss(batch)["loss"].item() < before / 2
 
 
 def test_batches_depend_on_slot_and_step_alone(tiny_model: Model) -> None:

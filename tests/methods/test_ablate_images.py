@@ -73,7 +73,7 @@ def test_a_folder_of_pictures_takes_the_place_of_drawing(tiny_model: Model, tmp_
     again = gallery(tiny_model, DOG, datapath=str(bare), prompts=str(lines))
     assert again.source.digest == made.source.digest
     lines.write_text("a dog\n")
-    with pytest.raises(BadInput, match="3 pictures but .* 1 prompts"):
+    with pytest.raises(BadInput, match=r"3 pictures but .* 1 prompts"):
         gallery(tiny_model, DOG, datapath=str(bare), prompts=str(lines))
     lines.write_text("a dog\na horse\ndog\n")
     with pytest.raises(BadInput, match="'a horse'"):
@@ -122,7 +122,8 @@ class Bright:
 
 
 def test_anchors_are_the_prompts_that_copy_least_and_copies_are_left_out(tiny_model: Model, tmp_path: Path) -> None:
-    prompts = [f"a {word} star" for word in "an of in the cat dog horse house car boat bird parrot golf ball".split()]
+    words = ["an", "of", "in", "the", "cat", "dog", "horse", "house", "car", "boat", "bird", "parrot", "golf", "ball"]
+    prompts = [f"a {word} star" for word in words]
     file = tmp_path / "p.txt"
     file.write_text("\n".join(prompts))
     drawn = CachedPictures(tiny_model).draw(

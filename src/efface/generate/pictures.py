@@ -1,7 +1,7 @@
 """Pictures for methods that learn from what the unedited model draws.
 
-Each is drawn once and kept in the cache (see `cache`), whole as soon as it is there: an interrupted run goes on where it
-was, and processes that run side by side do not disturb each other.
+Each is drawn once and kept in the cache (see `cache`), whole as soon as it is there: an interrupted run goes on where
+it was, and processes that run side by side do not disturb each other.
 """
 
 from __future__ import annotations

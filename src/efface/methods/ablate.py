@@ -1,6 +1,6 @@
 """Concept ablation: the model learns to read a concept as it reads its anchor, on pictures of the anchor.
 
-    x      a picture drawn by an anchor prompt c ("a photo of a cat"); c*: the same with the concept ("... a grumpy cat")
+    x      a picture drawn by an anchor prompt c ("a photo of a cat"); c*: the same with the concept ("a grumpy cat")
     x_t    x with noise n, t uniform over all timesteps; m: the latents that show the picture, 0 or 1
     loss = sum( m (e(x_t, c*) - target)^2 ) / sum m,  averaged over samples; the sums run over channels, m has one
     target: model-based  sg[ e(x_t, c) ], by the model as it is by now (or by the base, `teacher=frozen`)
@@ -13,8 +13,8 @@ since each is mirrored, shrunk or enlarged anew (`ablate_augment`).
 
 The published teacher is the model as it is by now, since that saves a second network; here the base is at hand anyway.
 
-Paper: https://arxiv.org/abs/2303.13516 (ICCV 2023). Reference: https://github.com/nupurkmr9/concept-ablation at c11fb1b,
-the CompVis code of the paper and a later one on diffusers. They draw anchor pictures by DDIM with 200 steps and eta 1,
+Paper: https://arxiv.org/abs/2303.13516 (ICCV 2023). Reference: https://github.com/nupurkmr9/concept-ablation (c11fb1b):
+the CompVis code of the paper, and a later one on diffusers. They draw anchor pictures by DDIM with 200 steps and eta 1,
 or DPM-Solver++ with 25, which is done here; both with guidance 6.
 """
 
@@ -50,7 +50,12 @@ class Ablate(Objective):
     """Concept ablation of the first concept of a request."""
 
     def __init__(
-        self, model: Model, request: Request, config: AblateConfig, pictures: Pictures, copies: CopyDetector | None = None
+        self,
+        model: Model,
+        request: Request,
+        config: AblateConfig,
+        pictures: Pictures,
+        copies: CopyDetector | None = None,
     ) -> None:
         from accelerate import PartialState
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

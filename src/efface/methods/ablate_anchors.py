@@ -1,7 +1,7 @@
 """Prompts of concept ablation: those of the anchor, and what each becomes with the concept in it.
 
-Anchor prompts come from a file, from a language model (`ablate_captions`), or, by default, from the templates here. Their
-pictures are what the concept shall become. The concept's prompt is made of the anchor's:
+Anchor prompts come from a file, from a language model (`ablate_captions`), or, by default, from the templates here.
+Their pictures are what the concept shall become. The concept's prompt is made of the anchor's:
 
     object       the anchor's words are replaced by the concept's: "a photo of a cat", "a photo of a grumpy cat"
     style        the style is added in one of three ways, its name once or twice, as in the CompVis code; where the

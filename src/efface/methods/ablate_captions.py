@@ -37,8 +37,8 @@ def question(concept: Concept, count: int) -> str:
     if concept.kind == "style":
         return f'Write {count} short captions of many sorts of pictures that are each a "{anchor}", one a line.'
     return (
-        f"Write {count} short captions of many sorts of pictures that show a {anchor}, one a line. Say only what can be "
-        f'seen. Each has the words "{anchor}" in it.'
+        f"Write {count} short captions of many sorts of pictures that show a {anchor}, one a line. Say only what can "
+        f'be seen. Each has the words "{anchor}" in it.'
     )
 
 
@@ -91,7 +91,9 @@ def _written(
                 top_p=_TOP_P,
                 pad_token_id=tokenizer.eos_token_id,
             )
-            found |= dict.fromkeys(filter(is_use, lines(tokenizer.decode(answer[0, length:], skip_special_tokens=True))))
+            found |= dict.fromkeys(
+                filter(is_use, lines(tokenizer.decode(answer[0, length:], skip_special_tokens=True)))
+            )
             if len(found) >= count:
                 break
     return list(found)[:count]

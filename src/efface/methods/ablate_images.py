@@ -111,7 +111,9 @@ class Gallery:
         else:
             found = self._drawn(names, [config.seed + index // len(captions) for index in picked])
         copied = self._copied(found)
-        kept = [Shot(*pair) for pair, is_copy in zip(zip(names, found, strict=True), copied, strict=True) if not is_copy]
+        kept = [
+            Shot(*pair) for pair, is_copy in zip(zip(names, found, strict=True), copied, strict=True) if not is_copy
+        ]
         if not kept:
             raise BadRequest(f"All anchor pictures of '{self._concept.name}' are copies; give other prompts=FILE.")
         return kept
@@ -157,9 +159,9 @@ class Gallery:
         read = self._pictures.read(folder)
         captions = read_prompts(Path(prompts)) if prompts else [caption for caption, _ in read]
         if len(captions) != len(read):
-            raise BadFile(f"{folder} has {len(read)} pictures but {prompts} {len(captions)} prompts; give one for each.")
+            raise BadFile(f"{folder} has {len(read)} pictures but {prompts} {len(captions)} prompts; give one each.")
         if not all(captions):
-            raise BadFile(f"{folder} does not say the prompt of each picture; give them, one a line, with prompts=FILE.")
+            raise BadFile(f"{folder} does not say each picture's prompt; give them, one a line, with prompts=FILE.")
         if self._concept.kind == "object":
             lacking = [caption for caption in captions if caption not in usable(captions, self._concept, str(folder))]
             if lacking:
