@@ -17,6 +17,7 @@ from efface.methods import METHODS
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
 QUICK: dict[str, dict[str, Any]] = {
     "cie": {"iter_break": 3, "images": 2, "sampling_steps": 2, "lr": 1e-3},
+    "ablate": {"train_max_steps": 3, "train_size": 6, "batch_size": 2, "sampling_steps": 2, "base_lr": 1e-3},
     "esd": {"iterations": 3, "ddim_steps": 4, "reuse": 3, "lr": 1e-3, "train_method": "esd-x"},
     "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
     "robust": {"rounds": 2},
