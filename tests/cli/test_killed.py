@@ -15,7 +15,7 @@ import pytest
 
 import efface
 
-KILLS, AT_MOST = 20, 5
+KILLS, AT_MOST = 20, 10
 
 # Forks a process for each command line that it reads, with the libraries imported and nothing computed.
 SERVER = """
