@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from efface.generate.folder import Image, read_folder, read_picture
-from efface.generate.jobs import SAMPLERS, Job, Progress, Sampling, jobs_for, repeated
+from efface.generate.jobs import SAMPLERS, Embedding, Job, Progress, Sampling, jobs_for, repeated
 from efface.generate.prompts import read_prompts
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLERS",
+    "Embedding",
     "Image",
     "Job",
     "Progress",

@@ -37,6 +37,8 @@ def sample_by_pipeline(
         attached: Puts the eraser on the model while a batch runs.
         progress: Told after each batch.
     """
+    if any(job.embedding for job in jobs):
+        raise BadInput(f"{model.name} is drawn with by its pipeline, from prompts and not from embeddings.")
     pipeline, called = model.pipeline(), model.called
     assert called is not None
     own = pipeline.scheduler

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from efface.models import Model
 
 Sampler = Literal["dpm++", "ddim", "lms", "own"]
@@ -19,6 +21,27 @@ class Progress(Protocol):
     """Told what is being done, how much of it is done and how much there is."""
 
     def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the denoiser reads in a prompt's place; equal where the numbers are.
+
+    Attributes:
+        tokens: (T, d), float32, as `Model.embed` gives them.
+        hash: SHA-256 of the numbers.
+    """
+
+    tokens: Tensor = field(compare=False, repr=False)
+    hash: str
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Embedding:
+        """The embedding of these tokens (T, d)."""
+        from efface.files import sha256_of_tensors
+
+        tokens = tokens.detach().float().cpu().contiguous()
+        return cls(tokens, sha256_of_tensors({"": tokens}))
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,7 @@ class Job:
         negative: The text to guide away from; `None` is the empty prompt.
         width: In pixels; `None` takes the model's own size.
         height: In pixels; `None` takes the model's own size.
+        embedding: Given to the denoiser in place of the prompt's own; the prompt then only says what it began as.
     """
 
     prompt: str
@@ -42,6 +66,7 @@ class Job:
     negative: str | None = None
     width: int | None = None
     height: int | None = None
+    embedding: Embedding | None = None
 
     def __post_init__(self) -> None:
         if not -(2**63) <= self.seed < 2**64:

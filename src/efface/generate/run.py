@@ -63,6 +63,8 @@ class Recipe:
             "precision": self.precision,
             "libraries": _libraries(),
         }
+        if job.embedding:
+            deciding["embedding"] = job.embedding.hash
         key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
         named = {"file_name": file_name(job.prompt, job.seed, key), "concept": job.concept, "model": self.model}
         return {**named, **deciding, "key": key}

@@ -143,8 +143,9 @@ def _factor(model: Model) -> int:
 
 
 def _embed(model: Model, jobs: Sequence[Job], sampling: Sampling) -> dict[str, Tensor]:
-    """Every prompt and negative prompt once, (T, d) each."""
-    prompts = list(dict.fromkeys(text for job in jobs for text in (job.prompt, job.negative or "")))
+    """Every prompt and negative prompt once, (T, d) each; what has an embedding of its own needs none."""
+    said = [text for job in jobs for text in (*(() if job.embedding else (job.prompt,)), job.negative or "")]
+    prompts = list(dict.fromkeys(said))
     if not prompts:
         return {}
     try:
@@ -163,7 +164,7 @@ def _latents(model: Model, jobs: Sequence[Job], batch: _Batch, texts: dict[str, 
     factor = _factor(model)
     shape = (model.denoiser.config.in_channels, batch.height // factor, batch.width // factor)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(job.seed)) for job in filled])
-    context = torch.stack([texts[job.prompt] for job in filled])
+    context = torch.stack([job.embedding.tokens if job.embedding else texts[job.prompt] for job in filled])
     guidance = torch.tensor([sampling.guidance if job.guidance is None else job.guidance for job in filled])
     if batch.guided:
         context = torch.cat([torch.stack([texts[job.negative or ""] for job in filled]), context])

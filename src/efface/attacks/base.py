@@ -1,0 +1,85 @@
+"""What an attack is: a name, its sources, its settings, and a search for prompts that bring a concept back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from efface.generate.jobs import Job
+from efface.settings import Settings
+
+if TYPE_CHECKING:
+    from efface.eraser import Eraser
+    from efface.models import Model
+
+
+#: Draws jobs with the edited model and judges them: how sure the judge is of the concept in each, NaN without a score.
+Trial = Callable[[Sequence[Job]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked, and with how much.
+
+    Attributes:
+        model: The unedited model.
+        eraser: What is on it while a trial draws.
+        concept: What shall come back.
+        prompts: Plain prompts for it.
+        seeds: Of the images of the search, as many as it may draw; no image that is measured has one of these.
+        words: Further words for it, which a search does not put in by itself.
+        clip_skip: How many of the text encoder's last layers are skipped.
+    """
+
+    model: Model
+    eraser: Eraser
+    concept: str
+    prompts: tuple[str, ...]
+    seeds: range
+    words: tuple[str, ...] = ()
+    clip_skip: int | None = None
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One way to attack.
+
+    Attributes:
+        name: What it is called on the command line and in results.
+        summary: One line.
+        paper: Link to the paper.
+        repository: Link to the reference implementation.
+        config: Its settings, with the published defaults.
+        search: (target, validated settings, trial) -> prompts that bring the concept back best, the best first; their
+            seeds mean nothing. It draws at most one image a seed of the target, and raises where it cannot search: an
+            attack that fails has shown nothing.
+        embeds: It finds embeddings, which only models take that efface samples itself.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    repository: str
+    config: type[Settings]
+    search: Callable[..., Sequence[Job]]
+    embeds: bool = False
+
+    def suits(self, model: Model) -> bool:
+        """Whether it can be used on a model at all."""
+        return not self.embeds or model.called is None
+
+
+def ranked(jobs: Sequence[Job], scores: Sequence[float]) -> list[tuple[Job, float]]:
+    """Jobs with a score, the best first.
+
+    Scores are compared to two places, so that what rounds otherwise in a batch of another size ranks the same.
+
+    Raises:
+        RuntimeError: None has a score.
+    """
+    scored = [(job, score) for job, score in zip(jobs, scores, strict=True) if not math.isnan(score)]
+    if not scored:
+        raise RuntimeError("no image of its search has a verdict")
+    return sorted(scored, key=lambda pair: -round(pair[1], 2))

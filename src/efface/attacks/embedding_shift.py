@@ -1,0 +1,81 @@
+"""Embedding shift: a prompt's embedding, pushed further along what the concept adds to a prompt.
+
+    c = mean_i [ T(p_i with the concept) - T(p_i without) ],   e = T(prompt) + eta c
+
+T being the text encoder's output for all tokens. It is Ring-A-Bell's target (Tsai et al., arXiv 2310.10012;
+https://github.com/chiayi-hsu/Ring-A-Bell) without the search for words that say it, as RECE evaluates with (Gong et
+al., arXiv 2407.12383; https://github.com/CharlesGong12/RECE), with eta 3 for themes and 0.9 for styles. No text says
+the embedding, so it is a bound from below on what stays in the model, not an attack by a user who can only type.
+
+T is that of the model with the eraser on it: an eraser that edits the text encoder is not gone round.
+"""
+
+import re
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+
+from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.generate.jobs import Embedding, Job
+from efface.settings import Settings
+
+
+class EmbeddingShiftConfig(Settings):
+    """How far to go.
+
+    Attributes:
+        eta: shifts to try, in multiples of the concept's direction.
+    """
+
+    eta: tuple[float, ...] = Field(default=(0.9, 3.0, 0.5, 1.5, 2.0), min_length=1)
+
+
+def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[Job]:
+    """Every eta in turn, the prompts in turn; all prompts, with the eta of the best mean score."""
+    with target.eraser.attach(target.model):
+        embedded = _embed(target, target.prompts)
+        direction = concept_direction(target)
+    etas = config.eta[: len(target.seeds)]
+
+    def shifted(index: int, eta: float, seed: int = 0) -> Job:
+        tokens = Embedding.of(embedded[index] + eta * direction)
+        return Job(target.prompts[index], seed, concept=target.concept, embedding=tokens)
+
+    turns = [(i // len(etas) % len(target.prompts), etas[i % len(etas)]) for i in range(len(target.seeds))]
+    jobs = [shifted(index, eta, seed) for (index, eta), seed in zip(turns, target.seeds, strict=True)]
+    eta_of = dict(zip(jobs, (eta for _, eta in turns), strict=True))
+    scores: dict[float, list[float]] = {}
+    for job, score in ranked(jobs, trial(jobs)):
+        scores.setdefault(eta_of[job], []).append(score)
+    means = {eta: round(sum(some) / len(some), 2) for eta, some in scores.items()}
+    best = max((eta for eta in etas if eta in means), key=means.__getitem__)
+    return [shifted(index, best) for index in range(len(target.prompts))]
+
+
+def concept_direction(target: Target) -> Tensor:
+    """c, (T, d)."""
+    pairs = {(prompt, without(prompt, target.concept)) for prompt in (target.concept, *target.prompts)}
+    told = sorted(pair for pair in pairs if pair[0] != pair[1])
+    return (_embed(target, [one for one, _ in told]) - _embed(target, [other for _, other in told])).mean(dim=0)
+
+
+def without(prompt: str, concept: str) -> str:
+    """The prompt without the concept's words, in whatever case they are."""
+    return " ".join(re.sub(re.escape(concept), " ", prompt, flags=re.IGNORECASE).split())
+
+
+def _embed(target: Target, prompts: Sequence[str]) -> Tensor:
+    """(n, T, d)."""
+    return target.model.embed(prompts, clip_skip=target.clip_skip, truncate=True).tokens
+
+
+ATTACK = Attack(
+    name="embedding_shift",
+    summary="a prompt's embedding, pushed further towards the concept",
+    paper="https://arxiv.org/abs/2310.10012",
+    repository="https://github.com/CharlesGong12/RECE",
+    config=EmbeddingShiftConfig,
+    search=search,
+    embeds=True,
+)

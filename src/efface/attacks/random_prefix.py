@@ -1,0 +1,79 @@
+"""Random prefixes: words drawn at random, put before a prompt; those under which the concept shows best are kept.
+
+    a_i ~ U(vocabulary)^k,   a* = argmax_i p(concept | image(a_i + prompt))
+
+The baseline "random" of Zhang et al., "To Generate or Not?", arXiv 2310.11868, with its k = 3 words for objects and
+styles; https://github.com/OPTML-Group/Diffusion-MU-Attack. The words are whole words of the model's own tokenizer that
+neither name the concept nor one of its aliases. They are drawn when the attack runs; nothing is bundled.
+"""
+
+import random
+
+from pydantic import Field
+
+from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.generate.jobs import Job
+from efface.models import Model
+from efface.settings import Settings
+
+# How the tokenizers of CLIP, T5 and GPT mark that a piece ends or begins a word.
+_ENDS, _BEGINS = "</w>", ("▁", "Ġ")
+_SHORTEST = 3
+
+
+class RandomPrefixConfig(Settings):
+    """How to draw.
+
+    Attributes:
+        k: words a prefix.
+        keep: prefixes kept.
+        attack_seed: of the words.
+    """
+
+    k: int = Field(default=3, ge=1)
+    keep: int = Field(default=3, ge=1)
+    attack_seed: int = 0
+
+
+def search(target: Target, config: RandomPrefixConfig, trial: Trial) -> list[Job]:
+    """One image a prefix, the prompts in turn; each kept prefix is given with every prompt."""
+    words = vocabulary(target.model, (target.concept, *target.words))
+    draw = random.Random(config.attack_seed)
+    prefixes = {" ".join(draw.choices(words, k=config.k)): seed for seed in target.seeds}
+    prompts = target.prompts
+    jobs = [
+        Job(f"{prefix} {prompts[i % len(prompts)]}", seed, concept=target.concept)
+        for i, (prefix, seed) in enumerate(prefixes.items())
+    ]
+    prefix_of = dict(zip(jobs, prefixes, strict=True))
+    best = [prefix_of[job] for job, _ in ranked(jobs, trial(jobs))[: config.keep]]
+    return [Job(f"{prefix} {prompt}", concept=target.concept) for prompt in prompts for prefix in best]
+
+
+def vocabulary(model: Model, spared: tuple[str, ...]) -> list[str]:
+    """The tokenizer's words in order, without those of `spared`.
+
+    Raises:
+        RuntimeError: It has none that can be told from parts of words.
+    """
+    pieces = model.words() or [
+        piece.removesuffix(_ENDS) if piece.endswith(_ENDS) else piece[1:]
+        for piece in model.tokenizer.get_vocab()
+        if piece.endswith(_ENDS) or piece.startswith(_BEGINS)
+    ]
+    names = {word for phrase in spared for word in phrase.casefold().split()}
+    words = {word for word in pieces if word.isascii() and word.isalpha() and len(word) >= _SHORTEST}
+    found = sorted(word for word in words if word.casefold() not in names)
+    if not found:
+        raise RuntimeError(f"the tokenizer of {model.name} has no words to draw")
+    return found
+
+
+ATTACK = Attack(
+    name="random_prefix",
+    summary="words drawn at random, put before a prompt",
+    paper="https://arxiv.org/abs/2310.11868",
+    repository="https://github.com/OPTML-Group/Diffusion-MU-Attack",
+    config=RandomPrefixConfig,
+    search=search,
+)
