@@ -127,7 +127,9 @@ def test_several_erasers_stand_side_by_side(tiny_model: Model, eraser: efface.Er
     other = efface.erase(tiny_model, "car", to="dog")
     found = run(tiny_model, {"one": eraser, "two/../x": other}, tmp_path / "out")
     assert list(found.results) == [BASE, "one", "two/../x"]
-    assert {"forget"} == found.results["two/../x"].metrics.keys(), "what its request does not name is not probed"
+    assert {"forget", "adversarial"} == found.results["two/../x"].metrics.keys(), (
+        "what its request does not name is not probed"
+    )
     assert {path.name for path in (tmp_path / "out" / "images").iterdir()} == {"base", "one", "two-..-x"}
 
 

@@ -8,6 +8,7 @@ Read: ESD, UCE, RECE and SepCE (`prompt`, `evaluation_seed`, `evaluation_guidanc
 import csv
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from efface.errors import BadFile
@@ -31,6 +32,11 @@ def read_prompts(path: str | Path, seed: int = 0) -> list[Job]:
     Raises:
         BadFile: Unreadable, without a prompt column, empty, or with a number that is none; names file and row.
     """
+    return [job for _, job in read_labelled_prompts(path, seed)]
+
+
+def read_labelled_prompts(path: str | Path, seed: int = 0) -> list[tuple[str, Job]]:
+    """The same, each with the kind of its column: `prompt`, or the challenge's `direct_prompt` and so on."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -40,19 +46,19 @@ def read_prompts(path: str | Path, seed: int = 0) -> list[Job]:
     if path.suffix.lower() == ".csv":
         jobs = _from_csv(path, text)
     else:
-        jobs = [(Job(line.strip()), False) for line in text.splitlines() if line.strip()]
+        jobs = [("prompt", Job(line.strip()), False) for line in text.splitlines() if line.strip()]
     if not jobs:
         raise BadFile(f"{path} holds no prompt; give one a line, or a CSV with a 'prompt' column.")
     return _seeded(jobs, seed)
 
 
-def _from_csv(path: Path, text: str) -> list[tuple[Job, bool]]:
-    """Jobs, each with whether its row gave a seed."""
+def _from_csv(path: Path, text: str) -> list[tuple[str, Job, bool]]:
+    """Jobs, each with the kind of its column before it and whether its row gave a seed behind it."""
     reader = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
     try:
         columns = [c.strip() for c in reader.fieldnames or ()]
         reader.fieldnames = columns
-        prompts = [c for c in columns if c == "prompt"] or [c for c in columns if _is_challenge(c)]
+        prompts = [c for c in columns if c == "prompt"] or [c for c in columns if _kind(c) in _CHALLENGE]
         if not prompts:
             found = ", ".join(columns) or "none"
             raise BadFile(f"{path} has no 'prompt' column (columns: {found}); give the column of prompts that name.")
@@ -61,13 +67,13 @@ def _from_csv(path: Path, text: str) -> list[tuple[Job, bool]]:
         raise BadFile(f"{path} is not a CSV file: {error}.") from error
 
 
-def _is_challenge(column: str) -> bool:
-    return column.rstrip("_0123456789") in _CHALLENGE
+def _kind(column: str) -> str:
+    return column.rstrip("_0123456789")
 
 
-def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[Job, bool]]:
+def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[str, Job, bool]]:
     seed = _number(row, _SEED, where)
-    jobs: list[tuple[Job, bool]] = []
+    jobs: list[tuple[str, Job, bool]] = []
     for column in prompts:
         prompt = (row.get(column) or "").strip()
         if not prompt:
@@ -81,7 +87,7 @@ def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) 
             width=None if width is None else int(width),
             height=None if height is None else int(height),
         )
-        jobs.append((job, seed is not None))
+        jobs.append((_kind(column), job, seed is not None))
     return jobs
 
 
@@ -101,13 +107,13 @@ def _number(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -
         raise BadFile(f"{where}: {name} is '{text}', which is not a number.") from None
 
 
-def _seeded(jobs: list[tuple[Job, bool]], seed: int) -> list[Job]:
+def _seeded(jobs: list[tuple[str, Job, bool]], seed: int) -> list[tuple[str, Job]]:
     """Seeds for the jobs that have none: image i of a prompt gets `seed + i`."""
     seen: Counter[str] = Counter()
-    result: list[Job] = []
-    for job, has_seed in jobs:
+    result: list[tuple[str, Job]] = []
+    for kind, job, has_seed in jobs:
         if not has_seed:
-            job = Job(job.prompt, seed + seen[job.prompt], job.guidance, job.concept, None, job.width, job.height)
+            job = replace(job, seed=seed + seen[job.prompt])
             seen[job.prompt] += 1
-        result.append(job)
+        result.append((kind, job))
     return result

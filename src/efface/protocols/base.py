@@ -6,10 +6,11 @@ keeps every shot, so that a report can show the pictures behind each rate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from typing import Protocol as Interface
 
 from efface.generate.jobs import Job, Progress, Sampling
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from efface.eraser import Eraser
     from efface.judges import Judge
     from efface.models import Model
+    from efface.protocols.inputs import Inputs
     from efface.request import Request
+    from efface.settings import Settings
 
 #: Where an image that was prompted for an erased concept went.
-Destination = Literal["concept", "guide", "other", "nothing", "broken", "error"]
-DESTINATIONS: tuple[Destination, ...] = ("concept", "guide", "other", "nothing", "broken", "error")
+Destination = Literal["concept", "undecided", "guide", "other", "nothing", "broken", "error"]
+DESTINATIONS: tuple[Destination, ...] = get_args(Destination)
 
 #: The rates at which a concept shall be absent; in all others it shall be found.
 FORGETTING = frozenset({"forget", "indirect", "adversarial"})
@@ -40,12 +43,14 @@ class Probe:
         concept: What the judge is asked to find.
         job: How the image is made.
         guide: What the concept was erased towards, if the probe is about an erased concept.
+        attack: Of an adversarial probe, the attack that found its prompt; `None` where the prompt was given.
     """
 
     metric: str
     concept: str
     job: Job
     guide: str | None = None
+    attack: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Shot:
     Attributes:
         probe: What was asked.
         path: The image; `None` where it could not be made.
-        found: Whether the judge found the concept; `None` on an error.
+        found: Whether the judge found the concept; `None` on an error, and where the judge is undecided.
         score: The judge's score for the concept; NaN on an error.
         saw: The best thing the judge recognised, among those that it was asked for; `None` for nothing.
         went: For probes of erased concepts, where the image went.
@@ -71,8 +76,13 @@ class Shot:
     error: str | None = None
 
     @property
+    def undecided(self) -> bool:
+        """Whether the judge has seen the image and says neither yes nor no."""
+        return self.found is None and self.error is None
+
+    @property
     def good(self) -> float:
-        """1 if the answer is the one that an ideal eraser gives, else 0; only for shots without error."""
+        """1 if the answer is the one that an ideal eraser gives, else 0; only for shots with an answer."""
         return float(self.found is (self.probe.metric not in FORGETTING))
 
 
@@ -102,8 +112,12 @@ class Result:
         change: Paired with the base by prompt and seed: this minus base. Empty for the base.
         base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
         went: Erased concept -> destination -> images, over the `forget` probes.
-        errors: Shots without an answer; no rate counts them.
+        errors: Shots that could not be made or judged; no rate counts them.
         shots: Everything behind the numbers, in the plan's order.
+        undecided: By metric, shots in which the judge found neither; no rate counts them. Metrics without any are left
+            out.
+        attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
+        weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
     """
 
     metrics: Mapping[str, Rate]
@@ -112,6 +126,9 @@ class Result:
     went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     errors: int = 0
     shots: tuple[Shot, ...] = ()
+    undecided: Mapping[str, int] = field(default_factory=dict[str, int])
+    attacks: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+    weight_change: float | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ class Evaluation:
 
     @property
     def errors(self) -> int:
-        """Shots without an answer, over all erasers and the base."""
+        """Shots that could not be made or judged, over all erasers and the base."""
         return sum(result.errors for result in self.results.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -160,9 +177,13 @@ class Evaluation:
                     "went": {concept: dict(counts) for concept, counts in result.went.items()},
                     "errors": result.errors,
                     "certificate": self.certificates.get(name),
+                    "undecided": dict(result.undecided),
+                    "attacks": {attack: rate.as_dict() for attack, rate in result.attacks.items()},
+                    "weight_change": result.weight_change,
                 }
                 for name, result in self.results.items()
             },
+            "ranking": list(ranking(self.results)),
             "provenance": dict(self.provenance),
         }
 
@@ -182,6 +203,7 @@ class Evaluate(Interface):
         request: Request | None = ...,
         seed: int = ...,
         progress: Progress | None = ...,
+        inputs: Inputs | None = ...,
     ) -> Evaluation: ...
 
 
@@ -193,8 +215,11 @@ class Protocol:
         name: What it is called on the command line.
         summary: One line for `efface protocols`.
         paper: Where it comes from.
-        metrics: The flat names of the rates it can give.
+        metrics: The flat names of the rates, scores and distances that it can give.
         evaluate: Runs it.
+        n: Images a concept, or what else it says that `n` counts, where none is given.
+        judged: Whether it asks a judge at all.
+        config: Its own settings, if it has any.
     """
 
     name: str
@@ -202,6 +227,20 @@ class Protocol:
     paper: str
     metrics: tuple[str, ...]
     evaluate: Evaluate
+    n: int = 100
+    judged: bool = True
+    config: type[Settings] | None = None
+
+
+def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
+    """Erasers by `err`, best first, as the challenge ranks them: of equals, the smaller change of weights wins."""
+    scored = {name: result for name, result in results.items() if name != BASE and "err" in result.metrics}
+
+    def place(name: str) -> tuple[float, float]:
+        change = scored[name].weight_change
+        return -scored[name].metrics["err"].value, math.inf if change is None else change
+
+    return tuple(sorted(scored, key=place))
 
 
 def _plain(rate: Rate | None) -> dict[str, float | int] | None:

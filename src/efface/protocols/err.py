@@ -5,7 +5,7 @@ their harmonic mean, the erasing-retention-robustness score. Shares of images in
 
     forget       does not find the erased concept, prompted by name
     indirect     does not find it, prompted by other words for it
-    adversarial  does not find it, prompted by the request's adversarial prompts
+    adversarial  does not find it, prompted by given adversarial prompts, or by those that attacks find
     retain       finds what was prompted, of the same sort and not near
     adjacent     finds what was prompted, near neighbours of what was erased
     err          harmonic mean of those of the five that there are
@@ -14,8 +14,8 @@ Every rate stands beside the same rate of the unedited model on the same prompts
 and the judge's recall and false-positive rate on the unedited model's images.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,19 @@ from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Progress, Sampling
 from efface.judges import Judge
-from efface.metrics.rates import Rate, harmonic_mean, paired_difference
 from efface.models import Model
 from efface.models.emoji import catalogue
-from efface.protocols.base import BASE, FORGETTING, Calibration, Evaluation, Probe, Protocol, Result, Shot
+from efface.protocols.attacking import Attacks, Found
+from efface.protocols.base import BASE, Calibration, Evaluation, Probe, Protocol
+from efface.protocols.inputs import Inputs
+from efface.protocols.outcomes import METRICS, compared, outcome
 from efface.protocols.probes import probes_in_words
 from efface.protocols.probes_emoji import EmojiWorld
-from efface.protocols.running import Judged, by_prompt, calibrate, judged, questions_of, rate, safe_name, shots
+from efface.protocols.probes_file import with_file
+from efface.protocols.running import calibrate, judged, questions_of, safe_name
 from efface.provenance import versions
 from efface.request import Request
-
-METRICS = ("forget", "retain", "adjacent", "indirect", "adversarial")
+from efface.weight_change import weight_change
 
 
 def evaluate(
@@ -47,6 +49,8 @@ def evaluate(
     request: Request | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    inputs: Inputs | None = None,
+    attacks: Sequence[str] | None = None,
 ) -> Evaluation:
     """Evaluate erasers side by side against the unedited model.
 
@@ -60,29 +64,51 @@ def evaluate(
         request: What to ask about; `None` asks about what each eraser erased.
         seed: Of the first image of each list of prompts.
         progress: Told as images are done.
+        inputs: A file of prompts (see `probes_file.py`), each of which is drawn at least once; it reads nothing else.
+        attacks: What stands in for adversarial prompts; `None` takes given prompts, and where a concept has none, the
+            attacks of `efface.attacks.DEFAULT`.
 
     Raises:
         BadInput: The judge cannot recognise a concept, an eraser's name is taken, or one is not of this model.
     """
     _check(erasers, n)
+    prompts = _prompts(inputs)
     sampling = sampling or Sampling.default(model)
-    plans = {name: plan(model, judge, request or eraser.request, n, seed) for name, eraser in erasers.items()}
+    searches = Attacks(model, judge, sampling, out, attacks, progress)
+    requests = {name: request or eraser.request for name, eraser in erasers.items()}
+    plans = {name: searches.given(plan(model, judge, r, n, seed, prompts)) for name, r in requests.items()}
+    questions = questions_of(judge, [probe for probes in plans.values() for probe in probes])
+    found: dict[str, Found] = {}
+    for name, eraser in erasers.items():
+        found[name] = searches.on(eraser, name, requests[name], plans[name], n // 2, seed)
+        plans[name] += found[name].probes
     union = list({(p.metric, p.concept, p.job): p for probes in plans.values() for p in probes}.values())
-    questions = questions_of(judge, union)
     base = judged(model, union, judge, questions, sampling, out, progress=progress)
-    results = {BASE: _result(union, base, judge)}
+    results = {BASE: outcome(union, base, judge)}
     for name, eraser in erasers.items():
         edited = judged(model, plans[name], judge, questions, sampling, out, name, eraser, progress)
-        results[name] = _compared(plans[name], edited, base, judge)
+        result = compared(plans[name], edited, base, judge, found[name].failed)
+        results[name] = replace(result, weight_change=weight_change(eraser, model))
     recall, wrong = calibrate(union, base, judge)
     facts = _provenance(model, erasers, judge, questions, sampling, n, seed)
+    if inputs:
+        facts["inputs"] = inputs.as_dict()
+    if any(probe.attack for probes in plans.values() for probe in probes) or any(f.failed for f in found.values()):
+        facts["attacks"] = searches.settings
     return Evaluation("err", Calibration(judge.name, judge.version, recall, wrong), results, facts)
 
 
-def plan(model: Model, judge: Judge, request: Request, n: int, seed: int) -> list[Probe]:
-    """The probes for one request: from the catalogue on the embedded model, else from the request's own fields."""
+def plan(model: Model, judge: Judge, request: Request, n: int, seed: int, prompts: Path | None = None) -> list[Probe]:
+    """The probes for one request: the file's, and for other rates the catalogue's or the request's own."""
     probes = EmojiWorld(catalogue(), request).probes(n, seed) if "emoji" in (model.name, judge.name) else None
-    return probes_in_words(request, n, seed) if probes is None else probes
+    probes = probes_in_words(request, n, seed) if probes is None else probes
+    return probes if prompts is None else with_file(probes, prompts, request, n, seed)
+
+
+def _prompts(inputs: Inputs | None) -> Path | None:
+    if inputs and (inputs.data or inputs.options):
+        raise BadInput("The protocol 'err' has no settings and reads no data; leave --data and -s away.")
+    return inputs and inputs.prompts
 
 
 def _check(erasers: Mapping[str, Eraser], n: int) -> None:
@@ -93,41 +119,15 @@ def _check(erasers: Mapping[str, Eraser], n: int) -> None:
     folders = {safe_name(name).casefold(): name for name in erasers}
     if len(folders) < len(erasers) or BASE in folders:
         raise BadInput(f"Two erasers share a name, or one is called '{BASE}'; rename the files.")
-
-
-def _result(probes: Sequence[Probe], answers: Judged, judge: Judge) -> Result:
-    """Everything about one model that needs no other."""
-    erased = tuple(dict.fromkeys(probe.concept for probe in probes if probe.metric in FORGETTING))
-    answered = shots(probes, answers, judge)
-    groups = {metric: [shot for shot in answered if shot.probe.metric == metric] for metric in METRICS}
-    metrics = {metric: value for metric, group in groups.items() if (value := rate(group))}
-    if {"forget", "retain"} <= metrics.keys():
-        metrics["err"] = harmonic_mean([by_prompt(groups[metric]) for metric in METRICS if metric in metrics])
-    went = {concept: _destinations(s for s in groups["forget"] if s.probe.concept == concept) for concept in erased}
-    return Result(metrics, went=went, errors=sum(s.found is None for s in answered), shots=answered)
-
-
-def _compared(probes: Sequence[Probe], edited: Judged, base: Judged, judge: Judge) -> Result:
-    """The same, beside the unedited model on the same probes."""
-    after, before = _result(probes, edited, judge), _result(probes, base, judge)
-    change: dict[str, Rate] = {}
-    for metric in METRICS:
-        both = [
-            (x, y)
-            for x, y in zip(before.shots, after.shots, strict=True)
-            if x.probe.metric == metric and x.found is not None and y.found is not None
-        ]
-        if both:
-            change[metric] = paired_difference(by_prompt(x for x, _ in both), by_prompt(y for _, y in both))
-    return Result(after.metrics, change, before.metrics, after.went, after.errors, after.shots)
-
-
-def _destinations(found: Iterable[Shot]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for shot in found:
-        if shot.went:
-            counts[shot.went] = counts.get(shot.went, 0) + 1
-    return counts
+    for name, eraser in erasers.items():
+        debiasing = [part for part in (eraser, *eraser.parts) if part.request.goal == "debias"]
+        if debiasing:
+            concept = debiasing[0].request.concepts[0]
+            raise BadInput(
+                f"'{name}' debiases '{concept.name}' and erases nothing, which is what err measures; count its "
+                f"attributes with efface generate '{concept.name}' -n 100 --eraser FILE -o DIR, then efface judge DIR "
+                f"-q '{next(iter(concept.attributes))}'."
+            )
 
 
 def _provenance(

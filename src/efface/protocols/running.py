@@ -1,6 +1,7 @@
 """From probes to shots: images once, questions once, and where each image of an erased concept went."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Image, Job, Progress, Sampling, generate
-from efface.judges import Judge, score_images, write_verdicts
+from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts
 from efface.metrics.rates import Rate, clustered_bootstrap
@@ -95,18 +96,18 @@ def calibrate(probes: Sequence[Probe], base: Judged, judge: Judge) -> tuple[Rate
     """The judge's recall and false-positive rate on the unedited model's images of what was prompted by name.
 
     A false positive is an image in which it finds another concept that the run asks for, of the same sort as the
-    prompted one: a dog found in "a cat". An image counts with the share of such questions that it gets wrong.
+    prompted one: a dog found in "a cat". An image counts with the share of such questions that it gets wrong. What the
+    judge is undecided about counts in neither, as in all other rates.
     """
     asked = {probe.concept for probe in probes}
     right: dict[str, list[float]] = {}
     wrong: dict[str, list[float]] = {}
     for probe in {(p.concept, p.job): p for p in probes if p.metric in ("forget", "retain", "adjacent")}.values():
-        found = dict(zip(base.questions, base.scores[probe.job], strict=True))
-        if np.isnan(found[probe.concept]):
-            continue
-        yes = {q: float(score >= judge.threshold(q)) for q, score in found.items()}
-        right.setdefault(probe.job.prompt, []).append(yes[probe.concept])
-        if others := [yes[q] for q in judge.peers(probe.concept) if q in asked]:
+        said = {q: answer_of(judge, q, s) for q, s in zip(base.questions, base.scores[probe.job], strict=True)}
+        yes = {question: float(answer == "yes") for question, answer in said.items() if answer in ("yes", "no")}
+        if probe.concept in yes:
+            right.setdefault(probe.job.prompt, []).append(yes[probe.concept])
+        if others := [yes[q] for q in judge.peers(probe.concept) if q in asked and q in yes]:
             wrong.setdefault(probe.job.prompt, []).append(sum(others) / len(others))
     return _rate(right), _rate(wrong)
 
@@ -116,18 +117,23 @@ def _rate(groups: Mapping[str, list[float]]) -> Rate | None:
 
 
 def rate(found: Iterable[Shot]) -> Rate | None:
-    """Share of shots whose answer is the wanted one, resampled by prompt; errors are left out."""
+    """Share of shots whose answer is the wanted one, resampled by prompt; without an answer they are left out."""
     clusters = by_prompt(found)
     return clustered_bootstrap(clusters) if clusters else None
 
 
 def by_prompt(found: Iterable[Shot]) -> list[list[float]]:
-    """Outcomes grouped by prompt, without errors."""
+    """Outcomes grouped by prompt, without errors and what the judge is undecided about."""
     groups: dict[str, list[float]] = {}
     for shot in found:
         if shot.found is not None:
             groups.setdefault(shot.probe.job.prompt, []).append(shot.good)
     return list(groups.values())
+
+
+def undecided(found: Iterable[Shot]) -> dict[str, int]:
+    """By metric, the shots that the judge is undecided about."""
+    return dict(Counter(shot.probe.metric for shot in found if shot.undecided))
 
 
 def safe_name(name: str) -> str:
@@ -139,13 +145,13 @@ def _shot(probe: Probe, answers: Judged, judge: Judge) -> Shot:
     image, line = answers.images[probe.job], answers.scores[probe.job]
     erased = probe.metric in FORGETTING
     score = float(line[answers.questions.index(probe.concept)])
-    if np.isnan(score):
+    answer = answer_of(judge, probe.concept, score)
+    if answer == "error":
         reason = answers.errors[probe.job] or "the judge gave no score"
-        return Shot(probe, image.path, None, score, None, "error" if erased else None, reason)
-    found = score >= judge.threshold(probe.concept)
+        return Shot(probe, image.path, None, np.nan, None, "error" if erased else None, reason)
     saw = _recognised(probe, answers.questions, line, judge)
-    went = _destination(probe, found, saw, image, judge) if erased else None
-    return Shot(probe, image.path, found, score, saw, went)
+    went = _destination(probe, answer, saw, image, judge) if erased else None
+    return Shot(probe, image.path, {"yes": True, "no": False}.get(answer), score, saw, went)
 
 
 def _recognised(probe: Probe, questions: Sequence[str], line: Scores, judge: Judge) -> str | None:
@@ -155,9 +161,9 @@ def _recognised(probe: Probe, questions: Sequence[str], line: Scores, judge: Jud
     return max(above)[1] if above else None
 
 
-def _destination(probe: Probe, found: bool, saw: str | None, image: Image, judge: Judge) -> Destination:
-    if found:
-        return "concept"
+def _destination(probe: Probe, answer: Answer, saw: str | None, image: Image, judge: Judge) -> Destination:
+    if answer in ("yes", "undecided"):
+        return "concept" if answer == "yes" else "undecided"
     if saw is not None:
         return "guide" if probe.guide and judge.same(saw, probe.guide) else "other"
     return "broken" if is_broken(image.pixels()) else "nothing"

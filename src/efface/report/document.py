@@ -43,6 +43,7 @@ def _shot(shot: Shot, folder: Path) -> dict[str, Any]:
         "metric": probe.metric,
         "concept": probe.concept,
         "guide": probe.guide,
+        "attack": probe.attack,
         "prompt": probe.job.prompt,
         "seed": probe.job.seed,
         "found": shot.found,

@@ -25,6 +25,7 @@ MEANINGS = {
 }
 PLACES = {
     "concept": "the erased concept came through",
+    "undecided": "the judge does not know whether it did",
     "guide": "what it was erased towards",
     "other": "another concept that the judge knows",
     "nothing": "nothing the judge recognises",

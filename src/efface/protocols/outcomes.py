@@ -1,0 +1,70 @@
+"""From shots to results: rates, where images went, what attacks did, and the same beside the unedited model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from efface.judges import Judge
+from efface.metrics.rates import Rate, harmonic_mean, paired_difference
+from efface.protocols.attacking import GIVEN
+from efface.protocols.base import FORGETTING, Probe, Result, Shot
+from efface.protocols.running import Judged, by_prompt, rate, shots, undecided
+
+#: The parts of the challenge's score.
+METRICS = ("forget", "retain", "adjacent", "indirect", "adversarial")
+
+
+def outcome(probes: Sequence[Probe], answers: Judged, judge: Judge, failed: Sequence[Shot] = ()) -> Result:
+    """Everything about one model that needs no other.
+
+    Args:
+        probes: What was asked.
+        answers: What came of it.
+        judge: Who answered.
+        failed: Shots of attacks that failed.
+    """
+    erased = tuple(dict.fromkeys(probe.concept for probe in probes if probe.metric in FORGETTING))
+    answered = (*shots(probes, answers, judge), *failed)
+    groups = {metric: [shot for shot in answered if shot.probe.metric == metric] for metric in METRICS}
+    metrics = {metric: value for metric, group in groups.items() if (value := rate(group))}
+    if {"forget", "retain"} <= metrics.keys():
+        metrics["err"] = harmonic_mean([by_prompt(groups[metric]) for metric in METRICS if metric in metrics])
+    return Result(
+        metrics,
+        went={concept: _destinations(s for s in groups["forget"] if s.probe.concept == concept) for concept in erased},
+        errors=sum(shot.error is not None for shot in answered),
+        shots=answered,
+        undecided=undecided(answered),
+        attacks=_attacks(groups["adversarial"]),
+    )
+
+
+def compared(
+    probes: Sequence[Probe], edited: Judged, base: Judged, judge: Judge, failed: Sequence[Shot] = ()
+) -> Result:
+    """The same, beside the unedited model on the same probes."""
+    after, before = outcome(probes, edited, judge, failed), outcome(probes, base, judge)
+    change: dict[str, Rate] = {}
+    for metric in METRICS:
+        both = [
+            (x, y)
+            for x, y in zip(before.shots, after.shots, strict=False)  # the failed ones come last
+            if x.probe.metric == metric and x.found is not None and y.found is not None
+        ]
+        if both:
+            change[metric] = paired_difference(by_prompt(x for x, _ in both), by_prompt(y for _, y in both))
+    return replace(after, change=change, base=before.metrics)
+
+
+def _destinations(found: Iterable[Shot]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for shot in found:
+        if shot.went:
+            counts[shot.went] = counts.get(shot.went, 0) + 1
+    return counts
+
+
+def _attacks(found: Sequence[Shot]) -> dict[str, Rate]:
+    """The rate of each attack's shots."""
+    names = dict.fromkeys(shot.probe.attack or GIVEN for shot in found)
+    rates = {name: rate(shot for shot in found if (shot.probe.attack or GIVEN) == name) for name in names}
+    return {name: value for name, value in rates.items() if value}
