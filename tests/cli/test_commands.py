@@ -153,7 +153,9 @@ def test_inspect_tells_what_a_model_has(efface, tiny_sd):
     assert all("attn2" in name for name in answer["text_parameters"])
 
 
-@pytest.mark.parametrize(("command", "known"), [("methods", "uce"), ("judges", "clip"), ("protocols", "err")])
+@pytest.mark.parametrize(
+    ("command", "known"), [("methods", "uce"), ("judges", "clip"), ("attacks", "random_prefix"), ("protocols", "err")]
+)
 def test_lists_name_what_there_is(efface, command, known):
     assert known in [entry["name"] for entry in efface(command, "--json").json()[command]]
     assert known in efface(command).out

@@ -1,5 +1,6 @@
 """What every judge must do, on tiny models of the real classes, and with real weights where a package has them."""
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 import torch
 from PIL import Image as Picture
 
+from efface import erase, open_model
 from efface.cli.run import run
 from efface.errors import BadInput
-from efface.generate import read_folder
+from efface.generate import Sampling, generate, read_folder, read_picture
 from efface.judges import JUDGES, Hesitant, Judge, answer_of, judge_images, open_judge
+from efface.protocols.err import evaluate
+from efface.request import Concept, Request
 
 
 @dataclass(frozen=True)
@@ -208,3 +212,56 @@ def test_the_version_goes_with_the_weights(case: Case, judge: Judge, judge_files
     assert judge.version == opened(case, judge_files).version
     if "{root}" in case.judge:
         assert judge.version != opened(case, judge_files / "spoiled").version
+
+
+@pytest.mark.parametrize("fault", ["raises", "gives no number", "is given half a picture"])
+def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
+    case: Case, judge: Judge, fault: str, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge (or its picture) fails for two images in five; `case` by `case`, so that no judge counts them."""
+    concept = Concept(name=case.questions[0], adversarial=("a cat",))
+    model = open_model(tiny_sd)
+    eraser = erase(model, "cat", "dog")
+    lost: set[int] = set()
+
+    def half(*arguments: Any, **options: Any) -> Any:
+        images = generate(*arguments, **options)
+        for image in {image.path: image for image in images if image.row["seed"] % 5 < 2}.values():
+            assert image.path
+            image.path.write_bytes(image.path.read_bytes()[:60])
+        return images
+
+    def spoiled(images: np.ndarray, concepts: Any) -> np.ndarray:
+        if fault == "raises" and any(int(image.sum()) in lost for image in images):
+            raise RuntimeError("out of order")
+        scores = real(images, concepts)
+        scores[[int(image.sum()) in lost for image in images]] = np.nan
+        return scores
+
+    real = judge.scores
+    evaluated = functools.partial(
+        evaluate, model, {"cat": eraser}, judge, n=4, sampling=Sampling("ddim", 1), request=Request(concepts=(concept,))
+    )
+    whole = evaluated(out=tmp_path / "whole").results["cat"]
+    if fault == "is given half a picture":
+        monkeypatch.setattr("efface.protocols.running.generate", half)
+    else:
+        pixels = [s.path for s in whole.shots if s.path and s.probe.job.seed % 5 < 2]
+        lost |= {int(read_picture(path).sum()) for path in pixels}
+        monkeypatch.setattr(judge, "scores", spoiled)
+    found = evaluated(out=tmp_path / "spoiled")
+    result = found.results["cat"]
+    errors = [shot for shot in result.shots if shot.error]
+    assert result.errors == len(errors) >= 4
+    assert {shot.probe.job.seed % 5 for shot in errors} == {0, 1}
+    assert all(shot.found is None and shot.went in ("error", None) for shot in errors)
+    before = {(shot.probe.metric, shot.probe.job): shot for shot in whole.shots}
+    for shot in result.shots:
+        same = before[shot.probe.metric, shot.probe.job]
+        assert shot.error or (shot.found, shot.saw) == (same.found, same.saw)
+    for metric in ("forget", "adversarial"):
+        shots = [shot for shot in result.shots if shot.probe.metric == metric]
+        decided = [shot for shot in shots if shot.found is not None]
+        counted = result.metrics[metric].n if metric in result.metrics else 0
+        assert counted == len(decided) == len(shots) - sum(s.undecided or s.error is not None for s in shots)
+    assert found.errors >= result.errors

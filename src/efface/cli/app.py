@@ -6,11 +6,13 @@ import typer
 from typer.core import TyperGroup
 
 from efface.cli import (
+    attacks,
     compose,
     demo,
     erase,
     evaluate,
     export,
+    fetch,
     generate,
     import_,
     inspect,
@@ -43,8 +45,8 @@ app = typer.Typer(
 
 WORK, LISTS = "Work", "What there is"
 COMMANDS = {
-    WORK: (demo, erase, generate, judge, judge_train, evaluate, compose, export, import_, inspect),
-    LISTS: (models, methods, judges, protocols),
+    WORK: (demo, erase, generate, judge, judge_train, evaluate, compose, export, import_, inspect, fetch),
+    LISTS: (models, methods, judges, attacks, protocols),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:

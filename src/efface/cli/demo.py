@@ -30,7 +30,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Erase an object and a style from the embedded model, draw before and after, judge, and write a report."""
-    from efface.cli.evaluation import evaluated
+    from efface.cli.evaluation import Wish, evaluated
     from efface.cli.output import Screen, claim, slug
     from efface.errors import BadInput
     from efface.report.document import PAGE
@@ -48,9 +48,7 @@ def command(
         for name, eraser in erasers.items():
             eraser.save(out / f"{name}.safetensors", force=True)
             screen.say(f"{eraser.concepts[0]}: erased by {eraser.method}, rank {eraser.rank}, {eraser.nbytes} bytes")
-        evaluation = evaluated(
-            screen, opened, erasers, protocol="err", judge="emoji", n=n, seed=seed, out=out, title=TITLE
-        )
+        evaluation = evaluated(screen, opened, erasers, Wish("err", "emoji", n, seed), out, TITLE)
         _grid(evaluation, out / GRID)
     seconds = time.perf_counter() - started
     screen.say()

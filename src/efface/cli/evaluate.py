@@ -2,22 +2,54 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of
+from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of, scalar_options
 from efface.errors import BadInput
+
+if TYPE_CHECKING:
+    from efface.eraser import Eraser
+    from efface.models import Model as Opened
+    from efface.request import Request
 
 
 def command(
-    erasers: Annotated[list[Path] | None, typer.Argument(metavar="ERASER...", help="Files of erasers.")] = None,
+    erasers: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ERASER...", help="Files of erasers, folders of them, or patterns in quotes."),
+    ] = None,
     protocol: Annotated[str, typer.Option("--protocol", "-p", metavar="NAME", help="See efface protocols.")] = "err",
     judge: Annotated[
         str | None,
         typer.Option("--judge", metavar="NAME", help="See efface judges (default: the embedded model's own)."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", metavar="N", min=2, help="Images a concept.")] = 100,
+    trust_torchscript: Annotated[
+        bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
+    ] = False,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="What to draw: a CSV, or one prompt a line.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="PATH", help="Pictures or statistics that a protocol reads.")
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option("--attack", metavar="NAME", help="See efface attacks; may be repeated."),
+    ] = None,
+    request: Annotated[
+        Path | None, typer.Option("--request", metavar="FILE.yaml", help="Ask about this instead of what was erased.")
+    ] = None,
+    propose_adjacent: Annotated[
+        bool, typer.Option("--propose-adjacent", help="Print what may be near what was erased, and do nothing else.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="A setting of the protocol.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", metavar="N", min=2, help="Images a concept (default: the protocol's).")
+    ] = None,
     steps: Steps = None,
     sampler: Sampler = None,
     batch_size: BatchSize = None,
@@ -31,57 +63,60 @@ def command(
     """Draw with and without each eraser, judge, and write a report. Several erasers stand side by side.
 
     Run again with the same folder, an interrupted evaluation goes on where it was.
+
+    Example: efface evaluate cat-esd.training --judge clip, which compares the checkpoints of a training
     """
-    from efface.cli.evaluation import evaluated
+    from efface.cli.eraser_files import eraser_files
+    from efface.cli.evaluation import Wish, evaluated
     from efface.cli.output import Screen, claim, slug
-    from efface.protocols import BASE, PROTOCOLS
+    from efface.protocols import PROTOCOLS
+    from efface.protocols.inputs import Inputs
     from efface.report.document import PAGE
 
     screen = Screen(json)
     if not erasers:
         raise BadInput("Nothing to evaluate: give the file of an eraser; efface erase makes one.")
-    names = [path.stem for path in erasers]
-    for name in names:
-        if names.count(name) > 1 or name == BASE:
-            raise BadInput(f"The eraser name '{name}' is taken; rename one file: reports go by the file's name.")
-    if judge is None and model != "emoji":
+    files = eraser_files(erasers)
+    entry = PROTOCOLS.get(protocol)
+    if judge is None and model != "emoji" and entry.judged and not propose_adjacent:
         raise BadInput(f"Choose a --judge for {model}, e.g. --judge clip:openai/clip-vit-base-patch32.")
-    PROTOCOLS.get(protocol)
+    inputs = Inputs(prompts, data, scalar_options(settings or []), trust_torchscript)
 
-    from efface import Eraser, open_model
+    from efface import Eraser, Request, open_model
     from efface.base_check import check_base
     from efface.generate import Sampling
 
-    loaded = {name: Eraser.load(path) for name, path in zip(names, erasers, strict=True)}
+    asked = Request.from_yaml(request) if request else None
+    loaded = {name: Eraser.load(path) for name, path in files.items()}
     opened = open_model(model, device_of(device))
-    wanted = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
-    sampling = replace(Sampling.default(opened), **{key: value for key, value in wanted.items() if value is not None})
-    folder = out or Path(slug(f"{protocol}-{'-'.join(names)}"))
-    work = {
-        "protocol": protocol,
-        "erasers": {name: eraser.hash for name, eraser in loaded.items()},
-        "model": model,
-        "judge": judge,
-        "n": n,
-        "seed": seed,
-        "sampler": sampling.sampler,
-        "steps": sampling.steps,
-    }
+    if propose_adjacent:
+        _propose(screen, opened, loaded, asked)
+        return
+    chosen = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
+    sampling = replace(Sampling.default(opened), **{key: value for key, value in chosen.items() if value is not None})
+    wish = Wish(protocol, judge or "emoji", n or entry.n, seed, sampling, asked, inputs, attack)
+    folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
+    work = {"erasers": {name: eraser.hash for name, eraser in loaded.items()}, "model": model, **wish.deciding()}
     for eraser in loaded.values():
         check_base(eraser, opened, force=False)
     with claim(folder, "evaluate", work, PAGE, force):
-        evaluation = evaluated(
-            screen,
-            opened,
-            loaded,
-            protocol=protocol,
-            judge=judge or "emoji",
-            n=n,
-            seed=seed,
-            out=folder,
-            sampling=sampling,
-        )
+        evaluation = evaluated(screen, opened, loaded, wish, folder)
     screen.say(f"Report: {folder / PAGE}")
     screen.answer(evaluation.as_dict() | {"report": str(folder / PAGE)})
     if evaluation.errors:
         raise typer.Exit(1)
+
+
+def _propose(screen: Any, model: "Opened", erasers: "dict[str, Eraser]", request: "Request | None") -> None:
+    """Say which words are near what each eraser erased, as lines for a request."""
+    from efface.protocols.adjacent import proposal
+
+    proposed: dict[str, list[str]] = {}
+    for asked in [request] if request else [eraser.request for eraser in erasers.values()]:
+        proposed |= proposal(model, asked)
+    screen.say("Near by their embeddings, which know spellings too; keep what is near indeed, in a request:")
+    screen.say("concepts:")
+    for name, words in proposed.items():
+        screen.say(f"- {{name: {name}, adjacent: [{', '.join(words)}]}}")
+    screen.say("and evaluate with --request FILE.yaml")
+    screen.answer({"adjacent": proposed})

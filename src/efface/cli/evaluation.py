@@ -1,10 +1,14 @@
 """What `efface evaluate` and `efface demo` share: running a protocol, and telling people the numbers."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from efface.errors import BadInput
+from efface.files import sha256_of_file
+from efface.protocols.inputs import Inputs
 from efface.report.verdict import interval, percent, verdict
 
 if TYPE_CHECKING:
@@ -14,20 +18,61 @@ if TYPE_CHECKING:
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
+    from efface.request import Request
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of an evaluation, beside the model and the erasers.
+
+    Attributes:
+        protocol: Its name.
+        judge: As in `--judge`.
+        n: Images a concept, or whatever the protocol counts.
+        seed: Of the first image.
+        sampling: How images are made; `None` is the model's default.
+        request: What to ask about; `None` is what each eraser erased.
+        inputs: Files and settings for the protocol.
+        attacks: What finds adversarial prompts; `None` leaves it to the protocol.
+    """
+
+    protocol: str
+    judge: str
+    n: int
+    seed: int
+    sampling: "Sampling | None" = None
+    request: "Request | None" = None
+    inputs: Inputs = field(default_factory=Inputs)
+    attacks: Sequence[str] | None = None
+
+    def deciding(self) -> dict[str, Any]:
+        """All of it that decides the numbers, as JSON values."""
+        how = self.sampling
+        prompts = self.inputs.prompts
+        return {
+            "protocol": self.protocol,
+            "judge": self.judge,
+            "n": self.n,
+            "seed": self.seed,
+            "sampler": how and how.sampler,
+            "steps": how and how.steps,
+            "request": self.request and self.request.model_dump(mode="json"),
+            "prompts": prompts and _hash(prompts),
+            "data": self.inputs.data and str(self.inputs.data),
+            "options": dict(self.inputs.options),
+            "attacks": self.attacks and list(self.attacks),
+        }
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        raise BadInput(f"Cannot read prompts from {path}: {error.strerror}.") from error
 
 
 def evaluated(
-    screen: "Screen",
-    model: "Model",
-    erasers: "Mapping[str, Eraser]",
-    *,
-    protocol: str,
-    judge: str,
-    n: int,
-    seed: int,
-    out: Path,
-    sampling: "Sampling | None" = None,
-    title: str | None = None,
+    screen: "Screen", model: "Model", erasers: "Mapping[str, Eraser]", wish: Wish, out: Path, title: str | None = None
 ) -> "Evaluation":
     """Run a protocol, write its report into `out`, and say the numbers."""
     from efface.certificate import holding
@@ -35,17 +80,27 @@ def evaluated(
     from efface.protocols import PROTOCOLS
     from efface.report import write_report
 
-    requests = [eraser.request for eraser in erasers.values()]
-    alternatives = [
-        word
-        for request in requests
-        for concept in request.concepts
-        for word in (concept.name, concept.guide or "", *concept.adjacent)
-    ] + [prompt for request in requests for prompt in request.preserve]
-    chosen = open_judge(judge, tuple(dict.fromkeys(filter(None, alternatives))), str(model.device))
+    evaluate = PROTOCOLS.get(wish.protocol).evaluate
+    extra: dict[str, Any] = {"inputs": wish.inputs}
+    if wish.attacks is not None:
+        extra["attacks"] = wish.attacks
+    if "attacks" in extra and "attacks" not in inspect.signature(evaluate).parameters:
+        raise BadInput(f"The protocol '{wish.protocol}' attacks nothing; leave --attack away.")
+    requests = [wish.request] if wish.request else [eraser.request for eraser in erasers.values()]
+    trusted = wish.inputs.trust_torchscript
+    judge = open_judge(wish.judge, _alternatives(requests, wish.inputs.prompts), str(model.device), trusted)
     with screen.progress() as progress:
-        evaluation = PROTOCOLS.get(protocol).evaluate(
-            model, erasers, chosen, out=out, n=n, sampling=sampling, seed=seed, progress=progress
+        evaluation = evaluate(
+            model,
+            erasers,
+            judge,
+            out=out,
+            n=wish.n,
+            sampling=wish.sampling,
+            request=wish.request,
+            seed=wish.seed,
+            progress=progress,
+            **extra,
         )
     certificates = {name: held for name, eraser in erasers.items() if (held := holding(model, eraser))}
     evaluation = replace(evaluation, certificates=certificates)
@@ -54,8 +109,24 @@ def evaluated(
     return evaluation
 
 
+def _alternatives(requests: "Sequence[Request]", prompts: Path | None) -> tuple[str, ...]:
+    """What the run tells apart: all concepts that requests and prompts name."""
+    from efface.generate import read_prompts
+
+    words = [
+        word
+        for request in requests
+        for concept in request.concepts
+        for word in (concept.name, concept.guide or "", *concept.adjacent)
+    ]
+    words += [prompt for request in requests for prompt in request.preserve]
+    words += [job.concept for job in read_prompts(prompts)] if prompts else []
+    return tuple(dict.fromkeys(filter(None, words)))
+
+
 def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     from efface.protocols import BASE
+    from efface.protocols.base import ranking
     from efface.report.page import erased_by
 
     for name, result in evaluation.results.items():
@@ -74,10 +145,19 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
             for metric, rate in result.metrics.items()
         ]
         screen.table(("rate, %", "before", "after", "change", "images"), rows)
+        for metric, doubts in result.undecided.items():
+            total = doubts + (result.metrics[metric].n if metric in result.metrics else 0)
+            screen.say(f"{metric}: the judge is undecided about {doubts} of {total} images, which are left out")
+        for attack, rate in result.attacks.items():
+            screen.say(f"adversarial, by {attack}: {_short(rate)} of {rate.n} images")
+        if result.weight_change is not None:
+            screen.say(f"weight change: {result.weight_change:.3g} a parameter")
         for concept, where in _went(result):
             screen.say(f"images prompted for {concept} went to: {where}")
-    judge = evaluation.judge
+    judge, places = evaluation.judge, ranking(evaluation.results)
     screen.say()
+    if len(places) > 1:
+        screen.say(f"ranking by err, then by the smaller weight change: {', '.join(places)}")
     screen.say(
         f"judge {judge.name}: recall {interval(judge.recall)}, false positives {interval(judge.false_positive_rate)}"
     )

@@ -121,13 +121,17 @@ def claim(
     if not is_new and not folder.is_dir():
         raise BadFile(f"Cannot write to {folder}: it is a file; give a folder with -o.")
     try:
-        if not force and not is_new and any(folder.iterdir()):
+        if not force and not is_new and any(path for path in folder.iterdir() if not _is_left_over(path)):
             _may_resume(folder, mark, mine, result)
         folder.mkdir(parents=True, exist_ok=True)
         if force:
             (folder / result).unlink(missing_ok=True)
+        # What a run left that was killed while it wrote: in a folder that is ours, anywhere.
+        for path in folder.rglob(".*.tmp") if mark.exists() else folder.glob(f".{MARK}.*.tmp"):
+            path.unlink(missing_ok=True)
         # Even an unchanged mark is written: a folder that cannot be is found out now, not after the work.
-        mark.write_text(json.dumps(mine, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        with atomic(mark) as temporary:
+            temporary.write_text(json.dumps(mine, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise BadFile(f"Cannot write to {folder}: {error.strerror}.") from error
     try:
@@ -137,6 +141,11 @@ def claim(
             mark.unlink()
             folder.rmdir()
         raise
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether it is what `atomic` leaves of a mark where it was killed."""
+    return path.name.startswith(f".{MARK}.") and path.suffix == ".tmp"
 
 
 def _may_resume(folder: Path, mark: Path, mine: Mapping[str, object], result: str) -> None:
