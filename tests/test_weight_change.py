@@ -1,6 +1,8 @@
 """The change of weights is that of the baked model."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,16 +25,15 @@ def literal(eraser: efface.Eraser, model: Model) -> float:
 
 
 @pytest.mark.parametrize("options", [{}, {"variant": "window", "technique": "tensor"}])
-def test_it_is_the_change_of_the_baked_weights(tiny_model: Model, options: dict[str, str]) -> None:
+def test_it_is_the_change_of_the_baked_weights(tiny_model: Model, options: dict[str, Any]) -> None:
     eraser = efface.erase(tiny_model, "cat", "dog", **options)
     assert weight_change(eraser, tiny_model) == pytest.approx(literal(eraser, tiny_model), rel=1e-4)
 
 
 def test_edits_of_the_text_and_of_weights_add_up_as_they_are_baked(tiny_model: Model) -> None:
-    from dataclasses import replace
-
     generator = torch.Generator().manual_seed(0)
-    text = [TextEdit(*torch.randn(2, 32, 2, generator=generator).double()) for _ in range(2)]
+    factors = torch.randn(2, 2, 32, 2, generator=generator).double()
+    text = [TextEdit(left, right) for left, right in factors]
     name = tiny_model.text_parameters()[0]
     other = next(name for name, _ in tiny_model.text_encoder.named_parameters() if name.endswith("fc2.weight"))
     shapes = [tiny_model.denoiser.get_parameter(name).shape, tiny_model.text_encoder.get_parameter(other).shape]

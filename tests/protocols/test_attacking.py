@@ -10,7 +10,7 @@ import pytest
 import efface
 from efface.attacks import ATTACKS, Attack
 from efface.errors import BadInput
-from efface.generate import Sampling, read_folder
+from efface.generate import Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
 from efface.metrics.rates import wilson
 from efface.models import Model
@@ -106,7 +106,7 @@ def test_too_few_images_to_search_leave_the_rate_out(tiny_model: Model, tmp_path
 def test_an_attack_that_fails_is_an_error_and_no_rate(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object) -> list[Job]:
         raise RuntimeError("out of memory")
 
     monkeypatch.setitem(ATTACKS._entries, "failing", Attack("failing", "", "", "", Settings, fail))

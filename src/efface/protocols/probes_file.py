@@ -50,13 +50,12 @@ def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Prob
     adjacent = {_key(word) for concept in request.concepts for word in concept.adjacent}
     groups: dict[tuple[str, str | None], list[Job]] = {}
     for kind, job in read_labelled_prompts(path, seed):
-        concept = erased.get(_key(job.concept))
         if not job.concept and len(request.concepts) > 1:
             raise BadFile(
                 f"{path} does not say which concept '{job.prompt[:40]}' should show, and the eraser has "
                 f"{len(request.concepts)}; add a column 'concept'."
             )
-        concept = request.concepts[0] if not job.concept else concept
+        concept = erased.get(_key(job.concept or request.names[0]))
         metric = _METRICS[kind]
         if concept is not None:
             groups.setdefault((metric, concept.name), []).append(replace(job, concept=concept.name))
