@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -78,6 +78,15 @@ class Compares(Protocol):
 
     def descriptors(self, images: Pixels) -> Tensor:
         """Unit vectors (n, d) of images (n, H, W, 3); the threshold is of the cosine of two."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A judge of copies, which must be shown the originals."""
+
+    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> Judge:
+        """The same judge, which can be asked for these too: pictures (H, W, 3) by what they are asked for as."""
         ...
 
 

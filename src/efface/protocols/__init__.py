@@ -8,6 +8,15 @@ from efface.protocols.base import Probe as Probe
 from efface.protocols.base import Protocol as Protocol
 from efface.protocols.base import Result as Result
 from efface.protocols.base import Shot as Shot
+from efface.protocols.inputs import Inputs as Inputs
 from efface.registry import Registry
 
-PROTOCOLS: Registry[Protocol] = Registry("protocol", {"err": "efface.protocols.err:ERR"}, "efface.protocols")
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    {
+        name: f"efface.protocols.{name}:PROTOCOL"
+        for name in ("ablation", "coco", "i2p", "imagenette", "memorised", "style", "unlearncanvas")
+    }
+    | {"err": "efface.protocols.err:ERR"},
+    "efface.protocols",
+)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from typing import Protocol as Interface
 
 from efface.generate.jobs import Job, Progress, Sampling
+from efface.metrics.base import Measured, Value
 from efface.metrics.rates import Rate
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ class Result:
         went: Erased concept -> destination -> images, over the `forget` probes.
         errors: Shots that could not be made or judged; no rate counts them.
         shots: Everything behind the numbers, in the plan's order.
-        undecided: By metric, shots in which the judge found neither; no rate counts them. Metrics without any are left
-            out.
+        undecided: By metric, shots in which the judge found neither, if there are any; no rate counts them.
         attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
         weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
+        scores: By flat name, what is no rate of verdicts: scores and distances of the images.
     """
 
     metrics: Mapping[str, Rate]
@@ -129,6 +130,7 @@ class Result:
     undecided: Mapping[str, int] = field(default_factory=dict[str, int])
     attacks: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     weight_change: float | None = None
+    scores: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
 
 
 @dataclass(frozen=True)
@@ -159,21 +161,20 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """What `efface evaluate --json` prints and `report.json` holds."""
-        recall, wrong = self.judge.recall, self.judge.false_positive_rate
+        told = {"recall": self.judge.recall, "false_positive_rate": self.judge.false_positive_rate}
         return {
             "protocol": self.protocol,
             "judge": {
                 "name": self.judge.name,
                 "version": self.judge.version,
-                "recall": recall and recall.value,
-                "false_positive_rate": wrong and wrong.value,
-                "intervals": {"recall": _plain(recall), "false_positive_rate": _plain(wrong)},
+                **{key: rate and rate.value for key, rate in told.items()},
+                "intervals": {key: rate and rate.as_dict() for key, rate in told.items()},
             },
             "erasers": {
                 name: {
-                    "metrics": {metric: rate.as_dict() for metric, rate in result.metrics.items()},
-                    "change": {metric: rate.as_dict() for metric, rate in result.change.items()},
-                    "base": {metric: rate.as_dict() for metric, rate in result.base.items()},
+                    "metrics": _numbers(result.metrics, {key: m.value for key, m in result.scores.items()}),
+                    "change": _numbers(result.change, {key: m.change for key, m in result.scores.items()}),
+                    "base": _numbers(result.base, {key: m.base for key, m in result.scores.items()}),
                     "went": {concept: dict(counts) for concept, counts in result.went.items()},
                     "errors": result.errors,
                     "certificate": self.certificates.get(name),
@@ -243,5 +244,7 @@ def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
     return tuple(sorted(scored, key=place))
 
 
-def _plain(rate: Rate | None) -> dict[str, float | int] | None:
-    return None if rate is None else rate.as_dict()
+def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:
+    """Rates and scores under one roof, as JSON carries them; of the scores, those that there are."""
+    named: dict[str, Rate | Value] = {**rates, **{name: value for name, value in scores.items() if value}}
+    return {name: number.as_dict() for name, number in named.items()}
