@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efface.report.verdict import interval, percent, verdict
+from efface.report.verdict import erased_by, verdict
+from efface.report.words import interval, percent
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
@@ -56,7 +57,6 @@ def evaluated(
 
 def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     from efface.protocols import BASE
-    from efface.report.page import erased_by
 
     for name, result in evaluation.results.items():
         if name == BASE:
