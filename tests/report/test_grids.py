@@ -11,7 +11,7 @@ def test_a_tile_shows_one_prompt_and_seed_without_and_with_every_eraser(evaluati
     assert retain.title == "The rest, which should stay"
     assert forget.columns == 4
     assert [picture.of.title for picture in forget.tiles[0].pictures] == ["before", "eraser", "second", "third"]
-    assert forget.note == "9 of 20 images, spread over the prompts"
+    assert forget.note == "8 of 20 images, spread over the prompts"
 
 
 def test_a_single_eraser_is_what_comes_after(evaluation):
@@ -48,17 +48,21 @@ def test_an_image_with_two_questions_stands_beside_the_answer_to_the_same_one(ev
 
 def test_the_worst_failure_comes_first(evaluation):
     first, second, third = failures(evaluation(erasers=3))
-    assert first.through.note == "1 of 20 images; shown: all 1 image"
-    scores = [float(tile.detail.rsplit(" ", 1)[1]) for tile in second.through.tiles]
+    assert first.through.note == "1 of 20 images"
+    scores = [score(tile) for tile in second.through.tiles]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 9
     assert second.through.tiles[0].prompt == "a cat in style 2"
-    assert second.through.tiles[0].detail == "seed 8 · forget: cat · score 0.68"
+    assert second.through.tiles[0].detail == "seed 8 · score 0.68 · forget"
     assert third.through.tiles == []
     assert third.through.note == "none of 20 images"
-    lost = [float(tile.detail.rsplit(" ", 1)[1]) for tile in third.lost.tiles]
+    lost = [score(tile) for tile in third.lost.tiles]
     assert lost == sorted(lost)
     assert len(lost) == 8
+
+
+def score(tile) -> float:
+    return float(tile.detail.split(" ")[4])
 
 
 def test_what_has_no_verdict_is_no_failure(evaluation):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from efface.protocols import BASE, Evaluation, Result, Shot
 from efface.protocols.base import FORGETTING
 from efface.report.extras import attack_of
-from efface.report.grids import Group, Tile, picture, shown_of
+from efface.report.grids import Group, Tile, picture
 from efface.report.pictures import Pair, pairs
 from efface.report.series import Series, erasers_of, series_of
 from efface.report.words import counted
@@ -78,10 +78,9 @@ def _pairs(base: Result, result: Result) -> list[Pair]:
 
 def _group(title: str, failed: Sequence[Pair], there: int, how: str, series: Mapping[str, Series], name: str) -> Group:
     shown = failed[:SHOWN]
-    share = f"{len(failed)} of {counted(there, 'image')}"
-    note = (
-        f"{share}; shown: {shown_of(len(shown), len(failed), how)}" if failed else f"none of {counted(there, 'image')}"
-    )
+    note = f"{len(failed) or 'none'} of {counted(there, 'image')}"
+    if len(shown) < len(failed):
+        note += f"; {len(shown)} shown, {how}"
     tiles = [
         Tile(
             pair.after.probe.job.prompt,
@@ -95,5 +94,7 @@ def _group(title: str, failed: Sequence[Pair], there: int, how: str, series: Map
 
 def _detail(shot: Shot) -> str:
     attack = attack_of(shot.probe)
-    asked = f"{shot.probe.metric}{f' by {attack}' if attack else ''}: {shot.probe.concept}"
-    return f"seed {shot.probe.job.seed} · {asked} · score {shot.score:.2f}"
+    asked = f"{shot.probe.metric}{f' by {attack}' if attack else ''}"
+    if shot.probe.concept not in shot.probe.job.prompt:
+        asked += f" ({shot.probe.concept})"
+    return f"seed {shot.probe.job.seed} · score {shot.score:.2f} · {asked}"

@@ -88,18 +88,12 @@ def groups(evaluation: Evaluation) -> Iterator[Group]:
         # Tiles that show all of the erasers: erasers of different requests share only some prompts.
         most = max(len(row.pairs) for row in rows)
         rows = [row for row in rows if len(row.pairs) == most]
-        room = (FORGET_ROOM if metric in _FORGETS else ROOM) // (1 + most)
-        shown = spread(rows, min(MOST_TILES, max(FEWEST_TILES, room)))
+        shown = spread(rows, _room(metric, 1 + most))
         title = f"Prompted for “{concept}”" if metric in _FORGETS else TITLES.get(metric, metric)
-        note = shown_of(len(shown), len(rows), "spread over the prompts")
+        note = _shown(len(shown), len(rows), "spread over the prompts")
         group = Group(title, note, [_tile(row, series) for row in shown])
         if group.pictured:
             yield group
-
-
-def shown_of(shown: int, there: int, how: str) -> str:
-    """How many prompts of how many a grid shows, and which."""
-    return f"all {counted(there, 'image')}" if shown == there else f"{shown} of {counted(there, 'image')}, {how}"
 
 
 def picture(of: Series, shot: Shot, failed: bool = False) -> Picture:
@@ -108,6 +102,17 @@ def picture(of: Series, shot: Shot, failed: bool = False) -> Picture:
     seen = _seen(shot)
     alt = f"{of.title}: “{shot.probe.job.prompt}”; the judge sees: {seen}"
     return Picture(of, inlined(shot.path), seen, state, alt)
+
+
+def _shown(shown: int, there: int, how: str) -> str:
+    """How many prompts of how many a grid shows, and which."""
+    return f"all {counted(there, 'image')}" if shown == there else f"{shown} of {counted(there, 'image')}, {how}"
+
+
+def _room(metric: str, pictures: int) -> int:
+    """How many tiles of so many pictures: a number that fills rows of two and four."""
+    tiles = (FORGET_ROOM if metric in _FORGETS else ROOM) // pictures
+    return min(MOST_TILES, max(FEWEST_TILES, tiles - tiles % FEWEST_TILES))
 
 
 def _asked(evaluation: Evaluation) -> list[tuple[str, str | None]]:

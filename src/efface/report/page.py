@@ -123,7 +123,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (words.percent, words.bounds, words.interval, words.points, words.number, words.counted, across, up)
+    shown = (
+        words.percent,
+        words.bounds,
+        words.span,
+        words.interval,
+        words.points,
+        words.number,
+        words.counted,
+        across,
+        up,
+    )
     environment.filters.update({filter_.__name__: filter_ for filter_ in shown})
     environment.tests["share"] = words.is_share
     return environment

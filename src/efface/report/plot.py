@@ -10,8 +10,8 @@ from efface.report.series import Series, erasers_of, series_of
 from efface.report.verdict import AXES, FORGOTTEN, HARM
 
 #: The view box: its size, and the square in it that is plotted on.
-WIDTH, HEIGHT = 400, 352
-LEFT, TOP, SIDE_X, SIDE_Y = 46, 12, 340, 290
+WIDTH, HEIGHT = 400, 360
+LEFT, TOP, SIDE_X, SIDE_Y = 40, 28, 350, 290
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

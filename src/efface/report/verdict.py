@@ -114,8 +114,9 @@ def _going(result: Result) -> str:
     """Where the images went that no longer show what was erased."""
     counts = _went(result)
     total = sum(counts.values())
+    guides = list(dict.fromkeys(s.probe.guide for s in result.shots if s.went == "guide" and s.probe.guide))
     words = {
-        "guide": "what it was erased towards",
+        "guide": f"{listed(guides)}, the guide," if guides else "the guide",
         "other": "another concept",
         "nothing": "nothing that the judge knows",
         "broken": "blank or noise",

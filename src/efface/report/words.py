@@ -36,6 +36,11 @@ def bounds(rate: Number) -> str:
     return f"{percent(rate.low)} to {percent(rate.high)}"
 
 
+def span(rate: Number) -> str:
+    """A rate's 95% interval where there is little room."""
+    return f"{percent(rate.low).rstrip('%')}–{percent(rate.high)}"
+
+
 def interval(rate: Number | None) -> str:
     """A rate with its interval and count; a dash where there is none."""
     if rate is None:
