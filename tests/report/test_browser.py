@@ -43,7 +43,7 @@ class Visit:
         page = context.new_page()
         page.on("console", lambda message: self.problems.append(message.text))
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("dialog", lambda dialog: (self.problems.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", lambda dialog: self.problems.append(dialog.message))
         page.on("request", lambda request: self.asked.append(request.url))
         page.goto(address + fragment)
         return page

@@ -7,7 +7,7 @@ from efface.metrics.rates import Rate, wilson
 from efface.protocols import BASE, Result
 from efface.report.destinations import shares
 from efface.report.judging import judging
-from efface.report.plot import across, plots, up
+from efface.report.plot import plots
 from efface.report.rates import blocks, tables
 from efface.report.series import series_of
 
@@ -96,12 +96,38 @@ def test_a_point_stands_where_its_rates_say_with_its_intervals(evaluation):
     (plot,) = plots(evaluation(erasers=2))
     assert (plot.forget, plot.keep) == ("forget", "retain")
     first, second = plot.points
-    assert (first.x, first.y) == (across(1.0), up(0.95))
+    assert (first.x, first.y) == (plot.x.at(1.0), plot.y.at(0.95))
     assert second.x < first.x
     assert second.y > first.y
-    assert first.whiskers.startswith(f"M{across(first.keep.low)} {first.y}H{across(1.0)}")
-    assert [(point.x, point.y) for point in plot.before] == [(across(1.0), up(0.0))]
-    assert f"{across(0.97)} {up(0.95)}" in plot.goal
+    assert first.whiskers.startswith(f"M{plot.x.at(first.keep.low)} {first.y}H{plot.x.at(1.0)}")
+    assert f"{plot.x.at(0.97)} {plot.y.at(0.95)}" in plot.goal
+
+
+@pytest.mark.parametrize(
+    ("lows", "floor", "ticks"),
+    [
+        ((0.97, 0.95), 0.9, [0.9, 0.92, 0.94, 0.96, 0.98, 1]),
+        ((0.8, 0.99), 0.75, [0.75, 0.8, 0.85, 0.9, 0.95, 1]),
+        ((0.6, 0.6), 0.5, [0.5, 0.6, 0.7, 0.8, 0.9, 1]),
+        ((0.1, 0.9), 0, [0, 0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_an_axis_begins_below_the_lowest_interval(evaluation, lows, floor, ticks):
+    made = evaluation(erasers=2)
+    results = dict(made.results)
+    for name, low in zip(("eraser", "second"), lows, strict=True):
+        results[name] = replace(results[name], metrics={"forget": Rate(0.99, low, 1, 9), "retain": Rate(1, 0.95, 1, 9)})
+    (plot,) = plots(replace(made, results=results))
+    assert (plot.y.floor, plot.y.ticks) == (floor, ticks)
+    assert plot.y.at(1) < plot.y.at(floor)
+    assert (plot.before is None) is (floor > 0), "the unedited model forgets nothing"
+
+
+def test_a_mark_that_another_would_hide_is_larger(evaluation):
+    made = evaluation(erasers=3)
+    results = {**made.results, "second": made.results["eraser"]}
+    (plot,) = plots(replace(made, results=results))
+    assert [point.size for point in plot.points] == [1.6, 1, 1]
 
 
 def test_one_eraser_makes_no_trade_off(evaluation):

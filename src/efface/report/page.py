@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import count
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,7 +23,7 @@ from efface.report.extras import rank_of, weight_change_of
 from efface.report.failures import failures, unanswered
 from efface.report.grids import groups
 from efface.report.judging import judging
-from efface.report.plot import across, plots, up
+from efface.report.plot import plots
 from efface.report.rates import blocks, tables
 from efface.report.series import Series, erasers_of, series_of
 from efface.report.verdict import THRESHOLDS, Verdict, axes, erased_by, verdict
@@ -123,25 +124,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (
-        words.percent,
-        words.bounds,
-        words.span,
-        words.interval,
-        words.points,
-        words.number,
-        words.counted,
-        across,
-        up,
-    )
-    environment.filters.update({filter_.__name__: filter_ for filter_ in shown})
-    environment.tests["share"] = words.is_share
+    shown = (words.percent, words.bounds, words.span, words.interval, words.points, words.number, words.counted)
+    filters: dict[str, Any] = {function.__name__: function for function in shown}
+    tests: dict[str, Any] = {"share": words.is_share}
+    environment.filters.update(filters)
+    environment.tests.update(tests)
     return environment
 
 
 def _source(name: str) -> Markup:
     """A file of this package that goes into the page as it is."""
-    return Markup(files("efface.report").joinpath("template", name).read_text(encoding="utf-8"))
+    return Markup((files("efface.report") / "template" / name).read_text(encoding="utf-8"))
 
 
 def _script() -> tuple[Markup, str]:
