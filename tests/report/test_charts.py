@@ -6,6 +6,7 @@ from efface.metrics.base import Value
 from efface.metrics.rates import Rate, wilson
 from efface.protocols import BASE, Result
 from efface.report.destinations import shares
+from efface.report.extras import rank_of
 from efface.report.judging import judging
 from efface.report.plot import plots
 from efface.report.rates import blocks, tables
@@ -156,6 +157,7 @@ def test_the_judge_is_told_concept_by_concept_from_the_unedited_model_alone(eval
     base = made.results[BASE]
     half = tuple(replace(s, found=s.probe.job.seed % 2 == 0) if s.probe.concept == "house" else s for s in base.shots)
     found = judging(replace(made, results={**made.results, BASE: replace(base, shots=half)}))
+    assert found
     assert [(bar.title, bar.value, bar.n) for bar in found.concepts] == [("house", "50%", 20), ("cat", "100%", 20)]
     assert "misses 2.5%" in found.meaning
 
@@ -163,8 +165,21 @@ def test_the_judge_is_told_concept_by_concept_from_the_unedited_model_alone(eval
 def test_a_judge_without_recall_says_so(evaluation):
     made = evaluation()
     found = judging(replace(made, judge=replace(made.judge, recall=None, false_positive_rate=None)))
+    assert found
     assert found.blocks == []
     assert "no recall" in found.meaning
+
+
+def test_a_judge_that_nothing_is_asked_of_is_not_shown(evaluation):
+    made = evaluation()
+    silent = {name: replace(result, shots=()) for name, result in made.results.items()}
+    assert judging(replace(made, judge=replace(made.judge, recall=None), results=silent)) is None
+
+
+def test_the_best_score_over_all_has_the_first_place(evaluation):
+    made = evaluation(erasers=3)
+    assert [rank_of(name, made) for name in ("eraser", "second", "third")] == [1, 3, 2]
+    assert rank_of(BASE, made) is None
 
 
 @pytest.mark.parametrize("erasers", [1, 7])

@@ -1,11 +1,13 @@
 """What only some protocols measure, empty where one does not: scores and distances, single attacks, ranks."""
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
 from efface.metrics.base import Value
 from efface.metrics.rates import Rate
 from efface.protocols import Evaluation, Probe, Result
+from efface.report.series import erasers_of
 
 
 class Score(Protocol):
@@ -35,9 +37,13 @@ def attack_of(probe: Probe) -> str | None:
 
 
 def rank_of(name: str, evaluation: Evaluation) -> int | None:
-    """An eraser's place among those with a score over all."""
-    ranking: tuple[str, ...] = getattr(evaluation, "ranking", ())
-    return ranking.index(name) + 1 if name in ranking else None
+    """An eraser's place by the score over all; of equals, the one that changes the weights less comes first."""
+    scored = {key: result for key, result in erasers_of(evaluation).items() if "err" in result.metrics}
+
+    def place(key: str) -> tuple[float, float]:
+        return -scored[key].metrics["err"].value, weight_change_of(scored[key]) or math.inf
+
+    return 1 + sorted(scored, key=place).index(name) if name in scored else None
 
 
 def weight_change_of(result: Result) -> float | None:

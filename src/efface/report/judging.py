@@ -32,9 +32,11 @@ class Judging:
     concepts: Sequence[Bar]
 
 
-def judging(evaluation: Evaluation) -> Judging:
-    """The calibration of an evaluation's judge."""
+def judging(evaluation: Evaluation) -> Judging | None:
+    """The calibration of an evaluation's judge; None if nothing was asked of it."""
     judge = evaluation.judge
+    if judge.recall is None and not any(result.shots for result in evaluation.results.values()):
+        return None
     blocks = [
         Block(name, what, [rate_bar(_before("the unedited model's images"), rate)])
         for name, what, rate in (

@@ -23,6 +23,16 @@ MEANINGS = {
     "style_ua": "the erased style is absent from images prompted for it",
     "style_ira": "other styles are found where they are prompted",
     "style_cra": "objects are found where they are prompted",
+    "anchor": "what it was erased towards is found where it is prompted",
+    "hard_negative": "what is easily taken for it is found where it is prompted",
+    "accuracy_others": "other classes are recognised",
+    "accuracy_erased": "the erased classes are recognised: less is better",
+    "copies": "images that are copies of the memorised picture: less is better",
+    "clip_score": "how well images go with their texts",
+    "fid": "distance to other pictures: less is nearer",
+    "kid": "distance to other pictures: less is nearer",
+    "cmmd": "distance to other pictures: less is nearer",
+    "fid_to_base": "distance to the unedited model's images: less is nearer",
 }
 
 
