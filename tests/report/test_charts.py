@@ -180,6 +180,8 @@ def test_the_best_score_over_all_has_the_first_place(evaluation):
     made = evaluation(erasers=3)
     assert [rank_of(name, made) for name in ("eraser", "second", "third")] == [1, 3, 2]
     assert rank_of(BASE, made) is None
+    alike = replace(made, results={**made.results, "third": made.results["eraser"]})
+    assert [rank_of(name, alike) for name in ("eraser", "second", "third")] == [1, 3, 1]
 
 
 @pytest.mark.parametrize("erasers", [1, 7])

@@ -9,6 +9,7 @@ import pytest
 from efface.metrics.rates import wilson
 from efface.protocols import BASE, Result
 from efface.report import page
+from efface.report.provenance import flat
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -158,7 +159,7 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
 def test_long_lists_in_the_provenance_are_cut_short(evaluation):
     made = evaluation()
     html = page(replace(made, provenance={**made.provenance, "preserve": [f"prompt {i}" for i in range(10_000)]}))
-    assert "prompt 49, and 9950 more" in html
+    assert "prompt 49; and 9950 more" in html
     assert "prompt 50" not in html
 
 
@@ -169,3 +170,22 @@ def test_an_unknown_protocol_without_pictures_or_forgetting_has_a_page(evaluatio
     assert "Measured, not judged" in said
     assert "novel" in said
     assert "25%" in said
+
+
+def test_a_threshold_that_holds_for_many_concepts_is_one_row():
+    thresholds = {**{f"thing {i}": 0.5 for i in range(20)}, "cat": 0.7}
+    rows = list(flat({"judge": {"name": "emoji", "thresholds": thresholds}, "n": 24, "none": None, "empty": {}}))
+    many = "; ".join(f"thing {i}" for i in range(20))
+    assert rows == [
+        ("judge.name", "emoji"),
+        ("judge.thresholds", f"0.5: {many}"),
+        ("judge.thresholds", "0.7: cat"),
+        ("n", "24"),
+        ("none", "–"),
+        ("empty", "–"),
+    ]
+
+
+def test_a_request_is_told_in_full():
+    concepts = [{"name": "cat", "guide": "dog", "aliases": [], "kind": "object"}, {"name": "car", "guide": None}]
+    assert list(flat({"concepts": concepts})) == [("concepts", "name cat, guide dog, kind object; name car")]

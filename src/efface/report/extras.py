@@ -43,7 +43,7 @@ def rank_of(name: str, evaluation: Evaluation) -> int | None:
     def place(key: str) -> tuple[float, float]:
         return -scored[key].metrics["err"].value, weight_change_of(scored[key]) or math.inf
 
-    return 1 + sorted(scored, key=place).index(name) if name in scored else None
+    return 1 + sum(place(key) < place(name) for key in scored) if name in scored else None
 
 
 def weight_change_of(result: Result) -> float | None:

@@ -38,7 +38,7 @@ def judging(evaluation: Evaluation) -> Judging | None:
     if judge.recall is None and not any(result.shots for result in evaluation.results.values()):
         return None
     blocks = [
-        Block(name, what, [rate_bar(_before("the unedited model's images"), rate)])
+        Block(name, what, [rate_bar(_before("unedited model"), rate)])
         for name, what, rate in (
             ("recall", "it finds what was prompted", judge.recall),
             ("false positives", "it finds something that was not prompted", judge.false_positive_rate),
@@ -55,6 +55,8 @@ def _before(title: str) -> Series:
 def _meaning(recall: Rate | None) -> str:
     if recall is None:
         return "No prompt says what it shows, so there is no recall: read the rates beside those of the unedited model."
+    if recall.value == 1:
+        return "It finds all that the unedited model was asked for."
     return (
         f"It misses {percent(1 - recall.value)} of what the unedited model was asked for, badly drawn or not known: "
         "that much looks forgotten without any eraser."

@@ -99,11 +99,12 @@ def plots(evaluation: Evaluation) -> Iterator[Plot]:
         points = [_point(of, kept, gone, x, y) for of, kept, gone in rates]
         pasts = {(before_of(keep, name, evaluation), before_of(forget, name, evaluation)) for name in names}
         (kept, gone) = next(iter(pasts)) if len(pasts) == 1 else (None, None)
-        before = None
+        before: list[Point] = []
         if kept and gone and kept.value >= x.floor and gone.value >= y.floor:
-            before = _point(series[BASE], kept, gone, x, y)
+            before = [_point(series[BASE], kept, gone, x, y)]
         goal = _goal(kept, x, y) if kept else ""
-        yield Plot(forget, keep, x, y, before, _apart(points), goal)
+        drawn = _apart([*before, *points])
+        yield Plot(forget, keep, x, y, drawn[0] if before else None, drawn[len(before) :], goal)
 
 
 def _axis(lows: Sequence[float], start: float, length: float) -> Axis:

@@ -72,10 +72,13 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def text(value: Any) -> str:
-    """A value of the provenance: long lists cut short, a record by its name."""
+    """A value of the provenance: what is empty as a dash, long lists cut short, a record by what it says."""
+    if value is None or value == "":
+        return "–"
     if isinstance(value, Mapping):
-        return text(value.get("name", ""))
+        said = [f"{key} {text(item)}" for key, item in value.items() if item not in (None, "", [], (), {})]
+        return ", ".join(said) or "–"
     if isinstance(value, list | tuple):
         shown = [text(item) for item in value[:LISTED]]
-        return ", ".join(shown if len(value) <= LISTED else [*shown, f"and {len(value) - LISTED} more"])
+        return "; ".join(shown if len(value) <= LISTED else [*shown, f"and {len(value) - LISTED} more"]) or "–"
     return str(value)
