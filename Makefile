@@ -9,7 +9,11 @@ INSTALLED := $(VENV)/.installed
 # Idle OpenMP threads would spin, and slow a shared two-core machine down by ten.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install demo test check format docs build clean
+# A real browser for the tests of the report: Debian's, from apt, where we may ask for it.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
+BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
+
+.PHONY: help install demo chromium test check format docs build clean
 .DELETE_ON_ERROR:
 
 help:
@@ -41,7 +45,14 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	@$(BIN)/efface demo --force -o demo
 
+# Fails where Chromium is missing and cannot be installed.
+chromium:
+	@$(BROWSER) || { echo "Installing Chromium, which the tests of the report drive"; \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+# Without Chromium, the tests that need it say that they were skipped.
 test: $(VENV)/.extra-test
+	@$(MAKE) --silent chromium || echo "No Chromium here and apt may not be asked for it: tests in a browser will be skipped" >&2
 	@$(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.extra-check

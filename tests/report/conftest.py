@@ -3,60 +3,118 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from efface.generate import Job
-from efface.metrics.rates import clustered_bootstrap, paired_difference, wilson
+from efface.metrics.base import Value
+from efface.metrics.rates import harmonic_mean, paired_difference, wilson
 from efface.protocols import BASE, Calibration, Evaluation, Probe, Result, Shot
 
 EvaluationMaker = Callable[..., Evaluation]
 
+IMAGES = 20
+#: Images of 20 in which each eraser lets the concept through, and in which it loses the rest.
+THROUGH, LOST = (1, 9, 0, 19, 3, 2, 5), (0, 1, 8, 0, 4, 2, 3)
+ERASERS = ("eraser", "second", "third", "fourth", "fifth", "sixth", "seventh")
+
+
+def draw(path: Path, word: str, seed: int) -> None:
+    """A round thing on a plain ground, in colours that follow from a word and a seed."""
+    rng = np.random.default_rng([seed, *word.encode()])
+    ground, thing = (tuple(rng.integers(60, 250, 3).tolist()) for _ in range(2))
+    picture = Image.new("RGB", (64, 64), ground)
+    ImageDraw.Draw(picture).ellipse((8, 12, 56, 56), thing, "black", 2)
+    picture.save(path)
+
+
+def shots_of(folder: Path, name: str, concept: str, guide: str, through: int, lost: int) -> tuple[Shot, ...]:
+    """20 images prompted for the concept, 20 for a house; the first of them fail."""
+
+    def shot(metric: str, wanted: str, index: int) -> Shot:
+        erased = metric == "forget"
+        found = index < through if erased else index >= lost
+        seen = wanted if found else guide if erased else None
+        path = folder / f"{name}-{metric}-{index}.png"
+        draw(path, str(seen), index)
+        went = None if not erased else "concept" if found else "guide"
+        probe = Probe(metric, wanted, Job(f"a {wanted} in style {index % 3}", seed=index), guide if erased else None)
+        return Shot(probe, path, found, 0.5 + (index + 1) / 50 if found else index / 100, seen, went)
+
+    return tuple(shot(m, w, i) for m, w in (("forget", concept), ("retain", "house")) for i in range(IMAGES))
+
+
+def result_of(shots: tuple[Shot, ...], concept: str, **other: Any) -> Result:
+    """The rates of shots, beside an unedited model that draws all that it is asked for."""
+    groups = {metric: [s.good for s in shots if s.probe.metric == metric and s.found is not None] for metric in RATES}
+    rates = {metric: wilson(int(sum(good)), len(good)) for metric, good in groups.items()}
+    change = {m: paired_difference([[float(m == "retain")] * len(good)], [good]) for m, good in groups.items()}
+    went = [s.went for s in shots if s.went]
+    return Result(
+        metrics={**rates, "err": harmonic_mean([[good] for good in groups.values()])},
+        change=change,
+        base={"forget": wilson(0, IMAGES), "retain": wilson(IMAGES, IMAGES)},
+        went={concept: {place: went.count(place) for place in ("concept", "guide", "other", "error")}},
+        errors=sum(s.error is not None for s in shots),
+        shots=shots,
+        **other,
+    )
+
+
+RATES = ("forget", "retain")
+
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> EvaluationMaker:
-    """Makes an evaluation of one eraser; `concept` and `guide` are its words, `error` spoils one shot."""
+    """Makes an evaluation: of `concept` erased towards `guide`, by so many erasers.
 
-    def make(concept: str = "cat", guide: str = "dog", error: str | None = None, erasers: int = 1) -> Evaluation:
-        rng = np.random.default_rng(0)
+    `error` spoils the last image of the first eraser, the judge is `undecided` about so many before it, and `distances`
+    gives scores of two feature extractors.
+    """
+
+    def make(
+        concept: str = "cat",
+        guide: str = "dog",
+        error: str | None = None,
+        erasers: int = 1,
+        undecided: int = 0,
+        distances: bool = False,
+    ) -> Evaluation:
         folder = tmp_path / "images"
         folder.mkdir(exist_ok=True)
-
-        def shot(name: str, index: int, metric: str, wanted: str) -> Shot:
-            path = folder / f"{name}-{metric}-{index}.png"
-            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
-            job = Job(f"a {wanted} in style {index % 3}", seed=index)
-            probe = Probe(metric, wanted, job, guide if metric == "forget" else None)
-            found = metric == "retain" or name == BASE or index == 0
-            went = None if metric == "retain" else "concept" if found else "guide"
-            return Shot(probe, path, found, 0.9 if found else 0.1, wanted if found else guide, went)
-
-        def shots(name: str) -> tuple[Shot, ...]:
-            return tuple(shot(name, i, m, w) for m, w in (("forget", concept), ("retain", "house")) for i in range(20))
-
-        base, after = shots(BASE), shots("after")
-        if error:
-            after = (*after[:-1], replace(after[-1], found=None, score=float("nan"), error=error))
-        forget = wilson(19, 20)
-        result = Result(
-            metrics={"forget": forget, "retain": wilson(20, 20)},
-            change={"forget": paired_difference([[0] * 20], [[0] + [1] * 19]), "retain": wilson(0, 20)},
-            base={"forget": wilson(0, 20), "retain": clustered_bootstrap([[1.0] * 20])},
-            went={concept: {"concept": 1, "guide": 19, "other": 0, "nothing": 0, "broken": 0, "error": 0}},
-            errors=int(error is not None),
-            shots=after,
-        )
-        names = ["eraser", "second"][:erasers]
+        base = shots_of(folder, BASE, concept, guide, IMAGES, 0)
+        names = ERASERS[:erasers]
+        results = {BASE: replace(result_of(base, concept), base={}, change={})}
+        for name, through, lost in zip(names, THROUGH, LOST, strict=False):
+            shots = list(shots_of(folder, name, concept, guide, through, lost))
+            if name == ERASERS[0]:
+                for place in range(1, undecided + 1):
+                    shots[-1 - place] = replace(shots[-1 - place], found=None, score=0.5)
+                if error:
+                    shots[-1] = replace(shots[-1], found=None, score=float("nan"), error=error)
+            results[name] = result_of(tuple(shots), concept)
+        if distances:
+            results = {name: with_distances(result, place) for place, (name, result) in enumerate(results.items())}
         return Evaluation(
             protocol="err",
             judge=Calibration("emoji", "1", wilson(39, 40), wilson(0, 40)),
-            results={
-                BASE: Result({"forget": wilson(0, 20), "retain": wilson(20, 20)}, shots=base),
-                **dict.fromkeys(names, result),
-            },
+            results=results,
             provenance={"model": {"name": "emoji", "hash": "abc"}, "erasers": {n: {"method": "uce"} for n in names}},
         )
 
     return make
+
+
+def with_distances(result: Result, place: int) -> Result:
+    """The same with values of two feature extractors, and of none."""
+    metrics: Any = {
+        **result.metrics,
+        "clip_score": Value(31.5 - place, 31.0 - place, 32.0 - place, 40, "clip-b32"),
+        "clip_accuracy": Value(0.9 - place / 10, 0.8 - place / 10, 1.0 - place / 10, 40, "clip-b32"),
+    }
+    if place:
+        metrics["kid"] = Value(0.01 * place, -0.001, 0.02 * place, 40, "efficientnet-1", "against 40 images")
+    return replace(result, metrics=metrics)

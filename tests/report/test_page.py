@@ -1,55 +1,119 @@
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
+
+from efface.metrics.rates import wilson
+from efface.protocols import BASE, Result
 from efface.report import page
+from efface.report.provenance import flat
 
 SCRIPT = "<script>alert(1)</script>"
+IMAGE = '"><img src=x onerror=alert(1)>'
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes."""
+    """Every tag with its attributes, and whether each is closed where it should be."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(html)
+        self.close()
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
 
 
-def test_names_prompts_and_errors_from_outside_are_escaped(evaluation):
-    html = page(
-        evaluation(concept=SCRIPT, guide='"><img src=x onerror=alert(1)>', error=f"judge said {SCRIPT}"), SCRIPT
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.split("<body>")[1].split("<script>")[0]))
+
+
+@pytest.mark.parametrize("evil", [SCRIPT, IMAGE])
+def test_names_prompts_and_errors_from_outside_are_escaped(evaluation, evil):
+    made = evaluation(concept=evil, guide=evil, error=f"judge said {evil}", erasers=2, distances=True)
+    bounds = {evil: {"free": 0.0, "text": None, "ceiling": 0.9}}
+    made = replace(
+        made,
+        protocol=evil,
+        judge=replace(made.judge, name=evil, version=evil),
+        results={(evil if name == "second" else name): result for name, result in made.results.items()},
+        certificates={evil: bounds},
+        provenance={evil: evil, "model": evil, "erasers": {evil: {"method": evil}}},
     )
+    html = page(made)
     tags = Tags(html).found
     assert [tag for tag, _ in tags].count("script") == 1
     assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
-    assert SCRIPT not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert all((attributes["src"] or "").startswith("data:") for tag, attributes in tags if tag == "img")
+    assert evil not in html
+    assert evil not in page(evaluation(), title=evil)
 
 
 def test_the_page_asks_the_network_for_nothing(evaluation):
-    tags = Tags(page(evaluation())).found
+    html = page(evaluation(erasers=2))
+    tags = Tags(html).found
     addresses = [value or "" for _, attrs in tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
     assert addresses
-    assert all(address.startswith("data:image/") for address in addresses)
-    assert not re.search(r"url\(|@import", page(evaluation()))
+    assert all(address.startswith(("data:image/", "#")) for address in addresses)
+    assert not re.search(r"url\(|@import", html)
 
 
-def test_every_pair_shows_before_and_after(evaluation):
-    tags = Tags(page(evaluation())).found
-    pictures = [attrs["alt"] or "" for tag, attrs in tags if tag == "img"]
-    assert sum(alt.startswith("before") for alt in pictures) == sum(alt.startswith("after") for alt in pictures) > 0
+def test_the_page_runs_its_own_script_and_no_other(evaluation):
+    html = page(evaluation())
+    script = html.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("erasers", [1, 3])
+def test_every_tag_is_closed_and_every_address_leads_somewhere(evaluation, erasers):
+    html = page(evaluation(erasers=erasers, error="broken", undecided=1, distances=True))
+    tags = Tags(html)
+    assert tags.open == []
+    ids = [attrs["id"] for _, attrs in tags.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    steps = {"#closed", "#picture-0", f"#picture-{sum((i or '').startswith('picture-') for i in ids) + 1}"}
+    assert {attrs["href"] for tag, attrs in tags.found if tag == "a"} <= {f"#{i}" for i in ids} | steps
+
+
+def test_every_picture_says_what_it_is(evaluation):
+    alts = [attrs["alt"] or "" for tag, attrs in Tags(page(evaluation())).found if tag == "img"]
+    assert sum(alt.startswith("before: “a ") for alt in alts) == sum(alt.startswith("after: “a ") for alt in alts) > 0
 
 
 def test_a_failure_is_announced_and_listed(evaluation):
-    html = page(evaluation(error="the judge raised OSError"))
-    assert "1 image without a verdict" in html
-    assert "the judge raised OSError" in html
-    assert "without a verdict" not in page(evaluation())
+    said = text_of(page(evaluation(error="the judge raised OSError")))
+    assert "1 image without a verdict." in said
+    assert "the judge raised OSError" in said
+    assert "without a verdict" not in text_of(page(evaluation()))
+
+
+def test_what_the_judge_is_undecided_about_is_counted_and_is_no_error(evaluation):
+    said = text_of(page(evaluation(undecided=2)))
+    assert "Undecided about 2 images." in said
+    assert said.count("the judge is undecided") == 2
+    assert "2 images without a verdict" not in said
+
+
+def test_a_failure_of_the_unedited_model_is_listed_too(evaluation):
+    made = evaluation()
+    base = made.results[BASE]
+    spoilt = (replace(base.shots[0], found=None, score=float("nan"), error="cannot be read"), *base.shots[1:])
+    said = text_of(page(replace(made, results={**made.results, BASE: replace(base, shots=spoilt, errors=1)})))
+    assert "cannot be read" in said
 
 
 def test_a_missing_picture_is_said_to_be_missing(evaluation, tmp_path):
@@ -59,15 +123,21 @@ def test_a_missing_picture_is_said_to_be_missing(evaluation, tmp_path):
     assert "no image" in page(made)
 
 
+def test_where_no_pictures_are_kept_failures_are_a_list(evaluation, tmp_path):
+    made = evaluation(erasers=2)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    html = page(made)
+    assert "no image" not in html
+    assert "Before and after" not in html
+    assert '<ul class="plain"><li>a cat in style 2 <span class="faint">seed 8' in html
+
+
 def test_several_erasers_stand_side_by_side(evaluation):
-    html = page(evaluation(erasers=2))
-    assert html.count('<section class="verdict') == 2
-
-
-def test_the_images_where_the_concept_came_through_are_shown(evaluation):
-    html = page(evaluation())
-    assert "Where “cat” came through" in html
-    assert html.count('<figure class="failed">') == 2  # once among all, once among the failures
+    html = page(evaluation(erasers=3))
+    assert html.count('<section class="verdict') == 3
+    assert "Forgetting against keeping" in html
+    assert "Forgetting against keeping" not in page(evaluation())
 
 
 def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
@@ -75,7 +145,7 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
         SCRIPT: {"free": 0.0, "text": 0.621, "ceiling": 0.98},
         "dog": {"free": 0.25, "text": None, "ceiling": 1.0},
     }
-    html = page(replace(evaluation(erasers=2), certificates={"eraser": bounds}))
+    html = page(replace(evaluation(), certificates={"eraser": bounds}))
     assert html.count("How far can it be undone?") == 1
     assert SCRIPT not in html
     rows = re.findall(r"<tr><th scope=\"row\">([^<]*)</th><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", html)
@@ -89,5 +159,33 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
 def test_long_lists_in_the_provenance_are_cut_short(evaluation):
     made = evaluation()
     html = page(replace(made, provenance={**made.provenance, "preserve": [f"prompt {i}" for i in range(10_000)]}))
-    assert "prompt 49, and 9950 more" in html
+    assert "prompt 49; and 9950 more" in html
     assert "prompt 50" not in html
+
+
+def test_an_unknown_protocol_without_pictures_or_forgetting_has_a_page(evaluation):
+    made = evaluation()
+    results = {BASE: Result({"novel": wilson(3, 4)}), "mine": Result({"novel": wilson(1, 4)})}
+    said = text_of(page(replace(made, protocol="other", results=results, provenance={})))
+    assert "Measured, not judged" in said
+    assert "novel" in said
+    assert "25%" in said
+
+
+def test_a_threshold_that_holds_for_many_concepts_is_one_row():
+    thresholds = {**{f"thing {i}": 0.5 for i in range(20)}, "cat": 0.7}
+    rows = list(flat({"judge": {"name": "emoji", "thresholds": thresholds}, "n": 24, "none": None, "empty": {}}))
+    many = "; ".join(f"thing {i}" for i in range(20))
+    assert rows == [
+        ("judge.name", "emoji"),
+        ("judge.thresholds", f"0.5: {many}"),
+        ("judge.thresholds", "0.7: cat"),
+        ("n", "24"),
+        ("none", "–"),
+        ("empty", "–"),
+    ]
+
+
+def test_a_request_is_told_in_full():
+    concepts = [{"name": "cat", "guide": "dog", "aliases": [], "kind": "object"}, {"name": "car", "guide": None}]
+    assert list(flat({"concepts": concepts})) == [("concepts", "name cat, guide dog, kind object; name car")]

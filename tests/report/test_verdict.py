@@ -2,7 +2,8 @@ import pytest
 
 from efface.metrics.rates import Rate
 from efface.protocols import Result
-from efface.report.verdict import listed, percent, points, verdict
+from efface.report.verdict import verdict
+from efface.report.words import listed, percent, points, span
 
 
 def result(forget: float, retained: float | None = None) -> Result:
@@ -43,6 +44,7 @@ def test_lists_and_numbers_read_as_sentences_do():
     assert listed(["a", "b", "c", "d", "e"]) == "“a”, “b”, “c” and 2 more"
     assert percent(0.955) == "95.5%"
     assert percent(1.0) == "100%"
+    assert span(Rate(0.5, 0.255, 1.0, 5)) == "25.5–100%"
     assert points(Rate(-0.01, -0.02, 0.0, 5)).startswith("−1.0 points")
 
 
@@ -56,3 +58,23 @@ def test_what_the_judge_cannot_see_before_is_not_said_to_be_kept():
     before = {"forget": Rate(0, 0, 0.1, 100), "retain": Rate(0.1, 0, 0.2, 100)}
     said = verdict(["cat"], Result({"forget": Rate(1, 0.9, 1, 100)}, {"retain": Rate(0, 0, 0, 100)}, before))
     assert said.headline == "Forgot “cat”"
+
+
+def test_noise_is_not_forgetting():
+    forgot = {"forget": Rate(1, 0.9, 1, 40)}
+    said = verdict(["cat"], Result(forgot, went={"cat": {"guide": 30, "broken": 8, "error": 2}}))
+    assert (said.tone, said.headline) == ("bad", "Broke the images of “cat” rather than forget")
+    assert "blank or noise in 20%" in said.sentences[1]
+    assert verdict(["cat"], Result(forgot, went={"cat": {"guide": 36, "broken": 4}})).tone == "good"
+
+
+def test_what_a_protocol_does_not_call_forgetting_is_not_judged():
+    said = verdict([], Result({"accuracy": Rate(1, 0.9, 1, 40)}))
+    assert (said.tone, said.headline) == ("plain", "Measured, not judged")
+
+
+@pytest.mark.parametrize(("forget", "retain"), [("object_ua", "object_ira"), ("style_ua", "style_ira")])
+def test_unlearncanvas_has_other_names_for_it(forget, retain):
+    rates = {forget: Rate(1, 0.9, 1, 40), retain: Rate(0.9, 0.8, 1, 40)}
+    said = verdict(["cat"], Result(rates, {retain: Rate(-0.1, -0.2, 0, 40)}))
+    assert said.headline == "Forgot “cat” but damaged the rest"

@@ -64,8 +64,8 @@ def _grid(evaluation: Any, path: Path) -> None:
     from efface.files import atomic
     from efface.protocols import BASE
     from efface.report import grid
-    from efface.report.page import erased_by
     from efface.report.pictures import pairs, spread
+    from efface.report.verdict import erased_by
 
     base, rows = evaluation.results[BASE], []
     for name, result in evaluation.results.items():

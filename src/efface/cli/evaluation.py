@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from efface.errors import BadInput
 from efface.files import sha256_of_file
 from efface.protocols.inputs import Inputs
-from efface.report.verdict import interval, percent, verdict
+from efface.report.verdict import erased_by, verdict
+from efface.report.words import interval, percent
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
@@ -128,7 +129,6 @@ def _alternatives(requests: "Sequence[Request]", prompts: Path | None) -> tuple[
 def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     from efface.protocols import BASE
     from efface.protocols.base import ranking
-    from efface.report.page import erased_by
 
     for name, result in evaluation.results.items():
         if name == BASE:

@@ -5,14 +5,26 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from efface.generate import Job
 from efface.protocols import Result, Shot
 from efface.protocols.base import FORGETTING
 
 CELL, GAP, LABEL = 96, 4, 22
 LARGEST_EXACT, LARGEST_SIDE = 128, 512
+
+
+class Prompted(Protocol):
+    """Anything that shows one prompt."""
+
+    @property
+    def prompt(self) -> str: ...
+
+
+T = TypeVar("T", bound=Prompted)
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,11 @@ class Pair:
 
     before: Shot
     after: Shot
+
+    @property
+    def prompt(self) -> str:
+        """What was drawn."""
+        return self.after.probe.job.prompt
 
     @property
     def failed(self) -> bool:
@@ -39,20 +56,24 @@ def pairs(base: Result, result: Result, metric: str, concept: str | None = None)
         metric: which probes.
         concept: only those that ask for this concept.
     """
-    known = {shot.probe.job: shot for shot in base.shots}
+    known = {_asked(shot): shot for shot in base.shots}
     return [
-        Pair(known[shot.probe.job], shot)
+        Pair(known[_asked(shot)], shot)
         for shot in result.shots
-        if shot.probe.metric == metric and concept in (None, shot.probe.concept) and shot.probe.job in known
+        if shot.probe.metric == metric and concept in (None, shot.probe.concept) and _asked(shot) in known
     ]
 
 
-def spread(found: Sequence[Pair], limit: int) -> list[Pair]:
-    """At most `limit` pairs: one of each prompt first, then a second of each, so that none is over-represented."""
+def _asked(shot: Shot) -> tuple[str, str, Job]:
+    return shot.probe.metric, shot.probe.concept, shot.probe.job
+
+
+def spread(found: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` pairs, or rows of several: one of each prompt first, then a second, so that none has too many."""
     turns: dict[str, int] = {}
-    ranked: list[tuple[int, int, Pair]] = []
+    ranked: list[tuple[int, int, T]] = []
     for position, pair in enumerate(found):
-        prompt = pair.after.probe.job.prompt
+        prompt = pair.prompt
         ranked.append((turns.get(prompt, 0), position, pair))
         turns[prompt] = turns.get(prompt, 0) + 1
     ranked.sort(key=lambda entry: entry[:2])

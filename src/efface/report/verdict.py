@@ -1,10 +1,11 @@
 """The verdict in words: what a person should take home from the numbers of one eraser."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efface.metrics.rates import Rate
 from efface.protocols import Result
+from efface.report.words import listed, percent, points
 
 #: A forget rate from which a concept counts as forgotten, and from which as mostly so.
 FORGOTTEN, MOSTLY = 0.95, 0.8
@@ -12,12 +13,18 @@ FORGOTTEN, MOSTLY = 0.95, 0.8
 HARM = 0.03
 #: What the judge must find in the unedited model's images, for its absence afterwards to mean anything.
 SHOWN_BEFORE = 0.5
+#: The share of blank or noisy images from which a concept is broken rather than forgotten.
+BROKEN = 0.1
 
 THRESHOLDS = (
     f"Forgotten: absent from at least {FORGOTTEN:.0%} of the images prompted for it; mostly: from {MOSTLY:.0%}. "
     f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
+    f"Broken: more than {BROKEN:.0%} of the images prompted for it are blank or noise. "
     f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told."
 )
+
+#: What protocols call forgetting, and what they call keeping all else of the same sort.
+AXES = (("forget", "retain"), ("object_ua", "object_ira"), ("style_ua", "style_ira"))
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Verdict:
     """What is said at the top of a report.
 
     Attributes:
-        tone: "good", "mixed" or "bad".
+        tone: "good", "mixed" or "bad"; "plain" where nothing is judged.
         headline: the verdict.
         sentences: the numbers behind it.
     """
@@ -35,15 +42,30 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
+def axes(result: Result) -> tuple[str, str]:
+    """What the result calls forgetting and keeping: the first names of which it has the first."""
+    return next((names for names in AXES if names[0] in result.metrics), AXES[0])
+
+
+def erased_by(result: Result) -> tuple[str, ...]:
+    """The concepts that an eraser's forget probes ask for, in the plan's order."""
+    forgetting = {names[0] for names in AXES}
+    return tuple(dict.fromkeys(shot.probe.concept for shot in result.shots if shot.probe.metric in forgetting))
+
+
 def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     """The verdict on an eraser of these concepts."""
-    subject, forget = listed(concepts), result.metrics.get("forget")
-    sentences = tuple(s for s in (_forgetting(subject, result), _keeping(result)) if s)
-    before = result.base.get("forget")
+    subject, name = listed(concepts), axes(result)[0]
+    forget, before = result.metrics.get(name), result.base.get(name)
+    sentences = tuple(s for s in (_forgetting(subject, result), _going(result), _keeping(result)) if s)
+    if forget is None and result.metrics:
+        return Verdict("plain", "Measured, not judged", ())
     if forget is None:
         return Verdict("mixed", "No verdict: nothing was measured", sentences)
     if before is not None and 1 - before.value < SHOWN_BEFORE:
         return Verdict("mixed", f"Cannot tell: {subject} is hardly found before either", sentences)
+    if broken_share(result) > BROKEN:
+        return Verdict("bad", f"Broke the images of {subject} rather than forget", sentences)
     grade = 2 if forget.value >= FORGOTTEN else int(forget.value >= MOSTLY)
     word = ("Did not forget", "Mostly forgot", "Forgot")[grade]
     harmless, rest = _rest(result)
@@ -54,9 +76,24 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     return Verdict(tone, f"{word} {subject} {link} {rest}", sentences)
 
 
+def broken_share(result: Result) -> float:
+    """The share of images of erased concepts that are blank or noise, of those with a verdict."""
+    counts = _went(result)
+    judged = sum(counts.values()) - counts["error"]
+    return counts["broken"] / judged if judged else 0.0
+
+
+def _went(result: Result) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for places in result.went.values():
+        counts.update(places)
+    return counts
+
+
 def _rest(result: Result) -> tuple[bool | None, str]:
     """Whether all else was kept, None where that is not known, and the words for it."""
-    before, change = result.base.get("retain"), result.change.get("retain")
+    name = axes(result)[1]
+    before, change = result.base.get(name), result.change.get(name)
     if change is None or (before is not None and before.value < SHOWN_BEFORE):
         return None, ""
     harmless = change.value >= -HARM
@@ -64,7 +101,8 @@ def _rest(result: Result) -> tuple[bool | None, str]:
 
 
 def _forgetting(subject: str, result: Result) -> str:
-    after, before = result.metrics.get("forget"), result.base.get("forget")
+    name = axes(result)[0]
+    after, before = result.metrics.get(name), result.base.get(name)
     if after is None:
         return "No image that was prompted for an erased concept has a verdict."
     found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} images prompted for it"
@@ -72,39 +110,28 @@ def _forgetting(subject: str, result: Result) -> str:
     return f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
 
 
+def _going(result: Result) -> str:
+    """Where the images went that no longer show what was erased."""
+    counts = _went(result)
+    total = sum(counts.values())
+    guides = list(dict.fromkeys(s.probe.guide for s in result.shots if s.went == "guide" and s.probe.guide))
+    words = {
+        "guide": f"{listed(guides)}, the guide," if guides else "the guide",
+        "other": "another concept",
+        "nothing": "nothing that the judge knows",
+        "broken": "blank or noise",
+    }
+    places = [(counts[place], said) for place, said in words.items() if counts[place]]
+    said = ", ".join(f"{said} in {percent(count / total)}" for count, said in sorted(places, reverse=True))
+    return f"What it sees instead: {said}." if said else ""
+
+
 def _keeping(result: Result) -> str:
-    after, before, change = (rates.get("retain") for rates in (result.metrics, result.base, result.change))
+    name = axes(result)[1]
+    after, before, change = (rates.get(name) for rates in (result.metrics, result.base, result.change))
     if after is None or before is None or change is None:
         return ""
     return (
         f"Everything else is found in {percent(after.value)} of {after.n} images; before, in {percent(before.value)} "
         f"(change {points(change)})."
     )
-
-
-def listed(names: Sequence[str], limit: int = 3) -> str:
-    """Names as a sentence has them; beyond `limit`, the rest is counted."""
-    shown = [f"“{name}”" for name in names[:limit]]
-    if len(names) > limit:
-        shown.append(f"{len(names) - limit} more")
-    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
-
-
-def percent(share: float) -> str:
-    """A share as people read it: one decimal, none where it is whole."""
-    return f"{100 * share:.1f}%".replace(".0%", "%")
-
-
-def interval(rate: Rate | None) -> str:
-    """A rate with its interval and count; a dash where there is none."""
-    if rate is None:
-        return "–"
-    return f"{percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)}, n={rate.n})"
-
-
-def points(change: Rate | None) -> str:
-    """A difference of rates in percentage points, with its interval; a dash where there is none."""
-    if change is None:
-        return "–"
-    value, low, high = (f"{100 * share:+.1f}".replace("-", "−") for share in (change.value, change.low, change.high))
-    return f"{value} points, {low} to {high}"
