@@ -78,7 +78,7 @@ def run(model: Model, judge: Judge, name: str, n: int, work: Path) -> dict[str, 
     found: dict[str, Row] = {}
     for label, setting in SETTINGS.items():
         request = request_of(name, "object", setting)
-        facts = {"model": model.hash, "judge": judge.version, "n": n, "sampling": str(sampling)}
+        facts: dict[str, Any] = {"model": model.hash, "judge": judge.version, "n": n, "sampling": str(sampling)}
         facts["request"] = request.model_dump(mode="json")
         kept = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}.json"
         if kept.exists() and (content := json.loads(kept.read_text()))["facts"] == facts:
@@ -123,7 +123,8 @@ def correlation(found: dict[str, dict[str, Row]], key: str) -> float:
     from scipy.stats import spearmanr
 
     rows = [row for settings in found.values() for row in settings.values()]
-    return float(spearmanr([row["certificate"] for row in rows], [row[key] for row in rows]).statistic)
+    ranks: Any = spearmanr([row["certificate"] for row in rows], [row[key] for row in rows])
+    return float(ranks.statistic)
 
 
 def plot(found: dict[str, dict[str, Row]], path: Path) -> None:

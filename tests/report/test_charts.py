@@ -1,16 +1,15 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.rates import Rate, wilson
 from efface.protocols import BASE, Result
 from efface.report.destinations import shares
-from efface.report.extras import rank_of
 from efface.report.judging import judging
 from efface.report.plot import plots
 from efface.report.rates import blocks, tables
-from efface.report.series import series_of
+from efface.report.series import rank_of, series_of
 
 
 def test_a_shared_past_is_one_bar_and_each_eraser_another(evaluation):
@@ -70,24 +69,12 @@ def test_a_number_that_is_no_share_gets_no_percent(evaluation):
     assert [(t.extractor, t.blocks[0].bars[0].value) for t in tables(made)] == [("", "3.5")]
 
 
-@dataclass(frozen=True)
-class Score:
-    value: Value
-    base: Value | None
-    change: Value | None
-
-
-@dataclass(frozen=True)
-class Scored(Result):
-    scores: object = None
-
-
 def test_scores_beside_the_rates_show_their_paired_change(evaluation):
     made = evaluation()
     was, now, less = (Value(v, v - 1, v + 1, 40, "clip-b32", note) for v, note in ((30, ""), (28, ""), (-2, "p=0.01")))
     results = {
-        BASE: Scored({}, scores={"clip_score": Score(was, None, None)}),
-        "eraser": Scored({}, scores={"clip_score": Score(now, was, less)}),
+        BASE: Result({}, scores={"clip_score": Measured(was, None, None)}),
+        "eraser": Result({}, scores={"clip_score": Measured(now, was, less)}),
     }
     (table,) = tables(replace(made, results=results))
     assert [(bar.value, bar.change) for bar in table.blocks[0].bars] == [("30", ""), ("28", "−2, −3 to −1; p=0.01")]

@@ -19,13 +19,12 @@ from markupsafe import Markup
 from efface.protocols import Evaluation, Result
 from efface.report import provenance, words
 from efface.report.destinations import PLACES, shares
-from efface.report.extras import rank_of, weight_change_of
 from efface.report.failures import failures, unanswered
 from efface.report.grids import groups
 from efface.report.judging import judging
 from efface.report.plot import plots
 from efface.report.rates import blocks, tables
-from efface.report.series import Series, erasers_of, series_of
+from efface.report.series import Series, erasers_of, rank_of, series_of
 from efface.report.verdict import THRESHOLDS, Verdict, axes, erased_by, verdict
 
 FIGURES = 3
@@ -101,7 +100,7 @@ def _cards(evaluation: Evaluation) -> list[Card]:
 
 def _facts(name: str, evaluation: Evaluation) -> list[str]:
     """How the eraser was made and, where that is known, its place and how much the weights changed."""
-    rank, change = rank_of(name, evaluation), weight_change_of(evaluation.results[name])
+    rank, change = rank_of(name, evaluation), evaluation.results[name].weight_change
     return [
         *filter(None, [provenance.how(evaluation.provenance, name)]),
         *([f"place {rank} by err"] if rank and len(evaluation.results) > 2 else []),
