@@ -92,7 +92,8 @@ class _Frame:
         checkpoints = None
         if work.folder is not None:
             asked = part.model_dump(mode="json", include={"concepts", "method", "clip_skip"})
-            checkpoints = Checkpoints(work.folder, name, {**self.facts, "request": asked}, work.force)
+            facts = {**self.facts, "request": asked, "data": objective.data}
+            checkpoints = Checkpoints(work.folder, name, facts, work.force)
 
         def tell(step: int, losses: Mapping[str, float]) -> None:
             if work.progress:
