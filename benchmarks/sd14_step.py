@@ -4,8 +4,9 @@
     python benchmarks/sd14_step.py --quick    a small U-Net, in seconds a case; writes nothing
 
 Weights are random: what a step needs does not depend on them. Latents are 64 x 64, text is 77 x 768, all in float32 on
-the CPU. Trajectories are two steps long, which changes seconds and not memory. Each case runs in a process of its own;
-its peak is that of the whole process, the libraries, the weights and Adam's state included. The bar is 24 GB.
+the CPU. Trajectories, and the anchor pictures of ablate, take two sampling steps, which changes seconds and not memory.
+Each case runs in a process of its own; its peak is that of the whole process, the libraries, the weights and Adam's
+state included. The bar is 24 GB.
 """
 
 import argparse
@@ -30,12 +31,15 @@ from efface.models.open import EMBEDDED
 RESULTS = Path(__file__).parent / "results"
 BAR = 24.0
 TRAJECTORY = {"iterations": 1, "ddim_steps": 2, "reuse": 1}
+PICTURES = {"to": "dog", "train_max_steps": 1, "sampling_steps": 2}
 
 #: A method and its settings.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "esd, cross-attention": ("esd", {"train_method": "esd-x", **TRAJECTORY}),
     "esd, all but cross-attention": ("esd", {"train_method": "esd-u", **TRAJECTORY}),
     "esd, full, latents of the edited model": ("esd", {"preset": "2023", "train_method": "full", **TRAJECTORY}),
+    "ablate, cross-attention, batch 4": ("ablate", {"parameter_group": "cross-attn", **PICTURES}),
+    "ablate, full, batch 2": ("ablate", {"parameter_group": "full-weight", "batch_size": 2, **PICTURES}),
 }
 # Latent size and channels.
 SD14, SMALL = (64, (320, 640, 1280, 1280)), (16, (32, 32, 64, 64))
@@ -69,7 +73,12 @@ def random_model(size: int, channels: tuple[int, ...]) -> Model:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
     pipeline = parts.StableDiffusionPipeline(
-        vae=parts.AutoencoderKL(),
+        vae=parts.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        ),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet.to(memory_format=torch.channels_last),

@@ -5,7 +5,7 @@ The module is not called `erase`, since importing it would then hide the functio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from efface.base_check import with_parameters
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from efface.eraser import Eraser
     from efface.judges import Judge
-    from efface.methods.base import Latents, Measure, Tool
+    from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Tool
 
 
 def erase(
@@ -56,7 +56,8 @@ def erase(
         clip_skip: how many of the text encoder's last layers the pipeline skips.
         certify: say in the eraser how far its concepts can be brought back (`efface.certificate`); reads the
             denoiser's text-reading weights. An eraser that does not edit the text alone has no certificate.
-        judge: who says what images show, for methods that look at what they do (`efface.judges.open_judge`).
+        judge: who says what images show, or which are copies, for methods that look at images
+            (`efface.judges.open_judge`).
         work: whom to tell how far long work is, and for methods that train a folder from which an interrupted training
             is taken up again.
         **options: the method's own settings; to debias, also `shares`.
@@ -74,13 +75,15 @@ def erase(
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
     work = work or Work()
-    tools: dict[Tool, Any] = {
-        "latents": _latents_of(opened),
-        "measure": _measure_of(judge, opened),
-        "progress": work.progress,
-        "work": work,
+    tools: dict[Tool, Callable[[], Any]] = {
+        "copies": lambda: _copies_of(judge, opened),
+        "latents": lambda: _latents_of(opened),
+        "measure": lambda: _measure_of(judge, opened),
+        "pictures": lambda: _pictures_of(opened, work),
+        "progress": lambda: work.progress,
+        "work": lambda: work,
     }
-    given = {name: tools[name] for name in chosen.needs}
+    given = {name: tools[name]() for name in chosen.needs}
     # A guard acts on the denoiser as a whole, training on its weights, and debiasing is steered by images; any other
     # edit is of one text stream.
     whole = chosen.edit == "guard" or chosen.trained or concepts.goal == "debias" or not concepts.pooled
@@ -112,3 +115,25 @@ def _measure_of(judge: Judge | None, model: Model) -> Measure | None:
     from efface.judges.shares import measure_by
 
     return measure_by(judge, model)
+
+
+def _pictures_of(model: Model, work: Work) -> Pictures:
+    from efface.generate.pictures import CachedPictures
+
+    return CachedPictures(model, work.progress)
+
+
+def _copies_of(judge: Judge | None, model: Model) -> CopyDetector | None:
+    if judge is not None:
+        from efface.judges.copies import copies_by
+
+        return copies_by(judge)
+    if model.name != "emoji":
+        return None
+
+    def copies(pictures: Any, original: Any) -> Sequence[bool]:
+        from efface.judges.copies import copies_by_embedded_clip
+
+        return copies_by_embedded_clip(model.device)(pictures, original)
+
+    return copies

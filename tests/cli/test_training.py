@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from efface import Eraser
 from efface.training.checkpoints import Checkpoints
@@ -91,3 +93,25 @@ def test_the_configuration_of_mu_with_overrides(efface, tiny_sd):
 )
 def test_settings_that_cannot_be_trained_with(refused, tiny_sd, setting, said):
     assert said in refused("erase", "cat", "--method", "esd", "-s", setting, "--model", tiny_sd)
+
+
+class Spread(torch.nn.Module):
+    """Descriptors in which a picture of one colour is like no other."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.std((2, 3))
+
+
+def test_a_memorised_picture_needs_itself_and_a_detector_that_may_run(efface, refused, tiny_sd):
+    Image.new("RGB", (16, 16), (250, 250, 250)).save("star.png")
+    program: Any = torch.jit.trace(Spread(), torch.zeros(1, 3, 8, 8))
+    program.save("sscd.torchscript.pt")
+    command = ("erase", "the star", "--kind", "memorization", "--method", "ablate", "--model", tiny_sd)
+    assert "mem_impath=FILE" in refused(*command)
+    command += ("-s", "mem_impath=star.png")
+    assert "--judge sscd:FILE" in refused(*command)
+    command += ("--judge", "sscd:sscd.torchscript.pt")
+    assert "--trust-torchscript" in refused(*command)
+    moment = ("-s", "train_max_steps=1", "-s", "batch_size=1", "-s", "sampling_steps=1", "--trust-torchscript")
+    assert efface(*command, *moment, "--json").json()["eraser"] == "the-star-ablate.safetensors"
+    assert "ablate to find copies" in refused("erase", "cat", "--to", "dog", "--judge", "sure", "--method", "ablate")

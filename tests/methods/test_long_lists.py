@@ -18,7 +18,7 @@ WORDS = "a an of in the dog horse house car boat bird parrot apple star blue red
 PROMPTS = tuple(" ".join(words) for words in product(WORDS, WORDS, WORDS))
 BATCH = 64
 #: What has no preserve list does not read it.
-OF_NOTHING = {"negative", "sld", "adavd", "esd"}
+OF_NOTHING = {"negative", "sld", "adavd", "esd", "ablate"}
 
 
 class Largest(TorchDispatchMode):

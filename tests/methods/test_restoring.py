@@ -25,6 +25,7 @@ SPLIT: list[tuple[str, dict[str, Any], float]] = [
     ("speed", {"params": "KV", "aug_num": 0}, 1e-10),
     ("adavd", {}, 0.0),
     ("esd", {"iterations": 2, "ddim_steps": 4, "reuse": 2, "lr": 1e-3, "train_method": "esd-x-strict"}, 0.0),
+    ("ablate", {"train_max_steps": 2, "train_size": 2, "batch_size": 1, "sampling_steps": 1, "base_lr": 1e-3}, 0.0),
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no (guides|preserve list)")
 

@@ -32,8 +32,11 @@ def command(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option("--judge", metavar="NAME", help="Who says what images show, to debias (see efface judges)."),
+        typer.Option("--judge", metavar="NAME", help="Who judges images, to debias or to find copies (efface judges)."),
     ] = None,
+    trust_torchscript: Annotated[
+        bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
+    ] = False,
     certify: Annotated[
         bool, typer.Option("--certify", help="Say how far any embedding, or any text, can bring a concept back.")
     ] = False,
@@ -89,7 +92,7 @@ def command(
 
     chosen = METHODS.get(request.method)
     request = _completed(request, preserve_file is not None, seed)
-    asked = _judge(request, model, judge)
+    asked = _judge(request, model, judge, device_of(device), trust_torchscript)
     folder = target.with_suffix(".training")
     with screen.progress() as tell:
         opened = open_model(model, device_of(device))
@@ -144,17 +147,25 @@ def _completed(request: Any, protects_file: bool, seed: int) -> Any:
     return request.model_copy(update={"options": options})
 
 
-def _judge(request: Any, model: str, name: str | None) -> Any:
-    """Who judges, where the goal needs it: the embedded judge, or the CLIP of UCE's script."""
-    if request.goal != "debias":
-        if name is not None:
-            raise BadInput(f"--judge {name} is for --goal debias; leave it out, and judge with efface evaluate.")
+def _judge(request: Any, model: str, name: str | None, device: str, trust_torchscript: bool) -> Any:
+    """Who judges, where the method needs it: to debias the embedded judge or the CLIP of UCE's script, else none."""
+    if request.goal != "debias" and name is None:
         return None
     from efface.judges import open_judge
+    from efface.methods import METHODS
 
-    attributes = [attribute for concept in request.concepts for attribute in concept.attributes]
-    fallback = "emoji" if model == "emoji" else "clip:openai/clip-vit-base-patch32"
-    return open_judge(name or fallback, tuple(dict.fromkeys(attributes)))
+    if request.goal == "debias":
+        attributes = [attribute for concept in request.concepts for attribute in concept.attributes]
+        fallback = "emoji" if model == "emoji" else "clip:openai/clip-vit-base-patch32"
+        return open_judge(name or fallback, tuple(dict.fromkeys(attributes)), trust_torchscript=trust_torchscript)
+    is_memorised = any(concept.kind == "memorised" for concept in request.concepts)
+    if "copies" not in METHODS.get(request.method).needs or not is_memorised:
+        raise BadInput(
+            f"--judge {name} is for --goal debias, and for ablate to find copies of a memorised picture; leave it out, "
+            "and judge with efface evaluate."
+        )
+    assert name is not None
+    return open_judge(name, (), device, trust_torchscript)
 
 
 def _bounds(numbers: dict[str, float | None]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efface.errors import BadFile
 from efface.files import atomic, cache_folder
-from efface.generate.folder import read_picture
+from efface.generate.folder import read_picture, write_picture
 
 
 def cached(key: str) -> NDArray[np.uint8] | None:
@@ -23,13 +23,16 @@ def cached(key: str) -> NDArray[np.uint8] | None:
         return None
 
 
-def keep(key: str, picture: Path) -> None:
-    """Copy a picture into the cache; a cache that cannot be written is no reason to stop."""
+def keep(key: str, picture: Path | NDArray[np.uint8]) -> None:
+    """Put a picture, or its file, into the cache; a cache that cannot be written is no reason to stop."""
     place = _place(key)
     with suppress(OSError, BadFile):
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic(place) as temporary:
-            shutil.copyfile(picture, temporary)
+            if isinstance(picture, Path):
+                shutil.copyfile(picture, temporary)
+            else:
+                write_picture(temporary, picture)
 
 
 def _place(key: str) -> Path:

@@ -62,6 +62,11 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         raise OSError(f"{path.name}: {error}") from error
 
 
+def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write (height, width, 3) without loss."""
+    Picture.fromarray(pixels).save(path, format="PNG", compress_level=4)
+
+
 def read_folder(path: Path) -> list[Image]:
     """The images of a folder: those of its metadata, else every picture file in it, in order of name.
 
@@ -151,7 +156,7 @@ class Folder:
 
     def _write(self, row: Row, pixels: NDArray[np.uint8]) -> None:
         with atomic(self.path / row["file_name"]) as temporary:
-            Picture.fromarray(pixels).save(temporary, format="PNG", compress_level=4)
+            write_picture(temporary, pixels)
         with (self.path / METADATA).open("a", encoding="utf-8") as file:
             file.write(_line(row))
         self.rows[row["key"]] = row

@@ -4,6 +4,7 @@ from efface.methods.base import Method
 from efface.registry import Registry
 
 _BUILTIN = {
+    "ablate": "efface.methods.ablate:METHOD",
     "adavd": "efface.methods.adavd:METHOD",
     "certified": "efface.methods.certified:METHOD",
     "cure": "efface.methods.cure:METHOD",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from efface.eraser import Eraser
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from efface.settings import Settings
 
 KindOfEdit = Literal["text", "weight", "guard"]
-Tool = Literal["latents", "measure", "progress", "work"]
+Tool = Literal["copies", "latents", "measure", "pictures", "progress", "work"]
 
 #: Told what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -34,6 +37,37 @@ class Latents(Protocol):
         clip_skip: int | None = None,
     ) -> Tensor:
         """The latents of one prompt, one a seed, (n, C, h, w), float32."""
+        ...
+
+
+class Pictures(Protocol):
+    """Draws with the unedited model, no picture twice; or reads what somebody drew. Pictures are (H, W, 3)."""
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        sampler: str,
+        negative: str | None = None,
+        clip_skip: int | None = None,
+        what: str = "pictures",
+    ) -> Sequence[NDArray[np.uint8]]:
+        """A picture for each prompt and its seed; `what` is being done, for whom it is told."""
+        ...
+
+    def read(self, folder: Path) -> Sequence[tuple[str, NDArray[np.uint8]]]:
+        """The pictures of a folder, each with the prompt that it was drawn by, "" where that is not known."""
+        ...
+
+
+class CopyDetector(Protocol):
+    """Compares pictures."""
+
+    def __call__(self, pictures: Sequence[NDArray[np.uint8]], original: Path) -> Sequence[bool]:
+        """Whether each of some pictures, all of one size, is a copy of the one in a file."""
         ...
 
 
@@ -73,9 +107,9 @@ class Method:
         together: (erasers of one configuration, the request of all their concepts) -> the eraser that this request
             would have made, from what they stored; raises `methods.together.Apart` where that does not suffice. None
             where it never does.
-        needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `measure` (None
-            where no judge was chosen), whom to tell its `progress` (None where nobody listens), and for methods that
-            train the `work` around them (`efface.training.work`).
+        needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `pictures`,
+            `measure` and `copies` (None where nobody judges), whom to tell its `progress` (None where nobody listens),
+            and for methods that train the `work` around them (`efface.training.work`).
         certifies: its erasers carry a certificate unasked.
     """
 
