@@ -119,7 +119,8 @@ class Spread(torch.nn.Module):
 
 def test_a_memorised_picture_needs_itself_and_a_detector_that_may_run(efface, refused, tiny_sd):
     Image.new("RGB", (16, 16), (250, 250, 250)).save("star.png")
-    torch.jit.trace(Spread(), torch.zeros(1, 3, 8, 8)).save("sscd.torchscript.pt")
+    program: Any = torch.jit.trace(Spread(), torch.zeros(1, 3, 8, 8))
+    program.save("sscd.torchscript.pt")
     command = ("erase", "the star", "--kind", "memorization", "--method", "ablate", "--model", tiny_sd)
     assert "mem_impath=FILE" in refused(*command)
     command += ("-s", "mem_impath=star.png")

@@ -124,14 +124,21 @@ def test_loss_and_first_step_are_those_of_the_equations(
     prompts = tmp_path / "anchors.txt"
     prompts.write_text("a photo of a dog\n")
     heeds_text(tiny_model)
-    settings = {"hflip": False, "train_max_steps": 1, "base_lr": 1e-4, "prompts": str(prompts), **options}
+    settings: dict[str, Any] = {
+        "hflip": False,
+        "train_max_steps": 1,
+        "base_lr": 1e-4,
+        "prompts": str(prompts),
+        **options,
+    }
     with objective(tiny_model, kept=Given, **settings) as (ours, accelerator):
         with torch.no_grad():
             batch = ours.batch(0, 0)
         found = ours.loss(batch)["loss"]
         Training(accelerator, ours).run()
         config, stepped = ours._config, flat(ours.weights.parameters())
-    student, encoder = copy.deepcopy(tiny_model.denoiser), copy.deepcopy(tiny_model.text_encoder)
+    student: Any = copy.deepcopy(tiny_model.denoiser)
+    encoder: Any = copy.deepcopy(tiny_model.text_encoder)
     student.set_attn_processor(PublishedAttention())
     table = encoder.get_input_embeddings().weight
     if isinstance(ours.weights, TokenRows):

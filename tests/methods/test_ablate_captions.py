@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_an_objects_captions_name_its_anchor(tiny_model: Model, language_model: 
     assert torch.equal(torch.random.get_rng_state(), state)
     assert found
     assert all("dog" in caption for caption in found)
-    options = {"train_max_steps": 1, "batch_size": 1, "sampling_steps": 1, "num_class_prompts": 4}
+    options: dict[str, Any] = {"train_max_steps": 1, "batch_size": 1, "sampling_steps": 1, "num_class_prompts": 4}
     eraser = efface.erase(tiny_model, "cat", "dog", method="ablate", prompt_gen_model=weights, **options)
     assert eraser.provenance["ablated"]["cat"]["anchors"] == found
 

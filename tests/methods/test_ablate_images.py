@@ -19,7 +19,7 @@ from efface.methods.ablate_images import Gallery, square
 
 
 def gallery(model: Model, concept: Concept, copies: Any = None, **options: Any) -> Gallery:
-    config = AblateConfig(**{"sampling_steps": 1, **options})
+    config = AblateConfig.model_validate({"sampling_steps": 1, **options})
     return Gallery(model, concept, config, CachedPictures(model), copies, 16, None)
 
 

@@ -143,7 +143,7 @@ class Gallery:
         """The anchor prompts among those given, and others that draw the memorised picture."""
         seeds = [self._config.seed + index for index in range(_LOOKED_AT)]
         found = self._drawn([caption for caption in captions for _ in seeds], seeds * len(captions))
-        copied = torch.tensor(self._copied(found)).view(-1, _LOOKED_AT).sum(1).tolist()
+        copied: list[int] = torch.tensor(self._copied(found)).view(-1, _LOOKED_AT).sum(1).tolist()
         order = sorted(range(len(captions)), key=lambda index: copied[index])
         anchors = [captions[index] for index in order[:_ANCHORS] if copied[index] < _LOOKED_AT]
         if not anchors:
