@@ -52,7 +52,7 @@ def train_eraser(
         config: the method's settings.
         work: folder and progress.
         objective_of: makes the objective of a request's concepts: of one at a time, or of all `together`.
-        together: train the concepts as one component, which cannot be split.
+        together: train the concepts as one component, which cannot be split unless its weights know whose each edit is.
     """
     check_trainable(model)
     started = time.perf_counter()
@@ -61,17 +61,19 @@ def train_eraser(
     edits: list[WeightEdit] = []
     owners: list[int] = []
     runs: list[dict[str, Any]] = []
+    separable = True
     with frozen(model.denoiser), _accelerated(model, config, work.folder) as accelerator:
         facts = _facts(model, config, accelerator) if work.folder else {}
         frame = _Frame(accelerator, model, config, work, base, facts)
         for index, part in enumerate([request] if together else [request.keeping([name]) for name in request.names]):
-            made, run = frame.train(objective_of(part), index, part)
+            made, apart, run = frame.train(objective_of(part), index, part)
             edits += made
-            owners += [index] * len(made)
+            owners += [index + own for own in apart or [0] * len(made)]
+            separable = not together or apart is not None
             runs.append(run)
             accelerator.free_memory()
     told = {**provenance(config.model_dump(), started, solving), "training": runs}
-    return Eraser(request, tuple(edits), base, {} if together else {_OWNER: torch.tensor(owners)}, told)
+    return Eraser(request, tuple(edits), base, _inputs(owners if separable else None), told)
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,17 @@ class _Frame:
     base: Base
     facts: Mapping[str, Any]
 
-    def train(self, objective: Objective, index: int, part: Request) -> tuple[tuple[WeightEdit, ...], dict[str, Any]]:
-        """One component: its edits, and how its training went."""
-        work, accelerator, freq = self.work, self.accelerator, self.config.save_freq
+    def train(
+        self, objective: Objective, index: int, part: Request
+    ) -> tuple[tuple[WeightEdit, ...], tuple[int, ...] | None, dict[str, Any]]:
+        """One component: its edits, whose they are if it is of several concepts, and how its training went."""
+        work, accelerator, freq, weights = self.work, self.accelerator, self.config.save_freq, objective.weights
         title, name = ", ".join(part.names), f"component-{index}"
         checkpoints = None
         if work.folder is not None:
             asked = part.model_dump(mode="json", include={"concepts", "method", "clip_skip"})
-            checkpoints = Checkpoints(work.folder, name, {**self.facts, "request": asked}, work.force)
+            facts = {**self.facts, "request": asked, "data": objective.data}
+            checkpoints = Checkpoints(work.folder, name, facts, work.force)
 
         def tell(step: int, losses: Mapping[str, float]) -> None:
             if work.progress:
@@ -100,13 +105,13 @@ class _Frame:
             accelerator.log({f"{title}/{key}": value for key, value in losses.items()}, step=step)
             if work.folder is not None and freq is not None and step % freq == 0:
                 told = {"settings": self.config.model_dump(), "versions": versions(), "steps": step}
-                snapshot = Eraser(part, objective.weights.edits(), self.base, {}, told)
+                snapshot = Eraser(part, weights.edits(), self.base, _inputs(weights.owners()), told)
                 with_parameters(snapshot, self.model).save(work.folder / f"{name}-step-{step}.safetensors", force=True)
 
         training = Training(accelerator, objective, checkpoints, tell)
         training.run()
         told = {"concepts": list(part.names), "steps": training.step, "losses": training.losses}
-        return objective.weights.edits(), told
+        return weights.edits(), weights.owners(), told
 
 
 def drop_components(eraser: Eraser, names: Sequence[str]) -> Eraser:
@@ -124,6 +129,11 @@ def drop_components(eraser: Eraser, names: Sequence[str]) -> Eraser:
     kept = [index for index, owner in enumerate(owners) if eraser.concepts[owner] in request.names]
     inputs = {_OWNER: torch.tensor([request.names.index(eraser.concepts[owners[index]]) for index in kept])}
     return replace(eraser, request=request, edits=tuple(eraser.edits[index] for index in kept), inputs=inputs)
+
+
+def _inputs(owners: Sequence[int] | None) -> dict[str, torch.Tensor]:
+    """What tells the components of an eraser apart: the concept of each edit."""
+    return {} if owners is None else {_OWNER: torch.tensor(owners)}
 
 
 def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:

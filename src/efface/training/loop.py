@@ -159,7 +159,7 @@ class Training:
         self._accelerator.wait_for_everyone()
 
     def _diverged(self, what: str) -> BadInput:
-        rate = self._optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in self._optimizer.param_groups)
         kept = self._checkpoints is not None and self._checkpoints.path.is_file()
         where = f" The last good checkpoint stays in {self._checkpoints.folder}." if kept and self._checkpoints else ""
         return BadInput(

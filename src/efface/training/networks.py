@@ -36,6 +36,10 @@ class Weights(nn.Module, ABC):
     def edits(self) -> tuple[WeightEdit, ...]:
         """The change from the base, as an eraser has it."""
 
+    def owners(self) -> tuple[int, ...] | None:
+        """Of concepts trained together, which one each edit is of; None where they cannot be told apart."""
+        return None
+
 
 class Copies(Weights):
     """Whole parameters, each trained as a float32 copy of the base's.

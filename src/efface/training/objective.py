@@ -23,12 +23,14 @@ class Objective(ABC):
         iterations: how many steps, at most.
         clip_norm: the norm that gradients are cut to; None leaves them.
         keeps_gradients: never set them to zero, so that each step follows the sum of all gradients so far.
+        data: a digest of what determines the outcome beside the request and the settings, such as a file's content.
     """
 
     weights: Weights
     iterations: int
     clip_norm: float | None = None
     keeps_gradients: bool = False
+    data: str = ""
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
