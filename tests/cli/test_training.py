@@ -91,3 +91,18 @@ def test_the_configuration_of_mu_with_overrides(efface, tiny_sd):
 )
 def test_settings_that_cannot_be_trained_with(refused, tiny_sd, setting, said):
     assert said in refused("erase", "cat", "--method", "esd", "-s", setting, "--model", tiny_sd)
+
+
+@pytest.mark.parametrize("method", ["cie", "sepce"])
+def test_compose_gives_a_trained_concept_back_to_the_bit(efface, tiny_sd, method):
+    settings = [word for key in ("iter_break=2", "images=2", "sampling_steps=2") for word in ("-s", key)]
+    command = ("--method", method, "--model", tiny_sd, *settings, "-o", "both.safetensors")
+    assert efface("erase", "cat", "dog", *command).code == 0
+    assert efface("compose", "both.safetensors", "--without", "cat", "-o", "rest.safetensors").code == 0
+    both, rest = Eraser.load("both.safetensors"), Eraser.load("rest.safetensors")
+    kept = [edit for edit, owner in zip(both.edits, both.inputs["owner"], strict=True) if owner == 1]
+    assert (rest.concepts, len(rest.edits)) == (("dog",), len(kept))
+    for edit, other in zip(rest.edits, kept, strict=True):
+        assert edit.tensors().keys() == other.tensors().keys()
+        assert all(tensor.equal(other.tensors()[name]) for name, tensor in edit.tensors().items())
+    assert not Path("both.training/component-0.checkpoint.safetensors").exists()

@@ -11,14 +11,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import efface
 from efface import Eraser, Model, TextEdit, WeightEdit
-from efface.methods import METHODS, certified, cure, oce, rece, robust, robust_rounds, speed_tokens, tokens, uce
+from efface.methods import (
+    METHODS,
+    certified,
+    cure,
+    oce,
+    rece,
+    robust,
+    robust_rounds,
+    sepce_basis,
+    speed_tokens,
+    tokens,
+    uce,
+)
 
 WORDS = "a an of in the dog horse house car boat bird parrot apple star blue red".split()  # noqa: SIM905
 #: 4096 prompts of three words; the tiny model's text is 32 wide and 12 tokens long.
 PROMPTS = tuple(" ".join(words) for words in product(WORDS, WORDS, WORDS))
 BATCH = 64
 #: What has no preserve list does not read it.
-OF_NOTHING = {"negative", "sld", "adavd", "esd"}
+OF_NOTHING = {"negative", "sld", "adavd", "esd", "cie"}
 
 
 class Largest(TorchDispatchMode):
@@ -36,7 +48,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (certified, cure, oce, rece, robust, robust_rounds, speed_tokens, tokens, uce):
+    for module in (certified, cure, oce, rece, robust, robust_rounds, sepce_basis, speed_tokens, tokens, uce):
         monkeypatch.setattr(module, "BATCH", BATCH, raising=False)
     monkeypatch.setattr(speed_tokens, "_IN_MEMORY", 1 << 12)
 
@@ -51,7 +63,11 @@ def matrices(eraser: Eraser) -> Iterator[Tensor]:
             )
 
 
-QUICK = {"nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2}}
+QUICK: dict[str, dict[str, Any]] = {
+    "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
+    # No change spares thousands of prompts in full.
+    "sepce": {"iter_break": 2, "images": 2, "sampling_steps": 2, "tolerance": 0.5},
+}
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     (name, QUICK.get(name, {})) for name in METHODS.names() if name not in OF_NOTHING
 ]

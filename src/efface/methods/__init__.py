@@ -6,6 +6,7 @@ from efface.registry import Registry
 _BUILTIN = {
     "adavd": "efface.methods.adavd:METHOD",
     "certified": "efface.methods.certified:METHOD",
+    "cie": "efface.methods.cie:METHOD",
     "cure": "efface.methods.cure:METHOD",
     "esd": "efface.methods.esd:METHOD",
     "negative": "efface.methods.negative:METHOD",
@@ -13,6 +14,7 @@ _BUILTIN = {
     "oce": "efface.methods.oce:METHOD",
     "rece": "efface.methods.rece:METHOD",
     "robust": "efface.methods.robust:METHOD",
+    "sepce": "efface.methods.sepce:METHOD",
     "sld": "efface.methods.sld:METHOD",
     "speed": "efface.methods.speed:METHOD",
     "uce": "efface.methods.uce:METHOD",
