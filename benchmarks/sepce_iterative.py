@@ -9,7 +9,7 @@ spaces, `cie`:
 2. the first of them is given back: its change is left out;
 3. a new object is erased; its change spares the six that came before, but theirs were not told of it.
 At each step and of each object, erased, given back, new, or never asked for:
-- `keys and values`: the change of what all layers make of the object's tokens, relative, for its bare name (that is what
+- `keys and values`: relative change of what all layers make of the object's tokens, for its bare name (that is what
   is protected) and for sentences with it and a style, which have other tokens;
 - `found`: in how many images the judge finds it, bare and in sentences;
 - `pixels`: mean absolute change of the same images, from the unedited model's with the same seeds, of 255.

@@ -105,10 +105,10 @@ def literal(model: Model, student: Any, batch: Any, reg_beta: float) -> Tensor:
 
 def test_the_sign_of_the_correlation_counts(loud_model: Model) -> None:
     """The loss goes below 0: it is no distance."""
-    with objective(loud_model, iter_break=60, lr=1e-2, threshold=-1e9) as ours:
+    with objective(loud_model, iter_break=30, lr=1e-2, threshold=-1e9) as ours:
         training = train(loud_model, ours)
     assert training.losses["correlation"] < 0
-    assert training.step == 60
+    assert training.step == 30
 
 
 def test_momentum_is_the_published_statistic() -> None:
@@ -148,7 +148,7 @@ def test_pictures_are_the_bases_with_noise_of_the_timestep(tiny_model: Model) ->
     alphas = ALPHAS[t].float().view(2, 1, 1, 1)
     expected = [alphas[i].sqrt() * drawn + (1 - alphas[i]).sqrt() * noise[1, i] for i in range(2)]
     for mine, candidates in zip(x[1], expected, strict=True):
-        assert min(float((mine - candidate).abs().max()) for candidate in candidates) < 1e-5
+        assert min(float((mine - candidate).abs().max()) for candidate in candidates) < 1e-4
 
 
 def generator_after(t: Tensor, slot: int, step: int) -> torch.Generator:

@@ -51,20 +51,22 @@ def bases(model: Model, request: Request, tolerance: float, published: bool) -> 
         BadRequest: what is protected leaves a concept no direction.
     """
     (empty,) = model.embed([""], clip_skip=request.clip_skip).tokens.double()
-    check_finite(empty)
-    free = null_space(empty, EXACT * float(torch.linalg.matrix_norm(empty, 2)))
-    preserved = _triangle(model, empty[:0], request.preserve, request.clip_skip)
+    named = model.embed(request.names, clip_skip=request.clip_skip).tokens.double()  # (k, T, d)
+    check_finite(empty, named)
+    free = null_space(empty, EXACT * _size(empty))
+    preserved = _triangle(model, request.preserve, request.clip_skip)
     found: dict[str, Tensor] = {}
-    for name in request.names:
-        others = [other for other in request.names if other != name]
-        rows = _triangle(model, preserved, others, request.clip_skip)
-        basis = free
+    for index, name in enumerate(request.names):
+        others = torch.cat([named[:index], named[index + 1 :]]).flatten(0, 1)
+        basis, rows = free, torch.cat([preserved, others])
         if len(rows):
-            basis = null_space(rows @ free.T, tolerance * float(torch.linalg.matrix_norm(rows, 2))) @ free
-        if not len(basis):
+            basis = null_space(torch.linalg.qr(rows, mode="r").R @ free.T, tolerance * _size(rows)) @ free
+        # A text encoder may leave directions that no prompt has any part in.
+        if not len(basis) or _size(named[index] @ basis.T) <= EXACT * _size(named[index]):
             raise BadRequest(
-                f"sepce protects {len(protected(request, name))} prompts from what it does to '{name}', which take up "
-                f"all {model.width} directions of the text; protect fewer, or some of it less, e.g. -s tolerance=0.05."
+                f"sepce protects {len(protected(request, name))} prompts from what it does to '{name}', and leaves no "
+                f"direction of the text, {model.width} wide, that '{name}' has a part in; protect fewer, or some of it "
+                "less, e.g. -s tolerance=0.05."
             )
         found[name] = free_variables(basis) if published else basis
     return found
@@ -148,10 +150,16 @@ def free_variables(basis: Tensor) -> Tensor:
     return rows / rows.norm(dim=1, keepdim=True)
 
 
-def _triangle(model: Model, rows: Tensor, prompts: Sequence[str], clip_skip: int | None) -> Tensor:
-    """At most d rows with the same null space and singular values as `rows` and all tokens of `prompts`."""
+def _triangle(model: Model, prompts: Sequence[str], clip_skip: int | None) -> Tensor:
+    """At most d rows with the same null space and singular values as all tokens of `prompts`."""
+    rows = torch.zeros(0, model.width, dtype=torch.float64)
     for first in range(0, len(prompts), BATCH):
         tokens = model.embed(prompts[first : first + BATCH], clip_skip=clip_skip).tokens.flatten(0, 1).double()
         check_finite(tokens)
         rows = torch.linalg.qr(torch.cat([rows, tokens]), mode="r").R
     return rows
+
+
+def _size(rows: Tensor) -> float:
+    """The largest singular value."""
+    return float(torch.linalg.matrix_norm(rows, 2))
