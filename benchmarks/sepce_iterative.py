@@ -205,7 +205,7 @@ def page(found: Found, scenario: Scenario, judge: Judge) -> str:
 {scenario.first[0]} is given back, and then {scenario.new} erased. Intervals are Wilson's, at 95%; they take images for
 independent, which those of one prompt are, and those of several are only in part.
 
-{chr(10).join(parts)}
+{(2 * chr(10)).join(parts)}
 """
 
 
