@@ -44,8 +44,8 @@ FIRST = ("cat", "horse", "fish", "parrot", "church", "car")
 NEW, OTHERS = "sailboat", ("apple", "guitar", "umbrella")
 IMAGES = 24
 SETTINGS = {
-    "sepce": Setting("sepce", guided=False),
-    "cie": Setting("cie", guided=False),
+    "sepce": Setting("sepce", {"scale_factor": 0.01, "threshold": 0.0, "iter_break": 300}, guided=False),
+    "cie": Setting("cie", {"lr": 1e-4, "threshold": 0.0, "iter_break": 300}, guided=False),
 }
 QUICK = {"iter_break": 15, "images": 4, "sampling_steps": 4}
 
@@ -205,7 +205,7 @@ def page(found: Found, scenario: Scenario, judge: Judge) -> str:
 {scenario.first[0]} is given back, and then {scenario.new} erased. Intervals are Wilson's, at 95%; they take images for
 independent, which those of one prompt are, and those of several are only in part.
 
-{chr(10).join(parts)}
+{(2 * chr(10)).join(parts)}
 """
 
 
@@ -218,7 +218,7 @@ def main() -> None:
     scenario, settings = Scenario(), dict(SETTINGS)
     if arguments.quick:
         arguments.work = Path(tempfile.mkdtemp())
-        scenario = Scenario(FIRST[:2], NEW, OTHERS[:1], 4)
+        scenario = Scenario(FIRST[:2], NEW, OTHERS[:1], 2)
         settings = {said: Setting(one.method, {**one.options, **QUICK}) for said, one in settings.items()}
     arguments.work.mkdir(parents=True, exist_ok=True)
     found = {said: run(model, judge, scenario, setting, arguments.work) for said, setting in settings.items()}

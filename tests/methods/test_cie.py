@@ -187,9 +187,11 @@ def test_an_interrupted_training_goes_on_with_its_pictures(
         efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options)
     assert told[0] == ("pictures of cat", 2)
     told.clear()
-    resumed = efface.erase(
-        tiny_model, "cat", work=Work(tmp_path, lambda what, done, *_: told.append((what, done))), **options
-    )
+
+    def listen(what: str, done: int, total: int, note: str = "") -> None:
+        told.append((what, done))
+
+    resumed = efface.erase(tiny_model, "cat", work=Work(tmp_path, listen), **options)
     assert [done for what, done in told if what == "cat"] == list(range(5, 13))
     assert all(what == "cat" for what, _ in told)
     assert resumed.hash == whole.hash
@@ -199,7 +201,8 @@ def test_defaults_are_the_published_ones() -> None:
     config = CieConfig()
     assert (config.lr, config.threshold, config.reg_beta, config.iter_break) == (1e-6, 5e-5, 1e-5, 1000)
     assert not config.accumulate_grads
-    for wrong in ({"lr": 0}, {"images": 0}, {"reg_beta": -1}, {"iter_break": 0}):
+    refused: list[dict[str, Any]] = [{"lr": 0}, {"images": 0}, {"reg_beta": -1}, {"iter_break": 0}]
+    for wrong in refused:
         with pytest.raises(BadRequest, match=next(iter(wrong))):
             CieConfig(**wrong)
 

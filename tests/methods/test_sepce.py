@@ -49,7 +49,7 @@ def objective(
         ours = Sepce(model, part, config, [found[name] for name in part.names], pictures, "")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for coefficients in ours.weights.coefficients:
+            for coefficients in ours._trained.coefficients:
                 coefficients += spread * torch.randn(coefficients.shape, generator=generator)
         yield ours
 
@@ -59,6 +59,11 @@ def train(model: Model, ours: Sepce, tell: Any = lambda step, losses: None) -> T
         training = Training(accelerator, ours, None, tell)
         training.run()
     return training
+
+
+def erase(model: Model, concepts: Any, **options: Any) -> Eraser:
+    chosen: dict[str, Any] = {**QUICK, **options}
+    return efface.erase(model, concepts, method="sepce", **chosen)
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -80,10 +85,10 @@ def test_losses_and_steps_are_those_of_the_equations(loud_model: Model, steps: i
         for step in range(steps):
             with torch.no_grad():
                 batches.append(ours.batch(0, step))
-        start = [coefficients.detach().clone() for coefficients in ours.weights.coefficients]
+        start = [coefficients.detach().clone() for coefficients in ours._trained.coefficients]
         first = ours.loss(batches[0])["loss"]
         training = train(loud_model, ours)
-        found = torch.cat([coefficients.detach().flatten() for coefficients in ours.weights.coefficients])
+        found = torch.cat([coefficients.detach().flatten() for coefficients in ours._trained.coefficients])
     with torch.no_grad():
         request = Request.make(BOTH)
         directions = list(bases(loud_model, request, config.tolerance, config.basis == "published").values())
@@ -167,7 +172,7 @@ def edits_of(eraser: Eraser) -> list[WeightEdit]:
 def test_a_change_leaves_the_empty_prompt_and_the_other_concepts_alone(
     loud_model: Model, options: dict[str, Any]
 ) -> None:
-    eraser = efface.erase(loud_model, BOTH, method="sepce", **{**QUICK, "lr": 10.0, **options})
+    eraser = erase(loud_model, BOTH, **{"lr": 10.0, **options})
     x, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor(500)
 
     def predict(prompt: str) -> Tensor:
@@ -308,7 +313,7 @@ def test_a_concept_that_stops_keeps_what_it_learnt(tiny_model: Model, between: f
         def tell(step: int, losses: Any) -> None:
             if accumulate and step == 12:
                 ours._stop([0])
-            steps.append([coefficients.detach().clone() for coefficients in ours.weights.coefficients])
+            steps.append([coefficients.detach().clone() for coefficients in ours._trained.coefficients])
 
         training = train(tiny_model, ours, tell)
         assert training.step == 14
@@ -321,9 +326,7 @@ def test_a_concept_that_stops_keeps_what_it_learnt(tiny_model: Model, between: f
 
 
 def test_joint_training_ends_when_all_have_stopped(tiny_model: Model) -> None:
-    eraser = efface.erase(
-        tiny_model, BOTH, method="sepce", training="joint", **{**QUICK, "iter_break": 20, "threshold": 1e9}
-    )
+    eraser = erase(tiny_model, BOTH, training="joint", iter_break=20, threshold=1e9)
     (run,) = eraser.provenance["training"]
     assert run["steps"] == 12
     assert set(run["losses"]) == {"loss", "correlation of cat", "correlation of golf ball"}

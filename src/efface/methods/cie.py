@@ -53,7 +53,7 @@ class Cie(Objective):
         self._texts = model.embed([*request.names, ""], clip_skip=request.clip_skip).tokens.to(
             model.device
         )  # (2, T, d)
-        self.weights = Copies(model.denoiser, parameters(model.denoiser, "xattn"))
+        self.weights = self._trained = Copies(model.denoiser, parameters(model.denoiser, "xattn"))
         self.iterations, self.keeps_gradients = config.iter_break, config.accumulate_grads
         self._config, self._networks, self._pictures = config, Networks(model, self.weights), pictures
         self._momentum = Momentum(1, config.threshold)
@@ -68,7 +68,7 @@ class Cie(Objective):
     def loss(self, batch: Batch) -> Losses:
         found = self._representation(self._networks.student, batch["x"], batch["t"])
         correlation = (found * batch["truth"]).mean()
-        distance = torch.stack([change.abs().sum() for change in self.weights.changes()]).mean()
+        distance = torch.stack([change.abs().sum() for change in self._trained.changes()]).mean()
         return {"loss": correlation + self._config.reg_beta * distance, "correlation": correlation}
 
     def finished(self, step: int, losses: Mapping[str, float]) -> bool:

@@ -99,7 +99,7 @@ class Sepce(Objective):
         texts = model.embed([*request.names, ""], clip_skip=request.clip_skip).tokens.to(model.device)
         self._concepts, self._null = texts.split([len(request.names), 1])  # (k, T, d), (1, T, d)
         scaled = [config.scale_factor * each for each in directions]
-        self.weights = Confined(model.denoiser, model.text_parameters(), scaled)
+        self.weights = self._trained = Confined(model.denoiser, model.text_parameters(), scaled)
         self.iterations, self.keeps_gradients = config.iter_break, config.accumulate_grads
         self._names, self._config, self.data = request.names, config, data
         self._networks, self._pictures = Networks(model, self.weights), pictures
@@ -107,7 +107,7 @@ class Sepce(Objective):
         self._active = list(range(len(self._names)))
 
     def optimizer(self) -> torch.optim.Optimizer:
-        groups = [{"params": self.weights.of(concept)} for concept in self._active]
+        groups = [{"params": self._trained.of(concept)} for concept in self._active]
         self._adam = torch.optim.Adam(groups, lr=self._config.lr)
         return self._adam
 
@@ -153,8 +153,8 @@ class Sepce(Objective):
     def _size(self, concept: int) -> Tensor:
         """What `reg_beta` weighs."""
         if self._config.training == "joint":
-            return torch.stack([coefficients.abs().mean() for coefficients in self.weights.of(concept)]).sum()
-        return torch.stack([change.abs().sum() for change in self.weights.changes(concept)]).mean()
+            return torch.stack([coefficients.abs().mean() for coefficients in self._trained.of(concept)]).sum()
+        return torch.stack([change.abs().sum() for change in self._trained.changes(concept)]).mean()
 
     def _balance(self, products: Tensor) -> Tensor:
         """w_k, (k,): 1 for a concept alone."""
