@@ -7,6 +7,7 @@ import pytest
 
 from efface.cli.eraser_files import eraser_files
 from efface.errors import BadInput
+from efface.protocols import BASE, PROTOCOLS, Calibration, Evaluation, Protocol, Result
 
 QUICK = ("--judge", "sure", "-n", 2, "--steps", 1)
 
@@ -125,3 +126,19 @@ def test_a_debiasing_eraser_is_told_what_to_do_instead(refused, efface, judges, 
     goal = ("--goal", "debias", "--to", "red", "--to", "blue")
     assert efface("erase", "cat", *goal, *few, "--model", tiny_sd, "-o", "fair.safetensors").code == 0
     assert "efface judge DIR" in refused("evaluate", "fair.safetensors", *QUICK, "--model", tiny_sd)
+
+
+def test_a_protocol_that_asks_no_judge_needs_none(efface, refused, eraser, tiny_sd, monkeypatch):
+    def evaluate(model, erasers, judge, **options):
+        assert not judge.knows("cat")
+        results = {name: Result({}) for name in (BASE, *erasers)}
+        return Evaluation("measuring", Calibration(judge.name, judge.version, None, None), results, {})
+
+    command = ("evaluate", eraser, "--protocol", "measuring", "--model", tiny_sd)
+    for judged in (False, True):
+        entry = Protocol("measuring", "", "", (), evaluate, judged=judged)
+        monkeypatch.setitem(PROTOCOLS._entries, "measuring", entry)
+        if judged:
+            assert "Choose a --judge" in refused(*command, "-o", "other")
+        else:
+            assert efface(*command, "-o", "out", "--json").json()["judge"]["name"] == "none"

@@ -94,7 +94,8 @@ def command(
         return
     chosen = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
     sampling = replace(Sampling.default(opened), **{key: value for key, value in chosen.items() if value is not None})
-    wish = Wish(protocol, judge or "emoji", n or entry.n, seed, sampling, asked, inputs, attack)
+    judge = judge or ("emoji" if model == "emoji" else None)
+    wish = Wish(protocol, judge, n or entry.n, seed, sampling, asked, inputs, attack)
     folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
     work = {"erasers": {name: eraser.hash for name, eraser in loaded.items()}, "model": model, **wish.deciding()}
     for eraser in loaded.values():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from efface.eraser import Eraser
     from efface.generate import Sampling
     from efface.metrics.base import Value
+    from efface.judges import Judge
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
@@ -29,7 +30,7 @@ class Wish:
 
     Attributes:
         protocol: Its name.
-        judge: As in `--judge`.
+        judge: As in `--judge`; `None` is nobody, for protocols that ask no judge.
         n: Images a concept, or whatever the protocol counts.
         seed: Of the first image.
         sampling: How images are made; `None` is the model's default.
@@ -39,7 +40,7 @@ class Wish:
     """
 
     protocol: str
-    judge: str
+    judge: str | None
     n: int
     seed: int
     sampling: "Sampling | None" = None
@@ -79,6 +80,7 @@ def evaluated(
     """Run a protocol, write its report into `out`, and say the numbers."""
     from efface.certificate import holding
     from efface.judges import open_judge
+    from efface.judges.nobody import Nobody
     from efface.protocols import PROTOCOLS
     from efface.report import write_report
 
@@ -90,7 +92,9 @@ def evaluated(
         raise BadInput(f"The protocol '{wish.protocol}' attacks nothing; leave --attack away.")
     requests = [wish.request] if wish.request else [eraser.request for eraser in erasers.values()]
     trusted = wish.inputs.trust_torchscript
-    judge = open_judge(wish.judge, _alternatives(requests, wish.inputs.prompts), str(model.device), trusted)
+    judge: Judge = Nobody()
+    if wish.judge is not None:
+        judge = open_judge(wish.judge, _alternatives(requests, wish.inputs.prompts), str(model.device), trusted)
     with screen.progress() as progress:
         evaluation = evaluate(
             model,
