@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from typing import Protocol as Interface
 
 from efface.generate.jobs import Job, Progress, Sampling
+from efface.metrics.base import Value
 from efface.metrics.rates import Rate
 
 if TYPE_CHECKING:
@@ -104,6 +105,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A score or a distance of one eraser's images.
+
+    Attributes:
+        value: Of its images.
+        base: The same of the unedited model's images on the same prompts and seeds; `None` where these are what is
+            measured against.
+        change: The first minus the second, paired by prompt and seed; `None` where there is no second.
+    """
+
+    value: Value
+    base: Value | None = None
+    change: Value | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """What one eraser did, or under the name `base` the unedited model.
 
@@ -118,6 +135,7 @@ class Result:
             out.
         attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
         weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
+        scores: By flat name, what is no rate of verdicts: scores and distances of the images.
     """
 
     metrics: Mapping[str, Rate]
@@ -129,6 +147,7 @@ class Result:
     undecided: Mapping[str, int] = field(default_factory=dict[str, int])
     attacks: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     weight_change: float | None = None
+    scores: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
 
 
 @dataclass(frozen=True)
@@ -171,9 +190,9 @@ class Evaluation:
             },
             "erasers": {
                 name: {
-                    "metrics": {metric: rate.as_dict() for metric, rate in result.metrics.items()},
-                    "change": {metric: rate.as_dict() for metric, rate in result.change.items()},
-                    "base": {metric: rate.as_dict() for metric, rate in result.base.items()},
+                    "metrics": _numbers(result.metrics, {key: m.value for key, m in result.scores.items()}),
+                    "change": _numbers(result.change, {key: m.change for key, m in result.scores.items()}),
+                    "base": _numbers(result.base, {key: m.base for key, m in result.scores.items()}),
                     "went": {concept: dict(counts) for concept, counts in result.went.items()},
                     "errors": result.errors,
                     "certificate": self.certificates.get(name),
@@ -241,6 +260,12 @@ def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
         return -scored[name].metrics["err"].value, math.inf if change is None else change
 
     return tuple(sorted(scored, key=place))
+
+
+def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:
+    """Rates and scores under one roof, as JSON carries them; of the scores, those that there are."""
+    named: dict[str, Rate | Value] = {**rates, **{name: value for name, value in scores.items() if value}}
+    return {name: number.as_dict() for name, number in named.items()}
 
 
 def _plain(rate: Rate | None) -> dict[str, float | int] | None:
