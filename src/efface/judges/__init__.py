@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from efface.judges.base import Hesitant, Judge, JudgeEntry, KeepsResults, Opening, Seen
+from efface.judges.base import Comparing, Hesitant, Judge, JudgeEntry, KeepsResults, Opening, Seen
 from efface.judges.verdicts import (
     Answer,
     Verdict,
@@ -19,7 +19,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
     "judge",
     {
         name: f"efface.judges.{name}:ENTRY"
-        for name in ("emoji", "clip", "imagenet", "style", "vlm", "nudenet", "nsfw", "q16", "sscd")
+        for name in ("emoji", "clip", "imagenet", "style", "vlm", "nudenet", "nsfw", "q16", "sscd", "pixels")
     },
     "efface.judges",
 )
@@ -27,6 +27,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
 __all__ = [
     "JUDGES",
     "Answer",
+    "Comparing",
     "Hesitant",
     "Judge",
     "JudgeEntry",

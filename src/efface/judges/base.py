@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -67,6 +67,15 @@ class Hesitant(Protocol):
 
     def floor(self, concept: str) -> float:
         """The score below which the answer is no; from it up to the threshold the judge is undecided."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A judge of copies, which must be shown the originals."""
+
+    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> Judge:
+        """The same judge, which can be asked for these too: pictures (H, W, 3) by what they are asked for as."""
         ...
 
 

@@ -15,6 +15,7 @@ The weights are published as TorchScript, which is a program: `--trust-torchscri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,13 @@ class CopyJudge:
         self._network, self._device = network, device
         self._references = {concept: self.descriptors(pictures) for concept, pictures in (references or {}).items()}
 
+    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> CopyJudge:
+        judge = copy(self)
+        judge._references = {**self._references}
+        for concept, pictures in references.items():
+            judge._references[concept] = torch.cat([self.descriptors(picture[None]) for picture in pictures])
+        return judge
+
     def knows(self, concept: str) -> bool:
         return concept in self._references or is_path(concept)
 
@@ -89,13 +97,21 @@ class CopyJudge:
         if concept not in self._references:
             if not is_path(concept):
                 raise BadInput(f"The judge 'sscd' cannot recognise '{concept}': it is no picture and no folder.")
-            path = Path(concept)
-            try:
-                pictures = [image.pixels() for image in read_folder(path)] if path.is_dir() else [read_picture(path)]
-            except OSError as error:
-                raise BadFile(f"Cannot read the reference {path}: {error}.") from error
+            pictures = read_references(Path(concept))
             self._references[concept] = torch.cat([self.descriptors(picture[None]) for picture in pictures])
         return self._references[concept]
+
+
+def read_references(path: Path) -> list[Pixels]:
+    """A picture, or those of a folder.
+
+    Raises:
+        BadFile: They cannot be read.
+    """
+    try:
+        return [image.pixels() for image in read_folder(path)] if path.is_dir() else [read_picture(path)]
+    except OSError as error:
+        raise BadFile(f"Cannot read the reference {path}: {error}.") from error
 
 
 def _prepared(images: Pixels) -> Tensor:
