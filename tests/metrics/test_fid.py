@@ -1,5 +1,6 @@
 """FID against scipy's matrix square root and torchmetrics, and where the square root fails."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from scipy import linalg
 
+from efface.errors import BadInput
 from efface.metrics.features import Features
-from efface.metrics.fid import ENOUGH, fid, statistic
+from efface.metrics.fid import ENOUGH, Statistics, fid, fid_to_statistics, statistic
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")
 
@@ -89,3 +91,22 @@ def test_the_interval_covers_what_sets_of_this_size_have(normal: Any) -> None:
     truth = np.mean([plain(normal(30, 3, 0.8, s).values, normal(30, 3, 0, s + 1000).values) for s in range(300)])
     values = [fid(normal(30, 3, 0.8, s), normal(30, 3, 0, s + 1000), draws=100) for s in range(60)]
     assert sum(value.low <= truth <= value.high for value in values) >= 51
+
+
+def test_statistics_that_are_kept_give_the_same_distance(normal: Any, tmp_path: Path) -> None:
+    x, y = normal(60), normal(45, mean=0.7, seed=1)
+    np.savez(tmp_path / "kept.npz", mu=y.values.mean(0), sigma=np.cov(y.values, rowvar=False))
+    value = fid_to_statistics(x, Statistics.load(tmp_path / "kept.npz"), draws=20)
+    assert value.value == pytest.approx(by_square_root(x.values, y.values), abs=1e-6)
+    assert value.low <= value.value <= value.high
+    assert "statistics; biased upwards" in value.note
+
+
+def test_statistics_of_another_kind(normal: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="3 features"):
+        fid_to_statistics(normal(10), Statistics(np.zeros(3), np.eye(3)), draws=20)
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.eye(4))
+    (tmp_path / "text.npz").write_text("mu")
+    for name in ("odd", "text", "missing"):
+        with pytest.raises(BadInput, match=rf"{name}\.npz"):
+            Statistics.load(tmp_path / f"{name}.npz")

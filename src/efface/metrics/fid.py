@@ -12,16 +12,23 @@ FID is biased: fewer images give a larger distance. Compare values of the same n
 they shall compare with a paper's, and read KID or CMMD for small sets.
 """
 
+from __future__ import annotations
+
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
+from efface.errors import BadFile, BadInput
 from efface.metrics.base import MetricEntry, Value
-from efface.metrics.bootstrap import Array
+from efface.metrics.bootstrap import Array, percentiles, shifted, weights
 from efface.metrics.distance import measure
 from efface.metrics.features import Features
 
 ENOUGH = 10_000
+_BIASED = f"biased upwards: fewer than {ENOUGH:,} images"
 
 
 def statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
@@ -34,7 +41,7 @@ def fid(images: Features, reference: Features, draws: int = 200) -> Value:
     fewest = min(len(images), len(reference))
     note = ""
     if fewest < ENOUGH:
-        note = f"biased upwards: fewer than {ENOUGH:,} images"
+        note = _BIASED
         warnings.warn(
             f"FID of {fewest} images is biased upwards; compare it only at equal numbers, or use KID or CMMD.",
             stacklevel=2,
@@ -42,8 +49,56 @@ def fid(images: Features, reference: Features, draws: int = 200) -> Value:
     return measure(statistic, images, reference, draws, note, floor=0)
 
 
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean (d,) and covariance (d, d) of a set's features, as pytorch-fid keeps them (`mu`, `sigma`)."""
+
+    mean: Array
+    covariance: Array
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """From an `.npz`; nothing in it is unpickled.
+
+        Raises:
+            BadFile: It holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                mean, covariance = (np.asarray(content[key], np.float64) for key in ("mu", "sigma"))
+        except (OSError, KeyError, ValueError, BadZipFile, TypeError) as error:
+            raise BadFile(f"Cannot read the statistics mu and sigma from {path}: {error}.") from error
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
+            raise BadFile(f"{path} holds no mean (d,) and covariance (d, d) but {mean.shape} and {covariance.shape}.")
+        return cls(mean, covariance)
+
+
+def fid_to_statistics(images: Features, reference: Statistics, draws: int = 200) -> Value:
+    """FID to a set of which only the statistics are kept, with an interval from `draws` resamples of the images.
+
+    Raises:
+        BadInput: The statistics are of another extractor.
+    """
+    if images.values.shape[1] != len(reference.mean):
+        raise BadInput(
+            f"The statistics have {len(reference.mean)} features, '{images.extractor}' has {images.values.shape[1]}; "
+            "take the extractor that they were made with."
+        )
+    values, vectors = np.linalg.eigh(reference.covariance)
+    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    w = weights(images.prompts, len(images), draws, np.random.default_rng(0))
+    found = np.array([_distance(*_moments(images.values, p), reference.mean, root) for p in w])
+    low, high = percentiles(shifted(found[0], found[1:]))
+    note = "against given statistics" + (f"; {_BIASED}" if len(images) < ENOUGH else "")
+    return Value(float(found[0]), max(low, 0), high, len(images), images.extractor, note)
+
+
 def _frechet(x: Array, y: Array, w: Array, v: Array) -> float:
-    (m, A), (n, B) = _moments(x, w), _moments(y, v)
+    return _distance(*_moments(x, w), *_moments(y, v))
+
+
+def _distance(m: Array, A: Array, n: Array, B: Array) -> float:
+    """Of two normal distributions with means m and n and covariances A'A and B'B."""
     product = np.linalg.svd(_shortest(A) @ _shortest(B).T, compute_uv=False).sum()
     # The exact value is at least 0; rounding must not push it below.
     return max(float(((m - n) ** 2).sum() + (A**2).sum() + (B**2).sum() - 2 * product), 0.0)
