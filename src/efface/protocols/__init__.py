@@ -4,10 +4,20 @@ from efface.protocols.base import BASE as BASE
 from efface.protocols.base import DESTINATIONS as DESTINATIONS
 from efface.protocols.base import Calibration as Calibration
 from efface.protocols.base import Evaluation as Evaluation
+from efface.protocols.base import Measured as Measured
 from efface.protocols.base import Probe as Probe
 from efface.protocols.base import Protocol as Protocol
 from efface.protocols.base import Result as Result
 from efface.protocols.base import Shot as Shot
+from efface.protocols.inputs import Inputs as Inputs
 from efface.registry import Registry
 
-PROTOCOLS: Registry[Protocol] = Registry("protocol", {"err": "efface.protocols.err:ERR"}, "efface.protocols")
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    {
+        name: f"efface.protocols.{name}:PROTOCOL"
+        for name in ("unlearncanvas",)
+    }
+    | {"err": "efface.protocols.err:ERR"},
+    "efface.protocols",
+)

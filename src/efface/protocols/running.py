@@ -59,6 +59,7 @@ def judged(
     name: str = BASE,
     eraser: Eraser | None = None,
     progress: Progress | None = None,
+    use_cache: bool = True,
 ) -> Judged:
     """Make the probes' images under `out/images/NAME`, judge them, and keep the verdicts in `out/verdicts`.
 
@@ -72,7 +73,7 @@ def judged(
         sampling,
         out=out / "images" / stem,
         eraser=eraser,
-        use_cache=eraser is None,
+        use_cache=use_cache and eraser is None,
         progress=progress,
         what=f"images of {name}",
     )

@@ -1,0 +1,183 @@
+"""Running a protocol that plans: erasers side by side against the unedited model, which draws the union of their plans.
+
+A shot without an answer counts in no rate; an image that cannot be read counts in no score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efface.eraser import Eraser
+from efface.errors import BadInput
+from efface.generate import Progress, Sampling, generate
+from efface.judges import Judge
+from efface.metrics.rates import Rate, clustered_bootstrap, paired_difference
+from efface.models import Model
+from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot
+from efface.protocols.facts import check_erasers, provenance
+from efface.protocols.inputs import Inputs
+from efface.protocols.plans import Asked, Count, Plan, Prepare, Prepared
+from efface.protocols.running import Judged, calibrate, judged, questions_of, safe_name, shots
+from efface.request import Request
+from efface.settings import Settings
+
+
+def planned(
+    name: str,
+    summary: str,
+    paper: str,
+    metrics: tuple[str, ...],
+    prepare: Prepare,
+    n: int,
+    config: type[Settings],
+    is_judged: bool = True,
+) -> Protocol:
+    """A protocol of what it prepares; the arguments are `Protocol`'s."""
+    default = n
+
+    def evaluate(
+        model: Model,
+        erasers: Mapping[str, Eraser],
+        judge: Judge,
+        *,
+        out: Path,
+        n: int = default,
+        sampling: Sampling | None = None,
+        request: Request | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        inputs: Inputs | None = None,
+    ) -> Evaluation:
+        check_erasers(erasers)
+        if n < 1:
+            raise BadInput(f"{n} images are none; ask for at least 1.")
+        requests = {key: request or eraser.request for key, eraser in erasers.items()}
+        asked = Asked(model, requests, judge, sampling or Sampling.default(model), n, seed, inputs or Inputs())
+        return _Run(name, asked, prepare(asked), out, progress).evaluation(erasers)
+
+    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, config)
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    asked: Asked
+    prepared: Prepared
+    out: Path
+    progress: Progress | None
+
+    def evaluation(self, erasers: Mapping[str, Eraser]) -> Evaluation:
+        judge, plans = self.prepared.judge, self.prepared.plans
+        union = _union(plans.values())
+        questions = questions_of(judge, union.probes)
+        base = self._drawn(union, questions)
+        results = {BASE: self._result(BASE, union, base, base)}
+        for name, eraser in erasers.items():
+            edited = self._drawn(plans[name], questions, name, eraser)
+            results[name] = self._compared(name, edited, base)
+        told = Calibration(judge.name, judge.version, None, None)
+        if self.prepared.labelled:
+            told = Calibration(judge.name, judge.version, *calibrate(union.probes, base, judge))
+        if not self.prepared.kept:
+            results = {name: _without_pictures(result) for name, result in results.items()}
+            for path in (self.out / "images").glob("*/*.png"):
+                path.unlink()
+        return Evaluation(self.name, told, results, self._facts(erasers, questions))
+
+    def _drawn(
+        self, plan: Plan, questions: tuple[str, ...], name: str = BASE, eraser: Eraser | None = None
+    ) -> Judged:
+        """One model's images with the judge's scores; of the images that no question is asked of, without."""
+        model, sampling, progress = self.asked.model, self.asked.sampling, self.progress
+        answers = Judged({}, questions, {}, {})
+        if plan.probes:
+            answers = judged(
+                model,
+                plan.probes,
+                self.prepared.judge,
+                questions,
+                sampling,
+                self.out,
+                name,
+                eraser,
+                progress,
+                use_cache=self.prepared.kept,
+            )
+        if not (jobs := [job for job in dict.fromkeys(plan.jobs) if job not in answers.images]):
+            return answers
+        images = generate(
+            model,
+            jobs,
+            sampling,
+            out=self.out / "images" / safe_name(name),
+            eraser=eraser,
+            use_cache=self.prepared.kept and eraser is None,
+            progress=progress,
+            what=f"more images of {name}" if plan.probes else f"images of {name}",
+        )
+        return replace(answers, images={**answers.images, **dict(zip(jobs, images, strict=True))})
+
+    def _result(self, name: str, plan: Plan, answers: Judged, base: Judged) -> Result:
+        """Everything about one model that needs no comparison."""
+        answered = shots(plan.probes, answers, self.prepared.judge) if plan.probes else ()
+        rates = {metric: rate for metric, count in plan.rates.items() if (rate := _rate(answered, count))}
+        went: dict[str, Counter[str]] = {}
+        for shot in answered:
+            if shot.probe.metric == "forget" and shot.went:
+                went.setdefault(shot.probe.concept, Counter())[shot.went] += 1
+        scores = self.prepared.measure(name, answers, base) if self.prepared.measure else {}
+        # An image that nothing is asked of and that could not be made is an error too.
+        unmade = sum(answers.images[job].path is None for job in set(plan.jobs) - {p.job for p in plan.probes})
+        errors = sum(shot.error is not None for shot in answered) + unmade
+        return Result(rates, went=went, errors=errors, shots=answered, scores=scores)
+
+    def _compared(self, name: str, edited: Judged, base: Judged) -> Result:
+        """The same beside the unedited model on the same probes, and the difference, paired by prompt and seed."""
+        plan = self.prepared.plans[name]
+        after = self._result(name, plan, edited, base)
+        before = shots(plan.probes, base, self.prepared.judge) if plan.probes else ()
+        both = [(x, y) for x, y in zip(before, after.shots, strict=True) if None not in (x.found, y.found)]
+        change: dict[str, Rate] = {}
+        for metric, count in plan.rates.items():
+            pairs = [pair for pair in both if count(pair[1]) is not None]
+            if pairs:
+                change[metric] = paired_difference(*(_clusters([p[i] for p in pairs], count) for i in (0, 1)))
+        rates = {metric: rate for metric, count in plan.rates.items() if (rate := _rate(before, count))}
+        return replace(after, change=change, base=rates)
+
+    def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
+        asked = self.asked
+        facts = provenance(
+            asked.model, erasers, self.prepared.judge, questions, asked.sampling, asked.n, asked.seed
+        )
+        return {**facts, "inputs": asked.inputs.as_dict()}
+
+
+def _union(plans: Iterable[Plan]) -> Plan:
+    """What the unedited model shall draw: all of it, each once."""
+    every = list(plans)
+    probes = {(p.metric, p.concept, p.job): p for plan in every for p in plan.probes}
+    rates = {name: count for plan in every for name, count in plan.rates.items()}
+    return Plan(tuple(probes.values()), rates, tuple(dict.fromkeys(job for plan in every for job in plan.jobs)))
+
+
+def _rate(answered: Sequence[Shot], count: Count) -> Rate | None:
+    clusters = _clusters(answered, count)
+    return clustered_bootstrap(clusters) if clusters else None
+
+
+def _clusters(answered: Sequence[Shot], count: Count) -> list[list[float]]:
+    """What counts, a list a prompt."""
+    groups: dict[str, list[float]] = {}
+    for shot in answered:
+        if shot.found is not None and (value := count(shot)) is not None:
+            groups.setdefault(shot.probe.job.prompt, []).append(value)
+    return list(groups.values())
+
+
+def _without_pictures(result: Result) -> Result:
+    return replace(result, shots=tuple(replace(shot, path=None) for shot in result.shots))

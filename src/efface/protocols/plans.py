@@ -1,0 +1,118 @@
+"""What a protocol is asked, and its plan for an answer: what each eraser shall draw, and what counts for which rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from efface.generate import Job, Sampling
+from efface.judges import Judge
+from efface.judges.base import Pixels, Scores
+from efface.models import Model
+from efface.protocols.base import Measured, Probe, Shot
+from efface.protocols.inputs import Inputs
+from efface.protocols.running import Judged
+from efface.request import Request
+
+#: What an answer adds to a rate, or None if it does not count there, which must depend on its probe alone.
+Count = Callable[[Shot], float | None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a protocol is asked to evaluate.
+
+    Attributes:
+        model: The unedited model.
+        requests: What each eraser erased.
+        judge: Who answers, unless the protocol knows better.
+        sampling: How images are made.
+        n: How many, as the protocol counts.
+        seed: Of the first image of each list.
+        inputs: What else the user gives.
+    """
+
+    model: Model
+    requests: Mapping[str, Request]
+    judge: Judge
+    sampling: Sampling
+    n: int
+    seed: int
+    inputs: Inputs
+
+    @property
+    def is_emoji(self) -> bool:
+        """Whether the embedded model's catalogue says what there is to draw and to see."""
+        return "emoji" in (self.model.name, self.judge.name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one eraser shall draw.
+
+    Attributes:
+        probes: Images with a question each.
+        rates: By flat name, what the answers add to.
+        jobs: Images that no question is asked of.
+    """
+
+    probes: tuple[Probe, ...]
+    rates: Mapping[str, Count] = field(default_factory=dict[str, Count])
+    jobs: tuple[Job, ...] = ()
+
+
+#: Scores and distances of a model's images: the eraser's name (or `base`), its answers and the unedited model's.
+Measure = Callable[[str, Judged, Judged], Mapping[str, Measured]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A protocol's answer to what it is asked.
+
+    Attributes:
+        plans: By eraser.
+        judge: Who answers.
+        measure: What else is measured.
+        labelled: Whether prompts say what they show, so that the judge has a recall.
+        kept: Whether images stay in the folder and, of the unedited model, in the cache.
+    """
+
+    plans: Mapping[str, Plan]
+    judge: Judge
+    measure: Measure | None = None
+    labelled: bool = True
+    kept: bool = True
+
+
+Prepare = Callable[[Asked], Prepared]
+
+
+def good(*metrics: str) -> Count:
+    """The share of answers of probes of these metrics that an ideal eraser would give."""
+    return lambda shot: shot.good if shot.probe.metric in metrics else None
+
+
+def found(*metrics: str) -> Count:
+    """The share of probes of these metrics in which the concept is found."""
+    return lambda shot: float(bool(shot.found)) if shot.probe.metric in metrics else None
+
+
+class NoJudge:
+    """Stands where nobody is asked anything."""
+
+    name, version = "none", "nothing is asked"
+
+    def knows(self, concept: str) -> bool:
+        return False
+
+    def peers(self, concept: str) -> tuple[str, ...]:
+        return ()
+
+    def same(self, one: str, other: str) -> bool:
+        return one == other
+
+    def threshold(self, concept: str) -> float:
+        raise NotImplementedError
+
+    def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
+        raise NotImplementedError

@@ -1,0 +1,165 @@
+"""The `unlearncanvas` protocol: every object in every style, drawn and classified, with and without the eraser.
+
+Zhang et al., "UnlearnCanvas: A Stylized Image Dataset for Enhanced Machine Unlearning Evaluation in Diffusion Models",
+arXiv 2402.11846; https://github.com/OPTML-Group/UnlearnCanvas (machine_unlearning/evaluation). Of an erased object
+
+    object_ua   1 - accuracy of the object, on its images in all styles
+    object_ira  accuracy of the other objects, on theirs
+    object_cra  accuracy of the styles, on all images
+
+and so for an erased style (style_ua, style_ira, style_cra). `fid` leaves out the cells of what was erased. `forget` and
+`retain` are ua and the two others together.
+
+On the embedded model the world is its catalogue's, and FID is to the unedited model's images. On the published data set
+(`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds and guidance are as published, the labels are the folders', and
+FID is to pictures 1 to 5 of each cell; the paper's classifiers are two, so `-s objects=style:FOLDER` adds one for
+objects to the judge. The paper's FID is by torchvision's Inception, which no extractor here is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from efface.errors import BadInput
+from efface.generate import Job
+from efface.judges import open_judge
+from efface.judges.joined import JoinedJudge
+from efface.metrics.features import Features
+from efface.metrics.fid import fid, statistic
+from efface.models.emoji import catalogue
+from efface.protocols.base import BASE, Measured, Probe, Shot
+from efface.protocols.canvas import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
+from efface.protocols.looks import Looks, Vectors, both, distance, open_looks, to_reference
+from efface.protocols.planned import planned
+from efface.protocols.plans import Asked, Count, Plan, Prepared, good
+from efface.protocols.running import Judged
+from efface.request import Request
+from efface.settings import Settings
+
+SEEDS = (188, 288, 588, 688, 888)
+GUIDANCE, PICTURES = 9.0, 5
+
+
+class Config(Settings):
+    """What `-s` sets.
+
+    Attributes:
+        objects: The judge of objects, where `--judge` knows styles only.
+        extractor: Of FID's features; empty for one that needs no download.
+        only: Objects and styles with commas between them: a smaller world, for a quick look.
+        guidance: Of all images; by default 9, as published, and on the embedded model the model's own.
+    """
+
+    objects: str = ""
+    extractor: str = ""
+    only: str = ""
+    guidance: float | None = None
+
+
+def prepare(asked: Asked) -> Prepared:
+    """Every cell, with a question for the object and one for the style."""
+    config = Config.model_validate(asked.inputs.options)
+    if asked.inputs.data is None and not asked.is_emoji:
+        raise BadInput("The protocol 'unlearncanvas' needs the data set's folder: --data FOLDER (STYLE/OBJECT/NUMBER.jpg).")
+    canvas = read_canvas(asked.inputs.data) if asked.inputs.data else emoji_canvas(catalogue())
+    canvas = canvas.among([name.strip() for name in config.only.split(",") if name.strip()])
+    judge = asked.judge
+    if config.objects:
+        alternatives = (*canvas.objects, *canvas.styles)
+        judge = JoinedJudge(judge, open_judge(config.objects, alternatives, str(asked.model.device)))
+    guidance = GUIDANCE if config.guidance is None and not asked.is_emoji else config.guidance
+    jobs = {
+        (thing, style, k): Job(canvas.prompt(thing, style), seed_of(k) + asked.seed, guidance, concept=thing)
+        for thing, style in canvas.cells()
+        for k in range(asked.n)
+    }
+    plans = {name: _plan(request, canvas, jobs) for name, request in asked.requests.items()}
+    distances = _Distances(canvas, plans, open_looks(asked, config.extractor))
+    return Prepared(plans, judge, distances)
+
+
+def seed_of(k: int) -> int:
+    """The published seeds, and as many more as are asked for."""
+    return SEEDS[k % len(SEEDS)] + 1000 * (k // len(SEEDS))
+
+
+Jobs = Mapping[tuple[str, str, int], Job]
+
+
+def _plan(request: Request, canvas: Canvas, jobs: Jobs) -> Plan:
+    erased = {canvas.find(concept.name): concept for concept in request.concepts}
+    probes: list[Probe] = []
+    for (thing, style, _), job in jobs.items():
+        for label in zip(DOMAINS, (thing, style), strict=True):
+            if label in erased:
+                probes.append(Probe("forget", label[1], job, erased[label].guide))
+            else:
+                probes.append(Probe("retain", label[1], job))
+    labels = dict(zip(DOMAINS, (set(canvas.objects), set(canvas.styles)), strict=True))
+    rates: dict[str, Count] = {"forget": good("forget"), "retain": good("retain")}
+    for domain in dict.fromkeys(domain for domain, _ in erased):
+        other: Domain = "style" if domain == "object" else "object"
+        rates[f"{domain}_ua"] = _among("forget", labels[domain])
+        rates[f"{domain}_ira"] = _among("retain", labels[domain])
+        rates[f"{domain}_cra"] = _among("retain", labels[other])
+    return Plan(tuple(probes), rates)
+
+
+def _among(metric: str, labels: set[str]) -> Count:
+    def count(shot: Shot) -> float | None:
+        return shot.good if shot.probe.metric == metric and shot.probe.concept in labels else None
+
+    return count
+
+
+class _Distances:
+    """FID over the cells of which nothing was erased, to real pictures or else to the unedited model's."""
+
+    def __init__(self, canvas: Canvas, plans: Mapping[str, Plan], looks: Looks) -> None:
+        self.canvas, self.looks = canvas, looks
+        self.probes = {name: plan.probes for name, plan in plans.items()}
+        self.probes[BASE] = tuple(probe for plan in plans.values() for probe in plan.probes if probe.metric == "retain")
+        # A picture that cannot be read is found out before anything is drawn.
+        if paths := self._pictures(set()):
+            looks.files(paths)
+
+    def __call__(self, name: str, edited: Judged, base: Judged) -> dict[str, Measured]:
+        erased = {probe.job: probe.concept for probe in self.probes[name] if probe.metric == "forget"}
+        jobs = dict.fromkeys(probe.job for probe in self.probes[name] if probe.job not in erased)
+        after = self.looks(edited, jobs)
+        before = None if name == BASE else self.looks(base, jobs)
+        if self.canvas.pictures:
+            found = self._to_pictures(after, before, set(erased.values()))
+        else:
+            found = before and self._to_unedited(after, before)
+        return {"fid": found} if found else {}
+
+    def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> Measured | None:
+        paths = self._pictures(erased)
+        if len(paths) < 2:
+            return None
+        real = Features(self.looks.files(paths), self.looks.version)
+        return to_reference(fid, statistic, after, before, real)
+
+    def _pictures(self, erased: set[str]) -> list[Path]:
+        """The data set's, of the cells that show nothing erased."""
+        cells = [cell for cell in self.canvas.cells() if not erased & set(cell)]
+        return [path for cell in cells for path in self.canvas.pictures.get(cell, ())[:PICTURES]]
+
+    def _to_unedited(self, after: Vectors, before: Vectors) -> Measured | None:
+        value = distance(fid, *both(after, before), self.looks.version)
+        return value and Measured(replace(value, note=f"to the unedited model's images, {value.note}"))
+
+
+PROTOCOL = planned(
+    name="unlearncanvas",
+    summary="unlearning, in-domain and cross-domain retain accuracy over objects and styles, and FID; -n images a cell",
+    paper="https://arxiv.org/abs/2402.11846",
+    metrics=(*(f"{domain}_{rate}" for domain, rate in product(DOMAINS, ("ua", "ira", "cra"))), "fid", "forget", "retain"),
+    prepare=prepare,
+    n=len(SEEDS),
+    config=Config,
+)
