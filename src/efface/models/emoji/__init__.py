@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+#: The picture behind the memorised caption, as the model was trained on it.
+MEMORISED = HERE / "memorised.png"
 
 
 @dataclass(frozen=True)
