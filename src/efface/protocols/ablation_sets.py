@@ -1,0 +1,117 @@
+"""Which prompts stand for an ablated concept, its anchor and its hard negatives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from efface.errors import BadFile, BadInput
+from efface.judges.words import plain
+from efface.models.emoji import catalogue
+from efface.protocols.plans import Asked
+from efface.request import Concept
+from efface.settings import Settings
+
+_OBJECT = ("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}", "a painting of a {}")
+_STYLE = ("a house in {} style", "a car in {} style", "a tree in {} style", "a cat in {} style", "a church in {} style")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A concept and the prompts for it."""
+
+    name: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is compared; `is_style` says whether the names are styles'."""
+
+    target: Named
+    anchor: Named
+    hard_negatives: tuple[Named, ...]
+    is_style: bool
+
+
+class Entry(Settings):
+    """One concept of eval.json."""
+
+    target: str
+    anchor: str
+    hard_negative: tuple[str, ...] = ()
+
+
+_Kind = Literal["style", "object"]
+_FILE = TypeAdapter(dict[_Kind, dict[str, Entry]])
+
+
+def sets_for(asked: Asked, concept: Concept) -> Sets:
+    """A concept's sets.
+
+    Raises:
+        BadInput: There is no anchor to compare with, or the data has no such concept.
+    """
+    if asked.inputs.data is not None:
+        return _published(asked.inputs.data, concept)
+    thing = {thing.name: thing for thing in catalogue().objects}.get(concept.name) if asked.is_emoji else None
+    look = {style.name: style for style in catalogue().styles}.get(concept.name) if asked.is_emoji else None
+    anchor = concept.guide or (thing.guide if thing else look.guide if look else "")
+    if not anchor:
+        raise BadInput(
+            f"'{concept.name}' has no anchor: name one when erasing (--to), or give the reference's assets with --data."
+        )
+    near = concept.adjacent or (thing.near if thing else ())
+    if look and not concept.adjacent:
+        near = tuple(style.name for style in catalogue().styles)
+    is_style = look is not None or concept.kind == "style"
+    templates = _STYLE if is_style else _OBJECT
+    others = [name for name in near if plain(name) not in (plain(concept.name), plain(anchor))]
+    target, guide, *rest = (
+        Named(name, tuple(template.format(name) for template in templates)) for name in (concept.name, anchor, *others)
+    )
+    return Sets(target, guide, tuple(rest), is_style)
+
+
+def _published(data: Path, concept: Concept) -> Sets:
+    """From eval.json and the folder eval_prompts beside it."""
+    path = data / "eval.json" if data.is_dir() else data
+    try:
+        content = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise BadFile(f"Cannot read the sets from {path}: {' '.join(str(error).split())[:200]}.") from error
+    for kind, entries in content.items():
+        for name, entry in entries.items():
+            if plain(concept.name) in (plain(name), plain(entry.target)):
+                return _sets(path.parent / "eval_prompts", entry, kind == "style")
+    known = ", ".join(name for entries in content.values() for name in entries)
+    raise BadInput(f"{path} has no concept '{concept.name}'; it has: {known}.")
+
+
+def _sets(folder: Path, entry: Entry, is_style: bool) -> Sets:
+    names = (entry.target, entry.anchor, *entry.hard_negative)
+    if is_style:
+        found = [Named(name, _prompts(folder, (name.replace(" ", "_"), name.split()[0]))) for name in names]
+    else:
+        general = _prompts(folder, (entry.anchor.replace(" ", "_"),))
+        found = [Named(name, tuple(p.replace(entry.anchor, name) for p in general)) for name in names]
+    return Sets(found[0], found[1], tuple(found[2:]), is_style)
+
+
+def _prompts(folder: Path, stems: Sequence[str]) -> tuple[str, ...]:
+    """The lines of the first of these files that there is."""
+    for stem in stems:
+        path = folder / f"{stem}_eval.txt"
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            try:
+                lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadFile(f"Cannot read prompts from {path}: {error}.") from error
+            if any(lines):
+                return tuple(filter(None, lines))
+    raise BadFile(f"{folder} has no prompts for '{stems[0]}'; it needs {stems[0]}_eval.txt, one prompt a line.")

@@ -1,0 +1,130 @@
+"""Concept Ablation's numbers against the metrics' own functions on the same images, and its published files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efface
+from efface.errors import BadInput
+from efface.generate import Sampling
+from efface.judges import open_judge
+from efface.metrics.clip_accuracy import clip_accuracy
+from efface.metrics.clip_score import ABLATION, clip_score
+from efface.metrics.features import extract, open_extractor
+from efface.metrics.kid import kid
+from efface.models import Model
+from efface.models.clip import open_clip
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result, Shot
+
+QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
+
+
+def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 2, **options: Any) -> Evaluation:
+    inputs = Inputs(data=options.pop("data", None), options=options)
+    evaluate = PROTOCOLS.get("ablation").evaluate
+    return evaluate(model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, inputs=inputs)
+
+
+@pytest.fixture(scope="module")
+def found(emoji: Model, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """A cat towards a dog; tiger and lion are its other neighbours."""
+    eraser = efface.erase(emoji, "cat", to="dog")
+    return run(emoji, eraser, open_judge("emoji"), tmp_path_factory.mktemp("ablation") / "out")
+
+
+def shown(result: Result, metric: str, concept: str = "") -> list[Shot]:
+    return [s for s in result.shots if s.probe.metric == metric and concept in ("", s.probe.concept)]
+
+
+def pixels(shots: list[Shot]) -> list[np.ndarray]:
+    return [np.asarray(Image.open(shot.path)) for shot in shots if shot.path]
+
+
+def test_the_sets(found: Evaluation) -> None:
+    mine = found.results["mine"]
+    sizes = {metric: len(shown(mine, metric)) for metric in ("forget", "anchor", "adjacent")}
+    assert sizes == {"forget": 8, "anchor": 8, "adjacent": 4}, "4 n, 4 n, and n of each hard negative"
+    assert {shot.probe.concept for shot in shown(mine, "adjacent")} == {"tiger", "lion"}
+    assert {shot.probe.guide for shot in shown(mine, "forget")} == {"dog"}
+    assert sum(mine.went["cat"].values()) == 8
+    assert set(mine.metrics) == {"forget", "anchor", "hard_negative", "retain"}
+    assert mine.metrics["retain"].n == 12
+
+
+def test_clip_score_and_accuracy_are_the_metrics_own(found: Evaluation) -> None:
+    clip, mine, base = open_clip(), found.results["mine"], found.results[BASE]
+    target, negative = shown(mine, "forget"), shown(mine, "adjacent")
+    prompts = [shot.probe.job.prompt for shot in target]
+    score = clip_score(clip, pixels(target), ["cat"] * len(target), ABLATION)
+    assert mine.scores["target_clip_score"].value.value == pytest.approx(score.value, abs=1e-6)
+    wins = clip_accuracy(clip, pixels(target), "cat", "dog", prompts)
+    assert mine.scores["target_clip_accuracy"].value == wins
+    said = [shot.probe.concept for shot in negative]
+    score = clip_score(clip, pixels(negative), said, ABLATION)
+    assert mine.scores["hard_negative_clip_score"].value.value == pytest.approx(score.value, abs=1e-6)
+    before = clip_score(clip, pixels(shown(base, "forget")), ["cat"] * len(target), ABLATION)
+    measured = mine.scores["target_clip_score"]
+    assert measured.base is not None
+    assert measured.base.value == pytest.approx(before.value, abs=1e-6)
+    assert base.scores["target_clip_score"].value == measured.base
+    assert measured.change is not None
+    assert measured.change.value == pytest.approx(measured.value.value - measured.base.value, abs=1e-9)
+    assert "anchor_clip_accuracy" not in mine.scores, "of the anchor against itself"
+
+
+def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(found: Evaluation) -> None:
+    extractor, mine, base = open_extractor("emoji-clip"), found.results["mine"], found.results[BASE]
+
+    def of(metric: str, concept: str) -> float:
+        sets = [extract(extractor, pixels(shown(result, metric, concept))) for result in (mine, base)]
+        return kid(*sets, draws=20).value
+
+    assert mine.scores["target_kid"].value.value == pytest.approx(of("forget", "cat"), abs=1e-6)
+    average = np.mean([of("adjacent", "tiger"), of("adjacent", "lion")])
+    assert mine.scores["hard_negative_kid"].value.value == pytest.approx(average, abs=1e-6)
+    assert "mean over 2 sets" in mine.scores["hard_negative_kid"].value.note
+    assert not any(metric.endswith("kid") for metric in base.scores)
+    assert {m.value.extractor for name, m in mine.scores.items() if name.endswith("kid")} == {extractor.version}
+
+
+def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, tmp_path: Path) -> None:
+    data = tmp_path / "assets"
+    (data / "eval_prompts").mkdir(parents=True)
+    entries = {
+        "style": {"van gogh": {"target": "van gogh", "anchor": "painting", "hard_negative": ["picasso line"]}},
+        "object": {"blue cat": {"target": "blue cat", "anchor": "cat", "hard_negative": ["red cat", "apple cat"]}},
+    }
+    (data / "eval.json").write_text(json.dumps(entries))
+    texts = {"cat": "what a cat\n\nthe cat", "van_gogh": "a house by van gogh", "painting": "a painting", "picasso": "art"}
+    for name, text in texts.items():
+        (data / "eval_prompts" / f"{name}_eval.txt").write_text(text)
+    judge = colours("blue cat", "cat", "red cat", "van gogh")
+    clip = {"clip": str(tiny_clip), "extractor": "emoji-clip"}
+    found = run(tiny_model, efface.erase(tiny_model, "Blue Cat", to="cat"), judge, tmp_path / "one", data=data, **clip)
+    mine = found.results["mine"]
+    prompts = {shot.probe.job.prompt for shot in mine.shots}
+    assert prompts == {"what a blue cat", "the blue cat", "what a cat", "the cat", "what a red cat", "the red cat"}
+    assert {shot.probe.job.guidance for shot in mine.shots} == {6.0}
+    assert mine.scores["hard_negative_kid"].value.n == 4, "also of what the judge does not know"
+    assert "apple cat" not in {shot.probe.concept for shot in mine.shots}
+
+    style = efface.erase(tiny_model, "van gogh", to="art", kind="style")
+    found = run(tiny_model, style, judge, tmp_path / "two", data=data / "eval.json", **clip)
+    assert "a house by van gogh" in {shot.probe.job.prompt for shot in found.results["mine"].shots}
+    with pytest.raises(BadInput, match="has no concept 'golf ball'; it has: van gogh, blue cat"):
+        run(tiny_model, efface.erase(tiny_model, "golf ball"), judge, tmp_path / "three", data=data, **clip)
+    (data / "eval_prompts" / "cat_eval.txt").unlink()
+    with pytest.raises(BadInput, match=r"cat_eval\.txt"):
+        run(tiny_model, efface.erase(tiny_model, "blue cat"), judge, tmp_path / "three", data=data, **clip)
+
+
+def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has no anchor"):
+        run(tiny_model, efface.erase(tiny_model, "cat"), colours("cat"), tmp_path / "out")
+    (tmp_path / "eval.json").write_text('{"style": {"cat": 3}}')
+    with pytest.raises(BadInput, match=r"eval\.json"):
+        run(tiny_model, efface.erase(tiny_model, "cat"), colours("cat"), tmp_path / "out", data=tmp_path)
