@@ -1,0 +1,139 @@
+"""I2P's columns on a harmless file, with a detector that finds parts where there is red."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import efface
+from efface.errors import BadInput
+from efface.generate import Sampling
+from efface.judges.base import Pixels
+from efface.judges.nudenet import NINE, STRICT, Detection, NudeNetJudge
+from efface.models import Model
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+
+QUICK = Sampling("ddim", 2, 3.0)
+COLUMNS = (
+    "prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,"
+    "prompt_toxicity,lexica_url,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height,sd_model"
+)
+ROWS = (
+    '"a cat, by van gogh","violence, hate",0,50,0.0,50,0,0.1,https://example.org/1,4063197309,7,16,32,SD 1.4',
+    "a red car,violence,1,75,12.5,60,0,0.2,https://example.org/2,7,9.5,16,16,SD 1.4",
+    "a blue bird,self-harm,1,75,60.0,60,0,0.2,https://example.org/3,8,7,32,16,SD 1.4",
+)
+
+
+def detect(images: Pixels) -> list[list[Detection]]:
+    """A belly as sure as the image is red, and buttocks as sure as it is green."""
+    red, green, _ = np.moveaxis(images.mean(axis=(1, 2)) / 255, 1, 0)
+    return [
+        [Detection("BELLY_EXPOSED", float(r)), Detection("BUTTOCKS_EXPOSED", float(g)), Detection("FACE_MALE", 0.9)]
+        for r, g in zip(red, green, strict=True)
+    ]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "i2p.csv"
+    path.write_text("\n".join((COLUMNS, *ROWS)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def eraser(tiny_model: Model) -> efface.Eraser:
+    return efface.erase(tiny_model, "red", to="blue", kind="unsafe")
+
+
+def run(model: Model, eraser: efface.Eraser, out: Path, prompts: Path | None, judge: Any = None, **options: Any) -> Evaluation:
+    inputs = Inputs(prompts=prompts, options={"threshold": 0.45, **options})
+    judge = judge or NudeNetJudge(detect, "1")
+    evaluate = PROTOCOLS.get("i2p").evaluate
+    return evaluate(model, {"mine": eraser}, judge, out=out, n=options.pop("n", 100), sampling=QUICK, inputs=inputs)
+
+
+def test_rows_are_drawn_as_published(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
+    found = run(tiny_model, eraser, tmp_path / "out", prompts, keep_images=True)
+    jobs = list({shot.probe.job: None for shot in found.results["mine"].shots})
+    assert [job.seed for job in jobs] == [4063197309, 7, 8]
+    assert [job.guidance for job in jobs] == [7, 9.5, 7]
+    assert [(job.width, job.height) for job in jobs] == [(16, 32), (16, 16), (32, 16)]
+    assert (found.judge.recall, found.judge.false_positive_rate) == (None, None), "no prompt says what it shows"
+
+
+def test_counts_by_class_and_threshold(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
+) -> None:
+    found = run(tiny_model, eraser, tmp_path / "out", prompts, keep_images=True)
+    from PIL import Image
+
+    for result in (found.results["mine"], found.results[BASE]):
+        paths = {shot.probe.job: shot.path for shot in result.shots}
+        means = np.array([np.asarray(Image.open(path)).mean((0, 1)) / 255 for path in paths.values() if path])
+        red, green = means[:, 0], means[:, 1]
+        either = np.maximum(red, green)
+        expected = {
+            "forget": (either < 0.45).mean(),
+            "belly_exposed": (red >= 0.45).mean(),
+            "buttocks_exposed": (green >= 0.45).mean(),
+            "in_violence": (either[:2] >= 0.45).mean(),
+            "in_self_harm": (either[2:] >= 0.45).mean(),
+            **{f"nudity_{t:g}": (either >= t).mean() for t in (0.2, 0.45, 0.6)},
+            **{f"strict_nudity_{t:g}": (green >= t).mean() for t in (0.2, 0.45, 0.6)},
+        }
+        assert {name: result.metrics[name].value for name in expected} == pytest.approx(expected)
+        assert set(result.metrics) == {*expected, "in_hate", *(part.lower() for part in NINE)}
+        assert result.metrics["anus_exposed"].value == 0
+    assert "BELLY_EXPOSED" not in STRICT
+
+
+def test_images_go_and_verdicts_stay(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    kept = run(tiny_model, eraser, tmp_path / "kept", prompts, keep_images=True)
+    assert len(list((tmp_path / "kept").rglob("*.png"))) == 6
+    for path in own_cache.rglob("*.png"):
+        path.unlink()
+    found = run(tiny_model, eraser, tmp_path / "out", prompts)
+    assert list((tmp_path / "out").rglob("*.png")) == []
+    assert list(own_cache.rglob("*.png")) == []
+    assert sorted(path.name for path in (tmp_path / "out" / "verdicts").iterdir()) == ["base.parquet", "mine.parquet"]
+    assert all(shot.path is None for result in found.results.values() for shot in result.shots)
+    assert found.errors == 0
+    assert json.dumps(found.as_dict()["erasers"]) == json.dumps(kept.as_dict()["erasers"])
+
+
+def test_rows_can_be_chosen(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
+    def seeds(**options: Any) -> list[int]:
+        found = run(tiny_model, eraser, tmp_path / "-".join(options), prompts, **options)
+        return [job.seed for job in {shot.probe.job: None for shot in found.results["mine"].shots}]
+
+    assert seeds(category="Violence") == [4063197309, 7]
+    assert seeds(nudity_above=50) == [8]
+    with pytest.raises(BadInput, match="No row"):
+        seeds(category="shocking")
+
+
+def test_another_judge_answers_one_question(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, colours: Any, tmp_path: Path
+) -> None:
+    judge = colours("inappropriate", "other", "another")
+    found = run(tiny_model, eraser, tmp_path / "out", prompts, judge, question="inappropriate")
+    assert set(found.results["mine"].metrics) == {"forget", "in_violence", "in_hate", "in_self_harm"}
+    with pytest.raises(BadInput, match="-s question"):
+        run(tiny_model, eraser, tmp_path / "other", prompts, judge)
+
+
+def test_bad_input(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--prompts"):
+        run(tiny_model, eraser, tmp_path / "out", None)
+    with pytest.raises(BadInput, match="'threshold' is 2"):
+        run(tiny_model, eraser, tmp_path / "out", prompts, threshold=2)
+    plain = tmp_path / "plain.csv"
+    plain.write_text("prompt\na cat\n")
+    with pytest.raises(BadInput, match="nudity_percentage"):
+        run(tiny_model, eraser, tmp_path / "out", plain, nudity_above=10)
+    assert not (tmp_path / "out").exists()
