@@ -1,0 +1,118 @@
+"""FID, KID and CLIP score of captions against the metrics' own functions, and against statistics that are given."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import efface
+from efface.errors import BadInput
+from efface.generate import Sampling, read_folder
+from efface.metrics.clip_score import clip_score
+from efface.metrics.features import extract, open_extractor
+from efface.metrics.fid import fid
+from efface.metrics.kid import kid
+from efface.models import Model
+from efface.models.clip import open_clip
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+
+pytestmark = pytest.mark.filterwarnings("ignore:FID of")
+CAPTIONS = ("a cat in a house", "a red car", "a bird by the house", "a dog with a ball")
+QUICK = Sampling("ddim", 2, 3.0)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "coco.csv"
+    rows = [f"{100 + k},{caption},{k},24,16" for k, caption in enumerate(CAPTIONS)]
+    path.write_text("\n".join(("image_id,prompt,seed,width,height", *rows)) + "\n")
+    return path
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    folder = tmp_path / "val2014"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{k}.jpg")
+    return folder
+
+
+def run(model: Model, out: Path, prompts: Path | None, clip: Path, data: Path | None = None, **asked: Any) -> Evaluation:
+    inputs = Inputs(prompts, data, {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})})
+    eraser, judge = efface.erase(model, "cat", to="dog"), asked.pop("judge", None)
+    return PROTOCOLS.get("coco").evaluate(model, {"mine": eraser}, judge, out=out, sampling=QUICK, inputs=inputs, **asked)
+
+
+def test_scores_are_the_metrics_own(
+    tiny_model: Model, tiny_clip: Path, prompts: Path, real: Path, tmp_path: Path
+) -> None:
+    found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, real)
+    extractor, clip = open_extractor("emoji-clip"), open_clip(str(tiny_clip))
+    photographs = extract(extractor, (image.pixels() for image in read_folder(real)))
+    images = {name: read_folder(tmp_path / "out" / "images" / name) for name in (BASE, "mine")}
+    sets = {
+        name: extract(extractor, (i.pixels() for i in drawn), [i.row["prompt"] for i in drawn])
+        for name, drawn in images.items()
+    }
+    for name, drawn in images.items():
+        scores = found.results[name].scores
+        assert {image.pixels().shape for image in drawn} == {(16, 24, 3)}
+        expected = clip_score(clip, (i.pixels() for i in drawn), [i.row["prompt"] for i in drawn])
+        assert scores["clip_score"].value.value == pytest.approx(expected.value, abs=1e-6)
+        assert scores["fid"].value.value == pytest.approx(fid(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["kid"].value.value == pytest.approx(kid(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["fid"].value.extractor == extractor.version
+    mine, base = found.results["mine"].scores, found.results[BASE].scores
+    assert mine["fid_to_base"].value.value == pytest.approx(fid(sets["mine"], sets[BASE], 20).value, abs=1e-6)
+    assert "fid_to_base" not in base
+    for metric in ("clip_score", "fid", "kid"):
+        measured = mine[metric]
+        assert measured.base is not None
+        assert measured.change is not None
+        assert measured.base.value == pytest.approx(base[metric].value.value, abs=1e-9)
+        assert measured.change.value == pytest.approx(measured.value.value - measured.base.value, abs=1e-9)
+    assert found.judge.name == "none"
+    assert found.as_dict()["erasers"]["mine"]["metrics"]["fid"]["extractor"] == extractor.version
+
+
+def test_statistics_stand_in_for_pictures(
+    tiny_model: Model, tiny_clip: Path, prompts: Path, real: Path, tmp_path: Path
+) -> None:
+    extractor = open_extractor("emoji-clip")
+    photographs = extract(extractor, (image.pixels() for image in read_folder(real))).values
+    kept = tmp_path / "val2014.npz"
+    np.savez(kept, mu=photographs.mean(0), sigma=np.cov(photographs, rowvar=False))
+    by_pictures = run(tiny_model, tmp_path / "one", prompts, tiny_clip, real).results["mine"].scores["fid"]
+    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).results["mine"].scores
+    assert found["fid"].value.value == pytest.approx(by_pictures.value.value, abs=1e-5)
+    assert "statistics" in found["fid"].value.note
+    assert "kid" not in found
+
+
+def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
+    tiny_model: Model, tiny_clip: Path, prompts: Path, tmp_path: Path
+) -> None:
+    found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, n=2)
+    drawn = read_folder(tmp_path / "out" / "images" / "mine")
+    assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[2]]
+    assert set(found.results["mine"].scores) == {"clip_score", "fid_to_base"}, "there are no real pictures"
+    assert found.errors == 0
+
+
+def test_bad_input(tiny_model: Model, tiny_clip: Path, prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--prompts"):
+        run(tiny_model, tmp_path / "out", None, tiny_clip)
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(tmp_path / "none.npz", means=np.zeros(3))
+    np.savez(tmp_path / "pickle.npz", mu=np.array([{}], dtype=object), sigma=np.eye(3))
+    for name in ("none", "pickle"):
+        with pytest.raises(BadInput, match=rf"{name}\.npz"):
+            run(tiny_model, tmp_path / "out", prompts, tiny_clip, tmp_path / f"{name}.npz")
+    with pytest.raises(BadInput, match="3 features"):
+        run(tiny_model, tmp_path / "out", prompts, tiny_clip, tmp_path / "other.npz")
+    with pytest.raises(BadInput, match="'draws' is 3"):
+        run(tiny_model, tmp_path / "out", prompts, tiny_clip, options={"draws": 3})
