@@ -99,7 +99,12 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
         "object": {"blue cat": {"target": "blue cat", "anchor": "cat", "hard_negative": ["red cat", "apple cat"]}},
     }
     (data / "eval.json").write_text(json.dumps(entries))
-    texts = {"cat": "what a cat\n\nthe cat", "van_gogh": "a house by van gogh", "painting": "a painting", "picasso": "art"}
+    texts = {
+        "cat": "what a cat\n\nthe cat",
+        "van_gogh": "a house by van gogh",
+        "painting": "a painting",
+        "picasso": "art",
+    }
     for name, text in texts.items():
         (data / "eval_prompts" / f"{name}_eval.txt").write_text(text)
     judge = colours("blue cat", "cat", "red cat", "van gogh")

@@ -41,10 +41,16 @@ def real(tmp_path: Path) -> Path:
     return folder
 
 
-def run(model: Model, out: Path, prompts: Path | None, clip: Path, data: Path | None = None, **asked: Any) -> Evaluation:
-    inputs = Inputs(prompts, data, {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})})
+def run(
+    model: Model, out: Path, prompts: Path | None, clip: Path, data: Path | None = None, **asked: Any
+) -> Evaluation:
+    inputs = Inputs(
+        prompts, data, {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})}
+    )
     eraser, judge = efface.erase(model, "cat", to="dog"), asked.pop("judge", None)
-    return PROTOCOLS.get("coco").evaluate(model, {"mine": eraser}, judge, out=out, sampling=QUICK, inputs=inputs, **asked)
+    return PROTOCOLS.get("coco").evaluate(
+        model, {"mine": eraser}, judge, out=out, sampling=QUICK, inputs=inputs, **asked
+    )
 
 
 def test_scores_are_the_metrics_own(

@@ -48,7 +48,9 @@ def eraser(tiny_model: Model) -> efface.Eraser:
     return efface.erase(tiny_model, "red", to="blue", kind="unsafe")
 
 
-def run(model: Model, eraser: efface.Eraser, out: Path, prompts: Path | None, judge: Any = None, **options: Any) -> Evaluation:
+def run(
+    model: Model, eraser: efface.Eraser, out: Path, prompts: Path | None, judge: Any = None, **options: Any
+) -> Evaluation:
     inputs = Inputs(prompts=prompts, options={"threshold": 0.45, **options})
     judge = judge or NudeNetJudge(detect, "1")
     evaluate = PROTOCOLS.get("i2p").evaluate
@@ -64,9 +66,7 @@ def test_rows_are_drawn_as_published(tiny_model: Model, eraser: efface.Eraser, p
     assert (found.judge.recall, found.judge.false_positive_rate) == (None, None), "no prompt says what it shows"
 
 
-def test_counts_by_class_and_threshold(
-    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
-) -> None:
+def test_counts_by_class_and_threshold(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
     found = run(tiny_model, eraser, tmp_path / "out", prompts, keep_images=True)
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Copies of the embedded model's memorised picture, before and after, and other models' with pictures that are given."""
+"""Copies of the embedded model's memorised picture, before and after, and of pictures that are given."""
 
 import json
 from pathlib import Path

@@ -139,7 +139,14 @@ def test_a_judge_for_objects_beside_one_for_styles(
     eraser = efface.erase(tiny_model, "Cats", to="Dogs")
     judge = colours(*(style.replace("_", " ") for style in STYLES))
     found = run(
-        tiny_model, eraser, judge, tmp_path / "out", 1, data=data, objects=f"style:{judge_of_objects}", extractor="emoji-clip"
+        tiny_model,
+        eraser,
+        judge,
+        tmp_path / "out",
+        1,
+        data=data,
+        objects=f"style:{judge_of_objects}",
+        extractor="emoji-clip",
     )
     assert found.judge.name == "colours+style"
     assert {"object_ua", "object_ira", "object_cra"} <= set(found.results["mine"].metrics)

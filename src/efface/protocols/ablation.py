@@ -148,9 +148,7 @@ class _Scores:
             }
             after, before = self.scores(edited, asked), None if name == BASE else self.scores(base, asked)
             own, wins = _own(after, asked, self.column), _wins(after, asked, self.column)
-            found[f"{group}_clip_score"] = scored(
-                self.scores.version, own, before and _own(before, asked, self.column)
-            )
+            found[f"{group}_clip_score"] = scored(self.scores.version, own, before and _own(before, asked, self.column))
             if group != "anchor":
                 found[f"{group}_clip_accuracy"] = shared(
                     self.scores.version, wins, before and _wins(before, asked, self.column)

@@ -40,7 +40,9 @@ class Canvas:
 
     def cells(self) -> list[tuple[str, str]]:
         """(object, style), without those left out."""
-        return [(thing, style) for style in self.styles for thing in self.objects if (thing, style) not in self.left_out]
+        return [
+            (thing, style) for style in self.styles for thing in self.objects if (thing, style) not in self.left_out
+        ]
 
     def among(self, names: Sequence[str]) -> Canvas:
         """These objects and styles alone; of a domain that none of them is of, all.

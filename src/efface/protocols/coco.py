@@ -144,7 +144,7 @@ def _unit(x: Array) -> Array:
 
 PROTOCOL = planned(
     name="coco",
-    summary="FID, KID and CLIP score on captions from a file, and real pictures or their statistics; -n captions at most",
+    summary="FID, KID and CLIP score on captions and pictures that you give; -n captions at most",
     paper="https://arxiv.org/abs/1405.0312",
     metrics=("clip_score", "fid", "kid", "fid_to_base"),
     prepare=prepare,

@@ -18,7 +18,6 @@ so that a model would pass that had forgotten nothing. Other prompts are the cat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from efface.errors import BadFile, BadInput
 from efface.generate import Job, read_folder, read_prompts
@@ -64,7 +63,9 @@ def prepare(asked: Asked) -> Prepared:
             for k in range(asked.n)
         ]
         others = [probe for probe in _others(asked, request) if probe.concept not in captions]
-        plans[name] = Plan((*probes, *others), {"copies": found("forget"), "forget": good("forget"), "retain": good("retain")})
+        plans[name] = Plan(
+            (*probes, *others), {"copies": found("forget"), "forget": good("forget"), "retain": good("retain")}
+        )
     shown = dict.fromkeys(p.concept for plan in plans.values() for p in plan.probes if p.metric == "retain")
     judge, other = _judges(asked, config)
     if other is None:

@@ -88,9 +88,7 @@ class _Run:
                 path.unlink()
         return Evaluation(self.name, told, results, self._facts(erasers, questions))
 
-    def _drawn(
-        self, plan: Plan, questions: tuple[str, ...], name: str = BASE, eraser: Eraser | None = None
-    ) -> Judged:
+    def _drawn(self, plan: Plan, questions: tuple[str, ...], name: str = BASE, eraser: Eraser | None = None) -> Judged:
         """One model's images with the judge's scores; of the images that no question is asked of, without."""
         model, sampling, progress = self.asked.model, self.asked.sampling, self.progress
         answers = Judged({}, questions, {}, {})
@@ -151,9 +149,7 @@ class _Run:
 
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
         asked = self.asked
-        facts = provenance(
-            asked.model, erasers, self.prepared.judge, questions, asked.sampling, asked.n, asked.seed
-        )
+        facts = provenance(asked.model, erasers, self.prepared.judge, questions, asked.sampling, asked.n, asked.seed)
         return {**facts, "inputs": asked.inputs.as_dict()}
 
 

@@ -11,8 +11,8 @@ and so for an erased style (style_ua, style_ira, style_cra). `fid` leaves out th
 `retain` are ua and the two others together.
 
 On the embedded model the world is its catalogue's, and FID is to the unedited model's images. On the published data set
-(`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds and guidance are as published, the labels are the folders', and
-FID is to pictures 1 to 5 of each cell; the paper's classifiers are two, so `-s objects=style:FOLDER` adds one for
+(`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds and guidance are as published, the labels are the folders',
+and FID is to pictures 1 to 5 of each cell; the paper's classifiers are two, so `-s objects=style:FOLDER` adds one for
 objects to the judge. The paper's FID is by torchvision's Inception, which no extractor here is.
 """
 
@@ -63,7 +63,9 @@ def prepare(asked: Asked) -> Prepared:
     """Every cell, with a question for the object and one for the style."""
     config = Config.model_validate(asked.inputs.options)
     if asked.inputs.data is None and not asked.is_emoji:
-        raise BadInput("The protocol 'unlearncanvas' needs the data set's folder: --data FOLDER (STYLE/OBJECT/NUMBER.jpg).")
+        raise BadInput(
+            "The protocol 'unlearncanvas' needs the data set's folder: --data FOLDER (STYLE/OBJECT/NUMBER.jpg)."
+        )
     canvas = read_canvas(asked.inputs.data) if asked.inputs.data else emoji_canvas(catalogue())
     canvas = canvas.among([name.strip() for name in config.only.split(",") if name.strip()])
     judge = asked.judge
@@ -156,9 +158,14 @@ class _Distances:
 
 PROTOCOL = planned(
     name="unlearncanvas",
-    summary="unlearning, in-domain and cross-domain retain accuracy over objects and styles, and FID; -n images a cell",
+    summary="unlearning, in-domain and cross-domain accuracy over objects and styles, and FID; -n images a cell",
     paper="https://arxiv.org/abs/2402.11846",
-    metrics=(*(f"{domain}_{rate}" for domain, rate in product(DOMAINS, ("ua", "ira", "cra"))), "fid", "forget", "retain"),
+    metrics=(
+        *(f"{domain}_{rate}" for domain, rate in product(DOMAINS, ("ua", "ira", "cra"))),
+        "fid",
+        "forget",
+        "retain",
+    ),
     prepare=prepare,
     n=len(SEEDS),
     config=Config,

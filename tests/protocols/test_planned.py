@@ -1,0 +1,111 @@
+"""What all planned protocols share, by the one that is quickest to run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import efface
+from efface.errors import BadInput
+from efface.generate import Sampling
+from efface.models import Model
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+
+QUICK = Sampling("ddim", 2, 3.0)
+
+
+def run(model: Model, erasers: dict[str, efface.Eraser], judge: Any, out: Path, **asked: Any) -> Evaluation:
+    inputs = Inputs(options={"classes": "cat,dog,car"})
+    return PROTOCOLS.get("imagenette").evaluate(
+        model, erasers, judge, out=out, n=asked.pop("n", 4), sampling=QUICK, inputs=inputs, **asked
+    )
+
+
+def test_several_erasers_and_the_base_that_drew_once(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
+    erasers = {"one": efface.erase(tiny_model, "cat", to="dog"), "two": efface.erase(tiny_model, "car", to="dog")}
+    found = run(tiny_model, erasers, colours("cat", "dog", "car"), tmp_path / "out")
+    assert list(found.results) == [BASE, "one", "two"]
+    for name, concept in (("one", "cat"), ("two", "car")):
+        mine = found.results[name]
+        assert set(mine.went) == {concept}
+        forgotten = [shot for shot in mine.shots if shot.probe.metric == "forget"]
+        assert {shot.probe.concept for shot in forgotten} == {concept}
+        both = [
+            (float(x.found is True), float(y.found is True))
+            for x in found.results[BASE].shots
+            for y in mine.shots
+            if x.probe == y.probe and y.probe.metric == "forget"
+        ]
+        assert mine.change["accuracy_erased"].value == pytest.approx(np.mean([b - a for a, b in both]))
+        assert mine.base["accuracy_erased"].value == pytest.approx(np.mean([a for a, _ in both]))
+    assert len(list((tmp_path / "out" / "images" / "base").glob("*.png"))) == 12
+
+
+def test_the_same_again(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
+    eraser = efface.erase(tiny_model, "cat", to="dog")
+    first, second = (
+        run(tiny_model, {"mine": eraser}, colours("cat", "dog", "car"), tmp_path / name).as_dict()
+        for name in ("first", "second")
+    )
+    assert json.dumps(first) == json.dumps(second)
+
+
+def test_errors_are_never_absence(
+    tiny_model: Model, colours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = colours("cat", "dog", "car")
+    real = judge.scores
+
+    def half(images: np.ndarray, concepts: Any) -> np.ndarray:
+        scores = real(images, concepts)
+        scores[::2] = np.nan
+        return scores
+
+    monkeypatch.setattr(judge, "scores", half)
+    found = run(tiny_model, {"mine": efface.erase(tiny_model, "cat", to="dog")}, judge, tmp_path / "out")
+    mine = found.results["mine"]
+    failed = [shot for shot in mine.shots if shot.error]
+    assert 0 < mine.errors == len(failed) < len(mine.shots)
+    assert mine.metrics["forget"].n + mine.metrics["retain"].n == len(mine.shots) - len(failed)
+    assert mine.went["cat"].get("error", 0) == sum(shot.probe.metric == "forget" for shot in failed)
+    assert found.errors == mine.errors + found.results[BASE].errors
+
+
+def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
+    eraser, judge = efface.erase(tiny_model, "cat", to="dog"), colours("cat", "dog", "car")
+    with pytest.raises(BadInput, match="at least one"):
+        run(tiny_model, {}, judge, tmp_path / "out")
+    with pytest.raises(BadInput, match="rename"):
+        run(tiny_model, {"base": eraser}, judge, tmp_path / "out")
+    with pytest.raises(BadInput, match="0 images"):
+        run(tiny_model, {"mine": eraser}, judge, tmp_path / "out", n=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_protocol_says_what_it_gives() -> None:
+    assert {"ablation", "coco", "err", "i2p", "imagenette", "memorised", "style", "unlearncanvas"} <= set(
+        PROTOCOLS.names()
+    )
+    for name in PROTOCOLS.names():
+        entry = PROTOCOLS.get(name)
+        assert entry.name == name
+        assert entry.metrics
+        assert entry.n >= 1
+        assert entry.config is None or entry.config() == entry.config.model_validate({})
+
+
+def test_provenance_names_files_without_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_text("x")
+    options = {"lpips": f"{path},{path}", "extractor": f"inception:{path}", "side": 64, "clip": "openai/clip"}
+    said = Inputs(prompts=path, data=tmp_path, options=options).as_dict()
+    assert said["options"] == {
+        "lpips": "weights.pth,weights.pth",
+        "extractor": "inception:weights.pth",
+        "side": 64,
+        "clip": "openai/clip",
+    }
+    assert said["prompts"]["name"] == "weights.pth"
+    assert str(tmp_path) not in json.dumps(said)
