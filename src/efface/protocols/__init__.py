@@ -16,7 +16,7 @@ PROTOCOLS: Registry[Protocol] = Registry(
     "protocol",
     {
         name: f"efface.protocols.{name}:PROTOCOL"
-        for name in ("ablation", "coco", "i2p", "memorised", "unlearncanvas")
+        for name in ("ablation", "coco", "i2p", "imagenette", "memorised", "style", "unlearncanvas")
     }
     | {"err": "efface.protocols.err:ERR"},
     "efface.protocols",
