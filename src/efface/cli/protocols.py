@@ -6,21 +6,31 @@ from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
 def command(
     model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
 ) -> None:
-    """List the protocols, the rates they give and where they come from."""
+    """List the protocols, what they give, their settings and where they come from."""
     from efface.cli.output import Screen
     from efface.protocols import PROTOCOLS
 
     screen = Screen(json)
     entries = [PROTOCOLS.get(name) for name in PROTOCOLS.names()]
+    settings = {entry.name: entry.config().model_dump() if entry.config else {} for entry in entries}
     for entry in entries:
         screen.heading(entry.name)
         screen.say(f"  {entry.summary}")
-        screen.say(f"  rates: {', '.join(entry.metrics)}")
-        screen.say(f"  {entry.paper}")
+        screen.say(f"  gives: {', '.join(entry.metrics)}")
+        screen.say(f"  -n {entry.n}   {entry.paper}")
+        for key, value in settings[entry.name].items():
+            screen.say(f"  -s {key}={'' if value is None else value}")
     screen.answer(
         {
             "protocols": [
-                {"name": entry.name, "summary": entry.summary, "metrics": list(entry.metrics), "paper": entry.paper}
+                {
+                    "name": entry.name,
+                    "summary": entry.summary,
+                    "metrics": list(entry.metrics),
+                    "paper": entry.paper,
+                    "n": entry.n,
+                    "defaults": settings[entry.name],
+                }
                 for entry in entries
             ]
         }
