@@ -108,7 +108,7 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
     for name, text in texts.items():
         (data / "eval_prompts" / f"{name}_eval.txt").write_text(text)
     judge = colours("blue cat", "cat", "red cat", "van gogh")
-    clip = {"clip": str(tiny_clip), "extractor": "emoji-clip"}
+    clip: dict[str, Any] = {"clip": str(tiny_clip), "extractor": "emoji-clip"}
     found = run(tiny_model, efface.erase(tiny_model, "Blue Cat", to="cat"), judge, tmp_path / "one", data=data, **clip)
     mine = found.results["mine"]
     prompts = {shot.probe.job.prompt for shot in mine.shots}

@@ -146,13 +146,12 @@ class _Scores:
                 for part in one[group]
                 for probe in part
             }
-            after, before = self.scores(edited, asked), None if name == BASE else self.scores(base, asked)
-            own, wins = _own(after, asked, self.column), _wins(after, asked, self.column)
-            found[f"{group}_clip_score"] = scored(self.scores.version, own, before and _own(before, asked, self.column))
+            after = self.scores(edited, asked)
+            before = {} if name == BASE else self.scores(base, asked)
+            own, wins = ([of(table, asked, self.column) for table in (after, before)] for of in (_own, _wins))
+            found[f"{group}_clip_score"] = scored(self.scores.version, *own)
             if group != "anchor":
-                found[f"{group}_clip_accuracy"] = shared(
-                    self.scores.version, wins, before and _wins(before, asked, self.column)
-                )
+                found[f"{group}_clip_accuracy"] = shared(self.scores.version, *wins)
             if name != BASE:
                 parts = [[probe.job for probe in part] for one in self.groups[name] for part in one[group]]
                 found[f"{group}_kid"] = self._kid([both(self.looks(edited, p), self.looks(base, p)) for p in parts])

@@ -100,10 +100,11 @@ def _plan(request: Request, canvas: Canvas, jobs: Jobs) -> Plan:
                 probes.append(Probe("forget", label[1], job, erased[label].guide))
             else:
                 probes.append(Probe("retain", label[1], job))
-    labels = dict(zip(DOMAINS, (set(canvas.objects), set(canvas.styles)), strict=True))
+    labels: dict[Domain, set[str]] = {"object": set(canvas.objects), "style": set(canvas.styles)}
     rates: dict[str, Count] = {"forget": good("forget"), "retain": good("retain")}
-    for domain in dict.fromkeys(domain for domain, _ in erased):
-        other: Domain = "style" if domain == "object" else "object"
+    for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
+        if not any(own == domain for own, _ in erased):
+            continue
         rates[f"{domain}_ua"] = _among("forget", labels[domain])
         rates[f"{domain}_ira"] = _among("retain", labels[domain])
         rates[f"{domain}_cra"] = _among("retain", labels[other])
@@ -136,7 +137,7 @@ class _Distances:
         if self.canvas.pictures:
             found = self._to_pictures(after, before, set(erased.values()))
         else:
-            found = before and self._to_unedited(after, before)
+            found = None if before is None else self._to_unedited(after, before)
         return {"fid": found} if found else {}
 
     def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> Measured | None:
