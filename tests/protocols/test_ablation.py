@@ -19,6 +19,9 @@ from efface.metrics.kid import kid
 from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result, Shot
+from efface.protocols.ablation_sets import sets_for
+from efface.protocols.plans import Asked
+from efface.request import Concept
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
 
@@ -89,6 +92,20 @@ def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(fo
     assert "mean over 2 sets" in mine.scores["hard_negative_kid"].value.note
     assert not any(metric.endswith("kid") for metric in base.scores)
     assert {m.value.extractor for name, m in mine.scores.items() if name.endswith("kid")} == {extractor.version}
+
+
+def test_sets_of_the_embedded_world(emoji: Model) -> None:
+    asked = Asked(emoji, {}, open_judge("emoji"), QUICK, 1, 0, Inputs())
+
+    def names(concept: Concept) -> tuple[list[str], bool]:
+        sets = sets_for(asked, concept)
+        return [named.name for named in (sets.target, sets.anchor, *sets.hard_negatives)], sets.is_style
+
+    assert names(Concept(name="kitten")) == (["kitten", "dog", "tiger", "lion"], False)
+    assert names(Concept(name="cat", guide="star", adjacent=("cat", "house"))) == (["cat", "star", "house"], False)
+    styles, is_style = names(Concept(name="line drawing"))
+    assert (styles[:2], is_style) == (["line drawing", "flat"], True)
+    assert set(styles[2:]) == {"3d", "outlined", "stencil", "pixel art", "blueprint"}
 
 
 def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ https://github.com/nupurkmr9/concept-ablation (compvis/evaluate.py, assets/eval.
     GROUP_clip_accuracy  share of its images closer to its own name than to the anchor's; not of the anchor itself
     GROUP_kid            KID to the unedited model's images of the same prompts and seeds
 
-with GROUP one of target, anchor and hard_negative; of several hard negatives, the mean KID. The judge says besides in
+with GROUP one of target, anchor and hard_negative; of several hard negatives, the mean KID. Images that the eraser left
+as they were are below zero there: the estimator takes the two sets as independent. The judge says besides in
 how many images the target is absent (`forget`), and the anchor and the hard negatives are found (`anchor`,
 `hard_negative`; together `retain`).
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from efface.errors import BadFile, BadInput
 from efface.judges.words import plain
 from efface.models.emoji import catalogue
+from efface.protocols.canvas import emoji_canvas
 from efface.protocols.plans import Asked
 from efface.request import Concept
 from efface.settings import Settings
@@ -59,23 +60,31 @@ def sets_for(asked: Asked, concept: Concept) -> Sets:
     """
     if asked.inputs.data is not None:
         return _published(asked.inputs.data, concept)
-    thing = {thing.name: thing for thing in catalogue().objects}.get(concept.name) if asked.is_emoji else None
-    look = {style.name: style for style in catalogue().styles}.get(concept.name) if asked.is_emoji else None
-    anchor = concept.guide or (thing.guide if thing else look.guide if look else "")
+    anchor, near, is_style = _around(concept, asked.is_emoji)
     if not anchor:
         raise BadInput(
             f"'{concept.name}' has no anchor: name one when erasing (--to), or give the reference's assets with --data."
         )
-    near = concept.adjacent or (thing.near if thing else ())
-    if look and not concept.adjacent:
-        near = tuple(style.name for style in catalogue().styles)
-    is_style = look is not None or concept.kind == "style"
     templates = _STYLE if is_style else _OBJECT
     others = [name for name in near if plain(name) not in (plain(concept.name), plain(anchor))]
     target, guide, *rest = (
         Named(name, tuple(template.format(name) for template in templates)) for name in (concept.name, anchor, *others)
     )
     return Sets(target, guide, tuple(rest), is_style)
+
+
+def _around(concept: Concept, is_emoji: bool) -> tuple[str, tuple[str, ...], bool]:
+    """Anchor, hard negatives and whether it is a style: what the request says, else what the catalogue does."""
+    world = catalogue()
+    domain, label = (emoji_canvas(world).meaning(concept.name) if is_emoji else None) or (None, "")
+    guide, near = concept.guide or "", concept.adjacent
+    if domain == "object":
+        thing = next(thing for thing in world.objects if thing.name == label)
+        guide, near = guide or thing.guide, near or thing.near
+    elif domain == "style":
+        look = next(style for style in world.styles if style.name == label)
+        guide, near = guide or look.guide, near or tuple(s.name for s in world.styles if s.name != label)
+    return guide, near, domain == "style" or (domain is None and concept.kind == "style")
 
 
 def _published(data: Path, concept: Concept) -> Sets:

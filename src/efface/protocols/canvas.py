@@ -58,17 +58,23 @@ class Canvas:
         """A cell's prompt."""
         return self.template.replace("{object}", thing).replace("{style}", style)
 
-    def find(self, name: str) -> tuple[Domain, str]:
-        """The object or style that a concept means ("Van Gogh style" is the style "Van Gogh").
-
-        Raises:
-            BadInput: It is neither.
-        """
+    def meaning(self, name: str) -> tuple[Domain, str] | None:
+        """The object or style that a concept means ("Van Gogh style" is the style "Van Gogh"), if it is one."""
         said = plain(name)
         for domain, labels in zip(DOMAINS, (self.objects, self.styles), strict=True):
             for label in labels:
                 if plain(label) in (said, said.removesuffix(" style"), plain(self.words.get(said, ""))):
                     return domain, label
+        return None
+
+    def find(self, name: str) -> tuple[Domain, str]:
+        """The same of a concept that must be one.
+
+        Raises:
+            BadInput: It is neither.
+        """
+        if meaning := self.meaning(name):
+            return meaning
         raise BadInput(
             f"'{name}' is neither an object nor a style of this world; the objects are {', '.join(self.objects)}, "
             f"the styles {', '.join(self.styles)}."
