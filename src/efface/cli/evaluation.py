@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from efface.eraser import Eraser
     from efface.generate import Sampling
     from efface.judges import Judge
+    from efface.metrics.base import Value
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
@@ -148,7 +149,9 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
             ]
             for metric, rate in result.metrics.items()
         ]
-        screen.table(("rate, %", "before", "after", "change", "images"), rows)
+        if rows:
+            screen.table(("rate, %", "before", "after", "change", "images"), rows)
+        _tell_scores(screen, result)
         for metric, doubts in result.undecided.items():
             total = doubts + (result.metrics[metric].n if metric in result.metrics else 0)
             screen.say(f"{metric}: the judge is undecided about {doubts} of {total} images, which are left out")
@@ -167,6 +170,25 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     )
     if evaluation.errors:
         screen.say(f"{evaluation.errors} images have no verdict and count in no rate; the report lists them.")
+
+
+def _tell_scores(screen: "Screen", result: "Result") -> None:
+    """Scores and distances, a table for each extractor: values of two cannot be compared."""
+    for extractor in dict.fromkeys(measured.value.extractor for measured in result.scores.values()):
+        rows = [
+            [name, _number(m.base), _number(m.value), _number(m.change, "+"), str(m.value.n)]
+            for name, m in result.scores.items()
+            if m.value.extractor == extractor
+        ]
+        screen.table((f"by {extractor}", "before", "after", "change", "images"), rows)
+
+
+def _number(value: "Value | None", sign: str = "") -> str:
+    """A score or distance with its interval, short enough for a terminal."""
+    if value is None:
+        return "–"
+    middle, low, high = (f"{number:{sign}.3g}" for number in (value.value, value.low, value.high))
+    return f"{middle} [{low}, {high}]"
 
 
 def _short(rate: "Rate | None", sign: str = "") -> str:

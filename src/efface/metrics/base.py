@@ -38,6 +38,22 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A score or a distance of one eraser's images.
+
+    Attributes:
+        value: Of its images.
+        base: The same of the unedited model's images on the same prompts and seeds; `None` where these are what is
+            measured against.
+        change: The first minus the second, paired by prompt and seed; `None` where there is no second.
+    """
+
+    value: Value
+    base: Value | None = None
+    change: Value | None = None
+
+
+@dataclass(frozen=True)
 class MetricEntry:
     """A metric in the registry.
 

@@ -4,7 +4,6 @@ from efface.protocols.base import BASE as BASE
 from efface.protocols.base import DESTINATIONS as DESTINATIONS
 from efface.protocols.base import Calibration as Calibration
 from efface.protocols.base import Evaluation as Evaluation
-from efface.protocols.base import Measured as Measured
 from efface.protocols.base import Probe as Probe
 from efface.protocols.base import Protocol as Protocol
 from efface.protocols.base import Result as Result

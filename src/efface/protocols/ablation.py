@@ -27,13 +27,14 @@ import numpy as np
 
 from efface.generate import Job
 from efface.judges import Judge
+from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.clip_score import ABLATION, score_table
 from efface.metrics.distance import measure
 from efface.metrics.features import Features
 from efface.metrics.kid import statistic
 from efface.protocols.ablation_sets import Named, Sets, sets_for
-from efface.protocols.base import BASE, Measured, Probe
+from efface.protocols.base import BASE, Probe
 from efface.protocols.looks import Looks, Scores, Vectors, as_set, both, clip_of, open_looks, scored, shared
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Count, Plan, Prepared, good

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from typing import Protocol as Interface
 
 from efface.generate.jobs import Job, Progress, Sampling
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.rates import Rate
 
 if TYPE_CHECKING:
@@ -105,22 +105,6 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A score or a distance of one eraser's images.
-
-    Attributes:
-        value: Of its images.
-        base: The same of the unedited model's images on the same prompts and seeds; `None` where these are what is
-            measured against.
-        change: The first minus the second, paired by prompt and seed; `None` where there is no second.
-    """
-
-    value: Value
-    base: Value | None = None
-    change: Value | None = None
-
-
-@dataclass(frozen=True)
 class Result:
     """What one eraser did, or under the name `base` the unedited model.
 
@@ -131,8 +115,7 @@ class Result:
         went: Erased concept -> destination -> images, over the `forget` probes.
         errors: Shots that could not be made or judged; no rate counts them.
         shots: Everything behind the numbers, in the plan's order.
-        undecided: By metric, shots in which the judge found neither; no rate counts them. Metrics without any are left
-            out.
+        undecided: By metric, shots in which the judge found neither, if there are any; no rate counts them.
         attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
         weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
         scores: By flat name, what is no rate of verdicts: scores and distances of the images.
@@ -178,15 +161,14 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """What `efface evaluate --json` prints and `report.json` holds."""
-        recall, wrong = self.judge.recall, self.judge.false_positive_rate
+        told = {"recall": self.judge.recall, "false_positive_rate": self.judge.false_positive_rate}
         return {
             "protocol": self.protocol,
             "judge": {
                 "name": self.judge.name,
                 "version": self.judge.version,
-                "recall": recall and recall.value,
-                "false_positive_rate": wrong and wrong.value,
-                "intervals": {"recall": _plain(recall), "false_positive_rate": _plain(wrong)},
+                **{key: rate and rate.value for key, rate in told.items()},
+                "intervals": {key: rate and rate.as_dict() for key, rate in told.items()},
             },
             "erasers": {
                 name: {
@@ -266,7 +248,3 @@ def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> d
     """Rates and scores under one roof, as JSON carries them; of the scores, those that there are."""
     named: dict[str, Rate | Value] = {**rates, **{name: value for name, value in scores.items() if value}}
     return {name: number.as_dict() for name, number in named.items()}
-
-
-def _plain(rate: Rate | None) -> dict[str, float | int] | None:
-    return None if rate is None else rate.as_dict()

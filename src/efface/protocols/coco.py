@@ -21,7 +21,7 @@ from pydantic import Field
 
 from efface.errors import BadFile
 from efface.generate import Job, read_folder, read_prompts
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
 from efface.metrics.features import Features
@@ -29,7 +29,7 @@ from efface.metrics.fid import Statistics, fid, fid_to_statistics, statistic
 from efface.metrics.kid import kid
 from efface.metrics.kid import statistic as kid_statistic
 from efface.models.clip import Clip
-from efface.protocols.base import BASE, Measured
+from efface.protocols.base import BASE
 from efface.protocols.looks import (
     Looks,
     Scores,

@@ -15,9 +15,8 @@ and the judge's recall and false-positive rate on the unedited model's images.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from efface.eraser import Eraser
 from efface.errors import BadInput
@@ -27,13 +26,13 @@ from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols.attacking import Attacks, Found
 from efface.protocols.base import BASE, Calibration, Evaluation, Probe, Protocol
+from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs
 from efface.protocols.outcomes import METRICS, compared, outcome
 from efface.protocols.probes import probes_in_words
 from efface.protocols.probes_emoji import EmojiWorld
 from efface.protocols.probes_file import with_file
-from efface.protocols.running import calibrate, judged, questions_of, safe_name
-from efface.provenance import versions
+from efface.protocols.running import calibrate, judged, questions_of
 from efface.request import Request
 from efface.weight_change import weight_change
 
@@ -71,7 +70,9 @@ def evaluate(
     Raises:
         BadInput: The judge cannot recognise a concept, an eraser's name is taken, or one is not of this model.
     """
-    _check(erasers, n)
+    check_erasers(erasers)
+    if n < 2:
+        raise BadInput(f"{n} images a concept are too few; ask for at least 2.")
     prompts = _prompts(inputs)
     sampling = sampling or Sampling.default(model)
     searches = Attacks(model, judge, sampling, out, attacks, progress)
@@ -90,7 +91,7 @@ def evaluate(
         result = compared(plans[name], edited, base, judge, found[name].failed)
         results[name] = replace(result, weight_change=weight_change(eraser, model))
     recall, wrong = calibrate(union, base, judge)
-    facts = _provenance(model, erasers, judge, questions, sampling, n, seed)
+    facts = provenance(model, erasers, judge, questions, sampling, n, seed)
     if inputs:
         facts["inputs"] = inputs.as_dict()
     if any(probe.attack for probes in plans.values() for probe in probes) or any(f.failed for f in found.values()):
@@ -109,54 +110,6 @@ def _prompts(inputs: Inputs | None) -> Path | None:
     if inputs and (inputs.data or inputs.options):
         raise BadInput("The protocol 'err' has no settings and reads no data; leave --data and -s away.")
     return inputs and inputs.prompts
-
-
-def _check(erasers: Mapping[str, Eraser], n: int) -> None:
-    if not erasers:
-        raise BadInput("There is no eraser to evaluate; give at least one.")
-    if n < 2:
-        raise BadInput(f"{n} images a concept are too few; ask for at least 2.")
-    folders = {safe_name(name).casefold(): name for name in erasers}
-    if len(folders) < len(erasers) or BASE in folders:
-        raise BadInput(f"Two erasers share a name, or one is called '{BASE}'; rename the files.")
-    for name, eraser in erasers.items():
-        debiasing = [part for part in (eraser, *eraser.parts) if part.request.goal == "debias"]
-        if debiasing:
-            concept = debiasing[0].request.concepts[0]
-            raise BadInput(
-                f"'{name}' debiases '{concept.name}' and erases nothing, which is what err measures; count its "
-                f"attributes with efface generate '{concept.name}' -n 100 --eraser FILE -o DIR, then efface judge DIR "
-                f"-q '{next(iter(concept.attributes))}'."
-            )
-
-
-def _provenance(
-    model: Model,
-    erasers: Mapping[str, Eraser],
-    judge: Judge,
-    questions: Sequence[str],
-    sampling: Sampling,
-    n: int,
-    seed: int,
-) -> dict[str, Any]:
-    how = asdict(sampling)
-    del how["batch_size"]  # decides nothing but the speed
-    return {
-        "model": {"name": model.name, "hash": model.hash},
-        "erasers": {
-            name: {"hash": e.hash, "method": e.method, "request": e.request.model_dump(mode="json")}
-            for name, e in erasers.items()
-        },
-        "judge": {
-            "name": judge.name,
-            "version": judge.version,
-            "thresholds": {q: judge.threshold(q) for q in questions},
-        },
-        "sampling": how,
-        "n": n,
-        "seed": seed,
-        "versions": versions(),
-    }
 
 
 ERR = Protocol(

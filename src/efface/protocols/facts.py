@@ -15,16 +15,25 @@ from efface.provenance import versions
 
 
 def check_erasers(erasers: Mapping[str, Eraser]) -> None:
-    """Refuse an evaluation of nothing, and erasers whose names cannot be told apart.
+    """Refuse an evaluation of nothing, names that cannot be told apart, and what erases nothing.
 
     Raises:
-        BadInput: There is none, or two share a name, or one is called `base`.
+        BadInput: There is no eraser, two share a name, one is called `base`, or one debiases.
     """
     if not erasers:
         raise BadInput("There is no eraser to evaluate; give at least one.")
     folders = {safe_name(name).casefold(): name for name in erasers}
     if len(folders) < len(erasers) or BASE in folders:
         raise BadInput(f"Two erasers share a name, or one is called '{BASE}'; rename the files.")
+    for name, eraser in erasers.items():
+        debiasing = [part for part in (eraser, *eraser.parts) if part.request.goal == "debias"]
+        if debiasing:
+            concept = debiasing[0].request.concepts[0]
+            raise BadInput(
+                f"'{name}' debiases '{concept.name}' and erases nothing, which is what protocols measure; count its "
+                f"attributes with efface generate '{concept.name}' -n 100 --eraser FILE -o DIR, then efface judge DIR "
+                f"-q '{next(iter(concept.attributes))}'."
+            )
 
 
 def provenance(

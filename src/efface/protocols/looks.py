@@ -10,13 +10,12 @@ import numpy as np
 
 from efface.errors import BadFile
 from efface.generate import Job, read_picture
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array, Cluster, Statistic, mean_value
 from efface.metrics.features import Extractor, Features, Pixels, open_extractor
 from efface.metrics.paired import Comparison, paired_distances, paired_scores
 from efface.metrics.rates import Rate, clustered_bootstrap, paired_difference
 from efface.models.clip import Clip, open_clip
-from efface.protocols.base import Measured
 from efface.protocols.plans import Asked
 from efface.protocols.running import Judged
 

@@ -21,7 +21,7 @@ from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Resul
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs
 from efface.protocols.plans import Asked, Count, Plan, Prepare, Prepared
-from efface.protocols.running import Judged, calibrate, judged, questions_of, safe_name, shots
+from efface.protocols.running import Judged, calibrate, judged, questions_of, safe_name, shots, undecided
 from efface.request import Request
 from efface.settings import Settings
 
@@ -131,7 +131,7 @@ class _Run:
         # An image that nothing is asked of and that could not be made is an error too.
         unmade = sum(answers.images[job].path is None for job in set(plan.jobs) - {p.job for p in plan.probes})
         errors = sum(shot.error is not None for shot in answered) + unmade
-        return Result(rates, went=went, errors=errors, shots=answered, scores=scores)
+        return Result(rates, went=went, errors=errors, shots=answered, undecided=undecided(answered), scores=scores)
 
     def _compared(self, name: str, edited: Judged, base: Judged) -> Result:
         """The same beside the unedited model on the same probes, and the difference, paired by prompt and seed."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from efface.generate import Job, Sampling
 from efface.judges import Judge
 from efface.judges.base import Pixels, Scores
+from efface.metrics.base import Measured
 from efface.models import Model
-from efface.protocols.base import Measured, Probe, Shot
+from efface.protocols.base import Probe, Shot
 from efface.protocols.inputs import Inputs
 from efface.protocols.running import Judged
 from efface.request import Request

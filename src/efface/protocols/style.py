@@ -29,12 +29,12 @@ from efface.errors import BadInput
 from efface.generate import Job, read_prompts
 from efface.judges import Judge
 from efface.judges.words import plain
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
 from efface.metrics.features import Pixels
 from efface.metrics.lpips import Lpips
 from efface.models.emoji import catalogue
-from efface.protocols.base import BASE, Measured, Probe
+from efface.protocols.base import BASE, Probe
 from efface.protocols.canvas import emoji_canvas
 from efface.protocols.looks import Scores, clusters, extractor_of, scored
 from efface.protocols.planned import planned

@@ -27,10 +27,11 @@ from efface.errors import BadInput
 from efface.generate import Job
 from efface.judges import open_judge
 from efface.judges.joined import JoinedJudge
+from efface.metrics.base import Measured
 from efface.metrics.features import Features
 from efface.metrics.fid import fid, statistic
 from efface.models.emoji import catalogue
-from efface.protocols.base import BASE, Measured, Probe, Shot
+from efface.protocols.base import BASE, Probe, Shot
 from efface.protocols.canvas import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
 from efface.protocols.looks import Looks, Vectors, both, distance, open_looks, to_reference
 from efface.protocols.planned import planned
