@@ -10,6 +10,7 @@ from PIL import Image
 import efface
 from efface.errors import BadInput
 from efface.generate import Sampling, read_folder
+from efface.judges.nobody import Nobody
 from efface.metrics.clip_score import clip_score
 from efface.metrics.features import extract, open_extractor
 from efface.metrics.fid import fid
@@ -47,7 +48,7 @@ def run(
     inputs = Inputs(
         prompts, data, {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})}
     )
-    eraser, judge = efface.erase(model, "cat", to="dog"), asked.pop("judge", None)
+    eraser, judge = efface.erase(model, "cat", to="dog"), Nobody()
     return PROTOCOLS.get("coco").evaluate(
         model, {"mine": eraser}, judge, out=out, sampling=QUICK, inputs=inputs, **asked
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efface.generate import Sampling
     from efface.metrics.base import Value
     from efface.judges import Judge
+    from efface.metrics.base import Value
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result

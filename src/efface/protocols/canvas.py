@@ -55,8 +55,8 @@ class Canvas:
         return replace(self, objects=things or self.objects, styles=styles or self.styles)
 
     def prompt(self, thing: str, style: str) -> str:
-        """A cell's prompt."""
-        return self.template.replace("{object}", thing).replace("{style}", style)
+        """A cell's prompt, in words."""
+        return self.template.replace("{object}", thing).replace("{style}", style).replace("_", " ")
 
     def meaning(self, name: str) -> tuple[Domain, str] | None:
         """The object or style that a concept means ("Van Gogh style" is the style "Van Gogh"), if it is one."""
@@ -105,7 +105,7 @@ def read_canvas(folder: Path) -> Canvas:
     pictures: dict[tuple[str, str], list[Path]] = {}
     for path in folder.glob("*/*/*"):
         if path.suffix.lower() in SUFFIXES:
-            style, thing = (part.replace("_", " ") for part in path.relative_to(folder).parts[:2])
+            style, thing = path.relative_to(folder).parts[:2]
             pictures.setdefault((thing, style), []).append(path)
     if not pictures:
         raise BadInput(f"{folder} has no pictures in folders STYLE/OBJECT; give the data set's own folder.")

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from efface.errors import BadFile
 from efface.generate import Job, read_folder, read_prompts
+from efface.judges.nobody import Nobody
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
@@ -43,7 +44,7 @@ from efface.protocols.looks import (
     to_reference,
 )
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, NoJudge, Plan, Prepared
+from efface.protocols.plans import Asked, Plan, Prepared
 from efface.protocols.running import Judged
 from efface.settings import Settings
 
@@ -74,7 +75,7 @@ def prepare(asked: Asked) -> Prepared:
     reference = _reference(asked.inputs.data, looks)
     plan = Plan((), jobs=tuple(dict.fromkeys(jobs)))
     measure = _Scores(plan.jobs, clip_of(asked, config.clip), looks, reference, config.draws)
-    return Prepared(dict.fromkeys(asked.requests, plan), NoJudge(), measure, labelled=False)
+    return Prepared(dict.fromkeys(asked.requests, plan), Nobody(), measure, labelled=False)
 
 
 def _reference(data: Path | None, looks: Looks) -> Features | Statistics | None:

@@ -20,6 +20,7 @@ import re
 from efface.errors import BadInput
 from efface.generate import Job, read_prompts
 from efface.judges import Judge
+from efface.judges.rivals import Told
 from efface.judges.words import plain
 from efface.models.emoji import catalogue
 from efface.protocols.base import Probe, Shot
@@ -64,7 +65,7 @@ def prepare(asked: Asked) -> Prepared:
             for job in jobs
         )
         plans[name] = Plan(tuple(probes), rates)
-    return Prepared(plans, asked.judge)
+    return Prepared(plans, Told(asked.judge, classes))
 
 
 def _jobs(asked: Asked, config: Config) -> list[Job]:

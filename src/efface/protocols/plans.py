@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from efface.generate import Job, Sampling
 from efface.judges import Judge
-from efface.judges.base import Pixels, Scores
 from efface.metrics.base import Measured
 from efface.models import Model
 from efface.protocols.base import Probe, Shot
@@ -96,24 +95,3 @@ def good(*metrics: str) -> Count:
 def found(*metrics: str) -> Count:
     """The share of probes of these metrics in which the concept is found."""
     return lambda shot: float(bool(shot.found)) if shot.probe.metric in metrics else None
-
-
-class NoJudge:
-    """Stands where nobody is asked anything."""
-
-    name, version = "none", "nothing is asked"
-
-    def knows(self, concept: str) -> bool:
-        return False
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
-    def threshold(self, concept: str) -> float:
-        raise NotImplementedError
-
-    def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
-        raise NotImplementedError

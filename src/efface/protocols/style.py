@@ -28,6 +28,7 @@ from pydantic import Field
 from efface.errors import BadInput
 from efface.generate import Job, read_prompts
 from efface.judges import Judge
+from efface.judges.rivals import Told
 from efface.judges.words import plain
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
@@ -72,7 +73,8 @@ def prepare(asked: Asked) -> Prepared:
             if asked.judge.knows(job.concept)
         ]
         plans[name] = Plan(tuple(probes), rates, tuple(jobs))
-    return Prepared(plans, asked.judge, _Pairs(jobs, erased, _far(asked, config)))
+    judge = Told(asked.judge, (job.concept for job in jobs))
+    return Prepared(plans, judge, _Pairs(jobs, erased, _far(asked, config)))
 
 
 def _jobs(asked: Asked) -> list[Job]:

@@ -1,0 +1,39 @@
+"""A judge that is told what else there is."""
+
+import numpy as np
+import pytest
+import torch
+
+from efface.judges import open_judge
+from efface.judges.classes import ClassJudge
+from efface.judges.rivals import Told
+
+
+def judge(n: int) -> ClassJudge:
+    """A classifier of n classes; `gas pump` and `petrol pump` are one."""
+    classes = [["gas pump", "petrol pump"], *([f"class {k}"] for k in range(1, n))]
+    return ClassJudge("many", "1", classes, lambda images: torch.eye(n)[: len(images)], ())
+
+
+def test_a_judge_of_many_classes_learns_its_rivals() -> None:
+    plain = judge(200)
+    told = Told(plain, ("petrol pump", "class 7", "unicorn", "class 7"))
+    assert plain.peers("class 3") == ()
+    assert told.peers("class 3") == ("petrol pump", "class 7")
+    assert told.peers("gas pump") == ("class 7",), "not itself by another word"
+    assert not told.knows("unicorn")
+
+
+def test_a_judge_that_names_all_of_them_is_told_nothing_new() -> None:
+    plain = judge(3)
+    assert Told(plain, ("class 1", "petrol pump")).peers("class 2") == plain.peers("class 2")
+
+
+def test_answers_are_the_judges_own() -> None:
+    plain = open_judge("emoji")
+    told = Told(plain, ("cat",))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    assert told.scores(images, ["cat", "flat"]) == pytest.approx(plain.scores(images, ["cat", "flat"]))
+    assert (told.name, told.version, told.threshold("cat")) == (plain.name, plain.version, plain.threshold("cat"))
+    assert told.floor("cat") == told.threshold("cat")
+    assert told.same("kitten", "cat")
