@@ -104,7 +104,7 @@ def _facts(name: str, evaluation: Evaluation) -> list[str]:
     rank, change = rank_of(name, evaluation), weight_change_of(evaluation.results[name])
     return [
         *filter(None, [provenance.how(evaluation.provenance, name)]),
-        *([f"place {rank} by err"] if rank and len(evaluation.results) > 2 else []),
+        *([f"#{rank} by err"] if rank and len(evaluation.results) > 2 else []),
         *([f"weights changed by {words.number(change)}"] if change else []),
     ]
 
