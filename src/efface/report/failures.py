@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from efface.protocols import BASE, Evaluation, Result, Shot
 from efface.protocols.base import FORGETTING
-from efface.report.extras import attack_of
 from efface.report.grids import Group, Tile, picture
 from efface.report.pictures import Pair, pairs
 from efface.report.series import Series, erasers_of, series_of
@@ -93,7 +92,7 @@ def _group(title: str, failed: Sequence[Pair], there: int, how: str, series: Map
 
 
 def _detail(shot: Shot) -> str:
-    attack = attack_of(shot.probe)
+    attack = shot.probe.attack
     asked = f"{shot.probe.metric}{f' by {attack}' if attack else ''}"
     if shot.probe.concept not in shot.probe.job.prompt:
         asked += f" ({shot.probe.concept})"

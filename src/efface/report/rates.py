@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from efface.metrics.base import Value
 from efface.metrics.rates import Rate
 from efface.protocols import BASE, Evaluation
-from efface.report.extras import attacks_of, scores_of
 from efface.report.series import Series, erasers_of, series_of
 from efface.report.words import bounds, is_share, number, percent, points, signed
 
@@ -88,7 +87,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
     found: dict[str, dict[str, None]] = {}
     for result in erasers_of(evaluation).values():
         plain = {metric: value for metric, value in result.metrics.items() if not is_share(value)}
-        for metric, value in {**plain, **{m: s.value for m, s in scores_of(result).items()}}.items():
+        for metric, value in {**plain, **{m: score.value for m, score in result.scores.items()}}.items():
             found.setdefault(value.extractor if isinstance(value, Value) else "", {})[metric] = None
     return [
         Table(extractor, [block for metric in metrics if (block := _values(metric, extractor, evaluation)).bars])
@@ -118,8 +117,8 @@ def _rates(metric: str, evaluation: Evaluation) -> Iterator[Bar]:
 
 def _attacks(evaluation: Evaluation) -> Iterator[Block]:
     series, erasers = series_of(evaluation), erasers_of(evaluation)
-    for attack in dict.fromkeys(name for result in erasers.values() for name in attacks_of(result)):
-        rates = [(series[name], attacks_of(result).get(attack)) for name, result in erasers.items()]
+    for attack in dict.fromkeys(name for result in erasers.values() for name in result.attacks):
+        rates = [(series[name], result.attacks.get(attack)) for name, result in erasers.items()]
         bars = [rate_bar(of, rate) for of, rate in rates if rate]
         yield Block(f"adversarial: {attack}", "absent under prompts of this origin alone", bars)
 
@@ -129,7 +128,7 @@ def _values(metric: str, extractor: str, evaluation: Evaluation) -> Block:
     rows: list[tuple[Series, Value, Value | None]] = []
     series = series_of(evaluation)
     for name, result in evaluation.results.items():
-        score = scores_of(result).get(metric)
+        score = result.scores.get(metric)
         measured = score.value if score else result.metrics.get(metric)
         if measured and (value := _value(measured)).extractor == extractor:
             rows.append((series[name], value, score.change if score else None))
