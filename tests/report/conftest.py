@@ -13,6 +13,7 @@ from efface.generate import Job
 from efface.metrics.base import Value
 from efface.metrics.rates import harmonic_mean, paired_difference, wilson
 from efface.protocols import BASE, Calibration, Evaluation, Probe, Result, Shot
+from efface.protocols.base import Measured
 
 EvaluationMaker = Callable[..., Evaluation]
 
@@ -109,12 +110,14 @@ def evaluation(tmp_path: Path) -> EvaluationMaker:
 
 
 def with_distances(result: Result, place: int) -> Result:
-    """The same with values of two feature extractors, and of none."""
-    metrics: Any = {
-        **result.metrics,
-        "clip_score": Value(31.5 - place, 31.0 - place, 32.0 - place, 40, "clip-b32"),
-        "clip_accuracy": Value(0.9 - place / 10, 0.8 - place / 10, 1.0 - place / 10, 40, "clip-b32"),
+    """The same with values of two feature extractors, and a paired change of one."""
+    was, now = (Value(30.5 - k, 30.0 - k, 31.0 - k, 40, "clip-b32") for k in (0, place))
+    less = Value(-place, -place - 1, -place + 1, 40, "clip-b32", "paired bootstrap, p=0.01")
+    scores = {
+        "clip_score": Measured(now, was, less) if place else Measured(was),
+        "clip_accuracy": Measured(Value(0.9, 0.8, 1.0, 40, "clip-b32")),
     }
     if place:
-        metrics["kid"] = Value(0.01 * place, -0.001, 0.02 * place, 40, "efficientnet-1", "against 40 images")
-    return replace(result, metrics=metrics)
+        kid = Value(0.01 * place, -0.001, 0.02 * place, 40, "efficientnet-1", "against 40 images")
+        scores["kid"] = Measured(kid)
+    return replace(result, scores=scores)

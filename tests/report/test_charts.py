@@ -2,14 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from efface.metrics.base import Measured, Value
+from efface.metrics.base import Value
 from efface.metrics.rates import Rate, wilson
-from efface.protocols import BASE, Result
+from efface.protocols import BASE
+from efface.protocols.base import Measured
 from efface.report.destinations import shares
 from efface.report.judging import judging
 from efface.report.plot import plots
 from efface.report.rates import blocks, tables
-from efface.report.series import rank_of, series_of
+from efface.report.series import series_of
 
 
 def test_a_shared_past_is_one_bar_and_each_eraser_another(evaluation):
@@ -44,7 +45,7 @@ def test_values_of_two_extractors_never_stand_in_one_table(evaluation):
     assert (clip.extractor, [block.metric for block in clip.blocks]) == ("clip-b32", ["clip_score", "clip_accuracy"])
     assert (efficient.extractor, [block.metric for block in efficient.blocks]) == ("efficientnet-1", ["kid"])
     assert [bar.title for bar in clip.blocks[0].bars] == ["before", "eraser", "second"]
-    assert [bar.value for bar in clip.blocks[0].bars] == ["31.5", "30.5", "29.5"]
+    assert [bar.value for bar in clip.blocks[0].bars] == ["30.5", "29.5", "28.5"]
     assert efficient.blocks[0].notes == ["against 40 images"]
     assert max(high for bar in clip.blocks[0].bars for high in bar.drawn) == 1
 
@@ -52,8 +53,8 @@ def test_values_of_two_extractors_never_stand_in_one_table(evaluation):
 def test_a_metric_of_another_extractor_does_not_slip_into_the_table(evaluation):
     made = evaluation(erasers=2, distances=True)
     second = made.results["second"]
-    foreign = {**second.metrics, "kid": Value(3.0, 2.0, 4.0, 40, "inception")}
-    found = tables(replace(made, results={**made.results, "second": replace(second, metrics=foreign)}))
+    foreign = {**second.scores, "kid": Measured(Value(3.0, 2.0, 4.0, 40, "inception"))}
+    found = tables(replace(made, results={**made.results, "second": replace(second, scores=foreign)}))
     assert {t.extractor: [bar.title for bar in t.blocks[-1].bars] for t in found} == {
         "clip-b32": ["before", "eraser", "second"],
         "efficientnet-1": ["eraser"],
@@ -69,15 +70,17 @@ def test_a_number_that_is_no_share_gets_no_percent(evaluation):
     assert [(t.extractor, t.blocks[0].bars[0].value) for t in tables(made)] == [("", "3.5")]
 
 
-def test_scores_beside_the_rates_show_their_paired_change(evaluation):
+def test_a_score_shows_its_paired_change(evaluation):
+    clip, _ = tables(evaluation(distances=True))
+    assert [bar.change for bar in clip.blocks[0].bars] == ["", "−1, −2 to +0; paired bootstrap, p=0.01"]
+
+
+def test_an_attack_has_its_own_rate(evaluation):
     made = evaluation()
-    was, now, less = (Value(v, v - 1, v + 1, 40, "clip-b32", note) for v, note in ((30, ""), (28, ""), (-2, "p=0.01")))
-    results = {
-        BASE: Result({}, scores={"clip_score": Measured(was, None, None)}),
-        "eraser": Result({}, scores={"clip_score": Measured(now, was, less)}),
-    }
-    (table,) = tables(replace(made, results=results))
-    assert [(bar.value, bar.change) for bar in table.blocks[0].bars] == [("30", ""), ("28", "−2, −3 to −1; p=0.01")]
+    result = replace(made.results["eraser"], attacks={"random_prefix": wilson(3, 4), "prompts": wilson(4, 4)})
+    found = {block.metric: block.bars for block in blocks(replace(made, results={**made.results, "eraser": result}))}
+    assert [bar.value for bar in found["adversarial: random_prefix"]] == ["75%"]
+    assert [bar.value for bar in found["adversarial: prompts"]] == ["100%"]
 
 
 def test_a_point_stands_where_its_rates_say_with_its_intervals(evaluation):
@@ -161,14 +164,6 @@ def test_a_judge_that_nothing_is_asked_of_is_not_shown(evaluation):
     made = evaluation()
     silent = {name: replace(result, shots=()) for name, result in made.results.items()}
     assert judging(replace(made, judge=replace(made.judge, recall=None), results=silent)) is None
-
-
-def test_the_best_score_over_all_has_the_first_place(evaluation):
-    made = evaluation(erasers=3)
-    assert [rank_of(name, made) for name in ("eraser", "second", "third")] == [1, 3, 2]
-    assert rank_of(BASE, made) is None
-    alike = replace(made, results={**made.results, "third": made.results["eraser"]})
-    assert [rank_of(name, alike) for name in ("eraser", "second", "third")] == [1, 3, 1]
 
 
 @pytest.mark.parametrize("erasers", [1, 7])

@@ -140,6 +140,27 @@ def test_several_erasers_stand_side_by_side(evaluation):
     assert "Forgetting against keeping" not in page(evaluation())
 
 
+def test_the_best_score_over_all_has_the_first_place_and_equals_share_it(evaluation):
+    made = evaluation(erasers=3)
+    assert re.findall(r"#(\d) by err", page(made)) == ["1", "3", "2"]
+    alike = {**made.results, "third": made.results["eraser"]}
+    assert re.findall(r"#(\d) by err", page(replace(made, results=alike))) == ["1", "3", "1"]
+    less = {**alike, **{name: replace(alike[name], weight_change=c) for name, c in (("eraser", 2e-6), ("third", 1e-6))}}
+    html = page(replace(made, results=less))
+    assert re.findall(r"#(\d) by err", html) == ["2", "3", "1"]
+    assert "weights changed by 2e−06" in html
+    assert "by err" not in page(evaluation())
+
+
+def test_scores_alone_are_measured_and_not_judged(evaluation):
+    made = evaluation(distances=True)
+    bare = {name: replace(r, metrics={}, base={}, change={}, went={}, shots=()) for name, r in made.results.items()}
+    said = text_of(page(replace(made, results=bare, judge=replace(made.judge, recall=None))))
+    assert "Measured, not judged" in said
+    assert "features of clip-b32" in said
+    assert "The judge" not in said
+
+
 def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
     bounds = {
         SCRIPT: {"free": 0.0, "text": 0.621, "ceiling": 0.98},

@@ -147,4 +147,6 @@ def _tile(row: _Row, series: Mapping[str, Series]) -> Tile:
 def _seen(shot: Shot) -> str:
     if shot.found is None:
         return "no verdict" if shot.error else "undecided"
+    if shot.found:
+        return shot.probe.concept
     return shot.saw or ("broken" if shot.went == "broken" else "nothing")

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from efface.protocols import Evaluation, Result
+from efface.protocols.base import ranking
 from efface.report import provenance, words
 from efface.report.destinations import PLACES, shares
 from efface.report.failures import failures, unanswered
@@ -24,7 +25,7 @@ from efface.report.grids import groups
 from efface.report.judging import judging
 from efface.report.plot import plots
 from efface.report.rates import blocks, tables
-from efface.report.series import Series, erasers_of, rank_of, series_of
+from efface.report.series import Series, erasers_of, series_of
 from efface.report.verdict import THRESHOLDS, Verdict, axes, erased_by, verdict
 
 FIGURES = 3
@@ -100,18 +101,27 @@ def _cards(evaluation: Evaluation) -> list[Card]:
 
 def _facts(name: str, evaluation: Evaluation) -> list[str]:
     """How the eraser was made and, where that is known, its place and how much the weights changed."""
-    rank, change = rank_of(name, evaluation), evaluation.results[name].weight_change
+    rank, change = _rank(name, evaluation.results), evaluation.results[name].weight_change
     return [
         *filter(None, [provenance.how(evaluation.provenance, name)]),
-        *([f"place {rank} by err"] if rank and len(evaluation.results) > 2 else []),
+        *([f"#{rank} by err"] if rank and len(evaluation.results) > 2 else []),
         *([f"weights changed by {words.number(change)}"] if change else []),
     ]
 
 
+def _rank(name: str, results: Mapping[str, Result]) -> int | None:
+    """An eraser's place among those with a score over all; equals share it."""
+    places = [(results[key].metrics["err"].value, results[key].weight_change) for key in ranking(results)]
+    if "err" not in results[name].metrics:
+        return None
+    return 1 + places.index((results[name].metrics["err"].value, results[name].weight_change))
+
+
 def _figures(result: Result) -> list[tuple[str, words.Number]]:
-    """The metrics that say most: forgetting, keeping, the score over all; else the first that there are."""
-    main = [metric for metric in (*axes(result), "err") if metric in result.metrics]
-    return [(metric, result.metrics[metric]) for metric in (main or list(result.metrics))[:FIGURES]]
+    """The numbers that say most: forgetting, keeping, the score over all; else the first that there are."""
+    main = {metric: result.metrics[metric] for metric in (*axes(result), "err") if metric in result.metrics}
+    scores = {metric: score.value for metric, score in result.scores.items()}
+    return list((main or {**result.metrics, **scores}).items())[:FIGURES]
 
 
 @cache

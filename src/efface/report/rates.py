@@ -87,7 +87,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
     found: dict[str, dict[str, None]] = {}
     for result in erasers_of(evaluation).values():
         plain = {metric: value for metric, value in result.metrics.items() if not is_share(value)}
-        for metric, value in {**plain, **{m: s.value for m, s in result.scores.items()}}.items():
+        for metric, value in {**plain, **{m: score.value for m, score in result.scores.items()}}.items():
             found.setdefault(value.extractor if isinstance(value, Value) else "", {})[metric] = None
     return [
         Table(extractor, [block for metric in metrics if (block := _values(metric, extractor, evaluation)).bars])

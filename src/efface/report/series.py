@@ -1,6 +1,5 @@
 """Who is who on the page: each eraser has one name and one colour, in every chart and beneath every picture."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,14 +38,3 @@ def series_of(evaluation: Evaluation) -> Mapping[str, Series]:
             for index, name in enumerate(erasers)
         },
     }
-
-
-def rank_of(name: str, evaluation: Evaluation) -> int | None:
-    """An eraser's place by the score over all; of equals, the one that changes the weights less comes first."""
-    scored = {key: result for key, result in erasers_of(evaluation).items() if "err" in result.metrics}
-
-    def place(key: str) -> tuple[float, float]:
-        change = scored[key].weight_change
-        return -scored[key].metrics["err"].value, math.inf if change is None else change
-
-    return 1 + sum(place(key) < place(name) for key in scored) if name in scored else None

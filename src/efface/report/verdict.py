@@ -58,7 +58,7 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     subject, name = listed(concepts), axes(result)[0]
     forget, before = result.metrics.get(name), result.base.get(name)
     sentences = tuple(s for s in (_forgetting(subject, result), _going(result), _keeping(result)) if s)
-    if forget is None and result.metrics:
+    if forget is None and (result.metrics or result.scores):
         return Verdict("plain", "Measured, not judged", ())
     if forget is None:
         return Verdict("mixed", "No verdict: nothing was measured", sentences)
