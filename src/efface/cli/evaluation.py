@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from efface.cli.output import Screen
     from efface.eraser import Eraser
     from efface.generate import Sampling
-    from efface.metrics.base import Value
     from efface.judges import Judge
     from efface.metrics.base import Value
     from efface.metrics.rates import Rate
