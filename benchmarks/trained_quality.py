@@ -6,9 +6,9 @@
 Each concept is erased alone, the four weapons in one eraser, by every trained method with settings that suit so small a
 model, towards the guides that the catalogue names where a method takes one. Each eraser is trained in a process of its
 own, on one thread: seconds, evaluations of the U-Net (each image of a batch counts) and peak memory are of that
-process, the libraries included. The `err` protocol with the embedded judge says what came of it. Of the memorised
-caption it is how many pictures of it are copies, root mean square of the difference below 0.10 of pixels in [-1, 1], at
-guidance 2, at which the model copies; and retain is of the objects. Writes results/trained_quality.md and .json.
+process, the libraries included. The `err` protocol with the embedded judge says what came of it, and of the memorised
+picture the `memorised` protocol: there, forget is the share of pictures of its caption that are no copies. Writes
+results/trained_quality.md and .json.
 """
 
 import argparse
@@ -29,31 +29,42 @@ import numpy as np
 
 import efface
 from efface import Concept, Eraser, Request
-from efface.generate import Job, Sampling, sample
 from efface.judges import Judge, open_judge
-from efface.metrics.rates import wilson
 from efface.models import Model
+from efface.models.emoji import MEMORISED as PICTURE
 from efface.models.emoji import catalogue
-from efface.protocols.err import evaluate
+from efface.protocols import PROTOCOLS
 from efface.request import Kind
+from efface.settings import Scalar
 from quality import WEAPONS, Found, Setting, details, keep, mean, overview, request_of, row_of, summary, tell
 
 OBJECTS = ("cat", "church", "car", "apple", "guitar")
 STYLES = ("pixel art", "blueprint", "3d")
 MEMORISED = "memorised picture"
 IMAGES = 60
-COPY, LOW = 0.10, 2.0  # root mean square, and the guidance at which the model copies
 
 SETTINGS = {
     "esd": Setting("esd", {"train_method": "esd-x", "lr": 5e-4, "iterations": 200}, guided=False),
+    "ablate": Setting("ablate", {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}),
+    "cie": Setting("cie", {"lr": 1e-4, "threshold": 0.0, "iter_break": 300}, guided=False),
+    "sepce": Setting("sepce", {"scale_factor": 0.01, "threshold": 0.0}, guided=False),
+}
+FEW: dict[str, dict[str, Scalar]] = {
+    "esd": {"iterations": 2},
+    "ablate": {"train_max_steps": 2, "train_size": 8},
+    "cie": {"iter_break": 2, "images": 2},
+    "sepce": {"iter_break": 2, "images": 2},
 }
 
 
 def request_for(name: str, kind: Kind, setting: Setting) -> Request:
     if name != MEMORISED:
         return request_of(name, kind, setting)
+    options = dict(setting.options)
+    if setting.method == "ablate":
+        options |= {"mem_impath": str(PICTURE), "parameter_group": "cross-attn"}
     concept = Concept(name=catalogue().memorised, kind="memorised")
-    return Request(concepts=(concept,), method=setting.method, options=setting.options)
+    return Request(concepts=(concept,), method=setting.method, options=options)
 
 
 def train(request: Request, path: Path) -> dict[str, Any]:
@@ -95,59 +106,21 @@ def run(
     """All settings of one concept on the same images of the unedited model."""
     folder = work / name.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
-    few = {"iterations": 2, "train_max_steps": 2}
     erasers: dict[str, Eraser] = {}
     costs: dict[str, dict[str, Any]] = {}
     for said, setting in SETTINGS.items():
         if quick:
-            setting = replace(setting, options=setting.options | {k: v for k, v in few.items() if k in setting.options})
+            setting = replace(setting, options=setting.options | FEW[setting.method])
         path = folder / f"{said.replace(' ', '-')}.safetensors"
         costs[said] = trained(request_for(name, kind, setting), path)
         erasers[said] = Eraser.load(path)
         print(f"  {said}: {costs[said]['seconds']:.0f} s, {costs[said]['evaluations']:,} evaluations", flush=True)
-    if name == MEMORISED:
-        rows = memorised(model, judge, erasers, n, folder)
-    else:
-        of_each = max(2, n // max(len(eraser.concepts) for eraser in erasers.values()))
-        found = evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell)
-        recall, wrong = found.judge.recall, found.judge.false_positive_rate
-        rows = {said: row_of(found.results[said], recall and recall.value, wrong and wrong.value) for said in erasers}
+    protocol = PROTOCOLS.get("memorised" if name == MEMORISED else "err")
+    of_each = max(2, n // max(len(eraser.concepts) for eraser in erasers.values()))
+    found = protocol.evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell)
+    recall, wrong = found.judge.recall, found.judge.false_positive_rate
+    rows = {said: row_of(found.results[said], recall and recall.value, wrong and wrong.value) for said in erasers}
     return {said: rows[said] | costs[said] for said in erasers}
-
-
-def memorised(
-    model: Model, judge: Judge, erasers: dict[str, Eraser], n: int, folder: Path
-) -> dict[str, dict[str, Any]]:
-    """Copies of the memorised picture, and what is retained of the objects."""
-    sampling = Sampling.default(model)
-    low = replace(sampling, guidance=LOW)
-    jobs = [Job(catalogue().memorised, seed) for seed in range(n)]
-    before = pixels(model, jobs, low, None)
-    # What the model draws most: the picture that it memorised.
-    picture = np.median(before, axis=0)
-    # Erased objects none: the probes about other objects are those of erasing one that nobody asks for.
-    asked = request_of(OBJECTS[0], "object", Setting())
-    kept = evaluate(model, erasers, judge, out=folder, n=n, request=asked, sampling=sampling, progress=tell)
-    rows: dict[str, dict[str, Any]] = {}
-    for said, eraser in erasers.items():
-        row = row_of(kept.results[said], None, None)
-        copies = near(pixels(model, jobs, low, eraser), picture)
-        for where, shown in (("metrics", copies), ("base", near(before, picture))):
-            row[where] = {"forget": wilson(n - shown, n).as_dict(), "retain": row[where]["retain"]}
-        row["went"] = {"concept": copies, "other": n - copies}
-        rows[said] = row
-    return rows
-
-
-def pixels(model: Model, jobs: list[Job], sampling: Sampling, eraser: Eraser | None) -> np.ndarray[Any, Any]:
-    found = dict(sample(model, jobs, sampling, eraser))
-    return np.stack([np.asarray(found[index], np.float64) for index in range(len(jobs))])
-
-
-def near(pictures: np.ndarray[Any, Any], picture: np.ndarray[Any, Any]) -> int:
-    """How many of pictures (n, H, W, 3) in [0, 255] are copies of one."""
-    difference = (pictures - picture) / 127.5
-    return int((np.sqrt((difference**2).mean(axis=(1, 2, 3))) < COPY).sum())
 
 
 def costs(found: Found) -> str:
