@@ -1,4 +1,4 @@
-"""CiE, concept ensemble erasing: what sets the concept apart from no concept shall no longer be what it was.
+"""CiE, concept-irrelevant representations: what sets the concept apart from no concept shall no longer be what it was.
 
     r(x_t) = e(x_t, c) - e(x_t, ''),    loss = mean r(x_t) r0(x_t) + reg_beta / P sum_p |theta_p - theta0_p|_1
 
