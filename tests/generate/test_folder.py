@@ -133,6 +133,7 @@ def test_foreign_folders(tmp_path: Path) -> None:
 
 # Each step waits a little, so that the signal always finds it at work.
 _RUN = """
+import signal
 import sys
 import time
 from pathlib import Path
@@ -142,6 +143,7 @@ jobs = [Job(prompt, seed) for prompt in ("a cat", "a dog") for seed in range(30)
 def tell(what, done, total):
     print(done, flush=True)
     time.sleep(0.1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 model, out = efface.open_model(sys.argv[1]), Path(sys.argv[2])
 generate(model, jobs, Sampling("ddim", 3, 3.0, batch_size=2), out=out, progress=tell)
 """
