@@ -181,7 +181,8 @@ def judged(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[s
 
     model = efface.open_model("emoji")
     loaded = {name: Eraser.load(path) for name, path in erasers.items()}
-    found = evaluate(model, loaded, open_judge("emoji"), out=work / concept, n=n, sampling=Sampling.default(model))
+    sampling = Sampling.default(model)
+    found = evaluate(model, loaded, open_judge("emoji"), out=work / concept, n=n, sampling=sampling, attacks=())
     return {name: {key: rate.as_dict() for key, rate in found.results[name].metrics.items()} for name in erasers}
 
 

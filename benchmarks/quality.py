@@ -89,6 +89,7 @@ def run(
         n=max(2, n // max(len(request.concepts) for request in requests.values())),
         sampling=sampling,
         progress=tell,
+        attacks=(),  # robust.py has those
     )
     recall, wrong = found.judge.recall, found.judge.false_positive_rate
     rows = {

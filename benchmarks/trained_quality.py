@@ -34,6 +34,7 @@ from efface.models import Model
 from efface.models.emoji import MEMORISED as PICTURE
 from efface.models.emoji import catalogue
 from efface.protocols import PROTOCOLS
+from efface.protocols.err import evaluate
 from efface.request import Kind
 from efface.settings import Scalar
 from quality import WEAPONS, Found, Setting, details, keep, mean, overview, request_of, row_of, summary, tell
@@ -107,20 +108,22 @@ def run(
     folder = work / name.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     erasers: dict[str, Eraser] = {}
-    costs: dict[str, dict[str, Any]] = {}
+    spent: dict[str, dict[str, Any]] = {}
     for said, setting in SETTINGS.items():
         if quick:
             setting = replace(setting, options=setting.options | FEW[setting.method])
         path = folder / f"{said.replace(' ', '-')}.safetensors"
-        costs[said] = trained(request_for(name, kind, setting), path)
+        spent[said] = trained(request_for(name, kind, setting), path)
         erasers[said] = Eraser.load(path)
-        print(f"  {said}: {costs[said]['seconds']:.0f} s, {costs[said]['evaluations']:,} evaluations", flush=True)
-    protocol = PROTOCOLS.get("memorised" if name == MEMORISED else "err")
+        print(f"  {said}: {spent[said]['seconds']:.0f} s, {spent[said]['evaluations']:,} evaluations", flush=True)
     of_each = max(2, n // max(len(eraser.concepts) for eraser in erasers.values()))
-    found = protocol.evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell)
+    if name == MEMORISED:
+        found = PROTOCOLS.get("memorised").evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell)
+    else:
+        found = evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell, attacks=())
     recall, wrong = found.judge.recall, found.judge.false_positive_rate
     rows = {said: row_of(found.results[said], recall and recall.value, wrong and wrong.value) for said in erasers}
-    return {said: rows[said] | costs[said] for said in erasers}
+    return {said: rows[said] | spent[said] for said in erasers}
 
 
 def costs(found: Found) -> str:
