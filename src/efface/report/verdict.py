@@ -1,7 +1,7 @@
 """The verdict in words: what a person should take home from the numbers of one eraser."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from efface.protocols import Result
@@ -79,7 +79,7 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
 def broken_share(result: Result) -> float:
     """The share of images of erased concepts that are blank or noise, of those with a verdict."""
     counts = _went(result)
-    judged = sum(counts.values()) - counts["error"]
+    judged = _judged(counts)
     return counts["broken"] / judged if judged else 0.0
 
 
@@ -88,6 +88,11 @@ def _went(result: Result) -> Counter[str]:
     for places in result.went.values():
         counts.update(places)
     return counts
+
+
+def _judged(counts: Mapping[str, int]) -> int:
+    """Images with an answer, be it that the judge is undecided."""
+    return sum(counts.values()) - counts.get("error", 0)
 
 
 def _rest(result: Result) -> tuple[bool | None, str]:
@@ -113,7 +118,7 @@ def _forgetting(subject: str, result: Result) -> str:
 def _going(result: Result) -> str:
     """Where the images went that no longer show what was erased."""
     counts = _went(result)
-    total = sum(counts.values())
+    total = _judged(counts)
     guides = list(dict.fromkeys(s.probe.guide for s in result.shots if s.went == "guide" and s.probe.guide))
     words = {
         "guide": f"{listed(guides)}, the guide," if guides else "the guide",
