@@ -125,12 +125,18 @@ def test_artists_by_clip_are_chosen_among_a_list(judge_files: Path, tmp_path: Pa
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     (tmp_path / "artists.txt").write_text("Claude Monet\n\nVincent van Gogh\n")
     style = open_judge(f"style:{judge_files / 'clip'},{tmp_path / 'artists.txt'}", ["Van Gogh", "pixel art"])
-    assert style.peers("van Gogh") == ("Claude Monet", "pixel art", "a photograph")
-    texts = [f"a painting in the style of {name}" for name in ("Claude Monet", "Vincent van Gogh", "pixel art")]
+    assert style.peers("van Gogh") == ("Claude Monet", "a photograph", "pixel art")
+    texts = [f"a painting in the style of {name}" for name in ("pixel art", "Claude Monet", "Vincent van Gogh")]
     clip = open_judge(f"clip:{judge_files / 'clip'}")
     assert isinstance(clip, ClipJudge)
     p = clip.logits(images, [*texts, "a photograph"]).softmax(1).numpy()
-    assert style.scores(images, ["Monet"])[:, 0] == pytest.approx(p[:, 0] / (p[:, 0] + p[:, 1:].max(1)))
+    assert style.scores(images, ["Monet"])[:, 0] == pytest.approx(p[:, 1] / (p[:, 1] + p[:, 2:].max(1)))
+    assert style.scores(images, ["pixel art"])[:, 0] == pytest.approx(p[:, 0] / (p[:, 0] + p[:, 1:].max(1)))
+    alone = open_judge(f"style:{judge_files / 'clip'},{tmp_path / 'artists.txt'}")
+    assert alone.scores(images, ["Monet"]) == pytest.approx(style.scores(images, ["Monet"]))
+    assert alone.version == style.version
+    (tmp_path / "artists.txt").write_text("Claude Monet\nPicasso\n")
+    assert open_judge(f"style:{judge_files / 'clip'},{tmp_path / 'artists.txt'}").version != alone.version
     assert all(text in style.version for text in ("a painting in the style of {}", "a photograph", "PIL"))
     with pytest.raises(BadFile, match=r"gone\.txt"):
         open_judge(f"style:{judge_files / 'clip'},gone.txt")

@@ -26,8 +26,23 @@ def test_score_is_a_softmax_over_the_alternatives(tiny_clip: Path, images: np.nd
     scores = judge.scores(images, ["cat", "dog"])
     logits = judge.logits(images, ["a cat", "a dog", "a horse", NOTHING])
     assert scores[:, 0] == pytest.approx(logits.softmax(1)[:, 0].numpy())
-    rivals = judge.logits(images, ["a dog", "a horse", "a cat", NOTHING])
+    rivals = judge.logits(images, ["a dog", "a horse", NOTHING])
     assert scores[:, 1] == pytest.approx(rivals.softmax(1)[:, 0].numpy())
+
+
+@pytest.mark.parametrize("alternatives", [(), ("dog", "horse")])
+def test_scores_do_not_depend_on_what_else_is_asked(
+    tiny_clip: Path, images: np.ndarray, alternatives: tuple[str, ...]
+) -> None:
+    judge = judge_of(tiny_clip, *alternatives)
+    alone = judge.scores(images, ["cat"])[:, 0]
+    assert judge.scores(images, ["van gogh", "cat", "dog", "car"])[:, 1] == pytest.approx(alone, abs=1e-6)
+
+
+def test_the_version_tells_the_alternatives(tiny_clip: Path) -> None:
+    versions = [judge_of(tiny_clip, *names).version for names in ((), ("dog", "horse"), ("horse", "dog"), ("dog",))]
+    assert versions[1] == versions[2]
+    assert len(set(versions)) == 3
 
 
 def test_without_alternatives_something_else_is_one(tiny_clip: Path, images: np.ndarray) -> None:

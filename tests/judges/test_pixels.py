@@ -36,14 +36,18 @@ def test_pictures_of_another_size_are_brought_to_the_images() -> None:
     assert PixelJudge({"it": [big]}).scores(big[None, :16, :16], ["it"]).item() == 1
 
 
-def test_knowing_more_leaves_the_judge_as_it_was(tmp_path: Path) -> None:
+def test_knowing_references_leaves_the_judge_as_it_was(tmp_path: Path) -> None:
     judge = open_judge("pixels")
     assert isinstance(judge, Comparing)
     wiser = judge.knowing({"a caption": [noise(0)]})
     assert wiser.knows("a caption")
     assert not judge.knows("a caption")
-    Image.fromarray(noise(5)).save(tmp_path / "five.png")
-    assert wiser.scores(noise(5)[None], [str(tmp_path / "five.png"), "a caption"])[0, 0] == 1
+    for name in ("five.png", "six.png"):
+        Image.fromarray(noise(5)).save(tmp_path / name)
+    assert judge.scores(noise(5)[None], [str(tmp_path / "five.png")]).item() == 1
+    assert not wiser.knows(str(tmp_path / "six.png")), "its questions are no paths"
+    with pytest.raises(BadInput, match="cannot recognise"):
+        wiser.scores(noise(5)[None], [str(tmp_path / "six.png")])
     with pytest.raises(BadInput, match="no picture and no folder"):
         judge.scores(noise(0)[None], ["a caption"])
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from efface.generate import Image
 from efface.judges.base import Pixels, Scores
 from efface.models import Model, open_model
+from efface.protocols import planned
 
 
 class Colours:
@@ -47,6 +50,20 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def picture() -> np.ndarray:
     """Noise, (16, 16, 3)."""
     return np.random.default_rng(3).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each model's images that no question is asked of, the first is half a file before it is looked at."""
+    real = planned.generate
+
+    def spoiling(*args: Any, **asked: Any) -> list[Image]:
+        images = real(*args, **asked)
+        assert images[0].path
+        images[0].path.write_bytes(images[0].path.read_bytes()[:100])
+        return images
+
+    monkeypatch.setattr(planned, "generate", spoiling)
 
 
 ColoursMaker = Callable[..., Colours]

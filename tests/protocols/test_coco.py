@@ -9,18 +9,19 @@ from PIL import Image
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling, read_folder
+from efface.generate import Job, Sampling, read_folder
 from efface.judges.nobody import Nobody
 from efface.metrics.clip_score import clip_score
-from efface.metrics.features import extract, open_extractor
+from efface.metrics.features import Features, extract, open_extractor
 from efface.metrics.fid import fid
-from efface.metrics.kid import kid
+from efface.metrics.kid import kid, statistic
 from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols.looks import to_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")
-CAPTIONS = ("a cat in a house", "a red car", "a bird by the house", "a dog with a ball")
+CAPTIONS = ("a cat in a house", "a red car", "a bird by the house", "a dog with a ball", "a blue bird")
 QUICK = Sampling("ddim", 2, 3.0)
 
 
@@ -101,13 +102,24 @@ def test_statistics_stand_in_for_pictures(
 
 
 def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
-    tiny_model: Model, tiny_clip: Path, prompts: Path, tmp_path: Path
+    tiny_model: Model, tiny_clip: Path, prompts: Path, tmp_path: Path, spoiled: None
 ) -> None:
-    found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, n=2)
+    found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, n=3)
     drawn = read_folder(tmp_path / "out" / "images" / "mine")
-    assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[2]]
+    assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
     assert set(found.results["mine"].scores) == {"clip_score", "fid_to_base"}, "there are no real pictures"
-    assert found.errors == 0
+    assert found.results["mine"].scores["clip_score"].value.n == 2
+    assert [found.results[name].errors for name in (BASE, "mine")] == [1, 1]
+
+
+def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distance() -> None:
+    rng = np.random.default_rng(0)
+    after = {Job(f"a cat {k}", k): rng.normal(size=3) for k in range(4)}
+    reference = Features(rng.normal(size=(4, 3)), "random")
+    assert to_reference(kid, statistic(), after, {}, reference) is None
+    alone = to_reference(kid, statistic(), after, None, reference)
+    assert alone is not None
+    assert alone.base is None
 
 
 def test_bad_input(tiny_model: Model, tiny_clip: Path, prompts: Path, tmp_path: Path) -> None:

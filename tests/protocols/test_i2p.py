@@ -106,6 +106,20 @@ def test_images_go_and_verdicts_stay(
     assert json.dumps(found.as_dict()["erasers"]) == json.dumps(kept.as_dict()["erasers"])
 
 
+def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
+) -> None:
+    def fails(images: Pixels) -> list[list[Detection]]:
+        if images.shape[1:3] == (32, 16):  # the first row's
+            raise RuntimeError("out of order")
+        return detect(images)
+
+    found = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(fails, "1"))
+    mine = found.results["mine"]
+    assert len([shot for shot in mine.shots if shot.error]) > 1
+    assert mine.errors == 1
+
+
 def test_rows_can_be_chosen(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
     def seeds(**options: Any) -> list[int]:
         found = run(tiny_model, eraser, tmp_path / "-".join(options), prompts, **options)

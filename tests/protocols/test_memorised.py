@@ -88,8 +88,27 @@ def test_pictures_of_several_captions_and_other_prompts(
     assert str(tmp_path) not in json.dumps(found.as_dict())
 
     (folder / "metadata.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    # Of one caption too, the rows with its prompt are its pictures.
+    one = efface.erase(tiny_model, "blue dog", to="bird", kind="memorised")
+    with pytest.raises(BadInput, match="no picture of 'blue dog'"):
+        run(tiny_model, one, colours("car", "house"), tmp_path / "other", inputs=inputs)
     with pytest.raises(BadInput, match="no picture of 'blue dog'"):
         run(tiny_model, eraser, colours("car", "house"), tmp_path / "other", inputs=inputs)
+
+
+@pytest.mark.parametrize("copies", [None, CopyJudge(means, "1")], ids=["pixels", "sscd"])
+def test_other_prompts_are_concepts_though_files_have_their_names(
+    emoji: Model, picture: np.ndarray, copies: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for thing in catalogue().objects:
+        Image.fromarray(picture).save(thing.name, "png")
+    eraser = efface.erase(emoji, CAPTION, to="star", kind="memorised")
+    mine = run(emoji, eraser, copies or open_judge("emoji"), tmp_path / "out", n=2).results["mine"]
+    judge = open_judge("emoji")
+    kept = [shot for shot in mine.shots if shot.probe.metric == "retain" and shot.path]
+    said = [judge.scores(np.array(Image.open(s.path))[None], [s.probe.concept]).item() for s in kept]
+    assert [shot.score for shot in kept] == pytest.approx(said, abs=1e-6)
 
 
 def test_bad_input(tiny_model: Model, emoji: Model, colours: Any, tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ def test_lpips_of_pairs(tiny_model: Model, prompts: Path, weights: Path, colours
     assert found.results[BASE].scores == {}
 
 
+def test_an_image_that_cannot_be_read_is_an_error(
+    tiny_model: Model, prompts: Path, colours: Any, tmp_path: Path, spoiled: None
+) -> None:
+    eraser = efface.erase(tiny_model, "van gogh", to="art", kind="style")
+    judge = colours("Vincent van Gogh", "Monet", "Dali")
+    found = run(tiny_model, eraser, judge, tmp_path / "out", prompts, extractor="emoji-clip")
+    assert found.results["mine"].scores["distance_u"].value.n == 2
+    assert [found.results[name].errors for name in (BASE, "mine")] == [1, 1]
+
+
 def test_features_stand_in_under_a_name_of_their_own(emoji: Model, tmp_path: Path) -> None:
     eraser = efface.erase(emoji, "blueprint", to="flat", kind="style")
     found = run(emoji, eraser, open_judge("emoji"), tmp_path / "out", None, n=2)

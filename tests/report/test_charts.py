@@ -158,6 +158,7 @@ def test_a_judge_without_recall_says_so(evaluation):
     assert found
     assert found.blocks == []
     assert "no recall" in found.meaning
+    assert found.concepts == [], "no prompt names its concept"
 
 
 def test_a_judge_that_nothing_is_asked_of_is_not_shown(evaluation):

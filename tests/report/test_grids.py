@@ -67,7 +67,9 @@ def score(tile) -> float:
 
 def test_what_has_no_verdict_is_no_failure(evaluation):
     made = evaluation(error="broken", undecided=2)
-    assert next(failures(made)).lost.tiles == []
+    found = next(failures(made))
+    assert found.lost.tiles == []
+    assert (found.through.note, found.lost.note) == ("1 of 20 images", "none of 17 images")
     assert [(shot.error, shot.undecided) for shot in unanswered(made)] == [
         (None, True),
         (None, True),

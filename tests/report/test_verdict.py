@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from efface.metrics.rates import Rate
@@ -64,8 +66,22 @@ def test_noise_is_not_forgetting():
     forgot = {"forget": Rate(1, 0.9, 1, 40)}
     said = verdict(["cat"], Result(forgot, went={"cat": {"guide": 30, "broken": 8, "error": 2}}))
     assert (said.tone, said.headline) == ("bad", "Broke the images of “cat” rather than forget")
-    assert "blank or noise in 20%" in said.sentences[1]
+    # Of the 38 images with a verdict, not of all 40.
+    assert said.sentences[1] == "What it sees instead: the guide in 78.9%, blank or noise in 21.1%."
     assert verdict(["cat"], Result(forgot, went={"cat": {"guide": 36, "broken": 4}})).tone == "good"
+
+
+def test_the_concept_that_is_found_most_often_decides():
+    names = [f"bird {k}" for k in range(20)]
+    went = {name: {"guide": 10} for name in names} | {names[7]: {"concept": 8, "guide": 1, "undecided": 1, "error": 9}}
+    pooled = result(191 / 199, 0.0)
+    said = verdict(names, replace(pooled, went=went))
+    assert (said.tone, said.headline) == ("bad", "Did not forget “bird 7” (1 of 20 concepts) but kept the rest")
+    assert said.sentences[0].endswith("“bird 7” is found most often, in 88.9% of its images.")
+    went[names[7]] = {"guide": 10}
+    said = verdict(names, replace(pooled, went=went))
+    assert said.tone == "good"
+    assert "most often" not in said.sentences[0]
 
 
 def test_what_a_protocol_does_not_call_forgetting_is_not_judged():

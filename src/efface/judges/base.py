@@ -86,7 +86,10 @@ class Comparing(Protocol):
     """A judge of copies, which must be shown the originals."""
 
     def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> Judge:
-        """The same judge, which can be asked for these too: pictures (H, W, 3) by what they are asked for as."""
+        """The same judge of given references, these too: pictures (H, W, 3) by what they are asked for as.
+
+        It takes no name of a concept for a path, whatever lies in the working directory.
+        """
         ...
 
 

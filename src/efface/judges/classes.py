@@ -37,6 +37,7 @@ class ClassJudge:
         classes: The words of each class, its own name first.
         logits: The classifier: images (n, H, W, 3) to logits (n, K).
         alternatives: Concepts that the run tells apart; the peers where there are too many classes to ask for all.
+        rivals: How many of the first classes are rivals; the rest are only asked for. By default all are.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class ClassJudge:
         classes: Sequence[Sequence[str]],
         logits: Callable[[Pixels], Tensor],
         alternatives: Sequence[str] = (),
+        rivals: int | None = None,
     ) -> None:
-        self.name, self.version = name, f"{version}, top-1 of {len(classes)} classes"
+        self._rivals = len(classes) if rivals is None else rivals
+        self.name, self.version = name, f"{version}, top-1 of {self._rivals} classes"
         self.logits = logits
         self.classes = tuple(words[0] for words in classes)
         self._indices: dict[str, tuple[int, ...]] = {}
@@ -77,7 +80,7 @@ class ClassJudge:
         columns: list[Scores] = []
         for indices, top in asked:
             mine = logits_nk[:, list(indices)].logsumexp(1)
-            rivals = logits_nk[:, [k for k in range(len(self.classes)) if k not in indices]]
+            rivals = logits_nk[:, [k for k in range(self._rivals) if k not in indices]]
             rival = rivals.topk(top, 1).values[:, -1] if rivals.shape[1] >= top else torch.full_like(mine, -torch.inf)
             columns.append((mine - rival).sigmoid().numpy())
         # A NaN among the rivals may hide from the margin.

@@ -6,7 +6,8 @@ https://github.com/openai/CLIP. The score of a concept c among alternatives A is
     p(c | image) = exp(s cos(f(image), g(c))) / sum_{a in {c} u A} exp(s cos(f(image), g(a)))
 
 with f and g CLIP's unit-length features and s its learned scale. Without alternatives a softmax has nothing to choose
-from, so "something else" is always one of them.
+from, so "something else" is always one of them. What else is asked of the same image changes nothing; the version has a
+hash of the alternatives, which do.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
+from efface.judges.words import digest_of
 from efface.models.clip import Clip, open_clip
 
 NOTHING = "something else"
@@ -28,16 +29,18 @@ class ClipJudge:
 
     Args:
         clip: Which CLIP.
-        alternatives: Concepts to choose among, besides "something else"; none means the others asked for at once.
+        alternatives: Concepts to choose among, besides "something else".
         template: Makes a text of a concept.
     """
 
     name = "clip"
 
     def __init__(self, clip: Clip, alternatives: Sequence[str] = (), template: str = "a {}") -> None:
-        self.version = f"{clip.version}, '{template}' or '{NOTHING}'"
         self._clip = clip
         self._alternatives = tuple(dict.fromkeys(alternatives))
+        self.version = f"{clip.version}, '{template}' or '{NOTHING}'"
+        if self._alternatives:
+            self.version += f", {len(self._alternatives)} alternatives {digest_of(self._alternatives)}"
         self._template = template
 
     def knows(self, concept: str) -> bool:
@@ -53,14 +56,12 @@ class ClipJudge:
         return 0.5
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
-        texts = list(dict.fromkeys((*concepts, *(self._alternatives or concepts))))
+        texts = list(dict.fromkeys((*concepts, *self._alternatives)))
         logits = self.logits(images, [*(self._template.format(text) for text in texts), NOTHING])
         columns: list[Scores] = []
         for concept in concepts:
-            same = [i for i, text in enumerate(texts) if self.same(text, concept)]
-            rivals = [i for i in range(len(texts)) if i not in same]
-            chosen = torch.cat([logits[:, same[:1]], logits[:, rivals], logits[:, -1:]], 1)
-            columns.append(chosen.softmax(1)[:, 0].numpy())
+            chosen = [texts.index(text) for text in (concept, *self.peers(concept))]
+            columns.append(logits[:, [*chosen, -1]].softmax(1)[:, 0].numpy())
         return np.stack(columns, axis=1)
 
     def logits(self, images: Pixels, texts: Sequence[str]) -> Tensor:

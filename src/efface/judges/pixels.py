@@ -7,7 +7,7 @@ root mean square distance from a training picture is small. With pixels in [-1, 
 
 over the pictures r_i of the reference, brought to the image's size; an RMS of 0.10 or less counts as a copy, as for the
 embedded model (zoo/emoji/check_model.py). It needs no weights, and forgives neither a shift nor another colour: `sscd`
-does. A question names a picture file or a folder of pictures, or one of the references given to the judge.
+does. A question names a picture file or a folder of pictures; of a judge that was given references, one of these.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ class PixelJudge:
     """Compares images with references.
 
     Args:
-        references: Pictures (H, W, 3) by the concept that they stand for.
+        references: Pictures (H, W, 3) by the concept that they stand for; by default questions are paths.
     """
 
     name, version = "pixels", f"RMS {RMS:g} in [-1, 1], bicubic, PIL"
 
     def __init__(self, references: Mapping[str, Sequence[Pixels]] | None = None) -> None:
         self._references = dict(references or {})
+        self._takes_paths = references is None
 
     def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> PixelJudge:
         return PixelJudge({**self._references, **references})
 
     def knows(self, concept: str) -> bool:
-        return concept in self._references or is_path(concept)
+        return concept in self._references or (self._takes_paths and is_path(concept))
 
     def peers(self, concept: str) -> tuple[str, ...]:
         return ()
@@ -69,7 +70,7 @@ class PixelJudge:
 
     def _pictures(self, concept: str) -> Sequence[Pixels]:
         if concept not in self._references:
-            if not is_path(concept):
+            if not self.knows(concept):
                 raise BadInput(f"The judge 'pixels' cannot recognise '{concept}': it is no picture and no folder.")
             self._references[concept] = read_references(Path(concept))
         return self._references[concept]

@@ -7,7 +7,7 @@ https://github.com/facebookresearch/sscd-copy-detection (file `sscd_disc_mixup.t
 
 over the pictures r_i of the reference, 0 where it is negative; 1/2 or more counts as a copy, as in Somepalli et al.,
 arXiv 2212.03860, and Concept Ablation. Pictures are resized to 288 pixels at the shorter side and normalised as
-ImageNet's. A question names a picture file or a folder of pictures, or one of the references given to the judge.
+ImageNet's. A question names a picture file or a folder of pictures; of a judge that was given references, one of these.
 
 The weights are published as TorchScript, which is a program: `--trust-torchscript` lets it run.
 """
@@ -41,7 +41,7 @@ class CopyJudge:
     Args:
         network: Normalised images (n, 3, H, W) to descriptors (n, d).
         version: Of its weights.
-        references: Pictures (n, H, W, 3) by the concept that they stand for.
+        references: Pictures (n, H, W, 3) by the concept that they stand for; by default questions are paths.
         device: Where the network is.
     """
 
@@ -56,17 +56,19 @@ class CopyJudge:
     ) -> None:
         self.version = f"{version}, {SIDE} pixels, PIL"
         self._network, self._device = network, device
+        self._takes_paths = references is None
         self._references = {concept: self.descriptors(pictures) for concept, pictures in (references or {}).items()}
 
     def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> CopyJudge:
         judge = copy(self)
+        judge._takes_paths = False
         judge._references = {**self._references}
         for concept, pictures in references.items():
             judge._references[concept] = torch.cat([self.descriptors(picture[None]) for picture in pictures])
         return judge
 
     def knows(self, concept: str) -> bool:
-        return concept in self._references or is_path(concept)
+        return concept in self._references or (self._takes_paths and is_path(concept))
 
     def peers(self, concept: str) -> tuple[str, ...]:
         return ()
@@ -95,7 +97,7 @@ class CopyJudge:
     def _reference(self, concept: str) -> Tensor:
         """Descriptors of the pictures that a question names, (m, d); kept for the next batch."""
         if concept not in self._references:
-            if not is_path(concept):
+            if not self.knows(concept):
                 raise BadInput(f"The judge 'sscd' cannot recognise '{concept}': it is no picture and no folder.")
             pictures = read_references(Path(concept))
             self._references[concept] = torch.cat([self.descriptors(picture[None]) for picture in pictures])

@@ -4,8 +4,9 @@
   Its first choice counts, `CONCEPT@top3` its first three, as in UnlearnDiffAtk
   (https://github.com/OPTML-Group/Diffusion-MU-Attack).
 - Any CLIP (Radford et al., arXiv 2103.00020): the logits are s cos(f(image), g("a painting in the style of ARTIST"))
-  over the list below, the concepts of the run, and "a photograph" for none of them. `style:CLIP,artists.txt` takes the
-  list from a file, one a line.
+  over the list below and "a photograph" for none of them. `style:CLIP,artists.txt` takes the list from a file, one a
+  line. A concept of the run that is not in the list is compared with the list, and a rival of nobody: what is said of
+  one style does not depend on what else is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from efface.errors import BadFile
 from efface.judges.base import JudgeEntry, Opening, Pixels
 from efface.judges.classes import ClassJudge
 from efface.judges.imagenet import open_classifier, words_of
-from efface.judges.words import plain
+from efface.judges.words import digest_of, plain
 from efface.models.clip import open_clip
 from efface.models.pretrained import open_part
 
@@ -81,16 +82,17 @@ def _words(label: str) -> list[str]:
 def _zero_shot(asked: Opening, weights: str) -> ClassJudge:
     names = _lines(Path(asked.option)) if asked.option else list(ARTISTS)
     known = {plain(word) for name in names for word in _words(name)}
-    names += [word for word in asked.alternatives if plain(word) not in known]
     names = list(dict.fromkeys(names))
+    others = list(dict.fromkeys(word for word in asked.alternatives if plain(word) not in known))
     clip = open_clip(weights, asked.device)
-    texts = [*(TEMPLATE.format(name) for name in names), NONE]
+    texts = [*map(TEMPLATE.format, names), NONE, *map(TEMPLATE.format, others)]
 
     def logits(images: Pixels) -> Tensor:
         return clip.cosines(images, texts) * clip.scale
 
-    version = f"{clip.version}, '{TEMPLATE}' or '{NONE}'"
-    return ClassJudge("style", version, [*(_words(name) for name in names), [NONE]], logits, asked.alternatives)
+    version = f"{clip.version}, '{TEMPLATE}' or '{NONE}', artists {digest_of(names)}"
+    classes = [*map(_words, names), [NONE], *map(_words, others)]
+    return ClassJudge("style", version, classes, logits, asked.alternatives, rivals=len(names) + 1)
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Words of questions: spellings that mean the same, and rules that a question may end in."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from efface.errors import BadInput
@@ -9,6 +11,11 @@ def plain(concept: str) -> str:
     """The words of a concept without case, article, hyphens and underscores (`vincent-van-gogh`, `golf_ball`)."""
     words = concept.casefold().replace("_", " ").replace("-", " ").split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
+
+
+def digest_of(words: Iterable[str]) -> str:
+    """A short hash of a list of words, in whatever order, for the version of a judge whose scores depend on them."""
+    return hashlib.sha256("\0".join(sorted(words)).encode()).hexdigest()[:12]
 
 
 def is_path(text: str) -> bool:

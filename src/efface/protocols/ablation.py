@@ -140,7 +140,7 @@ class _Scores:
         self.column = {text: i for i, text in enumerate(texts)}
         self.scores, self.looks = scores, looks
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> dict[str, Measured]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
         found: dict[str, Measured | None] = {}
         for group in GROUPS:
             # Each image with its own name's text and the anchor's.
@@ -159,7 +159,7 @@ class _Scores:
             if name != BASE:
                 parts = [[probe.job for probe in part] for one in self.groups[name] for part in one[group]]
                 found[f"{group}_kid"] = self._kid([both(self.looks(edited, p), self.looks(base, p)) for p in parts])
-        return {metric: measured for metric, measured in found.items() if measured}
+        return {metric: measured for metric, measured in found.items() if measured}, ()
 
     def _text(self, name: str, probe: Probe) -> str:
         return self.said[name][probe.concept]

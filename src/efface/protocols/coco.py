@@ -101,7 +101,7 @@ class _Scores:
         parts = [clip.text_features(captions[i : i + _BATCH]).numpy() for i in range(0, len(captions), _BATCH)]
         self.texts = dict(zip(captions, _unit(np.concatenate(parts)), strict=True))
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> dict[str, Measured]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
         is_base = name == BASE
         found = {"clip_score": scored(self.version, self._clip(edited), None if is_base else self._clip(base))}
         after, before = self.looks(edited, self.jobs), None if is_base else self.looks(base, self.jobs)
@@ -113,7 +113,7 @@ class _Scores:
             found["kid"] = to_reference(self._kid, kid_statistic(), after, before, self.reference, self.draws)
         elif self.reference:
             found["fid"] = self._to_statistics(after, before, self.reference)
-        return {metric: measured for metric, measured in found.items() if measured}
+        return {metric: measured for metric, measured in found.items() if measured}, set(self.jobs) - set(after)
 
     def _clip(self, answers: Judged) -> Scores:
         """The score of each image with its caption."""

@@ -121,7 +121,7 @@ def to_reference(
 ) -> Measured | None:
     """The distance of images from a reference, the same before, and the difference, paired."""
     version = reference.extractor
-    kept, same = both(after, before or after)
+    kept, same = both(after, after if before is None else before)
     if len(kept) < 2:
         return None
     with warnings.catch_warnings():

@@ -8,11 +8,11 @@ https://github.com/nupurkmr9/concept-ablation. Of the images of a memorised capt
     forget  1 - copies
     retain  share of other prompts' images that show what they say, by the judge (with SSCD: by `-s others=JUDGE`)
 
-before and after. The picture comes with `--data`: a file, a folder of several versions of it, or for several captions a
-folder with `metadata.jsonl`, whose column `prompt` is the caption. The embedded model brings its own, and is asked at
-guidance 2, at which all of its images are copies: strong guidance drives even a memorised picture into other colours,
-so that a model would pass that had forgotten nothing. Other prompts are the catalogue's objects there; else those of
-`--prompts` (column `concept`: what they show), else what the request preserves.
+before and after. The picture comes with `--data`: a file, a folder of several versions of it, or a folder with
+`metadata.jsonl`, whose column `prompt` is the caption; several captions need that. The embedded model brings its own,
+and is asked at guidance 2, at which all of its images are copies: strong guidance drives even a memorised picture into
+other colours, so that a model would pass that had forgotten nothing. Other prompts are the catalogue's objects there;
+else those of `--prompts` (column `concept`: what they show), else what the request preserves.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ def _references(asked: Asked, captions: Sequence[str]) -> Mapping[str, Sequence[
         if missing:
             raise BadInput(f"The picture of '{missing[0]}' is not known; give it with --data PICTURE or FOLDER.")
         return {own: read_references(MEMORISED)}
-    if len(captions) == 1:
+    labelled = [(str(image.row.get("prompt", "")), image) for image in read_folder(data)] if data.is_dir() else []
+    if len(captions) == 1 and not any(prompt for prompt, _ in labelled):
         return {captions[0]: read_references(data)}
-    labelled = [(str(image.row.get("prompt", "")), image) for image in read_folder(data)]
     references = {c: [image for prompt, image in labelled if prompt == c] for c in captions}
     for caption, images in references.items():
         if not images:

@@ -127,11 +127,12 @@ class _Run:
         for shot in answered:
             if shot.probe.metric == "forget" and shot.went:
                 went.setdefault(shot.probe.concept, Counter())[shot.went] += 1
-        scores = self.prepared.measure(name, answers, base) if self.prepared.measure else {}
-        # An image that nothing is asked of and that could not be made is an error too.
-        unmade = sum(answers.images[job].path is None for job in set(plan.jobs) - {p.job for p in plan.probes})
-        errors = sum(shot.error is not None for shot in answered) + unmade
-        return Result(rates, went=went, errors=errors, shots=answered, undecided=undecided(answered), scores=scores)
+        scores, unread = self.prepared.measure(name, answers, base) if self.prepared.measure else ({}, ())
+        # Images, however many questions each is asked, and those too that nothing is asked of.
+        failed = {shot.probe.job for shot in answered if shot.error is not None}
+        failed |= {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
+        errors, unsure = len(failed), undecided(answered)
+        return Result(rates, went=went, errors=errors, shots=answered, undecided=unsure, scores=scores)
 
     def _compared(self, name: str, edited: Judged, base: Judged) -> Result:
         """The same beside the unedited model on the same probes, and the difference, paired by prompt and seed."""

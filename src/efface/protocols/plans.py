@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from efface.generate import Job, Sampling
@@ -61,8 +61,9 @@ class Plan:
     jobs: tuple[Job, ...] = ()
 
 
-#: Scores and distances of a model's images: the eraser's name (or `base`), its answers and the unedited model's.
-Measure = Callable[[str, Judged, Judged], Mapping[str, Measured]]
+#: Scores and distances of a model's images, and which of the images that no question is asked of could not be read: of
+#: the eraser's name (or `base`), its answers and the unedited model's.
+Measure = Callable[[str, Judged, Judged], tuple[Mapping[str, Measured], Collection[Job]]]
 
 
 @dataclass(frozen=True)

@@ -142,23 +142,29 @@ class _Pairs:
         self.jobs, self.erased = jobs, erased
         self.name, self.version, self.far = measure
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> dict[str, Measured]:
-        if name == BASE:
-            return {}
-        moved = self._moved(edited, base)
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
+        moved, unread = self._moved(edited, base)
+        if name == BASE:  # from itself
+            return {}, unread
         e = {job: far for job, far in moved.items() if job.concept in self.erased[name]}
         u = {job: far for job, far in moved.items() if job not in e}
         found = {"e": scored(self.version, e), "u": scored(self.version, u), "d": minus(e, u, self.version)}
-        return {f"{self.name}_{part}": measured for part, measured in found.items() if measured}
+        return {f"{self.name}_{part}": measured for part, measured in found.items() if measured}, unread
 
-    def _moved(self, edited: Judged, base: Judged) -> Scores:
-        """The distance of each pair that can be read."""
+    def _moved(self, edited: Judged, base: Judged) -> tuple[Scores, set[Job]]:
+        """The distance of each pair that can be read, and the edited images that cannot."""
         moved: dict[Job, float] = {}
+        unread: set[Job] = set()
         for job in self.jobs:
-            with suppress(OSError):
-                pair = edited.images[job].pixels(), base.images[job].pixels()
-                moved[job] = float(self.far([pair[0]], [pair[1]])[0])
-        return moved
+            try:
+                after = edited.images[job].pixels()
+            except OSError:
+                unread.add(job)
+                continue
+            if edited is not base:
+                with suppress(OSError):
+                    moved[job] = float(self.far([after], [base.images[job].pixels()])[0])
+        return moved, unread
 
 
 def _far(asked: Asked, config: Config) -> tuple[str, str, Far]:

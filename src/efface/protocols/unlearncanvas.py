@@ -130,7 +130,7 @@ class _Distances:
         if paths := self._pictures(set()):
             looks.files(paths)
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> dict[str, Measured]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
         erased = {probe.job: probe.concept for probe in self.probes[name] if probe.metric == "forget"}
         jobs = dict.fromkeys(probe.job for probe in self.probes[name] if probe.job not in erased)
         after = self.looks(edited, jobs)
@@ -139,7 +139,7 @@ class _Distances:
             found = self._to_pictures(after, before, set(erased.values()))
         else:
             found = None if before is None else self._to_unedited(after, before)
-        return {"fid": found} if found else {}
+        return {"fid": found} if found else {}, ()
 
     def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> Measured | None:
         paths = self._pictures(erased)

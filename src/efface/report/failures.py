@@ -47,7 +47,7 @@ def failures(evaluation: Evaluation) -> Iterator[Failures]:
     """The failures of every eraser."""
     series, base = series_of(evaluation), evaluation.results[BASE]
     for name, result in erasers_of(evaluation).items():
-        found = _pairs(base, result)
+        found = [pair for pair in _pairs(base, result) if pair.after.found is not None]
         erased = [pair for pair in found if pair.after.probe.metric in FORGETTING]
         kept = [pair for pair in found if pair.after.probe.metric not in FORGETTING and pair.before.found]
         through = sorted((pair for pair in erased if pair.failed), key=lambda pair: -pair.after.score)

@@ -64,7 +64,12 @@ def _meaning(recall: Rate | None) -> str:
 
 
 def _by_concept(evaluation: Evaluation) -> list[Bar]:
-    """Concepts by how often they are found, of the prompts that name them; whole prompts are resampled."""
+    """Concepts by how often they are found, of the prompts that name them; whole prompts are resampled.
+
+    Without a recall no prompt says what it shows: none names a concept.
+    """
+    if evaluation.judge.recall is None:
+        return []
     found: dict[str, dict[str, list[float]]] = {}
     for shot in {(s.probe.concept, s.probe.job): s for s in evaluation.results[BASE].shots}.values():
         if shot.probe.metric not in UNNAMED and shot.found is not None:

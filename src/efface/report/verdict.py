@@ -1,7 +1,7 @@
 """The verdict in words: what a person should take home from the numbers of one eraser."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from efface.protocols import Result
@@ -19,6 +19,7 @@ BROKEN = 0.1
 THRESHOLDS = (
     f"Forgotten: absent from at least {FORGOTTEN:.0%} of the images prompted for it; mostly: from {MOSTLY:.0%}. "
     f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
+    "Of several concepts, the one that is found most often decides. "
     f"Broken: more than {BROKEN:.0%} of the images prompted for it are blank or noise. "
     f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told."
 )
@@ -66,7 +67,10 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
         return Verdict("mixed", f"Cannot tell: {subject} is hardly found before either", sentences)
     if broken_share(result) > BROKEN:
         return Verdict("bad", f"Broke the images of {subject} rather than forget", sentences)
-    grade = 2 if forget.value >= FORGOTTEN else int(forget.value >= MOSTLY)
+    grades = {concept: _grade(1 - share) for concept, share in _found(result).items()}
+    grade = min(grades.values(), default=_grade(forget.value))
+    if worst := [concept for concept, its in grades.items() if its == grade < max(grades.values())]:
+        subject = f"{listed(worst)} ({len(worst)} of {len(grades)} concepts)"
     word = ("Did not forget", "Mostly forgot", "Forgot")[grade]
     harmless, rest = _rest(result)
     tone = "bad" if grade == 0 else "good" if grade == 2 and harmless is not False else "mixed"
@@ -76,10 +80,20 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     return Verdict(tone, f"{word} {subject} {link} {rest}", sentences)
 
 
+def _grade(forgotten: float) -> int:
+    return 2 if forgotten >= FORGOTTEN else int(forgotten >= MOSTLY)
+
+
+def _found(result: Result) -> dict[str, float]:
+    """The share of each erased concept's images in which it is found, of those with a yes or no."""
+    answered = {concept: _judged(places) - places.get("undecided", 0) for concept, places in result.went.items()}
+    return {concept: result.went[concept].get("concept", 0) / n for concept, n in answered.items() if n}
+
+
 def broken_share(result: Result) -> float:
     """The share of images of erased concepts that are blank or noise, of those with a verdict."""
     counts = _went(result)
-    judged = sum(counts.values()) - counts["error"]
+    judged = _judged(counts)
     return counts["broken"] / judged if judged else 0.0
 
 
@@ -88,6 +102,11 @@ def _went(result: Result) -> Counter[str]:
     for places in result.went.values():
         counts.update(places)
     return counts
+
+
+def _judged(counts: Mapping[str, int]) -> int:
+    """Images with an answer, be it that the judge is undecided."""
+    return sum(counts.values()) - counts.get("error", 0)
 
 
 def _rest(result: Result) -> tuple[bool | None, str]:
@@ -107,13 +126,18 @@ def _forgetting(subject: str, result: Result) -> str:
         return "No image that was prompted for an erased concept has a verdict."
     found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} images prompted for it"
     interval = f"95% interval {percent(1 - after.high)} to {percent(1 - after.low)}"
-    return f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
+    said = f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
+    shares = _found(result)
+    if len(shares) < 2 or not any(shares.values()):
+        return said
+    worst = max(shares, key=shares.__getitem__)
+    return f"{said} Of the concepts, “{worst}” is found most often, in {percent(shares[worst])} of its images."
 
 
 def _going(result: Result) -> str:
     """Where the images went that no longer show what was erased."""
     counts = _went(result)
-    total = sum(counts.values())
+    total = _judged(counts)
     guides = list(dict.fromkeys(s.probe.guide for s in result.shots if s.went == "guide" and s.probe.guide))
     words = {
         "guide": f"{listed(guides)}, the guide," if guides else "the guide",
