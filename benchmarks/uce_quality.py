@@ -36,7 +36,7 @@ def page(found: Found, judge: Judge) -> str:
 `python benchmarks/uce_quality.py`, whose first lines say what is measured. Means over concepts, with 95% intervals from
 a bootstrap over concepts; below, of each concept, intervals clustered by prompt. The last columns say where the images
 prompted for the concept went, and how the judge did on the unedited model's images. The window also edits the end and
-padding tokens, which differ little between prompts: where it does not spare the rest, that is why.
+padding tokens, which differ little between prompts.
 
 {overview(found)}
 
