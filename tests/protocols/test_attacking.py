@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from efface.request import Concept, Request
 from efface.settings import Settings
 
 SAMPLING = Sampling("ddim", 2, 3.0)
-REQUEST = Request(concepts=(Concept(name="cat", guide="dog"), Concept(name="car", adversarial=("blue star",))))
+REQUEST = Request(
+    concepts=(Concept(name="cat", guide="dog"), Concept(name="car", adversarial=("blue star",))), preserve=("a dog",)
+)
 
 
 class Redness:
@@ -114,6 +117,9 @@ def test_an_attack_that_fails_is_an_error_and_no_rate(
     result = found.results["mine"]
     assert "adversarial" not in result.metrics
     assert result.attacks == {}
+    assert "err" not in result.metrics, "a mean of the other rates would gain by the failure"
+    assert result.err_parts == ()
+    assert ranking(found.results) == ()
     failed = [shot for shot in result.shots if shot.error]
     assert result.errors == found.errors == len(failed) == 8
     assert {shot.error for shot in failed} == {"the attack failing failed: RuntimeError: out of memory"}
@@ -133,3 +139,6 @@ def test_equal_scores_are_ranked_by_the_change_of_weights() -> None:
         "unscored": Result({}),
     }
     assert ranking(results) == ("best", "small", "large", "guard")
+    results["small"] = replace(results["small"], err_parts=("forget", "retain", "adversarial"))
+    results["best"] = replace(results["best"], err_parts=("forget", "retain"))
+    assert ranking(results) == ("small", "best", "large", "guard"), "means of fewer rates come behind"

@@ -164,7 +164,7 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     judge, places = evaluation.judge, ranking(evaluation.results)
     screen.say()
     if len(places) > 1:
-        screen.say(f"ranking by err, then by the smaller weight change: {', '.join(places)}")
+        screen.say(f"ranking by err, of fewer rates behind, then by the smaller weight change: {', '.join(places)}")
     screen.say(
         f"judge {judge.name}: recall {interval(judge.recall)}, false positives {interval(judge.false_positive_rate)}"
     )

@@ -1,7 +1,6 @@
 """What an evaluation asks and what it answers, whatever the protocol.
 
-A protocol makes a plan of probes for each eraser; every probe is one image and one question to the judge. The result
-keeps every shot, so that a report can show the pictures behind each rate.
+A protocol makes a plan of probes for each eraser; every probe is one image and one question to the judge.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ DESTINATIONS: tuple[Destination, ...] = get_args(Destination)
 FORGETTING = frozenset({"forget", "indirect", "adversarial"})
 
 BASE = "base"
+Certificate = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Result:
         attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
         weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
         scores: By flat name, what is no rate of verdicts: scores and distances of the images.
+        err_parts: What `err` is the harmonic mean of, if there is one.
     """
 
     metrics: Mapping[str, Rate]
@@ -131,6 +132,7 @@ class Result:
     attacks: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     weight_change: float | None = None
     scores: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
+    err_parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,17 +144,14 @@ class Evaluation:
         judge: Name, version and calibration.
         results: By eraser name; `base` is the unedited model.
         provenance: Model, samplings, erasers, seeds and library versions.
-        certificates: Eraser name -> concept -> `free`, `text` and `ceiling` (see `efface.certificate`), where an eraser
-            has one that holds for the model.
+        certificates: Eraser name -> concept -> `free`, `text`, `ceiling` (see `efface.certificate`), where one holds.
     """
 
     protocol: str
     judge: Calibration
     results: Mapping[str, Result]
     provenance: Mapping[str, Any]
-    certificates: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(
-        default_factory=dict[str, Mapping[str, Mapping[str, float | None]]]
-    )
+    certificates: Mapping[str, Certificate] = field(default_factory=dict[str, Certificate])
 
     @property
     def errors(self) -> int:
@@ -181,6 +180,7 @@ class Evaluation:
                     "undecided": dict(result.undecided),
                     "attacks": {attack: rate.as_dict() for attack, rate in result.attacks.items()},
                     "weight_change": result.weight_change,
+                    "err_parts": list(result.err_parts),
                 }
                 for name, result in self.results.items()
             },
@@ -233,18 +233,18 @@ class Protocol:
     config: type[Settings] | None = None
 
 
+def rank_key(result: Result) -> tuple[int, float, float]:
+    """What ranks a result with an `err`, less is better: a mean of fewer rates is no match for one of more."""
+    change = result.weight_change
+    return -len(result.err_parts), -result.metrics["err"].value, math.inf if change is None else change
+
+
 def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
     """Erasers by `err`, best first, as the challenge ranks them: of equals, the smaller change of weights wins."""
-    scored = {name: result for name, result in results.items() if name != BASE and "err" in result.metrics}
-
-    def place(name: str) -> tuple[float, float]:
-        change = scored[name].weight_change
-        return -scored[name].metrics["err"].value, math.inf if change is None else change
-
-    return tuple(sorted(scored, key=place))
+    scored = [name for name, result in results.items() if name != BASE and "err" in result.metrics]
+    return tuple(sorted(scored, key=lambda name: rank_key(results[name])))
 
 
 def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:
     """Rates and scores under one roof, as JSON carries them; of the scores, those that there are."""
-    named: dict[str, Rate | Value] = {**rates, **{name: value for name, value in scores.items() if value}}
-    return {name: number.as_dict() for name, number in named.items()}
+    return {name: number.as_dict() for name, number in (*rates.items(), *scores.items()) if number}

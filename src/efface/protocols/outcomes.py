@@ -26,8 +26,12 @@ def outcome(probes: Sequence[Probe], answers: Judged, judge: Judge, failed: Sequ
     answered = (*shots(probes, answers, judge), *failed)
     groups = {metric: [shot for shot in answered if shot.probe.metric == metric] for metric in METRICS}
     metrics = {metric: value for metric, group in groups.items() if (value := rate(group))}
-    if {"forget", "retain"} <= metrics.keys():
-        metrics["err"] = harmonic_mean([by_prompt(groups[metric]) for metric in METRICS if metric in metrics])
+    parts = tuple(metric for metric, group in groups.items() if group)
+    # A part that was asked for and has no answer would raise the mean of the others by its absence.
+    if not {"forget", "retain", *parts} <= metrics.keys():
+        parts = ()
+    if parts:
+        metrics["err"] = harmonic_mean([by_prompt(groups[metric]) for metric in parts])
     return Result(
         metrics,
         went={concept: _destinations(s for s in groups["forget"] if s.probe.concept == concept) for concept in erased},
@@ -35,6 +39,7 @@ def outcome(probes: Sequence[Probe], answers: Judged, judge: Judge, failed: Sequ
         shots=answered,
         undecided=undecided(answered),
         attacks=_attacks(groups["adversarial"]),
+        err_parts=parts,
     )
 
 

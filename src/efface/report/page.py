@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from efface.protocols import Evaluation, Result
-from efface.protocols.base import ranking
+from efface.protocols.base import rank_key, ranking
 from efface.report import provenance, words
 from efface.report.destinations import PLACES, shares
 from efface.report.failures import failures, unanswered
@@ -111,10 +111,9 @@ def _facts(name: str, evaluation: Evaluation) -> list[str]:
 
 def _rank(name: str, results: Mapping[str, Result]) -> int | None:
     """An eraser's place among those with a score over all; equals share it."""
-    places = [(results[key].metrics["err"].value, results[key].weight_change) for key in ranking(results)]
     if "err" not in results[name].metrics:
         return None
-    return 1 + places.index((results[name].metrics["err"].value, results[name].weight_change))
+    return 1 + [rank_key(results[key]) for key in ranking(results)].index(rank_key(results[name]))
 
 
 def _figures(result: Result) -> list[tuple[str, words.Number]]:
