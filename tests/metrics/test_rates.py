@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from efface.metrics.bootstrap import percentiles, resampled_means
 from efface.metrics.rates import clustered_bootstrap, harmonic_mean, paired_difference, wilson
 
 
@@ -62,6 +63,55 @@ def test_harmonic_mean() -> None:
     assert rate.low <= rate.value <= rate.high
     assert rate.n == 8
     assert harmonic_mean([[[0.0, 0.0]], [[1.0]]]).value == 0.0
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[[1.0] * 5] * 8] * 5,
+        [[[1.0] * 5] * 8] * 9,
+        [[[1.0]], [[1.0, 1.0]]],
+        [[[0.0] * 3] * 4, [[1.0] * 3] * 4],
+        [[[1, 0, 1, 1]], [[1, 1, 1]]],
+        [[[1, 0], [0, 1]], [[1, 0], [1, 0]]],
+    ],
+)
+def test_a_harmonic_mean_is_never_certain(parts: list[list[list[float]]]) -> None:
+    rate = harmonic_mean(parts)
+    assert 0 <= rate.low <= rate.value <= rate.high <= 1
+    assert rate.high - rate.low > 0.05
+
+
+def test_a_part_without_spread_counts_with_its_own_interval() -> None:
+    for part in ([[1.0] * 5] * 8, [[0.0] * 5] * 8, [[1, 0, 1, 1, 1, 0, 1]]):
+        own, rate = clustered_bootstrap(part), harmonic_mean([part])
+        assert (rate.low, rate.high) == pytest.approx((own.low, own.high), abs=0.02)
+        assert rate.value == pytest.approx(own.value)
+
+
+def test_where_there_is_spread_a_harmonic_mean_is_the_plain_bootstraps() -> None:
+    parts = [[[1, 0], [1, 1], [0, 0]], [[1, 1], [0, 0], [1, 1, 0]]]
+    rng = np.random.default_rng(0)
+    draws = np.stack([resampled_means(part, rng) for part in parts])
+    with np.errstate(divide="ignore"):
+        expected = percentiles(2 / (1 / draws).sum(0))
+    rate = harmonic_mean(parts)
+    assert (rate.low, rate.high) == pytest.approx(expected)
+
+
+def test_prompts_that_are_all_alike_are_not_certainty() -> None:
+    rate = clustered_bootstrap([[1, 0]] * 6)
+    assert (rate.value, rate.low, rate.high) == pytest.approx((0.5, wilson(3, 6).low, wilson(3, 6).high))
+
+
+@pytest.mark.parametrize("change", [-1, 0, 1])
+@pytest.mark.parametrize("shape", [(6, 3), (1, 6), (1, 1)])
+def test_the_same_change_everywhere_is_not_certainty(change: int, shape: tuple[int, int]) -> None:
+    before, after = np.full(shape, float(change < 0)), np.full(shape, float(change > 0))
+    found = paired_difference(before.tolist(), after.tolist())
+    bound = wilson(0, shape[0] if shape[0] > 1 else shape[1]).high
+    assert found.value == change
+    assert (found.low, found.high) == pytest.approx((max(change - bound, -1), min(change + bound, 1)))
 
 
 def test_paired_difference_cancels_shared_noise() -> None:
