@@ -100,6 +100,15 @@ def test_chosen_attacks_stand_in_for_given_prompts_too(tiny_model: Model, tmp_pa
         run(tiny_model, tmp_path / "other", attacks=["magic"])
 
 
+def test_too_few_images_for_chosen_attacks_are_refused(tiny_model: Model, tmp_path: Path) -> None:
+    for n, chosen in ((3, ["random_prefix"]), (7, ["random_prefix", "embedding_shift"])):
+        with pytest.raises(BadInput, match=rf"{', '.join(chosen)}; ask for at least {n + 1} \(-n {n + 1}\)"):
+            run(tiny_model, tmp_path / "out", n=n, attacks=chosen)
+    assert not (tmp_path / "out").exists()
+    result = run(tiny_model, tmp_path / "out", n=4, attacks=["random_prefix"]).results["mine"]
+    assert result.attacks["random_prefix"].n == 2
+
+
 def test_too_few_images_to_search_leave_the_rate_out(tiny_model: Model, tmp_path: Path) -> None:
     result = run(tiny_model, tmp_path / "out", n=2).results["mine"]
     assert set(result.attacks) == {"prompts"}

@@ -86,9 +86,18 @@ class Attacks:
         return [probe for probe in probes if self.chosen is None or probe.metric != "adversarial"]
 
     def on(self, eraser: Eraser, name: str, request: Request, probes: Sequence[Probe], n: int, seed: int) -> Found:
-        """Attack each concept that has no adversarial probe; n images of each, searched and measured."""
+        """Attack each concept that has no adversarial probe; n images of each, searched and measured.
+
+        Raises:
+            BadInput: Attacks were chosen, and n has not two images for each.
+        """
         has = {probe.concept for probe in probes if probe.metric == "adversarial"}
         share = n // max(1, len(self.names))
+        if self.chosen and share < 2:
+            least = 4 * len(self.names)  # half of the images asked for are n, and half of a share is the search
+            raise BadInput(
+                f"Too few images to attack with {', '.join(self.names)}; ask for at least {least} (-n {least})."
+            )
         found: list[Found] = []
         for concept in request.concepts:
             prompts = _prompts(probes, concept.name)
