@@ -1,5 +1,6 @@
 """The err protocol from end to end on a tiny model, with a judge that goes by the strongest colour."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,6 +134,20 @@ def test_several_erasers_stand_side_by_side(tiny_model: Model, eraser: efface.Er
     assert {path.name for path in (tmp_path / "out" / "images").iterdir()} == {"base", "one", "two-..-x"}
 
 
+def test_the_unedited_models_images_went_where_they_went_whichever_eraser_comes_last(
+    tiny_model: Model, tmp_path: Path
+) -> None:
+    erasers = {guide: efface.erase(tiny_model, "cat", guide) for guide in ("dog", "car")}
+    there, back = (
+        evaluate(tiny_model, dict(order), Strongest(), out=tmp_path / str(k), n=8, sampling=SAMPLING).results[BASE]
+        for k, order in enumerate((erasers.items(), reversed(erasers.items())))
+    )
+    assert there.went == back.went
+    assert "guide" not in there.went["cat"], "the two erasers do not agree on one"
+    assert there.went["cat"].get("other", 0) > 0
+    assert there.metrics["forget"].n == back.metrics["forget"].n == 8
+
+
 def test_the_answer_is_json_as_promised(tiny_model: Model, eraser: efface.Eraser, tmp_path: Path) -> None:
     answer = json.loads(json.dumps(run(tiny_model, {"mine": eraser}, tmp_path / "out").as_dict(), allow_nan=False))
     assert answer["protocol"] == "err"
@@ -166,3 +181,4 @@ def test_broken_pictures() -> None:
 
 def test_it_is_in_the_registry() -> None:
     assert PROTOCOLS.get("err").evaluate is evaluate
+    assert inspect.signature(evaluate).parameters["n"].default == PROTOCOLS.get("err").n == 100

@@ -14,13 +14,13 @@ Every rate stands beside the same rate of the unedited model on the same prompts
 and the judge's recall and false-positive rate on the unedited model's images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from efface.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Progress, Sampling
+from efface.generate import Job, Progress, Sampling
 from efface.judges import Judge
 from efface.models import Model
 from efface.models.emoji import catalogue
@@ -43,7 +43,7 @@ def evaluate(
     judge: Judge,
     *,
     out: Path,
-    n: int = 50,
+    n: int = 100,
     sampling: Sampling | None = None,
     request: Request | None = None,
     seed: int = 0,
@@ -68,7 +68,8 @@ def evaluate(
             attacks of `efface.attacks.DEFAULT`.
 
     Raises:
-        BadInput: The judge cannot recognise a concept, an eraser's name is taken, or one is not of this model.
+        BadInput: The judge cannot recognise a concept, an eraser's name is taken, or one is not of this model; or n is
+            too small for the attacks.
     """
     check_erasers(erasers)
     if n < 2:
@@ -83,7 +84,7 @@ def evaluate(
     for name, eraser in erasers.items():
         found[name] = searches.on(eraser, name, requests[name], plans[name], n // 2, seed)
         plans[name] += found[name].probes
-    union = list({(p.metric, p.concept, p.job): p for probes in plans.values() for p in probes}.values())
+    union = _union(plans.values())
     base = judged(model, union, judge, questions, sampling, out, progress=progress)
     results = {BASE: outcome(union, base, judge)}
     for name, eraser in erasers.items():
@@ -104,6 +105,16 @@ def plan(model: Model, judge: Judge, request: Request, n: int, seed: int, prompt
     probes = EmojiWorld(catalogue(), request).probes(n, seed) if "emoji" in (model.name, judge.name) else None
     probes = probes_in_words(request, n, seed) if probes is None else probes
     return probes if prompts is None else with_file(probes, prompts, request, n, seed)
+
+
+def _union(plans: Iterable[Sequence[Probe]]) -> list[Probe]:
+    """Every probe once; where erasers have different guides for a concept, the unedited model has none."""
+    union: dict[tuple[str, str, Job], Probe] = {}
+    for probe in (probe for plan in plans for probe in plan):
+        known = union.setdefault((probe.metric, probe.concept, probe.job), probe)
+        if known.guide != probe.guide:
+            union[probe.metric, probe.concept, probe.job] = replace(known, guide=None)
+    return list(union.values())
 
 
 def _prompts(inputs: Inputs | None) -> Path | None:
