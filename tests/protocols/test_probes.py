@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from efface.models.emoji import Catalogue, EmojiObject, EmojiStyle
 from efface.protocols.base import Probe
 from efface.protocols.probes import probes_in_words
@@ -92,6 +94,31 @@ def test_the_requests_own_words_come_first() -> None:
     assert all("mouser" in p.job.prompt for p in found["indirect"])
     assert {p.concept for p in found["adjacent"]} == {"car"}
     assert {p.job.prompt for p in found["adversarial"]} == {"c4t"}
+
+
+@pytest.mark.parametrize(
+    ("word", "spelt", "kind"),
+    [
+        ("cat", "Cat", "object"),
+        ("cat", "a cat", "object"),
+        ("kitten", "The Kitten", "object"),
+        ("3d", "3D style", "style"),
+        ("flat design", "Flat-design style", "style"),
+    ],
+)
+def test_a_concept_is_found_however_it_is_spelt(word: str, spelt: str, kind: str) -> None:
+    expected, found = (probes(Request.make(name, kind=kind)) for name in (word, spelt))
+    assert {"forget", "indirect", "retain"} <= expected.keys() == found.keys()
+    for metric, some in expected.items():
+        assert [p.job.prompt for p in found[metric]] == [p.job.prompt for p in some]
+    assert {p.concept for p in found["forget"]} == {spelt}
+
+
+def test_neighbours_are_found_however_they_are_spelt() -> None:
+    concepts = (Concept(name="cat", adjacent=("a Dog", "the House")), Concept(name="house"))
+    found = probes(Request(concepts=concepts))
+    assert {p.concept for p in found["adjacent"]} == {"dog"}, "nothing that is erased itself"
+    assert not {p.concept for p in found["retain"]} & {"dog", "house"}
 
 
 def test_a_concept_of_another_world() -> None:

@@ -60,10 +60,11 @@ class Canvas:
 
     def meaning(self, name: str) -> tuple[Domain, str] | None:
         """The object or style that a concept means ("Van Gogh style" is the style "Van Gogh"), if it is one."""
-        said = plain(name)
+        said = spellings(name)
+        said |= {plain(self.words[word]) for word in said & self.words.keys()}
         for domain, labels in zip(DOMAINS, (self.objects, self.styles), strict=True):
             for label in labels:
-                if plain(label) in (said, said.removesuffix(" style"), plain(self.words.get(said, ""))):
+                if plain(label) in said:
                     return domain, label
         return None
 
@@ -79,6 +80,11 @@ class Canvas:
             f"'{name}' is neither an object nor a style of this world; the objects are {', '.join(self.objects)}, "
             f"the styles {', '.join(self.styles)}."
         )
+
+
+def spellings(name: str) -> set[str]:
+    """A concept's plain words, and the same without "style" behind them."""
+    return {plain(name), plain(name).removesuffix(" style")}
 
 
 def emoji_canvas(catalogue: Catalogue) -> Canvas:

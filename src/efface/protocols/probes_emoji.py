@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 
 from efface.generate.jobs import Job
+from efface.judges.words import plain
 from efface.models.emoji import Catalogue
 from efface.protocols.base import Probe
+from efface.protocols.canvas import emoji_canvas, spellings
 from efface.protocols.probes import adversarial
 from efface.request import Concept, Request
 
@@ -31,8 +33,7 @@ class EmojiWorld:
         self._plain = [t for t in catalogue.templates if "{object}" in t and "{style}" not in t]
         self._styled = [t for t in catalogue.templates if "{object}" in t and "{style}" in t]
         self._held_out = set(catalogue.held_out_cells)
-        self._object_of = {w: o.name for o in catalogue.objects for w in (*o.held_out, *o.synonyms, o.name)}
-        self._style_of = {w: s.name for s in catalogue.styles for w in (*s.words, s.name)}
+        self._canvas = emoji_canvas(catalogue)
         self._concepts = request.concepts
         self._erased = {self._meaning(concept.name) for concept in request.concepts}
 
@@ -44,16 +45,19 @@ class EmojiWorld:
         return probes + self._retained(n, seed)
 
     def _meaning(self, name: str) -> str | None:
-        """The object or style that a word means."""
-        return self._object_of.get(name) or self._style_of.get(name)
+        """The object or style that a word means, however it is spelt."""
+        found = self._canvas.meaning(name)
+        return found and found[1]
 
     def _of_concept(self, concept: Concept, n: int, seed: int) -> list[Probe]:
         name, guide = concept.name, concept.guide
         meaning = self._meaning(name) or name
-        aliases = concept.aliases or tuple(word for word in self._words(meaning) if word != name)
+        # Templates bring articles and "style": what is said is the catalogue's word.
+        said = next(word for word in self._words(meaning) if plain(word) in spellings(name))
+        aliases = concept.aliases or tuple(word for word in self._words(meaning) if word != said)
         neighbours = [word for word in self._near(concept) if word not in self._erased]
         return [
-            *self._said("forget", meaning, [name], n, seed, name, guide),
+            *self._said("forget", meaning, [said], n, seed, name, guide),
             *self._said("indirect", meaning, aliases, n // 2, seed, name, guide),
             *self._adjacent(neighbours, n // 2, seed),
             *adversarial(concept, n // 2, seed),
@@ -66,8 +70,9 @@ class EmojiWorld:
         return (meaning, *self._objects[meaning].synonyms, *self._objects[meaning].held_out)
 
     def _near(self, concept: Concept) -> tuple[str, ...]:
-        thing = self._objects.get(self._object_of.get(concept.name, ""))
-        return concept.adjacent or (thing.near if thing else ())
+        """Neighbours: those of the request by the catalogue's names where it has them, else the catalogue's."""
+        thing = self._objects.get(self._meaning(concept.name) or "")
+        return tuple(self._meaning(word) or word for word in concept.adjacent) or (thing.near if thing else ())
 
     def _said(
         self, metric: str, meaning: str, words: Sequence[str], n: int, seed: int, concept: str, guide: str | None
@@ -83,7 +88,7 @@ class EmojiWorld:
 
     def _adjacent(self, neighbours: Sequence[str], n: int, seed: int) -> list[Probe]:
         """n probes that take turns over neighbours, each in its own cells."""
-        cells = {name: self._cells(self._meaning(name) or name) for name in neighbours}
+        cells = {name: self._cells(name) for name in neighbours}
         turns = [neighbours[k % len(neighbours)] for k in range(n if neighbours else 0)]
         return [_probe("adjacent", name, *next(cells[name]), seed + k) for k, name in enumerate(turns)]
 
