@@ -243,14 +243,23 @@ def test_pictures_are_noised_as_the_equation_says(tiny_model: Model, prediction:
 def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model) -> None:
     config = AblateConfig()
     assert config.chosen("object") == PUBLISHED["object"]
-    published = {kind: (c.parameter_group, c.train_max_steps, c.base_lr, c.aug) for kind, c in PUBLISHED.items()}
+    published = {
+        kind: (c.parameter_group, c.train_max_steps, c.base_lr, c.batch_size, c.regularization, c.aug)
+        for kind, c in PUBLISHED.items()
+    }
     assert published == {
-        "object": ("cross-attn", 100, 2e-6, True),
-        "style": ("cross-attn", 100, 2e-6, False),
-        "memorised": ("full-weight", 400, 5e-7, False),
-        "unsafe": ("attn", 400, 4e-6, False),
+        "object": ("cross-attn", 100, 2e-6, 4, False, True),
+        "style": ("cross-attn", 100, 2e-6, 4, False, False),
+        "memorised": ("full-weight", 400, 5e-7, 2, True, False),
+        "unsafe": ("attn", 400, 4e-6, 4, True, False),
     }
     assert AblateConfig(base_lr=1e-4, aug=False).chosen("object").base_lr == 1e-4
+    for regularization, samples in ((None, 4 + 4), (False, 4)):
+        with (
+            objective(tiny_model, "unsafe", None, batch_size=None, regularization=regularization) as (ours, _),
+            torch.no_grad(),
+        ):
+            assert len(ours.batch(0, 0)["x"]) == samples
     # Two processes of four samples, as published, here as two forward passes a step.
     with objective(tiny_model, batch_size=4, gradient_accumulation_steps=2, base_lr=2e-6) as (ours, _):
         assert ours.optimizer().param_groups[0]["lr"] == pytest.approx(1.6e-5)
@@ -356,18 +365,26 @@ def test_a_killed_training_ends_as_one_that_was_not(
     prompts = tmp_path / "anchors.txt"
     prompts.write_text("a photo of a dog\na dog\n")
     options: dict[str, Any] = {"aug": True, "regularization": True, "prompts": str(prompts)}
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "whole"))
     whole = made(tiny_model, group, **options)
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "killed"))
     steps: list[int] = []
+    drawn: list[int] = []
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
+        if what == "anchor pictures of cat":
+            drawn.append(done)
+            if drawn == [1]:
+                raise Stop
         if what == "cat":
             steps.append(done)
             if steps == [1, 2]:
                 raise Stop
 
     work = efface.Work(tmp_path / "t", tell)
-    with pytest.raises(Stop):
-        made(tiny_model, group, work=work, **options)
+    for _ in range(2):  # killed at its first picture, and at its second step
+        with pytest.raises(Stop):
+            made(tiny_model, group, work=work, **options)
     prompts.write_text("a dog\n")
     with pytest.raises(BadInput, match="--force"):
         made(tiny_model, group, work=work, **options)
@@ -389,6 +406,7 @@ def test_what_cannot_be_ablated_is_refused_in_one_line(tiny_model: Model, tmp_pa
         ("mem_impath=FILE", (), {"kind": "memorised"}),
         ("no such file", (), {"kind": "memorised", "mem_impath": str(tmp_path / "none.png")}),
         ("--judge sscd:FILE", (), memorised),
+        ("add --kind memorised", "dog", {"mem_impath": str(picture)}),
         ("not for memorised", (), {**memorised, "parameter_group": "embedding"}),
         ("no anchor prompt", "dog", {"prompts": str(tmp_path / "empty.txt")}),
         ("no-such.txt", "dog", {"prompts": str(tmp_path / "no-such.txt")}),

@@ -20,12 +20,16 @@ or DPM-Solver++ with 25, which is done here; both with guidance 6.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from efface.eraser import Eraser
@@ -77,25 +81,26 @@ class Ablate(Objective):
         self._factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
         size = min(latent_shape(model, None)[1:]) * self._factor
         gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
-        self.data, self._targets = gallery.source.digest, gallery.source.targets
+        self._targets = gallery.source.targets
         processes = PartialState()
         self._slots = processes.num_processes * config.gradient_accumulation_steps
         mine = range(processes.process_index, self._slots, processes.num_processes)
-        needed = self.iterations * config.batch_size
+        needed = self.iterations * self._chosen.batch_size
         self._shots = {slot: gallery.shots(slot, self._slots, needed) for slot in mine}
+        self.data = self._digest(gallery.source.digest)
         self.told: Mapping[str, Any] = {"anchors": list(gallery.source.captions), "targets": list(self._targets)}
 
     def optimizer(self) -> torch.optim.Optimizer:
-        samples = self._config.batch_size * self._slots if self._config.scale_lr else 1
+        samples = self._chosen.batch_size * self._slots if self._config.scale_lr else 1
         return torch.optim.AdamW(self.weights.parameters(), lr=self._chosen.base_lr * samples, weight_decay=1e-2)
 
     def batch(self, slot: int, step: int) -> Batch:
-        config, generator = self._config, seeded(self._config.seed, slot, step)
-        first = step * config.batch_size
-        indices = range(first, first + config.batch_size)
+        config, chosen, generator = self._config, self._chosen, seeded(self._config.seed, slot, step)
+        first = step * chosen.batch_size
+        indices = range(first, first + chosen.batch_size)
         shots = [self._shot(slot, index) for index in indices]
         targets = [self._targets[index % len(self._targets)] for index in indices]
-        views = [self._view(shot, self._chosen.aug, generator) for shot in shots]
+        views = [self._view(shot, chosen.aug, generator) for shot in shots]
         captions = [shot.caption for shot in shots]
         ablated = [
             view.prefix + target_prompt(caption, target, self._concept, generator)
@@ -104,7 +109,7 @@ class Ablate(Objective):
         x, t, noise = self._noised(views, generator)
         target = self._anchored(x, t, captions) if config.loss_type_reverse == "model-based" else noise
         batch = {"x": x, "t": t, "text": self._reader.prepare(ablated), "target": target}
-        if config.regularization:
+        if chosen.regularization:
             others = [self._shot(slot, index + len(self._shots[slot]) // 2) for index in indices]
             x, t, noise = self._noised([self._view(shot, False, generator) for shot in others], generator)
             text = self._reader.prepare([shot.caption for shot in others])
@@ -121,6 +126,13 @@ class Ablate(Objective):
             return {"loss": ablation}
         prior = square[len(mask) :].mean()
         return {"loss": ablation + self._config.prior_loss_weight * prior, "ablation": ablation, "prior": prior}
+
+    def _digest(self, source: str) -> str:
+        """A hash of the source and of which of its pictures each slot has: a detector may leave out others."""
+        from accelerate.utils import gather_object
+
+        used = gather_object([(slot, [shot.index for shot in shots]) for slot, shots in self._shots.items()])
+        return hashlib.sha256(json.dumps([source, sorted(used)]).encode()).hexdigest()
 
     def _shot(self, slot: int, index: int) -> Shot:
         shots = self._shots[slot]
@@ -183,13 +195,18 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
     Raises:
         BadRequest: an anchor, a memorised picture or a detector is missing, or the settings contradict each other.
     """
-    memorised = [concept.name for concept in request.concepts if concept.kind == "memorised"]
+    memorised = [concept for concept in request.concepts if concept.kind == "memorised"]
     for concept in request.concepts:
         anchor_of(concept)
     if not memorised:
+        if config.mem_impath:
+            raise BadRequest("mem_impath is of a memorised picture; add --kind memorised, or leave it out.")
         return
+    if memorised[0].guide:
+        told = f"ablate has no guide for a memorised picture; '{memorised[0].guide}' does not steer what it does."
+        warnings.warn(told, stacklevel=2)
     if not config.mem_impath:
-        raise BadRequest(f"To ablate the memorised '{memorised[0]}', give its picture with -s mem_impath=FILE.")
+        raise BadRequest(f"To ablate the memorised '{memorised[0].name}', give its picture with -s mem_impath=FILE.")
     if not Path(config.mem_impath).is_file():
         raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: there is no such file.")
     if len(memorised) > 1:
@@ -200,6 +217,11 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
         raise BadRequest(
             "Copies of a memorised picture must be found; give a detector with --judge sscd:FILE --trust-torchscript."
         )
+    try:
+        with Image.open(config.mem_impath) as picture:
+            picture.load()
+    except OSError as error:
+        raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: it is not a whole picture.") from error
 
 
 METHOD = Method(
