@@ -356,18 +356,26 @@ def test_a_killed_training_ends_as_one_that_was_not(
     prompts = tmp_path / "anchors.txt"
     prompts.write_text("a photo of a dog\na dog\n")
     options: dict[str, Any] = {"aug": True, "regularization": True, "prompts": str(prompts)}
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "whole"))
     whole = made(tiny_model, group, **options)
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "killed"))
     steps: list[int] = []
+    drawn: list[int] = []
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
+        if what == "anchor pictures of cat":
+            drawn.append(done)
+            if drawn == [1]:
+                raise Stop
         if what == "cat":
             steps.append(done)
             if steps == [1, 2]:
                 raise Stop
 
     work = efface.Work(tmp_path / "t", tell)
-    with pytest.raises(Stop):
-        made(tiny_model, group, work=work, **options)
+    for _ in range(2):  # killed at its first picture, and at its second step
+        with pytest.raises(Stop):
+            made(tiny_model, group, work=work, **options)
     prompts.write_text("a dog\n")
     with pytest.raises(BadInput, match="--force"):
         made(tiny_model, group, work=work, **options)

@@ -12,7 +12,9 @@ from PIL import Image
 
 import efface
 from efface import BadInput, Concept, Model, Request
+from efface.generate.jobs import Sampling
 from efface.generate.pictures import CachedPictures
+from efface.generate.sampling import sample
 from efface.methods.ablate import erase
 from efface.methods.ablate_config import AblateConfig
 from efface.methods.ablate_images import Gallery, square
@@ -110,6 +112,34 @@ def test_pictures_are_drawn_once(tiny_model: Model, tiny_sd: Path) -> None:
         CachedPictures(damaged).draw(["a dog"], [99], **how)
 
 
+def test_an_interrupted_run_draws_in_the_batches_that_it_began_with(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures may depend on their batch by a rounded pixel, so a batch is drawn whole whatever the cache has of it."""
+    batches: list[list[int]] = []
+
+    def recorded(model: Model, jobs: Sequence[Any], how: Any) -> Any:
+        batches.append([job.seed for job in jobs])
+        return sample(model, jobs, how)
+
+    def interrupted(what: str, done: int, total: int) -> None:
+        if done == n + 1:
+            raise KeyboardInterrupt
+
+    n = Sampling.default(tiny_model).batch_size
+    how: dict[str, Any] = {"steps": 1, "guidance": 2.0, "sampler": "ddim"}
+    seeds = list(range(n + 3))
+    monkeypatch.setattr("efface.generate.pictures.sample", recorded)
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "whole"))
+    whole = CachedPictures(tiny_model).draw(["a dog"] * len(seeds), seeds, **how)
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "interrupted"))
+    with pytest.raises(KeyboardInterrupt):
+        CachedPictures(tiny_model, interrupted).draw(["a dog"] * len(seeds), seeds, **how)
+    again = CachedPictures(tiny_model).draw(["a dog"] * len(seeds), seeds, **how)
+    assert batches == [seeds[:n], seeds[n:], seeds[:n], seeds[n:], seeds[n:]]
+    assert all(np.array_equal(one, other) for one, other in zip(whole, again, strict=True))
+
+
 class Bright:
     """Takes pictures of some prompts for copies: those that it was shown beforehand."""
 
@@ -159,3 +189,26 @@ def test_a_memorised_picture_is_ablated_with_a_detector(tiny_model: Model, tmp_p
     eraser = erase(tiny_model, request, config, efface.Work(), CachedPictures(tiny_model), Bright([]))
     assert eraser.kind_of_edit == "weight"
     assert eraser.provenance["ablated"]["the star"]["targets"] == ["the star"]
+
+
+def test_a_training_does_not_go_on_with_other_pictures(tiny_model: Model, tmp_path: Path) -> None:
+    """The same prompts and the same targets, but the detector leaves out another picture."""
+    original = tmp_path / "original.png"
+    Image.new("RGB", (16, 16)).save(original)
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a star\n")
+    drawn = CachedPictures(tiny_model).draw(["a star"] * 2, [0, 1], steps=1, guidance=6.0, sampler="dpm++")
+    options: dict[str, Any] = {
+        "mem_impath": str(original), "train_max_steps": 1, "batch_size": 2, "sampling_steps": 1,
+        "parameter_group": "cross-attn", "prompts": str(prompts),
+    }  # fmt: skip
+    request = Request.make("the star", kind="memorised", method="ablate", options=options)
+    config = AblateConfig.model_validate(options)
+
+    def run(copy: int) -> str:
+        work, pictures = efface.Work(tmp_path / "t"), CachedPictures(tiny_model)
+        return erase(tiny_model, request, config, work, pictures, Bright([drawn[copy]])).hash
+
+    assert run(0) == run(0)
+    with pytest.raises(BadInput, match="--force"):
+        run(1)

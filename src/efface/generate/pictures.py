@@ -1,7 +1,8 @@
 """Pictures for methods that learn from what the unedited model draws.
 
 Each is drawn once and kept in the cache (see `cache`), whole as soon as it is there: an interrupted run goes on where
-it was, and processes that run side by side do not disturb each other.
+it was, and processes that run side by side do not disturb each other. Batches are cut from all that is asked for, not
+from what is missing: a batch of another size may round a pixel, and a run that goes on would no longer be the same.
 """
 
 from __future__ import annotations
@@ -58,16 +59,22 @@ class CachedPictures:
         jobs = [Job(prompt, seed, negative=negative) for prompt, seed in zip(prompts, seeds, strict=True)]
         recipe = Recipe.of(self._model, how)
         keys = [str(recipe.row(job)["key"]) for job in jobs]
-        found = {key: picture for key in dict.fromkeys(keys) if (picture := cached(key)) is not None}
-        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in found}
-        total, names = len(found) + len(missing), list(missing)
-        for index, pixels in sample(self._model, list(missing.values()), how):
-            if pixels is None:
-                raise BadInput(f"{self._model.name} draws numbers that are not finite; its weights are damaged.")
-            found[names[index]] = pixels
-            keep(names[index], pixels)
-            if self._progress:
-                self._progress(what, len(found), total)
+        wanted = list(dict(zip(keys, jobs, strict=True)).items())
+        found = {key: picture for key, _ in wanted if (picture := cached(key)) is not None}
+        for first in range(0, len(wanted), how.batch_size):
+            batch = wanted[first : first + how.batch_size]
+            if all(key in found for key, _ in batch):
+                continue
+            for index, pixels in sample(self._model, [job for _, job in batch], how):
+                if pixels is None:
+                    raise BadInput(f"{self._model.name} draws numbers that are not finite; its weights are damaged.")
+                key, _ = batch[index]
+                if key in found:
+                    continue
+                found[key] = pixels
+                keep(key, pixels)
+                if self._progress:
+                    self._progress(what, len(found), len(wanted))
         return [found[key] for key in keys]
 
     def read(self, folder: Path) -> list[tuple[str, NDArray[np.uint8]]]:

@@ -20,6 +20,8 @@ or DPM-Solver++ with 25, which is done here; both with guidance 6.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,12 +79,13 @@ class Ablate(Objective):
         self._factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
         size = min(latent_shape(model, None)[1:]) * self._factor
         gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
-        self.data, self._targets = gallery.source.digest, gallery.source.targets
+        self._targets = gallery.source.targets
         processes = PartialState()
         self._slots = processes.num_processes * config.gradient_accumulation_steps
         mine = range(processes.process_index, self._slots, processes.num_processes)
         needed = self.iterations * config.batch_size
         self._shots = {slot: gallery.shots(slot, self._slots, needed) for slot in mine}
+        self.data = self._digest(gallery.source.digest)
         self.told: Mapping[str, Any] = {"anchors": list(gallery.source.captions), "targets": list(self._targets)}
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -121,6 +124,13 @@ class Ablate(Objective):
             return {"loss": ablation}
         prior = square[len(mask) :].mean()
         return {"loss": ablation + self._config.prior_loss_weight * prior, "ablation": ablation, "prior": prior}
+
+    def _digest(self, source: str) -> str:
+        """A hash of the source and of which of its pictures each slot has: a detector may leave out others next time."""
+        from accelerate.utils import gather_object
+
+        used = gather_object([(slot, [shot.index for shot in shots]) for slot, shots in self._shots.items()])
+        return hashlib.sha256(json.dumps([source, sorted(used)]).encode()).hexdigest()
 
     def _shot(self, slot: int, index: int) -> Shot:
         shots = self._shots[slot]

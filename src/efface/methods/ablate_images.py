@@ -36,6 +36,7 @@ class Shot(NamedTuple):
 
     caption: str
     picture: Tensor  # (3, S, S), bytes
+    index: int  # among all that there could be, copies included
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,8 @@ class Gallery:
         else:
             found = self._drawn(names, [config.seed + index // len(captions) for index in picked])
         copied = self._copied(found)
-        kept = [
-            Shot(*pair) for pair, is_copy in zip(zip(names, found, strict=True), copied, strict=True) if not is_copy
-        ]
+        shots = map(Shot, names, found, picked)
+        kept = [shot for shot, is_copy in zip(shots, copied, strict=True) if not is_copy]
         if not kept:
             raise BadRequest(f"All anchor pictures of '{self._concept.name}' are copies; give other prompts=FILE.")
         return kept
