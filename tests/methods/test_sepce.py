@@ -216,6 +216,18 @@ def test_a_concept_is_given_back_to_the_bit(tiny_model: Model) -> None:
             rest.without("golf ball")
 
 
+def test_changes_are_kept_in_the_smaller_form(tiny_model: Model) -> None:
+    for concepts, dense in (("cat", True), (BOTH, False)):  # 20 directions of 32, and 9
+        for edit in edits_of(erase(tiny_model, concepts)):
+            weight = tiny_model.denoiser.get_parameter(edit.parameter[9:])
+            assert (edit.delta is not None) == dense
+            assert edit.nbytes <= weight.numel() * 4
+    with objective(tiny_model, ["cat"]) as ours:
+        for edit, change in zip(ours._trained.edits(), ours._trained.changes(0), strict=True):
+            assert edit.delta is not None
+            assert torch.equal(edit.delta, change.detach())
+
+
 def test_a_later_concept_spares_what_came_before(loud_model: Model) -> None:
     """As published: the new change is solved against all that was ever seen, and the old ones stay as they were."""
     options: dict[str, Any] = {**QUICK, "lr": 1.0, "method": "sepce"}
@@ -232,7 +244,8 @@ def test_a_later_concept_spares_what_came_before(loud_model: Model) -> None:
     assert both.without("cat").hash == ball.hash
     assert both.without("golf ball").hash == cat.hash
     # The old change was not told of the new concept.
-    changed = [edit.value((len(edit.up), -1)) @ tokens[1].T for edit in edits_of(cat) if edit.up is not None]
+    weights = [loud_model.denoiser.get_parameter(edit.parameter[9:]) for edit in edits_of(cat)]
+    changed = [edit.value(weight.shape) @ tokens[1].T for edit, weight in zip(edits_of(cat), weights, strict=True)]
     assert max(float(change.abs().max()) for change in changed) > 1e-3
 
 
@@ -329,7 +342,32 @@ def test_joint_training_ends_when_all_have_stopped(tiny_model: Model) -> None:
     eraser = erase(tiny_model, BOTH, training="joint", iter_break=20, threshold=1e9)
     (run,) = eraser.provenance["training"]
     assert run["steps"] == 12
-    assert set(run["losses"]) == {"loss", "correlation of cat", "correlation of golf ball"}
+    assert set(run["losses"]) == {"loss", "norm of the first", "correlation of cat", "correlation of golf ball"}
+
+
+def test_weights_stay_relative_to_a_first_concept_that_has_stopped(tiny_model: Model) -> None:
+    with objective(tiny_model, BOTH, training="joint") as ours, torch.no_grad():
+        ours.optimizer()
+        norms = torch.tensor([6.0, 3.0])
+        torch.testing.assert_close(ours._balance(norms), torch.tensor([1.0, 2.0]))
+        both = ours.loss(ours.batch(0, 0))
+        ours.finished(1, {name: float(value) for name, value in both.items()})
+        ours._stop([0])
+        last = float(both["norm of the first"])
+        assert ours._first == last > 0
+        torch.testing.assert_close(ours._balance(norms[1:]), torch.tensor([last / 3]))
+        alone = ours.loss(ours.batch(0, 1))
+        assert set(alone) == {"loss", "correlation of golf ball"}
+        ours.finished(2, {name: float(value) for name, value in alone.items()})
+        kept = ours.state()
+    with objective(tiny_model, BOTH, training="joint") as ours:
+        ours.optimizer()
+        ours.restore(kept, range(1))
+        torch.testing.assert_close(ours._balance(norms[1:]), torch.tensor([last / 3]))
+    with objective(tiny_model, BOTH, training="joint", balance="max") as ours:
+        ours.optimizer()
+        ours._stop([0])
+        torch.testing.assert_close(ours._balance(norms[1:]), torch.ones(1))
 
 
 def test_an_interrupted_joint_training_goes_on(

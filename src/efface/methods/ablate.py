@@ -126,7 +126,7 @@ class Ablate(Objective):
         return {"loss": ablation + self._config.prior_loss_weight * prior, "ablation": ablation, "prior": prior}
 
     def _digest(self, source: str) -> str:
-        """A hash of the source and of which of its pictures each slot has: a detector may leave out others next time."""
+        """A hash of the source and of which of its pictures each slot has: a detector may leave out others."""
         from accelerate.utils import gather_object
 
         used = gather_object([(slot, [shot.index for shot in shots]) for slot, shots in self._shots.items()])

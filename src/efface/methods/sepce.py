@@ -8,7 +8,7 @@ trained by Adam with the loss of `cie`, L_k = mean r r0, and its running mean (s
 
     separate:  L_k + reg_beta / M sum_l |A_kl beta N_k|_1                        over the M maps
 
-or on all K that have not stopped yet, with one picture of each at the same timestep,
+or on all K that have not stopped yet, with one picture of each at the same timestep (and concept 1's last norm),
 
     joint:     1 / K sum_k [ w_k L_k + reg_beta sum_l mean |A_kl| ],    w_k = |r r0|_2 of concept 1 / |r r0|_2 of k
 
@@ -43,6 +43,7 @@ from efface.training.networks import Networks, check_trainable
 from efface.training.objective import Batch, Losses, Objective
 from efface.training.work import Work
 
+_NORM = "norm of the first"  # |r r0|_2, averaged over slots as all that is logged
 _JOINT = {"lr": 1e-2, "threshold": 0.0, "reg_beta": 3e-5}
 
 
@@ -105,6 +106,7 @@ class Sepce(Objective):
         self._networks, self._pictures = Networks(model, self.weights), pictures
         self._momentum = Momentum(len(self._names), config.threshold)
         self._active = list(range(len(self._names)))
+        self._first = 0.0  # |r r0|_2 of concept 1, the last while it was trained
 
     def optimizer(self) -> torch.optim.Optimizer:
         groups = [{"params": self._trained.of(concept)} for concept in self._active]
@@ -122,22 +124,27 @@ class Sepce(Objective):
         found = self._networks.student(batch["x"], batch["t"], self._read(len(batch["x"]))) - batch["null"]
         products = (found * batch["truth"]).unflatten(0, (len(self._active), -1)).flatten(1)  # (k, b C h w)
         correlations, sizes = products.mean(1), torch.stack([self._size(concept) for concept in self._active])
-        losses = self._balance(products) * correlations + self._config.reg_beta * sizes
+        norms = products.detach().norm(dim=1).clamp(min=torch.finfo(products.dtype).tiny)
+        losses = self._balance(norms) * correlations + self._config.reg_beta * sizes
         told = {f"correlation of {self._names[k]}": value for k, value in zip(self._active, correlations, strict=True)}
+        if self._active[0] == 0:
+            told[_NORM] = norms[0]
         return {"loss": losses.mean(), **told}
 
     def finished(self, step: int, losses: Mapping[str, float]) -> bool:
+        self._first = losses.get(_NORM, self._first)
         falls = self._momentum.falls(step, [losses.get(f"correlation of {name}", 0.0) for name in self._names])
         self._stop([concept for concept in self._active if falls[concept]])
         return not self._active
 
     def state(self) -> dict[str, Tensor]:
         active = torch.tensor([concept in self._active for concept in range(len(self._names))])
-        return {**self._pictures.state(), "momentum": self._momentum.values, "active": active}
+        first = torch.tensor(self._first, dtype=torch.float64)
+        return {**self._pictures.state(), "momentum": self._momentum.values, "active": active, "first": first}
 
     def restore(self, tensors: Mapping[str, Tensor], slots: Container[int]) -> None:
         self._pictures.restore(tensors)
-        self._momentum.values = tensors["momentum"]
+        self._momentum.values, self._first = tensors["momentum"], float(tensors["first"])
         self._stop([concept for concept, active in enumerate(tensors["active"]) if not active])
 
     def _stop(self, concepts: Iterable[int]) -> None:
@@ -156,10 +163,11 @@ class Sepce(Objective):
             return torch.stack([coefficients.abs().mean() for coefficients in self._trained.of(concept)]).sum()
         return torch.stack([change.abs().sum() for change in self._trained.changes(concept)]).mean()
 
-    def _balance(self, products: Tensor) -> Tensor:
-        """w_k, (k,): 1 for a concept alone."""
-        norms = products.detach().norm(dim=1).clamp(min=torch.finfo(products.dtype).tiny)
-        return (norms.max() if self._config.balance == "max" else norms[0]) / norms
+    def _balance(self, norms: Tensor) -> Tensor:
+        """w_k of the concepts' norms |r r0|_2, (k,): 1 for a concept alone."""
+        if self._config.balance == "max":
+            return norms.max() / norms
+        return (norms[0] if self._active[0] == 0 else self._first) / norms
 
 
 def erase(model: Model, request: Request, config: SepceConfig, latents: Latents, work: Work) -> Eraser:

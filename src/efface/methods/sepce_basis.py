@@ -111,13 +111,21 @@ class Confined(Weights):
 
     def edits(self) -> tuple[WeightEdit, ...]:
         return tuple(
-            WeightEdit(f"denoiser.{name}", up=coefficients.detach().cpu(), down=directions.cpu())
+            _edit(f"denoiser.{name}", coefficients.detach().cpu(), directions.cpu())
             for concept, directions in enumerate(self._directions)
             for name, coefficients in zip(self.names, self.of(concept), strict=True)
         )
 
     def owners(self) -> tuple[int, ...]:
         return tuple(concept for concept in range(len(self._directions)) for _ in self.names)
+
+
+def _edit(parameter: str, coefficients: Tensor, directions: Tensor) -> WeightEdit:
+    """The change as factors, or multiplied out where that is smaller: each edit has a copy of the directions."""
+    dense = coefficients.shape[0] * directions.shape[1]
+    if coefficients.numel() + directions.numel() >= dense:
+        return WeightEdit(parameter, delta=coefficients @ directions)
+    return WeightEdit(parameter, up=coefficients, down=directions)
 
 
 def null_space(rows: Tensor, cut: float) -> Tensor:
