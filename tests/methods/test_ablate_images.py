@@ -172,6 +172,11 @@ def test_anchors_are_the_prompts_that_copy_least_and_copies_are_left_out(tiny_mo
     shots = made.shots(0, 1, 100)
     assert len(shots) == 22  # of 25, one picture of prompt 3 and two of prompt 13 are copies
     assert not any(detector([shot.picture.permute(1, 2, 0).numpy() for shot in shots], Path("original.png")))
+    # Of ten prompts, those that always copy are no anchors, and are ablated.
+    file.write_text("\n".join(prompts[:10]))
+    few = gallery(tiny_model, concept, detector, **options)
+    assert few.source.captions == tuple(prompts[i] for i in (1, 2, 4, 6, 7, 9, 3, 8))
+    assert few.source.targets == ("the star", prompts[0], prompts[5])
     everything = Bright(drawn)
     with pytest.raises(BadInput, match="Every anchor prompt"):
         gallery(tiny_model, concept, everything, **options)

@@ -151,7 +151,8 @@ class Gallery:
                 f"Every anchor prompt of '{self._concept.name}' draws the memorised picture; give others with "
                 "prompts=FILE."
             )
-        others = [captions[index] for index in order[_ANCHORS:][-_TARGETS:] if copied[index]]
+        rest = [captions[index] for index in order if captions[index] not in anchors and copied[index]]
+        others = rest[-_TARGETS:]
         return Source(tuple(anchors), tuple(dict.fromkeys([self._concept.name, *others])))
 
     def _read(self, folder: Path, prompts: str | None) -> Source:
