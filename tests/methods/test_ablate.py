@@ -397,6 +397,7 @@ def test_what_cannot_be_ablated_is_refused_in_one_line(tiny_model: Model, tmp_pa
         ("mem_impath=FILE", (), {"kind": "memorised"}),
         ("no such file", (), {"kind": "memorised", "mem_impath": str(tmp_path / "none.png")}),
         ("--judge sscd:FILE", (), memorised),
+        ("add --kind memorised", "dog", {"mem_impath": str(picture)}),
         ("not for memorised", (), {**memorised, "parameter_group": "embedding"}),
         ("no anchor prompt", "dog", {"prompts": str(tmp_path / "empty.txt")}),
         ("no-such.txt", "dog", {"prompts": str(tmp_path / "no-such.txt")}),

@@ -196,6 +196,20 @@ def test_a_memorised_picture_is_ablated_with_a_detector(tiny_model: Model, tmp_p
     assert eraser.provenance["ablated"]["the star"]["targets"] == ["the star"]
 
 
+def test_a_memorised_picture_is_read_before_anything_is_drawn(tiny_model: Model, tmp_path: Path) -> None:
+    class Undrawn(CachedPictures):
+        def draw(self, *args: Any, **options: Any) -> Any:
+            raise AssertionError("nothing is to be drawn")
+
+    original = tmp_path / "original.png"
+    Image.effect_noise((16, 16), 50).save(original)
+    original.write_bytes(original.read_bytes()[:-40])
+    request = Request.make("the star", "a moon", kind="memorised", method="ablate")
+    config = AblateConfig(mem_impath=str(original))
+    with pytest.warns(UserWarning, match="'a moon' does not steer"), pytest.raises(BadInput, match="not a whole"):
+        erase(tiny_model, request, config, efface.Work(), Undrawn(tiny_model), Bright([]))
+
+
 def test_a_training_does_not_go_on_with_other_pictures(tiny_model: Model, tmp_path: Path) -> None:
     """The same prompts and the same targets, but the detector leaves out another picture."""
     original = tmp_path / "original.png"

@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from efface.eraser import Eraser
@@ -193,13 +195,18 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
     Raises:
         BadRequest: an anchor, a memorised picture or a detector is missing, or the settings contradict each other.
     """
-    memorised = [concept.name for concept in request.concepts if concept.kind == "memorised"]
+    memorised = [concept for concept in request.concepts if concept.kind == "memorised"]
     for concept in request.concepts:
         anchor_of(concept)
     if not memorised:
+        if config.mem_impath:
+            raise BadRequest("mem_impath is of a memorised picture; add --kind memorised, or leave it out.")
         return
+    if memorised[0].guide:
+        told = f"ablate has no guide for a memorised picture; '{memorised[0].guide}' does not steer what it does."
+        warnings.warn(told, stacklevel=2)
     if not config.mem_impath:
-        raise BadRequest(f"To ablate the memorised '{memorised[0]}', give its picture with -s mem_impath=FILE.")
+        raise BadRequest(f"To ablate the memorised '{memorised[0].name}', give its picture with -s mem_impath=FILE.")
     if not Path(config.mem_impath).is_file():
         raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: there is no such file.")
     if len(memorised) > 1:
@@ -210,6 +217,11 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
         raise BadRequest(
             "Copies of a memorised picture must be found; give a detector with --judge sscd:FILE --trust-torchscript."
         )
+    try:
+        with Image.open(config.mem_impath) as picture:
+            picture.load()
+    except OSError as error:
+        raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: it is not a whole picture.") from error
 
 
 METHOD = Method(
