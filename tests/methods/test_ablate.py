@@ -243,14 +243,23 @@ def test_pictures_are_noised_as_the_equation_says(tiny_model: Model, prediction:
 def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model) -> None:
     config = AblateConfig()
     assert config.chosen("object") == PUBLISHED["object"]
-    published = {kind: (c.parameter_group, c.train_max_steps, c.base_lr, c.aug) for kind, c in PUBLISHED.items()}
+    published = {
+        kind: (c.parameter_group, c.train_max_steps, c.base_lr, c.batch_size, c.regularization, c.aug)
+        for kind, c in PUBLISHED.items()
+    }
     assert published == {
-        "object": ("cross-attn", 100, 2e-6, True),
-        "style": ("cross-attn", 100, 2e-6, False),
-        "memorised": ("full-weight", 400, 5e-7, False),
-        "unsafe": ("attn", 400, 4e-6, False),
+        "object": ("cross-attn", 100, 2e-6, 4, False, True),
+        "style": ("cross-attn", 100, 2e-6, 4, False, False),
+        "memorised": ("full-weight", 400, 5e-7, 2, True, False),
+        "unsafe": ("attn", 400, 4e-6, 4, True, False),
     }
     assert AblateConfig(base_lr=1e-4, aug=False).chosen("object").base_lr == 1e-4
+    for regularization, samples in ((None, 4 + 4), (False, 4)):
+        with (
+            objective(tiny_model, "unsafe", None, batch_size=None, regularization=regularization) as (ours, _),
+            torch.no_grad(),
+        ):
+            assert len(ours.batch(0, 0)["x"]) == samples
     # Two processes of four samples, as published, here as two forward passes a step.
     with objective(tiny_model, batch_size=4, gradient_accumulation_steps=2, base_lr=2e-6) as (ours, _):
         assert ours.optimizer().param_groups[0]["lr"] == pytest.approx(1.6e-5)

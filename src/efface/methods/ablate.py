@@ -85,22 +85,22 @@ class Ablate(Objective):
         processes = PartialState()
         self._slots = processes.num_processes * config.gradient_accumulation_steps
         mine = range(processes.process_index, self._slots, processes.num_processes)
-        needed = self.iterations * config.batch_size
+        needed = self.iterations * self._chosen.batch_size
         self._shots = {slot: gallery.shots(slot, self._slots, needed) for slot in mine}
         self.data = self._digest(gallery.source.digest)
         self.told: Mapping[str, Any] = {"anchors": list(gallery.source.captions), "targets": list(self._targets)}
 
     def optimizer(self) -> torch.optim.Optimizer:
-        samples = self._config.batch_size * self._slots if self._config.scale_lr else 1
+        samples = self._chosen.batch_size * self._slots if self._config.scale_lr else 1
         return torch.optim.AdamW(self.weights.parameters(), lr=self._chosen.base_lr * samples, weight_decay=1e-2)
 
     def batch(self, slot: int, step: int) -> Batch:
-        config, generator = self._config, seeded(self._config.seed, slot, step)
-        first = step * config.batch_size
-        indices = range(first, first + config.batch_size)
+        config, chosen, generator = self._config, self._chosen, seeded(self._config.seed, slot, step)
+        first = step * chosen.batch_size
+        indices = range(first, first + chosen.batch_size)
         shots = [self._shot(slot, index) for index in indices]
         targets = [self._targets[index % len(self._targets)] for index in indices]
-        views = [self._view(shot, self._chosen.aug, generator) for shot in shots]
+        views = [self._view(shot, chosen.aug, generator) for shot in shots]
         captions = [shot.caption for shot in shots]
         ablated = [
             view.prefix + target_prompt(caption, target, self._concept, generator)
@@ -109,7 +109,7 @@ class Ablate(Objective):
         x, t, noise = self._noised(views, generator)
         target = self._anchored(x, t, captions) if config.loss_type_reverse == "model-based" else noise
         batch = {"x": x, "t": t, "text": self._reader.prepare(ablated), "target": target}
-        if config.regularization:
+        if chosen.regularization:
             others = [self._shot(slot, index + len(self._shots[slot]) // 2) for index in indices]
             x, t, noise = self._noised([self._view(shot, False, generator) for shot in others], generator)
             text = self._reader.prepare([shot.caption for shot in others])

@@ -20,14 +20,16 @@ class Chosen:
     parameter_group: ParameterGroup
     train_max_steps: int
     base_lr: float
+    batch_size: int
+    regularization: bool
     aug: bool
 
 
 PUBLISHED: dict[Kind, Chosen] = {
-    "object": Chosen("cross-attn", 100, 2e-6, aug=True),
-    "style": Chosen("cross-attn", 100, 2e-6, aug=False),
-    "memorised": Chosen("full-weight", 400, 5e-7, aug=False),
-    "unsafe": Chosen("attn", 400, 4e-6, aug=False),
+    "object": Chosen("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=True),
+    "style": Chosen("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=False),
+    "memorised": Chosen("full-weight", 400, 5e-7, batch_size=2, regularization=True, aug=False),
+    "unsafe": Chosen("attn", 400, 4e-6, batch_size=4, regularization=True, aug=False),
 }
 
 
@@ -45,9 +47,10 @@ class AblateConfig(TrainingConfig):
             2e-6.
         scale_lr: multiply that by the samples of a step. The published runs have two processes of 4 samples (of 2 for
             a memorised picture).
-        batch_size: samples of one forward pass.
+        batch_size: samples of one forward pass; None is 2 for a memorised picture, else 4.
         max_grad_norm: the norm that gradients are cut to.
-        regularization: keep what the anchor prompts draw, by the loss that the model was trained with.
+        regularization: keep what the anchor prompts draw, by the loss that the model was trained with; None does for a
+            memorised picture and an unsafe theme.
         prior_loss_weight: of that; 1 as in the diffusers code. The CompVis code's 0.2 is 0.8 here.
         train_size: anchor pictures; no more are drawn than are trained on.
         aug: shrink and enlarge them; None does for objects.
@@ -69,9 +72,9 @@ class AblateConfig(TrainingConfig):
     train_max_steps: int | None = Field(default=None, ge=1)
     base_lr: float | None = Field(default=None, gt=0, lt=1e38)
     scale_lr: bool = True
-    batch_size: int = Field(default=4, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    regularization: bool = False
+    regularization: bool | None = None
     prior_loss_weight: float = Field(default=1.0, ge=0)
     train_size: int = Field(default=1000, ge=1)
     aug: bool | None = None

@@ -34,6 +34,7 @@ class CorrelationConfig(TrainingConfig):
 
     Attributes:
         iter_break: steps of Adam at most.
+        batch_size: samples of one forward pass.
         accumulate_grads: never set gradients to zero, as the published scripts do by an oversight.
         images: pictures that are drawn of a concept; those of the published scripts are 1000, each used once.
         sampling_steps: of a picture.
@@ -42,6 +43,7 @@ class CorrelationConfig(TrainingConfig):
     """
 
     iter_break: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=1, ge=1)
     accumulate_grads: bool = False
     images: int = Field(default=50, ge=1)
     sampling_steps: int = Field(default=20, ge=1)

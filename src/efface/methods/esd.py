@@ -57,6 +57,7 @@ class EsdConfig(TrainingConfig):
         negative_guidance: eta.
         iterations: steps of Adam.
         lr: its learning rate.
+        batch_size: samples of one forward pass.
         ddim_steps: of a whole trajectory.
         image_size: in pixels; None is the model's own.
         erase_from: the prompt that the concept is taken out of, instead of the concept itself.
@@ -77,6 +78,7 @@ class EsdConfig(TrainingConfig):
     negative_guidance: float = 2.0
     iterations: int = Field(default=200, ge=1)
     lr: float = Field(default=5e-5, gt=0, lt=1e38)
+    batch_size: int = Field(default=1, ge=1)
     ddim_steps: int = Field(default=50, ge=1, le=1000)
     image_size: int | None = Field(default=None, ge=8)
     erase_from: str | None = None

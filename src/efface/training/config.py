@@ -12,7 +12,6 @@ class TrainingConfig(Settings):
 
     Attributes:
         seed: of noise, timesteps and the order of the data.
-        batch_size: samples of one forward pass.
         gradient_accumulation_steps: forward passes of one step of the optimiser, in each process.
         mixed_precision: the type that forward passes compute in; None is what `accelerate launch` was told, else "no".
         save_freq: keep the eraser as it is after every so many steps, beside the log.
@@ -20,7 +19,6 @@ class TrainingConfig(Settings):
     """
 
     seed: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=1, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     save_freq: int | None = Field(default=None, ge=1)
