@@ -197,6 +197,23 @@ def test_an_interrupted_training_goes_on_with_its_pictures(
     assert resumed.hash == whole.hash
 
 
+def test_pictures_that_are_drawn_are_kept_when_drawing_is_interrupted(tiny_model: Model, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**QUICK, "images": 35, "iter_break": 1, "method": "cie"}
+    whole = efface.erase(tiny_model, "cat", **options)
+    told: list[int] = []
+
+    def stop(what: str, done: int, total: int, note: str = "") -> None:
+        if what == "pictures of cat":
+            told.append(done)
+        if told == [32]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options)
+    assert efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options).hash == whole.hash
+    assert told == [32, 35]
+
+
 def test_defaults_are_the_published_ones() -> None:
     config = CieConfig()
     assert (config.lr, config.threshold, config.reg_beta, config.iter_break) == (1e-6, 5e-5, 1e-5, 1000)

@@ -70,15 +70,16 @@ class Pictures:
         self._request, self._config, self._latents, self._progress = request, config, latents, progress
         self._schedule: Any = DDPMScheduler.from_config(dict(model.scheduler_config))
         self._device = model.device
-        self._drawn: Tensor | None = None
+        self._drawn: dict[str, Tensor] = {}  # x_0 of each concept so far, (n, C, h, w)
 
     def noisy(self, slot: int, step: int) -> tuple[Tensor, Tensor]:
         """One batch of each concept at the same timesteps: x_t (k, b, C, h, w) and t (b,)."""
-        if self._drawn is None:
-            self._drawn = torch.stack([self._draw(name) for name in self._request.names])
+        for name in self._request.names:
+            self._draw(name)
         config, generator = self._config, seeded(self._config.seed, slot, step)
         places = range(step * config.batch_size, (step + 1) * config.batch_size)
-        pictures = self._drawn[:, [self._row(slot, place) for place in places]]
+        rows = [self._row(slot, place) for place in places]
+        pictures = torch.stack([self._drawn[name][rows] for name in self._request.names])
         t = torch.randint(self._schedule.config.num_train_timesteps, (len(places),), generator=generator)
         noise = torch.randn(pictures.shape, generator=generator).to(self._device)
         t = t.to(self._device)
@@ -87,22 +88,22 @@ class Pictures:
 
     def state(self) -> dict[str, Tensor]:
         """What is drawn already."""
-        return {} if self._drawn is None else {"pictures": self._drawn}
+        return {f"pictures of {name}": drawn for name, drawn in self._drawn.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
-        if "pictures" in tensors:
-            self._drawn = tensors["pictures"].to(self._device)
+        found = {name: tensors.get(f"pictures of {name}") for name in self._request.names}
+        self._drawn = {name: drawn.to(self._device) for name, drawn in found.items() if drawn is not None}
 
     def _row(self, slot: int, place: int) -> int:
         """Which picture comes at a place in the sequence that one slot uses."""
         turn, place = divmod(place, self._config.images)
         return int(torch.randperm(self._config.images, generator=seeded(self._config.seed, slot, turn, 0))[place])
 
-    def _draw(self, prompt: str) -> Tensor:
-        """x_0, (n, C, h, w)."""
-        config, parts = self._config, list[Tensor]()
-        for first in range(0, config.images, _AT_ONCE):
+    def _draw(self, prompt: str) -> None:
+        """Draw what is missing, in the batches that an uninterrupted run draws."""
+        config = self._config
+        for first in range(len(self._drawn.get(prompt, ())), config.images, _AT_ONCE):
             last = min(first + _AT_ONCE, config.images)
             drawn = self._latents(
                 prompt,
@@ -112,10 +113,10 @@ class Pictures:
                 sampler=config.sampler,
                 clip_skip=self._request.clip_skip,
             )
-            parts.append(drawn.to(self._device))
+            before = [self._drawn[prompt]] if first else []
+            self._drawn[prompt] = torch.cat([*before, drawn.to(self._device)])
             if self._progress:
                 self._progress(f"pictures of {prompt}", last, config.images)
-        return torch.cat(parts)
 
 
 class Momentum:
