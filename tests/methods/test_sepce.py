@@ -14,6 +14,8 @@ from torch.func import functional_call
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, Request, WeightEdit, Work
 from efface.erasing import _latents_of
+from efface.generate.jobs import Job, Sampling
+from efface.generate.sampling import sample
 from efface.methods.correlation import Pictures
 from efface.methods.sepce import Sepce, SepceConfig
 from efface.methods.sepce_basis import Confined, bases, free_variables, null_space, protected
@@ -214,6 +216,21 @@ def test_a_concept_is_given_back_to_the_bit(tiny_model: Model) -> None:
         assert rest.only("golf ball").hash == rest.hash
         with pytest.raises(BadRequest):
             rest.without("golf ball")
+
+
+def test_images_come_back_with_the_concept(loud_model: Model) -> None:
+    def drawn(eraser: Eraser | None = None) -> Tensor:
+        jobs = [Job(prompt, 3) for prompt in BOTH]
+        found = sample(loud_model, jobs, Sampling(sampler="ddim", steps=2, guidance=2.0), eraser)
+        return torch.stack([torch.from_numpy(pixels).int() for _, pixels in found if pixels is not None])
+
+    base, both = drawn(), erase(loud_model, BOTH, lr=10.0)
+    cat, ball = both.only("cat"), both.without("cat")
+    assert not torch.equal(drawn(cat)[0], base[0])
+    assert torch.equal(drawn(), base)  # to the bit, once it is off
+    # With the other's change still there the bare word is as it was to rounding, and the other is not.
+    assert int((drawn(ball)[0] - base[0]).abs().max()) <= 1
+    assert not torch.equal(drawn(ball)[1], base[1])
 
 
 def test_changes_are_kept_in_the_smaller_form(tiny_model: Model) -> None:

@@ -224,6 +224,29 @@ def test_a_tracker_that_is_not_there_is_refused(tiny_model: Model, tmp_path: Pat
         trained(tiny_model, "cat", report_to="wandb")
 
 
+def test_a_trackers_steps_go_on_from_concept_to_concept(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+
+    logged: list[tuple[str, int]] = []
+
+    def log(self: Any, values: dict[str, float], step: int) -> None:
+        logged.append((next(iter(values)).partition("/")[0], step))
+
+    monkeypatch.setattr(Accelerator, "log", log)
+    trained(tiny_model, ["cat", "dog"], iterations=2)
+    assert logged == [("cat", 1), ("cat", 2), ("dog", 3), ("dog", 4)]
+
+
+def test_gradients_that_are_kept_are_not_unscaled_again_and_again(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")  # which accelerate itself refuses on the CPU
+    with pytest.raises(BadInput, match="accumulate_grads"):
+        efface.erase(tiny_model, "cat", method="cie", iter_break=1, accumulate_grads=True)
+
+
 LAUNCHED = """
 import sys
 from pathlib import Path

@@ -66,7 +66,8 @@ def train_eraser(
         facts = _facts(model, config, accelerator) if work.folder else {}
         frame = _Frame(accelerator, model, config, work, base, facts)
         for index, part in enumerate([request] if together else [request.keeping([name]) for name in request.names]):
-            made, apart, run = frame.train(objective_of(part), index, part)
+            before = sum(run["steps"] for run in runs)
+            made, apart, run = frame.train(objective_of(part), index, part, before)
             edits += made
             owners += [index + own for own in apart or [0] * len(made)]
             separable = not together or apart is not None
@@ -88,9 +89,12 @@ class _Frame:
     facts: Mapping[str, Any]
 
     def train(
-        self, objective: Objective, index: int, part: Request
+        self, objective: Objective, index: int, part: Request, before: int
     ) -> tuple[tuple[WeightEdit, ...], tuple[int, ...] | None, dict[str, Any]]:
-        """One component: its edits, whose they are if it is of several concepts, and how its training went."""
+        """One component: its edits, whose they are if it is of several concepts, and how its training went.
+
+        A tracker's steps go on from those `before` it: they may not fall.
+        """
         work, accelerator, freq, weights = self.work, self.accelerator, self.config.save_freq, objective.weights
         title, name = ", ".join(part.names), f"component-{index}"
         checkpoints = None
@@ -102,7 +106,7 @@ class _Frame:
         def tell(step: int, losses: Mapping[str, float]) -> None:
             if work.progress:
                 work.progress(title, step, objective.iterations, f"loss {losses['loss']:.3g}")
-            accelerator.log({f"{title}/{key}": value for key, value in losses.items()}, step=step)
+            accelerator.log({f"{title}/{key}": value for key, value in losses.items()}, step=before + step)
             if work.folder is not None and freq is not None and step % freq == 0:
                 told = {"settings": self.config.model_dump(), "versions": versions(), "steps": step}
                 snapshot = Eraser(part, weights.edits(), self.base, _inputs(weights.owners()), told)

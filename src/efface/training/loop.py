@@ -48,6 +48,9 @@ class Training:
         objective: what.
         checkpoints: where it is taken up again from, and logged; None is nowhere.
         tell: called after each step, in the main process, with the steps done and the losses.
+
+    Raises:
+        BadInput: the objective keeps its gradients, and they are float16.
     """
 
     def __init__(
@@ -57,6 +60,9 @@ class Training:
         checkpoints: Checkpoints | None = None,
         tell: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
     ) -> None:
+        if objective.keeps_gradients and accelerator.mixed_precision == "fp16":
+            # They are unscaled in place in each step, those of all steps before once more.
+            raise BadInput("accumulate_grads=true needs mixed_precision=bf16 or no; fp16 would shrink what it adds up.")
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.losses: dict[str, float] = {}
         self._accelerator, self._objective, self._checkpoints, self._tell = accelerator, objective, checkpoints, tell
