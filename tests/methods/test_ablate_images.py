@@ -1,6 +1,7 @@
 """Anchor pictures: drawn once, shared by slots, read from folders, and without copies of a memorised picture."""
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def test_a_folder_of_pictures_takes_the_place_of_drawing(tiny_model: Model, tmp_
         gallery(tiny_model, DOG, datapath=str(bare), prompts=str(lines))
     Image.new("RGB", (24, 16), (9, 9, 9)).save(folder / "1.png")
     assert gallery(tiny_model, DOG, datapath=str(folder)).source.digest != made.source.digest
+
+
+def test_pictures_are_made_small_as_they_are_read(tiny_model: Model, tmp_path: Path) -> None:
+    alive: list[Any] = []
+
+    class Watched(CachedPictures):
+        def read(self, folder: Path) -> Any:
+            for caption, pixels in super().read(folder):
+                alive.append(weakref.ref(pixels))
+                yield caption, pixels
+                assert sum(picture() is not None for picture in alive) <= 2
+
+    folder = write_pictures(tmp_path / "many", ["dog"] * 6, 6)
+    config = AblateConfig(datapath=str(folder))
+    assert len(Gallery(tiny_model, DOG, config, Watched(tiny_model), None, 16, None).source.given) == len(alive) == 6
 
 
 def test_files_that_cannot_be_read_are_named(tiny_model: Model, tmp_path: Path) -> None:

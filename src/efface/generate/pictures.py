@@ -7,7 +7,7 @@ from what is missing: a batch of another size may round a pixel, and a run that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,20 +77,20 @@ class CachedPictures:
                     self._progress(what, len(found), len(wanted))
         return [found[key] for key in keys]
 
-    def read(self, folder: Path) -> list[tuple[str, NDArray[np.uint8]]]:
-        """The pictures of a folder, each with the prompt in its metadata, or "".
+    def read(self, folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """The pictures of a folder one by one, each with the prompt in its metadata, or "".
 
         Raises:
             BadFile: there is no such folder, or some of its pictures cannot be read.
         """
-        found: list[tuple[str, NDArray[np.uint8]]] = []
         broken: list[str] = []
         for image in read_folder(folder):
             try:
-                found.append((str(image.row.get("prompt") or ""), image.pixels()))
+                pixels = image.pixels()
             except OSError:
                 broken.append(str(image.row["file_name"]))
+                continue
+            yield str(image.row.get("prompt") or ""), pixels
         if broken:
             more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
             raise BadFile(f"Cannot read these pictures in {folder}: {', '.join(broken[:_NAMED])}{more}; remove them.")
-        return found

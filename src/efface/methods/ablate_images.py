@@ -157,7 +157,8 @@ class Gallery:
 
     def _read(self, folder: Path, prompts: str | None) -> Source:
         """A folder's pictures, with the prompts in it or in a file."""
-        read = self._pictures.read(folder)
+        pictures = self._pictures.read(folder)
+        read = [(caption, square(torch.from_numpy(pixels.copy()), self._size)) for caption, pixels in pictures]
         captions = read_prompts(Path(prompts)) if prompts else [caption for caption, _ in read]
         if len(captions) != len(read):
             raise BadFile(f"{folder} has {len(read)} pictures but {prompts} {len(captions)} prompts; give one each.")
@@ -167,7 +168,7 @@ class Gallery:
             lacking = [caption for caption in captions if caption not in usable(captions, self._concept, str(folder))]
             if lacking:
                 raise BadRequest(f"'{lacking[0]}', a prompt of {folder}, has no '{anchor_of(self._concept)}' in it.")
-        squares = tuple(square(torch.from_numpy(pixels.copy()), self._size) for _, pixels in read)
+        squares = tuple(picture for _, picture in read)
         return Source(tuple(captions), (self._concept.name,), squares)
 
 

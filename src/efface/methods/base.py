@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -58,8 +58,8 @@ class Pictures(Protocol):
         """A picture for each prompt and its seed; `what` is being done, for whom it is told."""
         ...
 
-    def read(self, folder: Path) -> Sequence[tuple[str, NDArray[np.uint8]]]:
-        """The pictures of a folder, each with the prompt that it was drawn by, "" where that is not known."""
+    def read(self, folder: Path) -> Iterable[tuple[str, NDArray[np.uint8]]]:
+        """A folder's pictures one by one, each with the prompt that it was drawn by, "" where that is not known."""
         ...
 
 
