@@ -131,7 +131,7 @@ class Ablate(Objective):
         """A hash of the source and of which of its pictures each slot has: a detector may leave out others."""
         from accelerate.utils import gather_object
 
-        used = gather_object([(slot, [shot.index for shot in shots]) for slot, shots in self._shots.items()])
+        used = gather_object([(slot, [shot.number for shot in shots]) for slot, shots in self._shots.items()])
         return hashlib.sha256(json.dumps([source, sorted(used)]).encode()).hexdigest()
 
     def _shot(self, slot: int, index: int) -> Shot:

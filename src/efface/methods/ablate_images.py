@@ -36,7 +36,7 @@ class Shot(NamedTuple):
 
     caption: str
     picture: Tensor  # (3, S, S), bytes
-    index: int  # among all that there could be, copies included
+    number: int  # among all that there could be, copies included
 
 
 @dataclass(frozen=True)
