@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from efface.generate.folder import Image
     from efface.judges.verdicts import Verdict
 
@@ -69,15 +67,6 @@ class Hesitant(Protocol):
 
     def floor(self, concept: str) -> float:
         """The score below which the answer is no; from it up to the threshold the judge is undecided."""
-        ...
-
-
-@runtime_checkable
-class Compares(Protocol):
-    """A judge that compares pictures: asked for a picture by its path, it finds the copies of that."""
-
-    def descriptors(self, images: Pixels) -> Tensor:
-        """Unit vectors (n, d) of images (n, H, W, 3); the threshold is of the cosine of two."""
         ...
 
 

@@ -1,8 +1,9 @@
 """Whether pictures are copies of another one, for methods that must know (`efface.methods.base.CopyDetector`).
 
-    copy: cos(f(picture), f(original)) >= threshold
+A judge that compares pictures (`sscd`, `pixels`) says so itself. For the embedded model its own CLIP does, by image
+features f:
 
-f is that of a judge which compares pictures (`sscd`); or, for the embedded model, the image features of its own CLIP.
+    copy: cos(f(picture), f(original)) >= 0.9
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 from efface.errors import BadFile, BadInput
 from efface.generate.folder import read_picture
-from efface.judges.base import Compares, Judge
+from efface.judges.base import Comparing, Judge
 
 if TYPE_CHECKING:
-    from efface.models.clip import Clip
+    from efface.methods.base import CopyDetector
 
 Picture = NDArray[np.uint8]
 
@@ -30,54 +30,43 @@ Picture = NDArray[np.uint8]
 CLOSE = 0.9
 
 
-class ByDescriptors:
-    """Compares by unit vectors.
-
-    Args:
-        judge: makes them.
-        threshold: the cosine from which on a picture is a copy.
-    """
-
-    def __init__(self, judge: Compares, threshold: float) -> None:
-        self._judge, self._threshold = judge, threshold
-
-    def __call__(self, pictures: Sequence[Picture], original: Path) -> list[bool]:
-        """Whether each picture is a copy of the one in a file.
-
-        Raises:
-            BadFile: that cannot be read.
-        """
-        try:
-            reference = read_picture(original)
-        except OSError as error:
-            raise BadFile(f"Cannot read the picture {original}: {error}.") from error
-        f_nd, r_1d = self._judge.descriptors(np.stack(pictures)), self._judge.descriptors(reference[None])
-        return ((f_nd @ r_1d.T).squeeze(1) >= self._threshold).tolist()
-
-
-class ClipDescriptors:
-    """A CLIP's image features as unit vectors."""
-
-    def __init__(self, clip: Clip) -> None:
-        self._clip = clip
-
-    def descriptors(self, images: Picture) -> Tensor:
-        return F.normalize(self._clip.image_features(images), dim=1)
-
-
-def copies_by(judge: Judge) -> ByDescriptors:
+def copies_by(judge: Judge) -> CopyDetector:
     """The detector that a judge is.
 
     Raises:
         BadInput: it does not compare pictures.
     """
-    if not isinstance(judge, Compares):
+    if not isinstance(judge, Comparing):
         raise BadInput(f"The judge '{judge.name}' does not compare pictures; take sscd:FILE with --trust-torchscript.")
-    return ByDescriptors(judge, judge.threshold(""))
+
+    def copies(pictures: Sequence[Picture], original: Path) -> list[bool]:
+        knowing = judge.knowing({"": [_read(original)]})
+        return (knowing.scores(np.stack(pictures), [""])[:, 0] >= knowing.threshold("")).tolist()
+
+    return copies
 
 
-def copies_by_embedded_clip(device: torch.device) -> ByDescriptors:
+def copies_by_embedded_clip(device: torch.device) -> CopyDetector:
     """The embedded model's detector."""
     from efface.models.clip import open_clip
 
-    return ByDescriptors(ClipDescriptors(open_clip("", device)), CLOSE)
+    clip = open_clip("", device)
+
+    def copies(pictures: Sequence[Picture], original: Path) -> list[bool]:
+        sides = (_read(original)[None], np.stack(pictures))
+        r_1d, f_nd = (F.normalize(clip.image_features(side), dim=1) for side in sides)
+        return ((f_nd @ r_1d.T).squeeze(1) >= CLOSE).tolist()
+
+    return copies
+
+
+def _read(original: Path) -> Picture:
+    """The picture that others may be copies of.
+
+    Raises:
+        BadFile: it cannot be read.
+    """
+    try:
+        return read_picture(original)
+    except OSError as error:
+        raise BadFile(f"Cannot read the picture {original}: {error}.") from error
