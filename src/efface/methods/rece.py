@@ -38,7 +38,7 @@ from efface.methods.closed_form import Kept, ridge, solve
 from efface.methods.operators import composed
 from efface.methods.rece_start import edit_of_checkpoint
 from efface.methods.together import Apart, joined_concepts, joined_kept
-from efface.methods.tokens import BATCH, only_erases, prompt_pairs, provenance
+from efface.methods.tokens import BATCH, base_of, only_erases, prompt_pairs, provenance
 from efface.methods.uce import UceConfig
 from efface.models.base import Model
 from efface.models.text_gram import text_gram
@@ -91,24 +91,27 @@ def erase(model: Model, request: Request, config: ReceConfig) -> Eraser:
     only_erases(request)
     started = time.perf_counter()
     gram = text_gram(model)
-    start = uce.erase(model, request, config.uce)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
     kept = Kept(model.width)
     preserve = _preserved(request)
     for first in range(0, len(preserve), BATCH):
         kept.add(model.embed(preserve[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
+    embedded = model.embed(prompts, clip_skip=request.clip_skip)
     inputs = {
-        "concepts": model.embed(prompts, clip_skip=request.clip_skip).tokens.double(),
+        "concepts": embedded.tokens.double(),
         "guides": model.embed(guides, clip_skip=request.clip_skip).tokens.double(),
         "empty": model.embed([""], clip_skip=request.clip_skip).tokens[0].double(),
         **kept.tensors(),
         "S": gram.matrix,
     }
     if config.target_ckpt is None:
+        start = uce.erase(model, request, config.uce)
         inputs |= {f"uce.{name}": tensor for name, tensor in start.inputs.items()}
+        base, settings = start.base, start.provenance["settings"]
     else:
         inputs |= {f"start.{k}": v for k, v in edit_of_checkpoint(config.target_ckpt, model, gram).tensors().items()}
-    return _replay(request, start.base, inputs, provenance(start.provenance["settings"], started, time.perf_counter()))
+        base, settings = base_of(model, embedded), dict[str, Any]()
+    return _replay(request, base, inputs, provenance(settings, started, time.perf_counter()))
 
 
 def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
