@@ -12,21 +12,18 @@ does. A question names a picture file or a folder of pictures; of a judge that w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
-from efface.errors import BadInput
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
-from efface.judges.sscd import read_references
-from efface.judges.words import is_path
+from efface.judges.references import Compared
 
 RMS = 0.10
 
 
-class PixelJudge:
+class PixelJudge(Compared[Sequence[Pixels]]):
     """Compares images with references.
 
     Args:
@@ -35,27 +32,17 @@ class PixelJudge:
 
     name, version = "pixels", f"RMS {RMS:g} in [-1, 1], bicubic, PIL"
 
-    def __init__(self, references: Mapping[str, Sequence[Pixels]] | None = None) -> None:
-        self._references = dict(references or {})
-        self._takes_paths = references is None
+    def __init__(self, references: Mapping[str, Iterable[Pixels]] | None = None) -> None:
+        super().__init__(references)
 
-    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> PixelJudge:
-        return PixelJudge({**self._references, **references})
-
-    def knows(self, concept: str) -> bool:
-        return concept in self._references or (self._takes_paths and is_path(concept))
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
+    def _of(self, pictures: Iterable[Pixels]) -> Sequence[Pixels]:
+        return tuple(pictures)
 
     def threshold(self, concept: str) -> float:
         return 1 - RMS / 2
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
-        return np.stack([self._scores(images, self._pictures(concept)) for concept in concepts], axis=1)
+        return np.stack([self._scores(images, self._reference(concept)) for concept in concepts], axis=1)
 
     def _scores(self, images: Pixels, pictures: Sequence[Pixels]) -> Scores:
         """The nearest picture's score, (n,)."""
@@ -67,13 +54,6 @@ class PixelJudge:
             rms = np.sqrt(((x - (y.astype(np.float64) / 127.5 - 1)) ** 2).mean(axis=(1, 2, 3)))
             nearest = np.maximum(nearest, 1 - rms / 2)
         return nearest
-
-    def _pictures(self, concept: str) -> Sequence[Pixels]:
-        if concept not in self._references:
-            if not self.knows(concept):
-                raise BadInput(f"The judge 'pixels' cannot recognise '{concept}': it is no picture and no folder.")
-            self._references[concept] = read_references(Path(concept))
-        return self._references[concept]
 
 
 def _open(asked: Opening) -> PixelJudge:

@@ -14,9 +14,7 @@ The weights are published as TorchScript, which is a program: `--trust-torchscri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,17 +23,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efface.errors import BadFile, BadInput
-from efface.generate.folder import read_folder, read_picture
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
+from efface.judges.references import Compared
 from efface.judges.weights import file_version, user_file
-from efface.judges.words import is_path
 
 SIDE, COPY = 288, 0.5
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 32
 
 
-class CopyJudge:
+class CopyJudge(Compared[Tensor]):
     """Compares images with references.
 
     Args:
@@ -51,30 +48,16 @@ class CopyJudge:
         self,
         network: Callable[[Tensor], Tensor],
         version: str,
-        references: Mapping[str, Pixels] | None = None,
+        references: Mapping[str, Iterable[Pixels]] | None = None,
         device: str = "cpu",
     ) -> None:
         self.version = f"{version}, {SIDE} pixels, PIL"
         self._network, self._device = network, device
-        self._takes_paths = references is None
-        self._references = {concept: self.descriptors(pictures) for concept, pictures in (references or {}).items()}
+        super().__init__(references)
 
-    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> CopyJudge:
-        judge = copy(self)
-        judge._takes_paths = False
-        judge._references = {**self._references}
-        for concept, pictures in references.items():
-            judge._references[concept] = torch.cat([self.descriptors(picture[None]) for picture in pictures])
-        return judge
-
-    def knows(self, concept: str) -> bool:
-        return concept in self._references or (self._takes_paths and is_path(concept))
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
+    def _of(self, pictures: Iterable[Pixels]) -> Tensor:
+        """Their descriptors, (m, d)."""
+        return torch.cat([self.descriptors(picture[None]) for picture in pictures])
 
     def threshold(self, concept: str) -> float:
         return COPY
@@ -93,27 +76,6 @@ class CopyJudge:
             for start in range(0, len(images), _BATCH)
         ]
         return F.normalize(torch.cat(parts), dim=1)
-
-    def _reference(self, concept: str) -> Tensor:
-        """Descriptors of the pictures that a question names, (m, d); kept for the next batch."""
-        if concept not in self._references:
-            if not self.knows(concept):
-                raise BadInput(f"The judge 'sscd' cannot recognise '{concept}': it is no picture and no folder.")
-            pictures = read_references(Path(concept))
-            self._references[concept] = torch.cat([self.descriptors(picture[None]) for picture in pictures])
-        return self._references[concept]
-
-
-def read_references(path: Path) -> list[Pixels]:
-    """A picture, or those of a folder.
-
-    Raises:
-        BadFile: They cannot be read.
-    """
-    try:
-        return [image.pixels() for image in read_folder(path)] if path.is_dir() else [read_picture(path)]
-    except OSError as error:
-        raise BadFile(f"Cannot read the reference {path}: {error}.") from error
 
 
 def _prepared(images: Pixels) -> Tensor:

@@ -25,7 +25,7 @@ from efface.judges import Comparing, Judge, open_judge
 from efface.judges.base import Pixels
 from efface.judges.joined import JoinedJudge
 from efface.judges.pixels import PixelJudge
-from efface.judges.sscd import read_references
+from efface.judges.references import read_references
 from efface.models.emoji import MEMORISED, catalogue
 from efface.protocols.base import Probe
 from efface.protocols.planned import planned
