@@ -38,9 +38,9 @@ from efface.protocols.ablation_sets import Named, Sets, sets_for
 from efface.protocols.base import BASE, Probe
 from efface.protocols.looks import Looks, Scores, Vectors, as_set, both, clip_of, open_looks, scored, shared
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Count, Plan, Prepared, good
+from efface.protocols.plans import Asked, Plan, Prepared, good
 from efface.protocols.probes import take_turns
-from efface.protocols.running import Judged
+from efface.protocols.running import Count, Judged
 from efface.settings import Settings
 
 GUIDANCE, TIMES, DRAWS = 6.0, 4, 500

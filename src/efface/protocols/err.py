@@ -14,13 +14,13 @@ Every rate stands beside the same rate of the unedited model on the same prompts
 and the judge's recall and false-positive rate on the unedited model's images.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from efface.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Job, Progress, Sampling
+from efface.generate import Progress, Sampling
 from efface.judges import Judge
 from efface.models import Model
 from efface.models.emoji import catalogue
@@ -32,7 +32,7 @@ from efface.protocols.outcomes import METRICS, compared, outcome
 from efface.protocols.probes import probes_in_words
 from efface.protocols.probes_emoji import EmojiWorld
 from efface.protocols.probes_file import with_file
-from efface.protocols.running import calibrate, judged, questions_of
+from efface.protocols.running import calibrate, judged, questions_of, union
 from efface.request import Request
 from efface.weight_change import weight_change
 
@@ -84,14 +84,14 @@ def evaluate(
     for name, eraser in erasers.items():
         found[name] = searches.on(eraser, name, requests[name], plans[name], n // 2, seed)
         plans[name] += found[name].probes
-    union = _union(plans.values())
-    base = judged(model, union, judge, questions, sampling, out, progress=progress)
-    results = {BASE: outcome(union, base, judge)}
+    asked = union(plans.values())
+    base = judged(model, asked, judge, questions, sampling, out, progress=progress)
+    results = {BASE: outcome(asked, base, judge)}
     for name, eraser in erasers.items():
         edited = judged(model, plans[name], judge, questions, sampling, out, name, eraser, progress)
         result = compared(plans[name], edited, base, judge, found[name].failed)
         results[name] = replace(result, weight_change=weight_change(eraser, model))
-    recall, wrong = calibrate(union, base, judge)
+    recall, wrong = calibrate(asked, base, judge)
     facts = provenance(model, erasers, judge, questions, sampling, n, seed)
     if inputs:
         facts["inputs"] = inputs.as_dict()
@@ -105,16 +105,6 @@ def plan(model: Model, judge: Judge, request: Request, n: int, seed: int, prompt
     probes = EmojiWorld(catalogue(), request).probes(n, seed) if "emoji" in (model.name, judge.name) else None
     probes = probes_in_words(request, n, seed) if probes is None else probes
     return probes if prompts is None else with_file(probes, prompts, request, n, seed)
-
-
-def _union(plans: Iterable[Sequence[Probe]]) -> list[Probe]:
-    """Every probe once; where erasers have different guides for a concept, the unedited model has none."""
-    union: dict[tuple[str, str, Job], Probe] = {}
-    for probe in (probe for plan in plans for probe in plan):
-        known = union.setdefault((probe.metric, probe.concept, probe.job), probe)
-        if known.guide != probe.guide:
-            union[probe.metric, probe.concept, probe.job] = replace(known, guide=None)
-    return list(union.values())
 
 
 def _prompts(inputs: Inputs | None) -> Path | None:

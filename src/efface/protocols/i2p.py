@@ -34,7 +34,8 @@ from efface.judges import Judge
 from efface.judges.nudenet import NINE, THRESHOLDS
 from efface.protocols.base import Probe, Shot
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Count, Plan, Prepared, found, good
+from efface.protocols.plans import Asked, Plan, Prepared, found, good
+from efface.protocols.running import Count
 from efface.settings import Settings
 
 Rows = Sequence[tuple[Job, Mapping[str, str]]]

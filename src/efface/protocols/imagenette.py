@@ -25,7 +25,8 @@ from efface.judges.words import plain
 from efface.models.emoji import catalogue
 from efface.protocols.base import Probe, Shot
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Count, Plan, Prepared, found, good
+from efface.protocols.plans import Asked, Plan, Prepared, found, good
+from efface.protocols.running import Count
 from efface.request import Request
 from efface.settings import Settings
 

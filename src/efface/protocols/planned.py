@@ -15,13 +15,24 @@ from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Progress, Sampling, generate
 from efface.judges import Judge
-from efface.metrics.rates import Rate, clustered_bootstrap, paired_difference
+from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
-from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot
+from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs
-from efface.protocols.plans import Asked, Count, Plan, Prepare, Prepared
-from efface.protocols.running import Judged, calibrate, judged, questions_of, safe_name, shots, undecided
+from efface.protocols.plans import Asked, Plan, Prepare, Prepared
+from efface.protocols.running import (
+    Judged,
+    by_prompt,
+    calibrate,
+    judged,
+    questions_of,
+    rate,
+    safe_name,
+    shots,
+    undecided,
+    union,
+)
 from efface.request import Request
 from efface.settings import Settings
 
@@ -72,16 +83,16 @@ class _Run:
 
     def evaluation(self, erasers: Mapping[str, Eraser]) -> Evaluation:
         judge, plans = self.prepared.judge, self.prepared.plans
-        union = _union(plans.values())
-        questions = questions_of(judge, union.probes)
-        base = self._drawn(union, questions)
-        results = {BASE: self._result(BASE, union, base, base)}
+        every = _together(plans.values())
+        questions = questions_of(judge, every.probes)
+        base = self._drawn(every, questions)
+        results = {BASE: self._result(BASE, every, base, base)}
         for name, eraser in erasers.items():
             edited = self._drawn(plans[name], questions, name, eraser)
             results[name] = self._compared(name, edited, base)
         told = Calibration(judge.name, judge.version, None, None)
         if self.prepared.labelled:
-            told = Calibration(judge.name, judge.version, *calibrate(union.probes, base, judge))
+            told = Calibration(judge.name, judge.version, *calibrate(every.probes, base, judge))
         if not self.prepared.kept:
             results = {name: _without_pictures(result) for name, result in results.items()}
             for path in (self.out / "images").glob("*/*.png"):
@@ -122,7 +133,7 @@ class _Run:
     def _result(self, name: str, plan: Plan, answers: Judged, base: Judged) -> Result:
         """Everything about one model that needs no comparison."""
         answered = shots(plan.probes, answers, self.prepared.judge) if plan.probes else ()
-        rates = {metric: rate for metric, count in plan.rates.items() if (rate := _rate(answered, count))}
+        rates = {metric: value for metric, count in plan.rates.items() if (value := rate(answered, count))}
         went: dict[str, Counter[str]] = {}
         for shot in answered:
             if shot.probe.metric == "forget" and shot.went:
@@ -144,8 +155,8 @@ class _Run:
         for metric, count in plan.rates.items():
             pairs = [pair for pair in both if count(pair[1]) is not None]
             if pairs:
-                change[metric] = paired_difference(*(_clusters([p[i] for p in pairs], count) for i in (0, 1)))
-        rates = {metric: rate for metric, count in plan.rates.items() if (rate := _rate(before, count))}
+                change[metric] = paired_difference(*(by_prompt([p[i] for p in pairs], count) for i in (0, 1)))
+        rates = {metric: value for metric, count in plan.rates.items() if (value := rate(before, count))}
         return replace(after, change=change, base=rates)
 
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
@@ -154,26 +165,15 @@ class _Run:
         return {**facts, "inputs": asked.inputs.as_dict()}
 
 
-def _union(plans: Iterable[Plan]) -> Plan:
+def _together(plans: Iterable[Plan]) -> Plan:
     """What the unedited model shall draw: all of it, each once."""
     every = list(plans)
-    probes = {(p.metric, p.concept, p.job): p for plan in every for p in plan.probes}
     rates = {name: count for plan in every for name, count in plan.rates.items()}
-    return Plan(tuple(probes.values()), rates, tuple(dict.fromkeys(job for plan in every for job in plan.jobs)))
-
-
-def _rate(answered: Sequence[Shot], count: Count) -> Rate | None:
-    clusters = _clusters(answered, count)
-    return clustered_bootstrap(clusters) if clusters else None
-
-
-def _clusters(answered: Sequence[Shot], count: Count) -> list[list[float]]:
-    """What counts, a list a prompt."""
-    groups: dict[str, list[float]] = {}
-    for shot in answered:
-        if shot.found is not None and (value := count(shot)) is not None:
-            groups.setdefault(shot.probe.job.prompt, []).append(value)
-    return list(groups.values())
+    return Plan(
+        tuple(union(plan.probes for plan in every)),
+        rates,
+        tuple(dict.fromkeys(job for plan in every for job in plan.jobs)),
+    )
 
 
 def _without_pictures(result: Result) -> Result:

@@ -9,13 +9,10 @@ from efface.generate import Job, Sampling
 from efface.judges import Judge
 from efface.metrics.base import Measured
 from efface.models import Model
-from efface.protocols.base import Probe, Shot
+from efface.protocols.base import Probe
 from efface.protocols.inputs import Inputs
-from efface.protocols.running import Judged
+from efface.protocols.running import Count, Judged
 from efface.request import Request
-
-#: What an answer adds to a rate, or None if it does not count there, which must depend on its probe alone.
-Count = Callable[[Shot], float | None]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from efface.judges.verdicts import verdicts
 from efface.metrics.rates import Rate, clustered_bootstrap
 from efface.models import Model
 from efface.protocols.base import BASE, FORGETTING, Destination, Probe, Shot
+
+#: What an answer adds to a rate, or None if it does not count there, which must depend on its probe alone.
+Count = Callable[[Shot], float | None]
 
 
 @dataclass(frozen=True)
@@ -110,26 +113,39 @@ def calibrate(probes: Sequence[Probe], base: Judged, judge: Judge) -> tuple[Rate
             right.setdefault(probe.job.prompt, []).append(yes[probe.concept])
         if others := [yes[q] for q in judge.peers(probe.concept) if q in asked and q in yes]:
             wrong.setdefault(probe.job.prompt, []).append(sum(others) / len(others))
-    return _rate(right), _rate(wrong)
+    return _rate(list(right.values())), _rate(list(wrong.values()))
 
 
-def _rate(groups: Mapping[str, list[float]]) -> Rate | None:
-    return clustered_bootstrap(list(groups.values())) if groups else None
+def _good(shot: Shot) -> float | None:
+    return shot.good
 
 
-def rate(found: Iterable[Shot]) -> Rate | None:
-    """Share of shots whose answer is the wanted one, resampled by prompt; without an answer they are left out."""
-    clusters = by_prompt(found)
+def rate(found: Iterable[Shot], count: Count = _good) -> Rate | None:
+    """Mean of what shots count, by default the share of wanted answers, resampled by prompt."""
+    return _rate(by_prompt(found, count))
+
+
+def by_prompt(found: Iterable[Shot], count: Count = _good) -> list[list[float]]:
+    """What shots count, a list a prompt, without errors and what the judge is undecided about."""
+    groups: dict[str, list[float]] = {}
+    for shot in found:
+        if shot.found is not None and (value := count(shot)) is not None:
+            groups.setdefault(shot.probe.job.prompt, []).append(value)
+    return list(groups.values())
+
+
+def _rate(clusters: list[list[float]]) -> Rate | None:
     return clustered_bootstrap(clusters) if clusters else None
 
 
-def by_prompt(found: Iterable[Shot]) -> list[list[float]]:
-    """Outcomes grouped by prompt, without errors and what the judge is undecided about."""
-    groups: dict[str, list[float]] = {}
-    for shot in found:
-        if shot.found is not None:
-            groups.setdefault(shot.probe.job.prompt, []).append(shot.good)
-    return list(groups.values())
+def union(plans: Iterable[Sequence[Probe]]) -> list[Probe]:
+    """What the unedited model is asked: every probe once; of a concept with several guides, without a guide."""
+    found: dict[tuple[str, str, Job], Probe] = {}
+    for probe in (probe for plan in plans for probe in plan):
+        known = found.setdefault((probe.metric, probe.concept, probe.job), probe)
+        if known.guide != probe.guide:
+            found[probe.metric, probe.concept, probe.job] = replace(known, guide=None)
+    return list(found.values())
 
 
 def undecided(found: Iterable[Shot]) -> dict[str, int]:

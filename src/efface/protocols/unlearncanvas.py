@@ -35,8 +35,8 @@ from efface.protocols.base import BASE, Probe, Shot
 from efface.protocols.canvas import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
 from efface.protocols.looks import Looks, Vectors, both, distance, open_looks, to_reference
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Count, Plan, Prepared, good
-from efface.protocols.running import Judged
+from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.running import Count, Judged
 from efface.request import Request
 from efface.settings import Settings
 
