@@ -24,15 +24,6 @@ QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2}
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
 
-@pytest.fixture
-def loud_model(tiny_model: Model) -> Model:
-    """The tiny model, hearing its text well enough for differences of predictions to be more than rounding."""
-    for name, parameter in tiny_model.denoiser.named_parameters():
-        if "attn2.to" in name:
-            parameter.data *= 8
-    return tiny_model
-
-
 @contextmanager
 def objective(model: Model, **options: Any) -> Generator[Cie, None, None]:
     config, request = CieConfig(**{**QUICK, **options}), Request.make("cat", method="cie")

@@ -29,15 +29,6 @@ QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2, "sca
 BOTH = ["cat", "golf ball"]
 
 
-@pytest.fixture
-def loud_model(tiny_model: Model) -> Model:
-    """The tiny model, hearing its text well enough for differences of predictions to be more than rounding."""
-    for name, parameter in tiny_model.denoiser.named_parameters():
-        if "attn2.to" in name:
-            parameter.data *= 8
-    return tiny_model
-
-
 @contextmanager
 def objective(
     model: Model, concepts: Sequence[str], spread: float = 0.3, **options: Any
