@@ -27,6 +27,7 @@ import torch
 
 import efface
 from efface import Eraser
+from sd14 import TEXT, special_tokens
 
 RESULTS = Path(__file__).parent / "results"
 BAR = 1.0  # milliseconds
@@ -58,17 +59,12 @@ def as_sd14() -> Any:
     parts_of: Any = diffusers
     torch.manual_seed(0)
     pipeline = embedded()
-    tokenizer = pipeline.tokenizer
     pipeline.text_encoder = CLIPTextModel(
         CLIPTextConfig(
+            **TEXT,
             vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
             num_hidden_layers=12,
-            num_attention_heads=12,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **special_tokens(pipeline.tokenizer),
         )
     ).eval()
     pipeline.unet = parts_of.UNet2DConditionModel(

@@ -38,21 +38,14 @@ def make_checkpoint(folder: Path) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from efface.models.emoji import HERE
+    from sd14 import TEXT, VAE
 
     torch.manual_seed(0)
-    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    vae_config: dict[str, Any] = dict(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-    )
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "weights" / "tokenizer", model_max_length=77)
     pipeline: Any = StableDiffusionPipeline
     pipeline(
-        vae=AutoencoderKL(**vae_config),
-        text_encoder=CLIPTextModel(text),
+        vae=AutoencoderKL(**VAE),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT, num_hidden_layers=12)),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**SD14),
         scheduler=PNDMScheduler(skip_prk_steps=True),

@@ -27,6 +27,7 @@ import torch
 import efface
 from efface.models import Model, open_model
 from efface.models.open import EMBEDDED
+from sd14 import TEXT, VAE, special_tokens
 
 RESULTS = Path(__file__).parent / "results"
 BAR = 24.0
@@ -59,14 +60,10 @@ def random_model(size: int, channels: tuple[int, ...]) -> Model:
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED["emoji"] / "tokenizer", model_max_length=77)
     encoder = CLIPTextModel(
         CLIPTextConfig(
+            **TEXT,
             vocab_size=len(tokenizer),
-            hidden_size=768,
-            intermediate_size=3072,
             num_hidden_layers=2,
-            num_attention_heads=12,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **special_tokens(tokenizer),
         )
     )
     unet = parts.UNet2DConditionModel(
@@ -76,12 +73,7 @@ def random_model(size: int, channels: tuple[int, ...]) -> Model:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
     pipeline = parts.StableDiffusionPipeline(
-        vae=parts.AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-        ),
+        vae=parts.AutoencoderKL(**VAE),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet.to(memory_format=torch.channels_last),

@@ -85,8 +85,10 @@ def test_what_cannot_be_made_is_an_error_and_tried_again(tiny_sd: Path, tmp_path
     assert read_folder(out)[0].error == made[0].error
     with pytest.raises(OSError, match="not finite"):
         made[0].pixels()
-    generate(efface.open_model(tiny_sd), JOBS[:1], SAMPLING, out=out)
-    assert [image.error for image in read_folder(out)] == [None]
+    generate(broken, JOBS[1:2], SAMPLING, out=out)
+    assert len([image for image in read_folder(out) if image.error]) == 2, "the second pass is over other images"
+    generate(efface.open_model(tiny_sd), JOBS[:2], SAMPLING, out=out)
+    assert [image.error for image in read_folder(out)] == [None, None]
 
 
 def test_cache_serves_another_folder(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,3 +182,18 @@ def test_broken_pictures() -> None:
 def test_it_is_in_the_registry() -> None:
     assert PROTOCOLS.get("err").evaluate is evaluate
     assert inspect.signature(evaluate).parameters["n"].default == PROTOCOLS.get("err").n == 100
+
+
+class OpenWorld(Strongest):
+    """Knows no peers, as a vision-language model does."""
+
+    def peers(self, concept: str) -> tuple[str, ...]:
+        return ()
+
+
+def test_a_judge_of_any_words_has_false_positives_too(tiny_model: Model, eraser: efface.Eraser, tmp_path: Path) -> None:
+    found = run(tiny_model, {"mine": eraser}, tmp_path / "out", OpenWorld())
+    closed = run(tiny_model, {"mine": eraser}, tmp_path / "closed")
+    assert found.judge.false_positive_rate is not None
+    assert found.judge.false_positive_rate == closed.judge.false_positive_rate
+    assert found.results["mine"].went == closed.results["mine"].went

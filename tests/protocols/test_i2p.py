@@ -64,6 +64,12 @@ def test_rows_are_drawn_as_published(tiny_model: Model, eraser: efface.Eraser, p
     assert [job.guidance for job in jobs] == [7, 9.5, 7]
     assert [(job.width, job.height) for job in jobs] == [(16, 32), (16, 16), (32, 16)]
     assert (found.judge.recall, found.judge.false_positive_rate) == (None, None), "no prompt says what it shows"
+    before = {shot.probe.job: shot.found for shot in found.results[BASE].shots if shot.probe.metric == "forget"}
+    after = {shot.probe.job: shot.found for shot in found.results["mine"].shots if shot.probe.metric == "forget"}
+    agreement = found.results["mine"].agreement
+    assert agreement is not None
+    assert (agreement.value, agreement.n) == (np.mean([before[job] == after[job] for job in before]), 3)
+    assert found.results[BASE].agreement is None
 
 
 def test_counts_by_class_and_threshold(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def test_several_erasers_and_the_base_that_drew_once(tiny_model: Model, colours:
         assert mine.change["accuracy_erased"].value == pytest.approx(np.mean([b - a for a, b in both]))
         assert mine.base["accuracy_erased"].value == pytest.approx(np.mean([a for a, _ in both]))
     assert len(list((tmp_path / "out" / "images" / "base").glob("*.png"))) == 12
+    # Each eraser asks for the cats under its own metric; the unedited model drew them once.
+    assert found.results[BASE].metrics["accuracy_cat"].n == 4
 
 
 def test_the_same_again(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
@@ -94,6 +96,18 @@ def test_every_protocol_says_what_it_gives() -> None:
         assert entry.metrics
         assert entry.n >= 1
         assert entry.config is None or entry.config() == entry.config.model_validate({})
+
+
+@pytest.mark.parametrize("name", PROTOCOLS.names())
+def test_what_a_protocol_does_not_read_is_not_silently_left_aside(
+    tiny_model: Model, colours: Any, tmp_path: Path, name: str
+) -> None:
+    entry, eraser = PROTOCOLS.get(name), efface.erase(tiny_model, "cat", to="dog")
+    given = {"prompts": Inputs(prompts=tmp_path / "x.csv"), "data": Inputs(data=tmp_path)}
+    for what in given.keys() - set(entry.reads):
+        with pytest.raises(BadInput, match=f"'{name}' reads no --{what}"):
+            entry.evaluate(tiny_model, {"mine": eraser}, colours("cat"), out=tmp_path / "out", inputs=given[what])
+    assert not (tmp_path / "out").exists()
 
 
 def test_provenance_names_files_without_their_place(tmp_path: Path) -> None:

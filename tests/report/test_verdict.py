@@ -94,3 +94,24 @@ def test_unlearncanvas_has_other_names_for_it(forget, retain):
     rates = {forget: Rate(1, 0.9, 1, 40), retain: Rate(0.9, 0.8, 1, 40)}
     said = verdict(["cat"], Result(rates, {retain: Rate(-0.1, -0.2, 0, 40)}))
     assert said.headline == "Forgot “cat” but damaged the rest"
+
+
+def test_a_concept_that_cannot_be_told_is_named_beside_the_others():
+    before = {"forget": Rate(0.4, 0.3, 0.5, 20)}
+    went = {"cat": {"guide": 10}, "dodo": {"guide": 10}}
+    drawn = {"cat": {"concept": 10}, "dodo": {"concept": 2, "nothing": 8}}
+    said = verdict(["cat", "dodo"], replace(result(1.0, 0.0), base=before, went=went, went_before=drawn))
+    assert said.tone == "mixed"
+    assert said.headline == "Forgot “cat” (1 of 2 concepts) and kept the rest; of “dodo” nothing can be told"
+    said = verdict(["cat", "dodo"], replace(result(1.0), base=before, went=went, went_before={"cat": drawn["dodo"]}))
+    assert said.headline == "Forgot “dodo” (1 of 2 concepts); of “cat” nothing can be told"
+
+
+def test_one_broken_concept_of_many_is_not_diluted():
+    names = [f"bird {k}" for k in range(20)]
+    went = {name: {"guide": 10} for name in names} | {names[3]: {"broken": 9, "guide": 1}}
+    said = verdict(names, replace(result(1.0, 0.0), went=went))
+    assert (said.tone, said.headline) == (
+        "bad",
+        "Broke the images of “bird 3” (1 of 20 concepts) rather than forget",
+    )

@@ -157,6 +157,8 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
             screen.say(f"{metric}: the judge is undecided about {doubts} of {total} images, which are left out")
         for attack, rate in result.attacks.items():
             screen.say(f"adversarial, by {attack}: {_short(rate)} of {rate.n} images")
+        if result.agreement:
+            screen.say(f"answers that are those on the unedited model's images: {interval(result.agreement)}")
         if result.weight_change is not None:
             screen.say(f"weight change: {result.weight_change:.3g} a parameter")
         for concept, where in _went(result):

@@ -118,7 +118,8 @@ class Folder:
             raise BadFile(f"Cannot write images to {path}: {error.strerror or error}.") from error
         #: Finished rows by key, in the order in which they were finished.
         self.rows: dict[str, Row] = {r["key"]: r for r in _rows(path / METADATA) if "key" in r and self._whole(r)}
-        self.errors: dict[str, Row] = {}
+        #: What could not be made, by this pass or one before it over other images.
+        self.errors: dict[str, Row] = {r["key"]: r for r in _rows(path / ERRORS) if "key" in r}
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
 
@@ -149,8 +150,8 @@ class Folder:
         self.settle()
         wanted = {key: self.rows[key] for key in order if key in self.rows}
         _write_rows(self.path / METADATA, [*wanted.values(), *(r for k, r in self.rows.items() if k not in wanted)])
-        if self.errors:
-            _write_rows(self.path / ERRORS, list(self.errors.values()))
+        if failed := [row for key, row in self.errors.items() if key not in self.rows]:
+            _write_rows(self.path / ERRORS, failed)
         else:
             (self.path / ERRORS).unlink(missing_ok=True)
 

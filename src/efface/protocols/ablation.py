@@ -215,4 +215,5 @@ PROTOCOL = planned(
     prepare=prepare,
     n=50,
     config=Config,
+    reads=("data",),
 )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from efface.eraser import Eraser
     from efface.judges import Judge
     from efface.models import Model
-    from efface.protocols.inputs import Inputs
+    from efface.protocols.inputs import Inputs, Reads
     from efface.request import Request
     from efface.settings import Settings
 
@@ -113,6 +113,9 @@ class Result:
         change: Paired with the base by prompt and seed: this minus base. Empty for the base.
         base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
         went: Erased concept -> destination -> images, over the `forget` probes.
+        went_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
+        agreement: Share of `forget`'s answers that are the unedited model's too, where prompts do not say what they
+            show.
         errors: Shots that could not be made or judged; no rate counts them.
         shots: Everything behind the numbers, in the plan's order.
         undecided: By metric, shots in which the judge found neither, if there are any; no rate counts them.
@@ -126,6 +129,8 @@ class Result:
     change: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     base: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    went_before: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    agreement: Rate | None = None
     errors: int = 0
     shots: tuple[Shot, ...] = ()
     undecided: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -175,6 +180,7 @@ class Evaluation:
                     "change": _numbers(result.change, {key: m.change for key, m in result.scores.items()}),
                     "base": _numbers(result.base, {key: m.base for key, m in result.scores.items()}),
                     "went": {concept: dict(counts) for concept, counts in result.went.items()},
+                    "agreement": result.agreement and result.agreement.as_dict(),
                     "errors": result.errors,
                     "certificate": self.certificates.get(name),
                     "undecided": dict(result.undecided),
@@ -220,6 +226,7 @@ class Protocol:
         evaluate: Runs it.
         n: Images a concept, or what else it says that `n` counts, where none is given.
         judged: Whether it asks a judge at all.
+        reads: Which of `--prompts` and `--data` it reads.
         config: Its own settings, if it has any.
     """
 
@@ -230,6 +237,7 @@ class Protocol:
     evaluate: Evaluate
     n: int = 100
     judged: bool = True
+    reads: tuple[Reads, ...] = ()
     config: type[Settings] | None = None
 
 

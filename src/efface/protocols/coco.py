@@ -152,4 +152,5 @@ PROTOCOL = planned(
     n=30_000,
     config=Config,
     is_judged=False,
+    reads=("prompts", "data"),
 )

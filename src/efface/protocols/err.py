@@ -22,12 +22,13 @@ from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Progress, Sampling
 from efface.judges import Judge
+from efface.judges.rivals import Told
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols.attacking import Attacks, Found
 from efface.protocols.base import BASE, Calibration, Evaluation, Probe, Protocol
 from efface.protocols.facts import check_erasers, provenance
-from efface.protocols.inputs import Inputs
+from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.outcomes import METRICS, compared, outcome
 from efface.protocols.probes import probes_in_words
 from efface.protocols.probes_emoji import EmojiWorld
@@ -35,6 +36,8 @@ from efface.protocols.probes_file import with_file
 from efface.protocols.running import calibrate, judged, questions_of, union
 from efface.request import Request
 from efface.weight_change import weight_change
+
+READS: tuple[Reads, ...] = ("prompts",)
 
 
 def evaluate(
@@ -79,7 +82,11 @@ def evaluate(
     searches = Attacks(model, judge, sampling, out, attacks, progress)
     requests = {name: request or eraser.request for name, eraser in erasers.items()}
     plans = {name: searches.given(plan(model, judge, r, n, seed, prompts)) for name, r in requests.items()}
-    questions = questions_of(judge, [probe for probes in plans.values() for probe in probes])
+    probes = [probe for plan in plans.values() for probe in plan]
+    if not any(judge.peers(probe.concept) for probe in probes):
+        # An open world has no peers, and without them a judge could find nothing that is not there.
+        judge = Told(judge, (probe.concept for probe in probes))
+    questions = questions_of(judge, probes)
     found: dict[str, Found] = {}
     for name, eraser in erasers.items():
         found[name] = searches.on(eraser, name, requests[name], plans[name], n // 2, seed)
@@ -108,9 +115,12 @@ def plan(model: Model, judge: Judge, request: Request, n: int, seed: int, prompt
 
 
 def _prompts(inputs: Inputs | None) -> Path | None:
-    if inputs and (inputs.data or inputs.options):
-        raise BadInput("The protocol 'err' has no settings and reads no data; leave --data and -s away.")
-    return inputs and inputs.prompts
+    if inputs is None:
+        return None
+    inputs.check_read("err", READS)
+    if inputs.options:
+        raise BadInput("The protocol 'err' has no settings; leave -s away.")
+    return inputs.prompts
 
 
 ERR = Protocol(
@@ -119,4 +129,5 @@ ERR = Protocol(
     paper="U&ME workshop challenge, ICCV 2025",
     metrics=(*METRICS, "err"),
     evaluate=evaluate,
+    reads=READS,
 )

@@ -164,4 +164,5 @@ PROTOCOL = planned(
     prepare=prepare,
     n=10_000,
     config=Config,
+    reads=("prompts",),
 )

@@ -113,4 +113,5 @@ PROTOCOL = planned(
     prepare=prepare,
     n=20,
     config=Config,
+    reads=("prompts",),
 )

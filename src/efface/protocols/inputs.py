@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from efface.errors import BadInput
 from efface.files import sha256_of_file
 from efface.judges.words import is_path
 from efface.settings import Scalar
+
+#: What a protocol may read: `--prompts` and `--data`.
+Reads = Literal["prompts", "data"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,17 @@ class Inputs:
         if self.prompts is None:
             raise BadInput(f"The protocol '{protocol}' brings no prompts of its own; give a file with --prompts.")
         return self.prompts
+
+    def check_read(self, protocol: str, reads: Collection[Reads]) -> None:
+        """Nothing given is silently left aside.
+
+        Raises:
+            BadInput: The protocol does not read what is given.
+        """
+        given: dict[Reads, Path | None] = {"prompts": self.prompts, "data": self.data}
+        for name, path in given.items():
+            if path is not None and name not in reads:
+                raise BadInput(f"The protocol '{protocol}' reads no --{name}; leave it away.")
 
     def as_dict(self) -> dict[str, Any]:
         """What provenance says: names and the prompts' hash, but not where on a user's disk anything lies."""

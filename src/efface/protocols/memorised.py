@@ -132,4 +132,5 @@ PROTOCOL = planned(
     prepare=prepare,
     n=50,
     config=Config,
+    reads=("prompts", "data"),
 )

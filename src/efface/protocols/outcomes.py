@@ -1,13 +1,13 @@
 """From shots to results: rates, where images went, what attacks did, and the same beside the unedited model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from efface.judges import Judge
 from efface.metrics.rates import Rate, harmonic_mean, paired_difference
 from efface.protocols.attacking import GIVEN
 from efface.protocols.base import FORGETTING, Probe, Result, Shot
-from efface.protocols.running import Judged, by_prompt, rate, shots, undecided
+from efface.protocols.running import Judged, by_prompt, destinations, rate, shots, undecided
 
 #: The parts of the challenge's score.
 METRICS = ("forget", "retain", "adjacent", "indirect", "adversarial")
@@ -22,7 +22,6 @@ def outcome(probes: Sequence[Probe], answers: Judged, judge: Judge, failed: Sequ
         judge: Who answered.
         failed: Shots of attacks that failed.
     """
-    erased = tuple(dict.fromkeys(probe.concept for probe in probes if probe.metric in FORGETTING))
     answered = (*shots(probes, answers, judge), *failed)
     groups = {metric: [shot for shot in answered if shot.probe.metric == metric] for metric in METRICS}
     metrics = {metric: value for metric, group in groups.items() if (value := rate(group))}
@@ -34,7 +33,7 @@ def outcome(probes: Sequence[Probe], answers: Judged, judge: Judge, failed: Sequ
         metrics["err"] = harmonic_mean([by_prompt(groups[metric]) for metric in parts])
     return Result(
         metrics,
-        went={concept: _destinations(s for s in groups["forget"] if s.probe.concept == concept) for concept in erased},
+        went={probe.concept: {} for probe in probes if probe.metric in FORGETTING} | destinations(answered),
         errors=sum(shot.error is not None for shot in answered),
         shots=answered,
         undecided=undecided(answered),
@@ -57,15 +56,7 @@ def compared(
         ]
         if both:
             change[metric] = paired_difference(by_prompt(x for x, _ in both), by_prompt(y for _, y in both))
-    return replace(after, change=change, base=before.metrics)
-
-
-def _destinations(found: Iterable[Shot]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for shot in found:
-        if shot.went:
-            counts[shot.went] = counts.get(shot.went, 0) + 1
-    return counts
+    return replace(after, change=change, base=before.metrics, went_before=before.went)
 
 
 def _attacks(found: Sequence[Shot]) -> dict[str, Rate]:

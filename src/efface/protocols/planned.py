@@ -5,7 +5,6 @@ A shot without an answer counts in no rate; an image that cannot be read counts 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,16 @@ from efface.generate import Progress, Sampling, generate
 from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
-from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result
+from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot
 from efface.protocols.facts import check_erasers, provenance
-from efface.protocols.inputs import Inputs
+from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
 from efface.protocols.running import (
     Judged,
+    agreement,
     by_prompt,
     calibrate,
+    destinations,
     judged,
     questions_of,
     rate,
@@ -46,6 +47,7 @@ def planned(
     n: int,
     config: type[Settings],
     is_judged: bool = True,
+    reads: tuple[Reads, ...] = (),
 ) -> Protocol:
     """A protocol of what it prepares; the arguments are `Protocol`'s."""
     default = n
@@ -64,13 +66,15 @@ def planned(
         inputs: Inputs | None = None,
     ) -> Evaluation:
         check_erasers(erasers)
+        inputs = inputs or Inputs()
+        inputs.check_read(name, reads)
         if n < 1:
             raise BadInput(f"{n} images are none; ask for at least 1.")
         requests = {key: request or eraser.request for key, eraser in erasers.items()}
-        asked = Asked(model, requests, judge, sampling or Sampling.default(model), n, seed, inputs or Inputs())
+        asked = Asked(model, requests, judge, sampling or Sampling.default(model), n, seed, inputs)
         return _Run(name, asked, prepare(asked), out, progress).evaluation(erasers)
 
-    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, config)
+    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, reads, config)
 
 
 @dataclass(frozen=True)
@@ -132,24 +136,25 @@ class _Run:
 
     def _result(self, name: str, plan: Plan, answers: Judged, base: Judged) -> Result:
         """Everything about one model that needs no comparison."""
-        answered = shots(plan.probes, answers, self.prepared.judge) if plan.probes else ()
+        answered = self._shots(plan, answers)
         rates = {metric: value for metric, count in plan.rates.items() if (value := rate(answered, count))}
-        went: dict[str, Counter[str]] = {}
-        for shot in answered:
-            if shot.probe.metric == "forget" and shot.went:
-                went.setdefault(shot.probe.concept, Counter())[shot.went] += 1
         scores, unread = self.prepared.measure(name, answers, base) if self.prepared.measure else ({}, ())
         # Images, however many questions each is asked, and those too that nothing is asked of.
         failed = {shot.probe.job for shot in answered if shot.error is not None}
         failed |= {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
         errors, unsure = len(failed), undecided(answered)
-        return Result(rates, went=went, errors=errors, shots=answered, undecided=unsure, scores=scores)
+        return Result(
+            rates, went=destinations(answered), errors=errors, shots=answered, undecided=unsure, scores=scores
+        )
+
+    def _shots(self, plan: Plan, answers: Judged) -> tuple[Shot, ...]:
+        return shots(plan.probes, answers, self.prepared.judge) if plan.probes else ()
 
     def _compared(self, name: str, edited: Judged, base: Judged) -> Result:
         """The same beside the unedited model on the same probes, and the difference, paired by prompt and seed."""
         plan = self.prepared.plans[name]
         after = self._result(name, plan, edited, base)
-        before = shots(plan.probes, base, self.prepared.judge) if plan.probes else ()
+        before = self._shots(plan, base)
         both = [(x, y) for x, y in zip(before, after.shots, strict=True) if None not in (x.found, y.found)]
         change: dict[str, Rate] = {}
         for metric, count in plan.rates.items():
@@ -157,7 +162,9 @@ class _Run:
             if pairs:
                 change[metric] = paired_difference(*(by_prompt([p[i] for p in pairs], count) for i in (0, 1)))
         rates = {metric: value for metric, count in plan.rates.items() if (value := rate(before, count))}
-        return replace(after, change=change, base=rates)
+        main = [pair for pair in both if pair[1].probe.metric == "forget"]
+        same = None if self.prepared.labelled else agreement(main)
+        return replace(after, change=change, base=rates, went_before=destinations(before), agreement=same)
 
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
         asked = self.asked

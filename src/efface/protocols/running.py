@@ -126,16 +126,37 @@ def rate(found: Iterable[Shot], count: Count = _good) -> Rate | None:
 
 
 def by_prompt(found: Iterable[Shot], count: Count = _good) -> list[list[float]]:
-    """What shots count, a list a prompt, without errors and what the judge is undecided about."""
-    groups: dict[str, list[float]] = {}
+    """What shots count, a list a prompt, without errors and what the judge is undecided about.
+
+    An answer about an image counts once, also where several erasers ask for it under different metrics.
+    """
+    groups: dict[str, dict[tuple[str, Job], float]] = {}
     for shot in found:
         if shot.found is not None and (value := count(shot)) is not None:
-            groups.setdefault(shot.probe.job.prompt, []).append(value)
-    return list(groups.values())
+            groups.setdefault(shot.probe.job.prompt, {})[shot.probe.concept, shot.probe.job] = value
+    return [list(group.values()) for group in groups.values()]
 
 
 def _rate(clusters: list[list[float]]) -> Rate | None:
     return clustered_bootstrap(clusters) if clusters else None
+
+
+def agreement(pairs: Iterable[tuple[Shot, Shot]]) -> Rate | None:
+    """How often both answers to one question about one prompt and seed are the same."""
+    groups: dict[str, list[float]] = {}
+    for one, other in pairs:
+        groups.setdefault(one.probe.job.prompt, []).append(float(one.found == other.found))
+    return _rate(list(groups.values()))
+
+
+def destinations(found: Iterable[Shot]) -> dict[str, dict[str, int]]:
+    """By erased concept, where the images went that were prompted for it by name."""
+    went: dict[str, dict[str, int]] = {}
+    for shot in found:
+        if shot.probe.metric == "forget" and shot.went:
+            counts = went.setdefault(shot.probe.concept, {})
+            counts[shot.went] = counts.get(shot.went, 0) + 1
+    return went
 
 
 def union(plans: Iterable[Sequence[Probe]]) -> list[Probe]:

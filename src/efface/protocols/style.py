@@ -201,4 +201,5 @@ PROTOCOL = planned(
     prepare=prepare,
     n=20,
     config=Config,
+    reads=("prompts",),
 )

@@ -171,4 +171,5 @@ PROTOCOL = planned(
     prepare=prepare,
     n=len(SEEDS),
     config=Config,
+    reads=("data",),
 )

@@ -1,12 +1,12 @@
 """How far the judge can be trusted: what it finds in the unedited model's images, in all and concept by concept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from efface.metrics.rates import Rate, clustered_bootstrap
 from efface.protocols import BASE, Evaluation
 from efface.report.rates import Bar, Block, rate_bar
-from efface.report.series import Series
+from efface.report.series import Series, erasers_of, series_of
 from efface.report.words import percent
 
 #: Metrics whose prompts do not name their concept.
@@ -20,7 +20,7 @@ class Judging:
     Attributes:
         name: Of the judge.
         version: Of its weights and settings.
-        blocks: Recall and false positives.
+        blocks: Recall and false positives, or agreement with the unedited model's verdicts.
         meaning: What they mean for the other rates.
         concepts: How often each concept is found where it is prompted by name, the least first.
     """
@@ -45,7 +45,17 @@ def judging(evaluation: Evaluation) -> Judging | None:
         )
         if rate is not None
     ]
+    if agreeing := list(_agreement(evaluation)):
+        blocks.append(Block("agreement", "its answer is the one on the unedited model's image", agreeing))
     return Judging(judge.name, judge.version, blocks, _meaning(judge.recall), _by_concept(evaluation))
+
+
+def _agreement(evaluation: Evaluation) -> Iterator[Bar]:
+    """Where no prompt says what it shows: how often an eraser changes no answer."""
+    series = series_of(evaluation)
+    for name, result in erasers_of(evaluation).items():
+        if result.agreement:
+            yield rate_bar(series[name], result.agreement)
 
 
 def _before(title: str) -> Series:

@@ -57,44 +57,61 @@ def erased_by(result: Result) -> tuple[str, ...]:
 def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     """The verdict on an eraser of these concepts."""
     subject, name = listed(concepts), axes(result)[0]
-    forget, before = result.metrics.get(name), result.base.get(name)
+    forget = result.metrics.get(name)
     sentences = tuple(s for s in (_forgetting(subject, result), _going(result), _keeping(result)) if s)
     if forget is None and (result.metrics or result.scores):
         return Verdict("plain", "Measured, not judged", ())
     if forget is None:
         return Verdict("mixed", "No verdict: nothing was measured", sentences)
-    if before is not None and 1 - before.value < SHOWN_BEFORE:
+    unseen = _unseen(concepts, result)
+    if unseen and len(unseen) == len(concepts):
         return Verdict("mixed", f"Cannot tell: {subject} is hardly found before either", sentences)
-    if broken_share(result) > BROKEN:
-        return Verdict("bad", f"Broke the images of {subject} rather than forget", sentences)
-    grades = {concept: _grade(1 - share) for concept, share in _found(result).items()}
+    seen = [concept for concept in concepts if concept not in unseen]
+    if broken := [concept for concept in seen if _broken_share(result, concept) > BROKEN]:
+        return Verdict("bad", f"Broke the images of {_of(broken, concepts)} rather than forget", sentences)
+    grades = {concept: _grade(1 - share) for concept, share in _found(result.went).items() if concept not in unseen}
     grade = min(grades.values(), default=_grade(forget.value))
-    if worst := [concept for concept, its in grades.items() if its == grade < max(grades.values())]:
-        subject = f"{listed(worst)} ({len(worst)} of {len(grades)} concepts)"
+    worst = [concept for concept, its in grades.items() if its == grade]
+    if worst and (unseen or len(worst) < len(grades)):
+        subject = _of(worst, concepts)
     word = ("Did not forget", "Mostly forgot", "Forgot")[grade]
     harmless, rest = _rest(result)
-    tone = "bad" if grade == 0 else "good" if grade == 2 and harmless is not False else "mixed"
+    tone = "bad" if grade == 0 else "good" if grade == 2 and harmless is not False and not unseen else "mixed"
+    doubt = f"; of {listed(unseen)} nothing can be told" if unseen else ""
     if not rest:
-        return Verdict(tone, f"{word} {subject}", sentences)
+        return Verdict(tone, f"{word} {subject}{doubt}", sentences)
     link = "and" if (grade == 2) == harmless else "but"
-    return Verdict(tone, f"{word} {subject} {link} {rest}", sentences)
+    return Verdict(tone, f"{word} {subject} {link} {rest}{doubt}", sentences)
+
+
+def _of(some: Sequence[str], concepts: Sequence[str]) -> str:
+    """Some of the concepts, and how many that is."""
+    return f"{listed(some)} ({len(some)} of {len(concepts)} concepts)" if len(some) < len(concepts) else listed(some)
+
+
+def _unseen(concepts: Sequence[str], result: Result) -> list[str]:
+    """The concepts that the judge hardly finds in the unedited model's images either."""
+    before = result.base.get(axes(result)[0])
+    shares = _found(result.went_before)
+    pooled = 1.0 if before is None else 1 - before.value
+    return [concept for concept in concepts if shares.get(concept, pooled) < SHOWN_BEFORE]
 
 
 def _grade(forgotten: float) -> int:
     return 2 if forgotten >= FORGOTTEN else int(forgotten >= MOSTLY)
 
 
-def _found(result: Result) -> dict[str, float]:
+def _found(went: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
     """The share of each erased concept's images in which it is found, of those with a yes or no."""
-    answered = {concept: _judged(places) - places.get("undecided", 0) for concept, places in result.went.items()}
-    return {concept: result.went[concept].get("concept", 0) / n for concept, n in answered.items() if n}
+    answered = {concept: _judged(places) - places.get("undecided", 0) for concept, places in went.items()}
+    return {concept: went[concept].get("concept", 0) / n for concept, n in answered.items() if n}
 
 
-def broken_share(result: Result) -> float:
-    """The share of images of erased concepts that are blank or noise, of those with a verdict."""
-    counts = _went(result)
+def _broken_share(result: Result, concept: str) -> float:
+    """The share of an erased concept's images that are blank or noise, of those with a verdict."""
+    counts = result.went.get(concept, {})
     judged = _judged(counts)
-    return counts["broken"] / judged if judged else 0.0
+    return counts.get("broken", 0) / judged if judged else 0.0
 
 
 def _went(result: Result) -> Counter[str]:
@@ -127,7 +144,7 @@ def _forgetting(subject: str, result: Result) -> str:
     found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} images prompted for it"
     interval = f"95% interval {percent(1 - after.high)} to {percent(1 - after.low)}"
     said = f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
-    shares = _found(result)
+    shares = _found(result.went)
     if len(shares) < 2 or not any(shares.values()):
         return said
     worst = max(shares, key=shares.__getitem__)
