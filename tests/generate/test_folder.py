@@ -2,25 +2,42 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
+from torch import Tensor
 
 import efface
 from efface.errors import BadFile
-from efface.generate import Job, Sampling, generate, read_folder
+from efface.generate import Job, Progress, Sampling, generate, read_folder
 from efface.generate.cache import cached
 from efface.generate.folder import Folder, file_name
 from efface.models import Model
 
 JOBS = [Job(prompt, seed) for prompt in ("a cat", "a <script>/../dog") for seed in range(3)]
 SAMPLING = Sampling("ddim", 3, 3.0, batch_size=2)
+
+
+class Stopped(Exception):
+    """What a run is interrupted with."""
+
+
+def stop_at(count: int) -> Callable[[str, int, int], None]:
+    def tell(what: str, done: int, total: int) -> None:
+        if done == count:
+            raise Stopped
+
+    return tell
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,6 +92,45 @@ def test_damaged_pictures_and_half_rows_are_made_again(tiny_model: Model, tmp_pa
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_run_that_goes_on_runs_the_batches_of_one_that_was_never_stopped(
+    tiny_sd: Path, tmp_path: Path, size: int
+) -> None:
+    """Not only equal pixels, which rounding may hide: every number that the denoiser is given."""
+    jobs, sampling = [Job(f"a cat {i}", i) for i in range(8)], replace(SAMPLING, batch_size=size)
+
+    def run(out: str, progress: Progress | None = None) -> list[list[Tensor]]:
+        """What the denoiser was given, call by call."""
+        model, seen = efface.open_model(tiny_sd), list[list[Tensor]]()
+
+        def see(_: object, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            seen.append([arguments[0].clone(), named["encoder_hidden_states"].clone()])
+
+        model.denoiser.register_forward_pre_hook(see, with_kwargs=True)
+        generate(model, jobs, sampling, out=tmp_path / out, progress=progress)
+        return seen
+
+    whole = run("whole")
+    lost = [generate(efface.open_model(tiny_sd), jobs, sampling, out=tmp_path / "whole")[i].path for i in (3, 4)]
+    batches = sorted({i // size for i in (3, 4)})
+    shutil.copytree(tmp_path / "whole", tmp_path / "holes")
+    for path in lost:
+        assert path
+        (tmp_path / "holes" / path.name).unlink()
+    told: list[tuple[int, int]] = []
+    again = run("holes", lambda what, done, total: told.append((done, total)))
+    expected = [call for b in batches for call in whole[3 * b : 3 * b + 3]]
+    assert len(again) == len(expected), "other batches than those with something missing ran"
+    assert all(torch.equal(x, y) for xs, ys in zip(again, expected, strict=True) for x, y in zip(xs, ys, strict=True))
+    assert told == [(6, 8), (7, 8), (8, 8)]
+    assert contents(tmp_path / "holes") == contents(tmp_path / "whole")
+    for count in range(8):
+        with pytest.raises(Stopped):
+            run(f"stopped at {count}", stop_at(count))
+        run(f"stopped at {count}")
+        assert contents(tmp_path / f"stopped at {count}") == contents(tmp_path / "whole")
+
+
 def test_what_cannot_be_made_is_an_error_and_tried_again(tiny_sd: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     broken = efface.open_model(tiny_sd)
@@ -101,6 +157,22 @@ def test_cache_serves_another_folder(tiny_sd: Path, tmp_path: Path, monkeypatch:
     key = made[0].row["key"]
     next((tmp_path / "cache").rglob(f"{key}.png")).write_bytes(b"damaged")
     assert cached(key) is None
+
+
+def test_an_interrupted_run_fills_the_cache_all_the_same(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(Stopped):
+        generate(
+            efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True, progress=stop_at(3)
+        )
+    assert not (tmp_path / "cache").exists()
+    generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True)
+    model = efface.open_model(tiny_sd)
+    generate(model, JOBS, SAMPLING, out=tmp_path / "two", use_cache=True)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert "denoiser" not in model.__dict__, "the images made before the interruption were drawn again"
 
 
 def test_prompts_never_become_paths() -> None:

@@ -4,7 +4,7 @@ Image i of a prompt has its own CPU generator here too, so that it does not depe
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,6 +27,7 @@ def sample_by_pipeline(
     sampling: Sampling,
     attached: Callable[[], AbstractContextManager[Any]],
     progress: Progress | None,
+    wanted: Set[int],
 ) -> Iterator[tuple[int, Pixels | None]]:
     """Make the jobs' images, batch by batch; as `sampling.sample`.
 
@@ -36,6 +37,7 @@ def sample_by_pipeline(
         sampling: How; `dpm++`, `ddim` and `lms` only for models trained on a schedule of betas.
         attached: Puts the eraser on the model while a batch runs.
         progress: Told after each batch.
+        wanted: The indices of the jobs whose images are still to be made.
     """
     if any(job.embedding for job in jobs):
         raise BadInput(f"{model.name} is drawn with by its pipeline, from prompts and not from embeddings.")
@@ -44,6 +46,8 @@ def sample_by_pipeline(
     own = pipeline.scheduler
     done = 0
     for indices in _batches(jobs, sampling):
+        if wanted.isdisjoint(indices):
+            continue
         batch = [jobs[index] for index in indices]
         arguments = _arguments(called, batch, sampling)
         if sampling.sampler != "own":
@@ -56,11 +60,13 @@ def sample_by_pipeline(
         if not hasattr(made, "images"):
             raise BadInput(f"A {type(pipeline).__name__} makes no pictures; attach the eraser and call it yourself.")
         for index, picture in zip(indices, np.asarray(made.images), strict=True):
+            if index not in wanted:
+                continue
             finite = bool(np.isfinite(picture).all())
             yield index, (picture.clip(0, 1) * 255).round().astype(np.uint8) if finite else None
-        done += len(indices)
+            done += 1
         if progress:
-            progress("images", done, len(jobs))
+            progress("images", done, len(wanted))
 
 
 def _batches(jobs: Sequence[Job], sampling: Sampling) -> list[list[int]]:

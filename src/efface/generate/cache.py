@@ -23,6 +23,11 @@ def cached(key: str) -> NDArray[np.uint8] | None:
         return None
 
 
+def is_kept(key: str) -> bool:
+    """Whether the cache has a file of this key, whole or not."""
+    return _place(key).exists()
+
+
 def keep(key: str, picture: Path | NDArray[np.uint8]) -> None:
     """Put a picture, or its file, into the cache; a cache that cannot be written is no reason to stop."""
     place = _place(key)

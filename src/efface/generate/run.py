@@ -1,4 +1,8 @@
-"""Jobs to a folder of images: resumable, content-addressed, written while the next batch is denoised."""
+"""Jobs to a folder of images: resumable, content-addressed, written while the next batch is denoised.
+
+A run that was stopped anywhere and is run again ends with the same bytes as one that never was: batches are cut from
+all of its jobs, and those that miss an image run whole (see `pictures` for why).
+"""
 
 import hashlib
 import json
@@ -10,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.eraser import Eraser
-from efface.generate.cache import cached, keep
+from efface.generate.cache import cached, is_kept, keep
 from efface.generate.folder import Folder, Image, file_name
 from efface.generate.jobs import Job, Progress, Sampling
 from efface.generate.sampling import sample
@@ -106,30 +110,31 @@ def generate(
     sampling = sampling or Sampling.default(model)
     recipe = Recipe.of(model, sampling, eraser, strength)
     rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
+    keys, every = list(rows), [job for _, job in rows.values()]
     with Folder(out) as folder:
-        missing = [key for key in rows if key not in folder.rows]
         if use_cache:
-            for key in missing:
+            for key in [key for key in keys if key not in folder.rows]:
                 if (pixels := cached(key)) is not None:
                     folder.add(rows[key][0], pixels)
             folder.settle()
-            missing = [key for key in missing if key not in folder.rows]
-        done = len(rows) - len(missing)
+        missing = {index for index, key in enumerate(keys) if key not in folder.rows}
+        done = len(keys) - len(missing)
         if progress:
-            progress(what, done, len(rows))
-        wanted = [rows[key][1] for key in missing]
-        for index, pixels in sample(model, wanted, sampling, eraser, strength=strength, force=force):
+            progress(what, done, len(keys))
+        for index, pixels in sample(model, every, sampling, eraser, strength=strength, force=force, wanted=missing):
+            row, _ = rows[keys[index]]
             if pixels is None:
-                folder.fail(rows[missing[index]][0], _NOT_FINITE)
+                folder.fail(row, _NOT_FINITE)
             else:
-                folder.add(rows[missing[index]][0], pixels)
+                folder.add(row, pixels)
             done += 1
             if progress:
-                progress(what, done, len(rows))
-        folder.finish(rows)
+                progress(what, done, len(keys))
+        folder.finish(keys)
         if use_cache:
-            for key in missing:
-                if key in folder.rows:
+            # Those too that an interrupted run made. Of a missing one the cache may have held a damaged picture.
+            for index, key in enumerate(keys):
+                if key in folder.rows and (index in missing or not is_kept(key)):
                     keep(key, out / folder.rows[key]["file_name"])
         return [_image(folder, recipe.row(job)["key"]) for job in jobs]
 

@@ -12,7 +12,7 @@ Shapes: b images a batch, C latent channels, h and w latent size, T tokens, d te
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -55,12 +55,13 @@ def sample(
     strength: float = 1.0,
     force: bool = False,
     progress: Progress | None = None,
+    wanted: Container[int] | None = None,
 ) -> Iterator[tuple[int, Pixels | None]]:
     """Make the jobs' images, batch by batch.
 
-    Equal calls give equal images. Another batch size or order sums in another order, which may round a pixel to the
-    next byte: images differ by at most 1 of 255. The eraser is on the model only while a batch runs, so that several
-    of these can take turns on one model.
+    Equal calls give equal images, also where only some are wanted. Another batch size or order sums in another order,
+    which may round a pixel to the next byte: images differ by at most 1 of 255. The eraser is on the model only while
+    a batch runs, so that several of these can take turns on one model.
 
     Args:
         model: What draws.
@@ -70,20 +71,25 @@ def sample(
         strength: Of the eraser.
         force: Attach the eraser although the model's text encoder is not its base's.
         progress: Told after each batch.
+        wanted: The indices of the jobs whose images are still to be made; `None` wants all. Batches are cut from all
+            jobs nonetheless and run whole, or not at all, so that a run that goes on equals one that was never stopped.
 
     Yields:
-        A job's index and its image, (height, width, 3); `None` in its place where the numbers were not finite.
+        A wanted job's index and its image, (height, width, 3); `None` in its place where the numbers were not finite.
     """
     sampling = sampling or Sampling.default(model)
+    left = {index for index in range(len(jobs)) if wanted is None or index in wanted}
+    if not left:
+        return
     if model.called is not None:
         from efface.generate.by_pipeline import sample_by_pipeline
 
         with _attached(model, eraser, strength, force):
             pass  # the base is checked here, once
         on = partial(_attached, model, eraser, strength, force=True)
-        yield from sample_by_pipeline(model, jobs, sampling, on, progress)
+        yield from sample_by_pipeline(model, jobs, sampling, on, progress, left)
         return
-    batches = _batches(model, jobs, sampling)
+    batches = [batch for batch in _batches(model, jobs, sampling) if not left.isdisjoint(batch.indices)]
     with _attached(model, eraser, strength, force):
         texts = _embed(model, jobs, sampling)
     done = 0
@@ -91,11 +97,12 @@ def sample(
         # The base was checked above, once.
         with _attached(model, eraser, strength, force=True):
             pixels, finite = _decode(model, _latents(model, [jobs[i] for i in batch.indices], batch, texts, sampling))
-        for index, image, good in zip(batch.indices, pixels, finite, strict=False):
-            yield index, image if good else None
-        done += len(batch.indices)
+        for index, image, good in zip(batch.indices, pixels, finite, strict=True):
+            if index in left:
+                yield index, image if good else None
+                done += 1
         if progress:
-            progress("images", done, len(jobs))
+            progress("images", done, len(left))
 
 
 def sample_latents(model: Model, jobs: Sequence[Job], sampling: Sampling) -> Tensor:
