@@ -100,6 +100,19 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(JUDGES._entries, name, entry)
 
 
+class Red(Sure):
+    """A judge that finds every concept in what is red."""
+
+    def scores(self, images: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
+        return np.repeat(images[:, :1, 0, 0] / 255.0, len(concepts), axis=1)
+
+
+@pytest.fixture
+def red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge `red`."""
+    monkeypatch.setitem(JUDGES._entries, "red", JudgeEntry("red", "for tests", "here", lambda asked: Red(fail=False)))
+
+
 @pytest.fixture
 def eraser(efface: Efface, tiny_sd: Path) -> Path:
     """An eraser of the tiny model, made by the command."""

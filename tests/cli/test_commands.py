@@ -6,6 +6,7 @@ from PIL import Image
 
 from efface import Eraser
 from efface.cli.output import slug
+from efface.metrics.rates import clustered_bootstrap, wilson
 
 
 def test_erase_writes_the_eraser_and_answers_as_agreed(efface, tiny_sd):
@@ -44,6 +45,7 @@ def test_settings_reach_the_method_as_numbers(efface, tiny_sd):
         ("case_number,artist,prompt\n0,Van Gogh,art by Van Gogh\n1,van gogh,picture\n", ("Van Gogh", "van gogh")),
         ('Name,id\n"horse, red",1\n house ,2\n', ("horse, red", "house")),
         ("\ufeffconcept;x,concept\n1,star\n", ("star",)),
+        ('id,concept\n1,red\u2028car\n2,horse\fbird\n3,"a\nhouse"\n', ("red\u2028car", "horse\fbird", "a\nhouse")),
     ],
 )
 def test_a_preserve_file_may_be_a_table(efface, tiny_sd, content, kept):
@@ -96,6 +98,33 @@ def test_judge_writes_verdicts_and_counts(efface, judges):
     assert Path(answer["verdicts"]).is_file()
 
 
+def judged_folder(folder: str, rows: list[tuple[str | None, str]]) -> None:
+    """Images of one colour each, and of those with a prompt its row."""
+    Path(folder).mkdir()
+    lines: list[str] = []
+    for i, (prompt, colour) in enumerate(rows):
+        Image.new("RGB", (16, 16), colour).save(f"{folder}/{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png"} | ({} if prompt is None else {"prompt": prompt})))
+    Path(folder, "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_the_interval_of_a_judged_folder_is_over_its_prompts(efface, red):
+    prompts = [("a cat", ["red"] * 9 + ["blue"]), ("a dog", ["red"] * 2 + ["blue"] * 8), ("", ["blue"] * 5)]
+    many = [(prompt, colour) for prompt, colours in prompts for colour in colours]
+    judged_folder("many", many)
+    judged_folder("one", [("a cat", colour) for _, colour in many])
+    judged_folder("foreign", [(None, colour) for _, colour in many])
+    judged_folder("mixed", [*many[:20], *((None, "blue") for _ in range(5))])
+
+    def rate(folder: str) -> dict[str, float]:
+        return efface("judge", folder, "--judge", "red", "-q", "cat", "--json").json()["questions"]["cat"]["rate"]
+
+    clusters = [[float(colour == "red") for colour in colours] for _, colours in prompts]
+    assert rate("many") == clustered_bootstrap(clusters).as_dict()
+    assert rate("one") == rate("foreign") == wilson(11, 25).as_dict()
+    assert rate("mixed") == clustered_bootstrap([*clusters[:2], *([0.0] for _ in range(5))]).as_dict()
+
+
 def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser, tiny_sd):
     Path("images").mkdir()
     Image.new("RGB", (16, 16), "red").save("images/a.png")
@@ -119,7 +148,7 @@ def test_evaluate_answers_as_agreed_and_writes_the_report(efface, judges, eraser
     assert json.loads(Path("out/report.json").read_text())["shots"]["cat"]
     again = efface(*command)
     assert again.code == 2
-    assert "complete" in again.err
+    assert "complete: see out/report.html" in again.err
     Path("out/report.html").unlink()  # as an interrupted run leaves it
     resumed = efface(*command).json()
     assert resumed["erasers"] == answer["erasers"]

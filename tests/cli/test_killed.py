@@ -16,6 +16,7 @@ import pytest
 import efface
 
 KILLS, AT_MOST = 20, 10
+BATCH = 24  # several batches a model, so that most kills leave some whole, one in part and the rest undone
 
 # Forks a process for each command line that it reads, with the libraries imported and nothing computed.
 SERVER = """
@@ -76,7 +77,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_killed_at_any_moment_and_run_again(server: Server, tmp_path: Path) -> None:
     eraser = tmp_path / "cat.safetensors"
     efface.erase(efface.open_model("emoji"), "cat", "dog").save(eraser)
-    command = ("evaluate", eraser, "-n", 8, "--steps", 2, "--device", "cpu", "-o")
+    command = ("evaluate", eraser, "-n", 8, "--steps", 2, "--batch-size", BATCH, "--device", "cpu", "-o")
 
     def whole(out: Path) -> bytes:
         """The report of a run that nobody interrupts."""

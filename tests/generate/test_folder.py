@@ -28,14 +28,14 @@ JOBS = [Job(prompt, seed) for prompt in ("a cat", "a <script>/../dog") for seed 
 SAMPLING = Sampling("ddim", 3, 3.0, batch_size=2)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What a run is interrupted with."""
 
 
 def stop_at(count: int) -> Callable[[str, int, int], None]:
     def tell(what: str, done: int, total: int) -> None:
         if done == count:
-            raise Stopped
+            raise StoppedError
 
     return tell
 
@@ -125,7 +125,7 @@ def test_a_run_that_goes_on_runs_the_batches_of_one_that_was_never_stopped(
     assert told == [(6, 8), (7, 8), (8, 8)]
     assert contents(tmp_path / "holes") == contents(tmp_path / "whole")
     for count in range(8):
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             run(f"stopped at {count}", stop_at(count))
         run(f"stopped at {count}")
         assert contents(tmp_path / f"stopped at {count}") == contents(tmp_path / "whole")
@@ -163,10 +163,8 @@ def test_an_interrupted_run_fills_the_cache_all_the_same(
     tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(Stopped):
-        generate(
-            efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True, progress=stop_at(3)
-        )
+    with pytest.raises(StoppedError):
+        generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True, progress=stop_at(3))
     assert not (tmp_path / "cache").exists()
     generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True)
     model = efface.open_model(tiny_sd)

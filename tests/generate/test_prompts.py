@@ -47,11 +47,38 @@ def test_concept_and_prompt(tmp_path: Path) -> None:
     assert read_prompts(write(tmp_path / "p.csv", "concept,prompt\ncat,a cat\n")) == [Job("a cat", concept="cat")]
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\f", "\v", "\x1c"])
+def test_what_only_unicode_takes_for_the_end_of_a_line_ends_no_row(tmp_path: Path, sign: str) -> None:
+    prompt = f"a cat{sign}on a mat"
+    assert read_prompts(write(tmp_path / "p.csv", f"prompt,seed\n{prompt},7\na dog,8\n")) == [
+        Job(prompt, 7),
+        Job("a dog", 8),
+    ]
+    assert read_prompts(write(tmp_path / "p.txt", f"{prompt}\na dog\n")) == [Job(prompt), Job("a dog")]
+
+
+def test_a_quoted_field_may_go_on_in_the_next_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(b'prompt,seed\r\n"a cat\r\non a mat",7\r\n')
+    assert read_prompts(path) == [Job("a cat\non a mat", 7)]
+
+
+def test_seeds_beyond_the_doubles_are_exact(tmp_path: Path) -> None:
+    assert read_prompts(write(tmp_path / "p.csv", f"prompt,seed\na cat,{2**64 - 1}\n")) == [Job("a cat", 2**64 - 1)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name,text\na,b\n", "has no 'prompt' column .columns: name, text."),
         ("prompt,seed\na cat,twelve\n", "row 2: seed is 'twelve', which is not a number"),
+        ("prompt,seed\na cat,1\na dog,nan\n", "p.csv, row 3: seed is 'nan', which is not a number"),
+        ("prompt,sd_seed\na cat,inf\n", "p.csv, row 2: sd_seed is 'inf', which is not a number"),
+        ("prompt,seed\na cat,1.5\n", "p.csv, row 2: seed is '1.5', which is not a whole number"),
+        ("prompt,seed\na cat,18446744073709551616\n", "p.csv, row 2: Seed 18446744073709551616 does not fit"),
+        ("prompt,width\na cat,nan\n", "p.csv, row 2: width is 'nan', which is not a number"),
+        ("prompt,height\na cat,64.5\n", "p.csv, row 2: height is '64.5', which is not a whole number"),
+        ("prompt,guidance\na cat,inf\n", "p.csv, row 2: guidance is 'inf', which is not a number"),
         ("prompt\n", "holds no prompt"),
         ("", "has no 'prompt' column"),
     ],

@@ -67,6 +67,8 @@ def test_prompts_are_lines_or_a_column(tmp_path: Path) -> None:
     table.write_text('case_number,Prompt\n1,"a dog, running"\n2,\n3,a dog\n')
     assert read_prompts(lines) == ["a dog", "a small dog"]
     assert read_prompts(table) == ["a dog, running", "a dog"]
+    table.write_text("id,prompt\n1,a dog\u2028running\n2,a\x0cdog\n", encoding="utf-8")
+    assert read_prompts(table) == ["a dog\u2028running", "a\x0cdog"]
     lines.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="UTF-8"):
         read_prompts(lines)

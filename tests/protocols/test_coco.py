@@ -59,6 +59,8 @@ def test_scores_are_the_metrics_own(
     tiny_model: Model, tiny_clip: Path, prompts: Path, real: Path, tmp_path: Path
 ) -> None:
     found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, real)
+    options = {"extractor": "emoji-clip", "clip": tiny_clip.name, "draws": 20}
+    assert found.provenance["inputs"]["options"] == options, "names, without their place"
     extractor, clip = open_extractor("emoji-clip"), open_clip(str(tiny_clip))
     photographs = extract(extractor, (image.pixels() for image in read_folder(real)))
     images = {name: read_folder(tmp_path / "out" / "images" / name) for name in (BASE, "mine")}

@@ -70,6 +70,15 @@ def test_rows_are_drawn_as_published(tiny_model: Model, eraser: efface.Eraser, p
     assert agreement is not None
     assert (agreement.value, agreement.n) == (np.mean([before[job] == after[job] for job in before]), 3)
     assert found.results[BASE].agreement is None
+    # The protocol's defaults too: another version may have others.
+    assert found.provenance["inputs"]["options"] == {
+        "threshold": 0.45,
+        "question": "",
+        "category": "",
+        "nudity_above": None,
+        "keep_images": True,
+    }
+    assert found.provenance["precision"] == "cpu float32"
 
 
 def test_counts_by_class_and_threshold(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:

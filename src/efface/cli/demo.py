@@ -42,7 +42,7 @@ def command(
 
     from efface import erase, open_model
 
-    with claim(out, "demo", {"n": n, "seed": seed}, PAGE, force):
+    with claim(out, "demo", {"n": n, "seed": seed}, GRID, force):  # which is written last
         opened = open_model(model, device_of(device))
         erasers = {slug(name): erase(opened, name, **how) for name, how in ERASED.items()}
         for name, eraser in erasers.items():

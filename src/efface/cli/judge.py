@@ -1,13 +1,19 @@
 """`efface judge`: verdicts on a folder of images."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efface.cli.options import Device, Force, Json, UnusedModel, UnusedSeed, device_of
 from efface.errors import BadInput
+
+if TYPE_CHECKING:
+    from efface.generate import Image
+    from efface.judges import Verdict
+    from efface.metrics.rates import Rate
 
 
 def command(
@@ -36,12 +42,12 @@ def command(
     screen = Screen(json)
     if not question or not all(text.strip() for text in question):
         raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
+    question = list(dict.fromkeys(question))
     target = out or Path(f"{slug(folder.resolve().name)}.parquet")
     check_target(target, force)
     images = read_folder(folder)
 
     from efface.judges import KeepsResults, judge_images, open_judge, write_verdicts
-    from efface.metrics.rates import wilson
 
     chosen = open_judge(judge, question, device_of(device), trust_torchscript)
     thresholds = {text: chosen.threshold(text) for text in question if chosen.knows(text)}
@@ -53,11 +59,11 @@ def command(
     write_verdicts(target, verdicts, force)
     if keeping:
         keeping[0].write_results(keeping[1], images, verdicts, force)
-    answers = {text: Counter(row.answer for row in verdicts if row.question == text) for text in question}
+    rows = {text: [row for row in verdicts if row.question == text] for text in question}
+    answers = {text: Counter(row.answer for row in about) for text, about in rows.items()}
     summary: dict[str, dict[str, object]] = {}
     for text, counts in answers.items():
-        decided = counts["yes"] + counts["no"]
-        rate = wilson(counts["yes"], decided) if decided else None
+        rate = _rate(images, rows[text])
         summary[text] = {**{name: counts[name] for name in ("yes", "no", "undecided", "error")}}
         summary[text]["rate"] = rate and rate.as_dict()
         doubts = "".join(f", {counts[name]} {name}" for name in ("undecided", "error") if counts[name])
@@ -73,3 +79,20 @@ def command(
     )
     if any(counts["error"] for counts in answers.values()):
         raise typer.Exit(1)
+
+
+def _rate(images: "Sequence[Image]", verdicts: "Sequence[Verdict]") -> "Rate | None":
+    """How often the answer is yes, by prompt: images of one prompt are alike, those of no known prompt independent."""
+    from efface.metrics.bootstrap import by_prompt
+    from efface.metrics.rates import clustered_bootstrap
+
+    decided = [
+        (image.row.get("prompt"), image.path, verdict.answer == "yes")
+        for image, verdict in zip(images, verdicts, strict=True)
+        if verdict.answer in ("yes", "no")
+    ]
+    if not decided:
+        return None
+    prompts = [str(path if prompt is None else prompt) for prompt, path, _ in decided]
+    is_foreign = all(prompt is None for prompt, _, _ in decided)
+    return clustered_bootstrap(by_prompt([float(yes) for _, _, yes in decided], None if is_foreign else prompts))

@@ -1,6 +1,8 @@
 """Options that every command takes, written once."""
 
 import os
+from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
@@ -95,7 +97,8 @@ def preserved_in(path: Path) -> list[str]:
         BadInput: the file cannot be read, has no such column, or holds nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
+        lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
         raise BadInput(f"Cannot read {path}: it is not UTF-8 text.") from error
     except OSError as error:
@@ -107,7 +110,7 @@ def preserved_in(path: Path) -> list[str]:
     return kept
 
 
-def _column(path: Path, lines: list[str]) -> list[str]:
+def _column(path: Path, lines: Iterable[str]) -> list[str]:
     import csv
 
     try:

@@ -156,4 +156,6 @@ def _may_resume(folder: Path, mark: Path, mine: Mapping[str, object], result: st
     if theirs != json.loads(json.dumps(mine)):
         raise BadFile(f"{folder} holds other work; choose another -o, or pass --force to replace it.")
     if (folder / result).exists():
-        raise BadFile(f"{folder} is already complete; choose another -o, or pass --force to do it again.")
+        raise BadFile(
+            f"{folder} is already complete: see {folder / result}; choose another -o, or pass --force to do it again."
+        )

@@ -6,12 +6,14 @@ Read: ESD, UCE, RECE and SepCE (`prompt`, `evaluation_seed`, `evaluation_guidanc
 """
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
-from efface.errors import BadFile
+from efface.errors import BadFile, BadInput
 from efface.generate.jobs import Job
 
 _SEED = ("evaluation_seed", "seed", "sd_seed")
@@ -30,7 +32,8 @@ def read_prompts(path: str | Path, seed: int = 0) -> list[Job]:
         seed: For rows that carry none; a prompt that comes again gets the next one.
 
     Raises:
-        BadFile: Unreadable, without a prompt column, empty, or with a number that is none; names file and row.
+        BadFile: Unreadable, without a prompt column, empty, or with a number that is none or none for its column;
+            names file and row.
     """
     return [job for _, job in read_labelled_prompts(path, seed)]
 
@@ -46,7 +49,7 @@ def read_labelled_prompts(path: str | Path, seed: int = 0) -> list[tuple[str, Jo
     if path.suffix.lower() == ".csv":
         jobs = _from_csv(path, text)
     else:
-        jobs = [("prompt", Job(line.strip()), False) for line in text.splitlines() if line.strip()]
+        jobs = [("prompt", Job(line.strip()), False) for line in StringIO(text) if line.strip()]
     if not jobs:
         raise BadFile(f"{path} holds no prompt; give one a line, or a CSV with a 'prompt' column.")
     return _seeded(jobs, seed)
@@ -54,7 +57,8 @@ def read_labelled_prompts(path: str | Path, seed: int = 0) -> list[tuple[str, Jo
 
 def _from_csv(path: Path, text: str) -> list[tuple[str, Job, bool]]:
     """Jobs, each with the kind of its column before it and whether its row gave a seed behind it."""
-    reader = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
+    # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
+    reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
     try:
         columns = [c.strip() for c in reader.fieldnames or ()]
         reader.fieldnames = columns
@@ -72,22 +76,16 @@ def _kind(column: str) -> str:
 
 
 def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[str, Job, bool]]:
-    seed = _number(row, _SEED, where)
+    seed, guidance = _whole(row, _SEED, where), _number(row, _GUIDANCE, where)
+    width, height, concept = _whole(row, _WIDTH, where), _whole(row, _HEIGHT, where), _first(row, _CONCEPT)[1]
     jobs: list[tuple[str, Job, bool]] = []
     for column in prompts:
-        prompt = (row.get(column) or "").strip()
-        if not prompt:
-            continue
-        width, height = _number(row, _WIDTH, where), _number(row, _HEIGHT, where)
-        job = Job(
-            prompt,
-            seed=0 if seed is None else int(seed),
-            guidance=_number(row, _GUIDANCE, where),
-            concept=_first(row, _CONCEPT)[1],
-            width=None if width is None else int(width),
-            height=None if height is None else int(height),
-        )
-        jobs.append((_kind(column), job, seed is not None))
+        if prompt := (row.get(column) or "").strip():
+            try:
+                job = Job(prompt, seed or 0, guidance, concept, width=width, height=height)
+            except BadInput as error:
+                raise BadFile(f"{where}: {error}") from error
+            jobs.append((_kind(column), job, seed is not None))
     return jobs
 
 
@@ -96,15 +94,26 @@ def _first(row: Mapping[str, str | None], names: tuple[str, ...]) -> tuple[str, 
     return next(((name, (row[name] or "").strip()) for name in names if (row.get(name) or "").strip()), ("", ""))
 
 
+def _whole(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -> int | None:
+    number = _number(row, names, where)
+    if number is not None and number != int(number):
+        name, text = _first(row, names)
+        raise BadFile(f"{where}: {name} is '{text}', which is not a whole number.")
+    return None if number is None else int(number)
+
+
 def _number(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -> float | None:
     name, text = _first(row, names)
     if not text:
         return None
     try:
         # Seeds beyond 2^53 are exact only as integers; "12.0" is how data frames write 12.
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise BadFile(f"{where}: {name} is '{text}', which is not a number.") from None
+        number = int(text) if text.lstrip("+-").isdigit() else float(text)
+        if math.isfinite(number):
+            return number
+    except (ValueError, OverflowError):
+        pass
+    raise BadFile(f"{where}: {name} is '{text}', which is not a number.")
 
 
 def _seeded(jobs: list[tuple[str, Job, bool]], seed: int) -> list[tuple[str, Job]]:

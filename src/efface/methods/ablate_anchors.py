@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -71,7 +73,8 @@ def read_prompts(path: Path) -> list[str]:
         BadFile: it cannot be read, has no such column, or holds no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
+        lines: Iterable[str] = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise BadFile(f"Cannot read anchor prompts from {path}: {reason}.") from error

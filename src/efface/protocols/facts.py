@@ -7,6 +7,7 @@ from typing import Any
 from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Sampling
+from efface.generate.run import Recipe
 from efface.judges import Judge
 from efface.models import Model
 from efface.protocols.base import BASE
@@ -50,6 +51,7 @@ def provenance(
     del how["batch_size"]  # decides nothing but the speed
     return {
         "model": {"name": model.name, "hash": model.hash},
+        "precision": Recipe.of(model, sampling).precision,
         "erasers": {
             name: {"hash": e.hash, "method": e.method, "request": e.request.model_dump(mode="json")}
             for name, e in erasers.items()

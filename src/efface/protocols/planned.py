@@ -72,7 +72,7 @@ def planned(
             raise BadInput(f"{n} images are none; ask for at least 1.")
         requests = {key: request or eraser.request for key, eraser in erasers.items()}
         asked = Asked(model, requests, judge, sampling or Sampling.default(model), n, seed, inputs)
-        return _Run(name, asked, prepare(asked), out, progress).evaluation(erasers)
+        return _Run(name, asked, prepare(asked), config, out, progress).evaluation(erasers)
 
     return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, reads, config)
 
@@ -82,6 +82,7 @@ class _Run:
     name: str
     asked: Asked
     prepared: Prepared
+    config: type[Settings]
     out: Path
     progress: Progress | None
 
@@ -169,7 +170,9 @@ class _Run:
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
         asked = self.asked
         facts = provenance(asked.model, erasers, self.prepared.judge, questions, asked.sampling, asked.n, asked.seed)
-        return {**facts, "inputs": asked.inputs.as_dict()}
+        # With the defaults, which another version may change.
+        options = self.config.model_validate(asked.inputs.options).model_dump(mode="json")
+        return {**facts, "inputs": replace(asked.inputs, options=options).as_dict()}
 
 
 def _together(plans: Iterable[Plan]) -> Plan:
