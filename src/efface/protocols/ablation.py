@@ -15,7 +15,7 @@ how many images the target is absent (`forget`), and the anchor and the hard neg
 `--data FOLDER` is the reference's assets, with eval.json and eval_prompts; objects' prompts are the anchor's with
 another name in them. Without it, anchor and hard negatives are the concept's guide and neighbours, from the request or
 on the embedded model its catalogue, in plain templates. 4 n images of target and anchor, n of each hard negative; the
-paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1, which no sampler here has.
+paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1, which here is at eta 0.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from efface.protocols.looks import Looks, Scores, Vectors, as_set, both, clip_of
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
 from efface.protocols.probes import take_turns
+from efface.protocols.published import Published
 from efface.protocols.running import Count, Judged
 from efface.settings import Settings
 
@@ -216,4 +217,5 @@ PROTOCOL = planned(
     n=50,
     config=Config,
     reads=("data",),
+    published=Published("ddim", 50, GUIDANCE),
 )

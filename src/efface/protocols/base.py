@@ -15,6 +15,7 @@ from typing import Protocol as Interface
 from efface.generate.jobs import Job, Progress, Sampling
 from efface.metrics.base import Measured, Value
 from efface.metrics.rates import Rate
+from efface.protocols.published import Published
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
@@ -228,6 +229,7 @@ class Protocol:
         judged: Whether it asks a judge at all.
         reads: Which of `--prompts` and `--data` it reads.
         config: Its own settings, if it has any.
+        published: How the paper's images were sampled, where that is known.
     """
 
     name: str
@@ -239,6 +241,7 @@ class Protocol:
     judged: bool = True
     reads: tuple[Reads, ...] = ()
     config: type[Settings] | None = None
+    published: Published | None = None
 
 
 def rank_key(result: Result) -> tuple[int, float, float]:

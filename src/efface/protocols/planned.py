@@ -20,6 +20,7 @@ from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Resul
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
+from efface.protocols.published import Published, sampling_of
 from efface.protocols.running import (
     Judged,
     agreement,
@@ -48,6 +49,7 @@ def planned(
     config: type[Settings],
     is_judged: bool = True,
     reads: tuple[Reads, ...] = (),
+    published: Published | None = None,
 ) -> Protocol:
     """A protocol of what it prepares; the arguments are `Protocol`'s."""
     default = n
@@ -71,10 +73,11 @@ def planned(
         if n < 1:
             raise BadInput(f"{n} images are none; ask for at least 1.")
         requests = {key: request or eraser.request for key, eraser in erasers.items()}
-        asked = Asked(model, requests, judge, sampling or Sampling.default(model), n, seed, inputs)
+        sampling = sampling or sampling_of(published, model, inputs)
+        asked = Asked(model, requests, judge, sampling, n, seed, inputs)
         return _Run(name, asked, prepare(asked), out, progress).evaluation(erasers)
 
-    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, reads, config)
+    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, reads, config, published)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ and so for an erased style (style_ua, style_ira, style_cra). `fid` leaves out th
 `retain` are ua and the two others together.
 
 On the embedded model the world is its catalogue's, and FID is to the unedited model's images. On the published data set
-(`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds and guidance are as published, the labels are the folders',
-and FID is to pictures 1 to 5 of each cell; the paper's classifiers are two, so `-s objects=style:FOLDER` adds one for
-objects to the judge. The paper's FID is by torchvision's Inception, which no extractor here is.
+(`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds, sampler, steps and guidance are as published, the labels are
+the folders', and FID is to pictures 1 to 5 of each cell; the paper's classifiers are two, so `-s objects=style:FOLDER`
+adds one for objects to the judge. The paper's FID is by torchvision's Inception, which no extractor here is. `kid`
+stands beside it, by the same features.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from efface.protocols.canvas import DOMAINS, Canvas, Domain, emoji_canvas, read_
 from efface.protocols.looks import Looks, Vectors, both, distance, open_looks, to_reference
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.published import Published
 from efface.protocols.running import Count, Judged
 from efface.request import Request
 from efface.settings import Settings
@@ -172,4 +174,5 @@ PROTOCOL = planned(
     n=len(SEEDS),
     config=Config,
     reads=("data",),
+    published=Published("ddim", 100, GUIDANCE, with_data=True),
 )
