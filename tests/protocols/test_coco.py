@@ -19,6 +19,7 @@ from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
 from efface.protocols.looks import to_reference
+from efface.report import write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")
 CAPTIONS = ("a cat in a house", "a red car", "a bird by the house", "a dog with a ball", "a blue bird")
@@ -109,7 +110,13 @@ def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
     assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
     assert set(found.results["mine"].scores) == {"clip_score", "fid_to_base"}, "there are no real pictures"
     assert found.results["mine"].scores["clip_score"].value.n == 2
-    assert [found.results[name].errors for name in (BASE, "mine")] == [1, 1]
+    for result in found.results.values():
+        assert result.errors == 1
+        assert [image.job.prompt for image in result.unread] == [CAPTIONS[0]]
+        assert "cannot be read" in result.unread[0].error
+    html = write_report(found, tmp_path / "out").read_text(encoding="utf-8")
+    assert 'id="unanswered"' in html
+    assert html.count(result.unread[0].error) == 2
 
 
 def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distance() -> None:

@@ -141,8 +141,9 @@ class _Scores:
         self.column = {text: i for i, text in enumerate(texts)}
         self.scores, self.looks = scores, looks
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
         found: dict[str, Measured | None] = {}
+        unread: set[Job] = set()
         for group in GROUPS:
             # Each image with its own name's text and the anchor's.
             asked = {
@@ -152,6 +153,7 @@ class _Scores:
                 for probe in part
             }
             after = self.scores(edited, asked)
+            unread |= asked.keys() - after.keys()
             before = {} if name == BASE else self.scores(base, asked)
             own, wins = ([of(table, asked, self.column) for table in (after, before)] for of in (_own, _wins))
             found[f"{group}_clip_score"] = scored(self.scores.version, *own)
@@ -160,7 +162,7 @@ class _Scores:
             if name != BASE:
                 parts = [[probe.job for probe in part] for one in self.groups[name] for part in one[group]]
                 found[f"{group}_kid"] = self._kid([both(self.looks(edited, p), self.looks(base, p)) for p in parts])
-        return {metric: measured for metric, measured in found.items() if measured}, ()
+        return {metric: measured for metric, measured in found.items() if measured}, unread
 
     def _text(self, name: str, probe: Probe) -> str:
         return self.said[name][probe.concept]

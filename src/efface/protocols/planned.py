@@ -12,11 +12,11 @@ from typing import Any
 
 from efface.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Progress, Sampling, generate
+from efface.generate import Image, Progress, Sampling, generate
 from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
-from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot
+from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot, Unread
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
@@ -143,11 +143,17 @@ class _Run:
         rates = {metric: value for metric, count in plan.rates.items() if (value := rate(answered, count))}
         scores, unread = self.prepared.measure(name, answers, base) if self.prepared.measure else ({}, ())
         # Images, however many questions each is asked, and those too that nothing is asked of.
-        failed = {shot.probe.job for shot in answered if shot.error is not None}
-        failed |= {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
-        errors, unsure = len(failed), undecided(answered)
+        told = {shot.probe.job for shot in answered if shot.error is not None}
+        failed = {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
+        missed = tuple(Unread(job, _why(image)) for job, image in answers.images.items() if job in failed - told)
         return Result(
-            rates, went=destinations(answered), errors=errors, shots=answered, undecided=unsure, scores=scores
+            rates,
+            went=destinations(answered),
+            errors=len(told) + len(missed),
+            shots=answered,
+            unread=missed,
+            undecided=undecided(answered),
+            scores=scores,
         )
 
     def _shots(self, plan: Plan, answers: Judged) -> tuple[Shot, ...]:
@@ -184,6 +190,15 @@ def _together(plans: Iterable[Plan]) -> Plan:
         rates,
         tuple(dict.fromkeys(job for plan in every for job in plan.jobs)),
     )
+
+
+def _why(image: Image) -> str:
+    """Why an image cannot be read, in the words of verdicts."""
+    try:
+        image.pixels()
+    except OSError as error:
+        return f"the image cannot be read: {error}"
+    return "the image could not be read when it was measured"
 
 
 def _without_pictures(result: Result) -> Result:
