@@ -1,4 +1,4 @@
-"""FID, KID and CLIP score of captions against the metrics' own functions, and against statistics that are given."""
+"""FID, KID, CMMD and CLIP score of captions against the metrics' own functions, and given statistics."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from efface.errors import BadInput
 from efface.generate import Job, Sampling, read_folder
 from efface.judges.nobody import Nobody
 from efface.metrics.clip_score import clip_score
+from efface.metrics.cmmd import cmmd
 from efface.metrics.features import Features, extract, open_extractor
 from efface.metrics.fid import fid
 from efface.metrics.kid import kid, statistic
@@ -74,11 +75,12 @@ def test_scores_are_the_metrics_own(
         assert scores["clip_score"].value.value == pytest.approx(expected.value, abs=1e-6)
         assert scores["fid"].value.value == pytest.approx(fid(sets[name], photographs, 20).value, abs=1e-6)
         assert scores["kid"].value.value == pytest.approx(kid(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["cmmd"].value.value == pytest.approx(cmmd(sets[name], photographs, 20).value, abs=1e-6)
         assert scores["fid"].value.extractor == extractor.version
     mine, base = found.results["mine"].scores, found.results[BASE].scores
     assert mine["fid_to_base"].value.value == pytest.approx(fid(sets["mine"], sets[BASE], 20).value, abs=1e-6)
     assert "fid_to_base" not in base
-    for metric in ("clip_score", "fid", "kid"):
+    for metric in ("clip_score", "fid", "kid", "cmmd"):
         measured = mine[metric]
         assert measured.base is not None
         assert measured.change is not None
@@ -99,7 +101,7 @@ def test_statistics_stand_in_for_pictures(
     found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).results["mine"].scores
     assert found["fid"].value.value == pytest.approx(by_pictures.value.value, abs=1e-5)
     assert "statistics" in found["fid"].value.note
-    assert "kid" not in found
+    assert not {"kid", "cmmd"} & found.keys(), "which take no statistics"
 
 
 def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
