@@ -96,13 +96,14 @@ def test_judge_writes_verdicts_and_counts(efface, judges):
     assert Path(answer["verdicts"]).is_file()
 
 
-def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser, tiny_sd):
+@pytest.mark.parametrize("judge", ["failing", "numberless"])
+def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser, tiny_sd, judge):
     Path("images").mkdir()
     Image.new("RGB", (16, 16), "red").save("images/a.png")
-    ended = efface("judge", "images", "--judge", "failing", "-q", "cat", "--json")
+    ended = efface("judge", "images", "--judge", judge, "-q", "cat", "--json")
     assert ended.code == 1
     assert ended.json()["questions"]["cat"] == {"yes": 0, "no": 0, "undecided": 0, "error": 1, "rate": None}
-    ended = efface("evaluate", eraser, "--judge", "failing", "-n", 2, "--steps", 2, "--model", tiny_sd, "--json")
+    ended = efface("evaluate", eraser, "--judge", judge, "-n", 2, "--steps", 2, "--model", tiny_sd, "--json")
     assert ended.code == 1
     assert ended.json()["erasers"]["cat"]["metrics"] == {}
     assert ended.json()["erasers"]["cat"]["errors"] > 0
