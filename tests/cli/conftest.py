@@ -67,12 +67,12 @@ def refused(efface: Efface) -> Callable[..., str]:
 
 
 class Sure:
-    """A judge that finds every concept in every image; `fail` makes it raise."""
+    """A judge that gives every image one score for every concept; `fail` makes it raise."""
 
     name, version = "sure", "1"
 
-    def __init__(self, fail: bool) -> None:
-        self.fail = fail
+    def __init__(self, fail: bool, score: float = 1.0) -> None:
+        self.fail, self.score = fail, score
 
     def knows(self, concept: str) -> bool:
         return concept != "unheard-of"
@@ -89,14 +89,14 @@ class Sure:
     def scores(self, images: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
         if self.fail:
             raise OSError("out of order")
-        return np.ones((len(images), len(concepts)))
+        return np.full((len(images), len(concepts)), self.score)
 
 
 @pytest.fixture
 def judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judges `sure` and `failing`."""
-    for name, fail in (("sure", False), ("failing", True)):
-        entry = JudgeEntry(name, "for tests", "here", lambda asked, fail=fail: Sure(fail))
+    """The judges `sure`, `failing` and `numberless`."""
+    for name, judge in (("sure", Sure(False)), ("failing", Sure(True)), ("numberless", Sure(False, np.nan))):
+        entry = JudgeEntry(name, "for tests", "here", lambda asked, judge=judge: judge)
         monkeypatch.setitem(JUDGES._entries, name, entry)
 
 

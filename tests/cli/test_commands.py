@@ -125,13 +125,14 @@ def test_the_interval_of_a_judged_folder_is_over_its_prompts(efface, red):
     assert rate("mixed") == clustered_bootstrap([*clusters[:2], *([0.0] for _ in range(5))]).as_dict()
 
 
-def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser, tiny_sd):
+@pytest.mark.parametrize("judge", ["failing", "numberless"])
+def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser, tiny_sd, judge):
     Path("images").mkdir()
     Image.new("RGB", (16, 16), "red").save("images/a.png")
-    ended = efface("judge", "images", "--judge", "failing", "-q", "cat", "--json")
+    ended = efface("judge", "images", "--judge", judge, "-q", "cat", "--json")
     assert ended.code == 1
     assert ended.json()["questions"]["cat"] == {"yes": 0, "no": 0, "undecided": 0, "error": 1, "rate": None}
-    ended = efface("evaluate", eraser, "--judge", "failing", "-n", 2, "--steps", 2, "--model", tiny_sd, "--json")
+    ended = efface("evaluate", eraser, "--judge", judge, "-n", 2, "--steps", 2, "--model", tiny_sd, "--json")
     assert ended.code == 1
     assert ended.json()["erasers"]["cat"]["metrics"] == {}
     assert ended.json()["erasers"]["cat"]["errors"] > 0

@@ -38,3 +38,17 @@ def test_protocols_are_listed_with_their_settings(efface):
     assert listed["unlearncanvas"]["n"] == 5
     assert listed["i2p"]["defaults"]["threshold"] == 0.6
     assert "-s threshold=0.6" in ended.err
+    assert listed["unlearncanvas"]["published"] == {"sampler": "ddim", "steps": 100, "guidance": 9.0, "with_data": True}
+    assert listed["coco"]["published"] is None
+    assert "published with: ddim, 100 steps, guidance 9, with --data" in ended.err
+
+
+def test_what_a_user_chooses_overrides_what_is_published(efface, judges, eraser, tiny_sd):
+    command = ("evaluate", eraser, "-p", "imagenette", "--judge", "sure", "-s", "classes=cat,dog", "-n", 2)
+    for chosen, said in (
+        (("--steps", 3), ("lms", 3, 7.5)),
+        (("--sampler", "ddim", "--steps", 2), ("ddim", 2, 7.5)),
+    ):
+        ended = efface(*command, *chosen, "--model", tiny_sd, "-o", f"by-{said[0]}", "--json")
+        how = ended.json()["provenance"]["sampling"]
+        assert (how["sampler"], how["steps"], how["guidance"]) == said

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from PIL import Image as Picture
 
 from efface import erase, open_model
@@ -17,6 +18,8 @@ from efface.errors import BadInput
 from efface.generate import Sampling, generate, read_folder, read_picture
 from efface.judges import JUDGES, Hesitant, Judge, answer_of, judge_images, open_judge
 from efface.protocols.err import evaluate
+from efface.report import schema, write_report
+from efface.report.document import DOCUMENT
 from efface.request import Concept, Request
 
 
@@ -272,3 +275,12 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
         counted = result.metrics[metric].n if metric in result.metrics else 0
         assert counted == len(decided) == len(shots) - sum(s.undecided or s.error is not None for s in shots)
     assert found.errors >= result.errors
+    page = write_report(found, tmp_path / "spoiled").read_text(encoding="utf-8")
+    assert f"<strong>{found.errors} images without a verdict.</strong>" in page
+    assert 'id="unanswered"' in page
+    report = json.loads((tmp_path / "spoiled" / DOCUMENT).read_text(encoding="utf-8"))
+    Draft202012Validator(schema()).validate(report)
+    for name, one in found.results.items():
+        assert report["erasers"][name]["errors"] == one.errors
+        assert sum(shot["error"] is not None for shot in report["shots"][name]) == one.errors
+    assert all(shot["found"] is shot["score"] is None for shot in report["shots"]["cat"] if shot["error"])

@@ -21,7 +21,7 @@ from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result, Shot
 from efface.protocols.ablation_sets import sets_for
 from efface.protocols.plans import Asked
-from efface.request import Concept
+from efface.request import Concept, Request
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
 
@@ -142,6 +142,27 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
     (data / "eval_prompts" / "cat_eval.txt").unlink()
     with pytest.raises(BadInput, match=r"cat_eval\.txt"):
         run(tiny_model, efface.erase(tiny_model, "blue cat"), judge, tmp_path / "three", data=data, **clip)
+
+
+def test_an_image_that_cannot_be_read_is_an_error_although_the_judge_does_not_know_it(
+    tiny_model: Model, tiny_clip: Path, colours: Any, tmp_path: Path, spoiled: None
+) -> None:
+    concept = Concept(name="cat", guide="dog", adjacent=("parrot",))
+    request = Request(concepts=(concept,))
+    inputs = Inputs(options={"clip": str(tiny_clip), "extractor": "emoji-clip"})
+    found = PROTOCOLS.get("ablation").evaluate(
+        tiny_model,
+        {"mine": efface.erase(tiny_model, request)},
+        colours("cat", "dog", "car"),
+        out=tmp_path / "out",
+        n=3,
+        sampling=QUICK,
+        inputs=inputs,
+    )
+    for result in found.results.values():
+        assert result.scores["hard_negative_clip_score"].value.n == 2
+        assert result.errors == 1
+        assert "parrot" in result.unread[0].job.prompt
 
 
 def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""FID, KID and CLIP score of captions against the metrics' own functions, and against statistics that are given."""
+"""FID, KID, CMMD and CLIP score of captions against the metrics' own functions, and given statistics."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from efface.errors import BadInput
 from efface.generate import Job, Sampling, read_folder
 from efface.judges.nobody import Nobody
 from efface.metrics.clip_score import clip_score
+from efface.metrics.cmmd import cmmd
 from efface.metrics.features import Features, extract, open_extractor
 from efface.metrics.fid import fid
 from efface.metrics.kid import kid, statistic
@@ -19,6 +20,7 @@ from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
 from efface.protocols.looks import to_reference
+from efface.report import write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")
 CAPTIONS = ("a cat in a house", "a red car", "a bird by the house", "a dog with a ball", "a blue bird")
@@ -75,11 +77,12 @@ def test_scores_are_the_metrics_own(
         assert scores["clip_score"].value.value == pytest.approx(expected.value, abs=1e-6)
         assert scores["fid"].value.value == pytest.approx(fid(sets[name], photographs, 20).value, abs=1e-6)
         assert scores["kid"].value.value == pytest.approx(kid(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["cmmd"].value.value == pytest.approx(cmmd(sets[name], photographs, 20).value, abs=1e-6)
         assert scores["fid"].value.extractor == extractor.version
     mine, base = found.results["mine"].scores, found.results[BASE].scores
     assert mine["fid_to_base"].value.value == pytest.approx(fid(sets["mine"], sets[BASE], 20).value, abs=1e-6)
     assert "fid_to_base" not in base
-    for metric in ("clip_score", "fid", "kid"):
+    for metric in ("clip_score", "fid", "kid", "cmmd"):
         measured = mine[metric]
         assert measured.base is not None
         assert measured.change is not None
@@ -100,7 +103,7 @@ def test_statistics_stand_in_for_pictures(
     found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).results["mine"].scores
     assert found["fid"].value.value == pytest.approx(by_pictures.value.value, abs=1e-5)
     assert "statistics" in found["fid"].value.note
-    assert "kid" not in found
+    assert not {"kid", "cmmd"} & found.keys(), "which take no statistics"
 
 
 def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
@@ -111,7 +114,13 @@ def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
     assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
     assert set(found.results["mine"].scores) == {"clip_score", "fid_to_base"}, "there are no real pictures"
     assert found.results["mine"].scores["clip_score"].value.n == 2
-    assert [found.results[name].errors for name in (BASE, "mine")] == [1, 1]
+    for result in found.results.values():
+        assert result.errors == 1
+        assert [image.job.prompt for image in result.unread] == [CAPTIONS[0]]
+        assert "cannot be read" in result.unread[0].error
+    html = write_report(found, tmp_path / "out").read_text(encoding="utf-8")
+    assert 'id="unanswered"' in html
+    assert html.count(result.unread[0].error) == 2
 
 
 def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distance() -> None:

@@ -95,6 +95,12 @@ def test_fid_is_that_of_the_images_that_show_nothing_erased(found: Evaluation) -
     assert measured.value.low <= measured.value.value <= measured.value.high
     assert "the unedited model's images" in measured.value.note
     assert measured.base is None
+    d = x.shape[1]
+    xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    unbiased = [(k.sum() - np.trace(k)) / (8 * 7) for k in (xx, yy)]
+    other = found.results["mine"].scores["kid"].value
+    assert other.value == pytest.approx(sum(unbiased) - 2 * xy.mean(), abs=1e-6)
+    assert "the unedited model's images" in other.note
 
 
 def test_a_style_by_another_word(emoji: Model, tmp_path: Path) -> None:
@@ -131,6 +137,11 @@ def test_the_published_layout(tiny_model: Model, data: Path, colours: Any, tmp_p
     assert fid.change is not None
     assert fid.base is not None
     assert fid.change.value == pytest.approx(fid.value.value - fid.base.value)
+    other = mine.scores["kid"]
+    assert (other.value.n, other.value.extractor) == (12, fid.value.extractor)
+    assert other.base is not None
+    assert other.change is not None
+    assert other.change.value == pytest.approx(other.value.value - other.base.value)
 
 
 def test_a_judge_for_objects_beside_one_for_styles(
@@ -188,6 +199,8 @@ def test_bad_input(
         run(tiny_model, efface.erase(tiny_model, "cat"), colours("cat"), tmp_path / "out", data=data / "Pop_Art")
     with pytest.raises(BadInput, match="'unicorn' is neither an object nor a style"):
         run(emoji, efface.erase(emoji, "unicorn"), open_judge("emoji"), tmp_path / "out")
+    with pytest.raises(BadInput, match="'draws' is 3"):
+        run(emoji, erased, open_judge("emoji"), tmp_path / "out", draws=3)
     with pytest.raises(BadInput, match="Unknown option 'ony'"):
         run(emoji, erased, open_judge("emoji"), tmp_path / "out", ony="cat")
     (data / "Pop_Art" / "Dogs" / "1.jpg").write_bytes(b"half")

@@ -5,6 +5,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from efface.errors import BadFile
+from efface.generate import Job
+from efface.protocols import Unread
 from efface.report import document, schema, write_report
 
 CASES = {
@@ -36,6 +38,17 @@ def test_an_image_without_a_verdict_has_no_score(evaluation, tmp_path):
     assert content["shots"]["eraser"][-1]["found"] is None
     assert content["shots"]["eraser"][-1]["score"] is None
     assert content["shots"]["eraser"][-1]["error"] == "broken"
+
+
+def test_an_image_that_nothing_is_asked_of_is_listed_with_the_reason(evaluation, tmp_path):
+    made = evaluation()
+    spoilt = replace(made.results["eraser"], unread=(Unread(Job("a red car", 7), "broken"),), errors=1)
+    content = document(replace(made, results={**made.results, "eraser": spoilt}), tmp_path)
+    check(content)
+    assert content["unread"] == {"base": [], "eraser": [{"prompt": "a red car", "seed": 7, "error": "broken"}]}
+    del content["unread"]["eraser"][0]["error"]
+    with pytest.raises(ValidationError):
+        check(content)
 
 
 def test_a_distance_names_its_extractor(evaluation, tmp_path):

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from efface.generate import Job
 from efface.metrics.rates import wilson
-from efface.protocols import BASE, Result
+from efface.protocols import BASE, Result, Unread
 from efface.report import page
 from efface.report.provenance import flat
 
@@ -114,6 +115,16 @@ def test_a_failure_of_the_unedited_model_is_listed_too(evaluation):
     spoilt = (replace(base.shots[0], found=None, score=float("nan"), error="cannot be read"), *base.shots[1:])
     said = text_of(page(replace(made, results={**made.results, BASE: replace(base, shots=spoilt, errors=1)})))
     assert "cannot be read" in said
+
+
+def test_a_failure_of_what_no_question_is_asked_of_is_listed_too(evaluation, tmp_path):
+    made = evaluation(distances=True)
+    unread = (Unread(Job("a red car", 7), "the image cannot be read: it ends early"),)
+    results = {name: replace(result, shots=(), unread=unread, errors=1) for name, result in made.results.items()}
+    html = page(replace(made, results=results))
+    assert "2 images without a verdict." in text_of(html)
+    assert 'id="unanswered"' in html
+    assert text_of(html).count("the image cannot be read: it ends early") == 2
 
 
 def test_a_missing_picture_is_said_to_be_missing(evaluation, tmp_path):

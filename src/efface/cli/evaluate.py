@@ -71,6 +71,7 @@ def command(
     from efface.cli.output import Screen, claim, slug
     from efface.protocols import PROTOCOLS
     from efface.protocols.inputs import Inputs
+    from efface.protocols.published import sampling_of
     from efface.report.document import PAGE
 
     screen = Screen(json)
@@ -84,7 +85,6 @@ def command(
 
     from efface import Eraser, Request, open_model
     from efface.base_check import check_base
-    from efface.generate import Sampling
 
     asked = Request.from_yaml(request) if request else None
     loaded = {name: Eraser.load(path) for name, path in files.items()}
@@ -93,7 +93,8 @@ def command(
         _propose(screen, opened, loaded, asked)
         return
     chosen = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
-    sampling = replace(Sampling.default(opened), **{key: value for key, value in chosen.items() if value is not None})
+    usual = sampling_of(entry.published, opened, inputs)
+    sampling = replace(usual, **{key: value for key, value in chosen.items() if value is not None})
     judge = judge or ("emoji" if model == "emoji" else None)
     wish = Wish(protocol, judge, n or entry.n, seed, sampling, asked, inputs, attack)
     folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))

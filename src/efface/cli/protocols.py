@@ -1,5 +1,7 @@
 """`efface protocols`: the named evaluations."""
 
+from dataclasses import asdict
+
 from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
 
 
@@ -18,6 +20,8 @@ def command(
         screen.say(f"  {entry.summary}")
         screen.say(f"  gives: {', '.join(entry.metrics)}")
         screen.say(f"  -n {entry.n}   {entry.paper}")
+        if entry.published:
+            screen.say(f"  published with: {entry.published}")
         for key, value in settings[entry.name].items():
             screen.say(f"  -s {key}={'' if value is None else value}")
     screen.answer(
@@ -29,6 +33,7 @@ def command(
                     "metrics": list(entry.metrics),
                     "paper": entry.paper,
                     "n": entry.n,
+                    "published": entry.published and asdict(entry.published),
                     "defaults": settings[entry.name],
                 }
                 for entry in entries

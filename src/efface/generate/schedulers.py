@@ -42,5 +42,5 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
     try:
         from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
     except ImportError as error:
-        raise BadInput("The sampler 'lms' needs SciPy; run `pip install scipy`.") from error
+        raise BadInput("The sampler 'lms' needs SciPy; run `pip install scipy`, or choose another.") from error
     return LMSDiscreteScheduler.from_config(dict(config))

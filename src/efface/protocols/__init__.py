@@ -8,6 +8,7 @@ from efface.protocols.base import Probe as Probe
 from efface.protocols.base import Protocol as Protocol
 from efface.protocols.base import Result as Result
 from efface.protocols.base import Shot as Shot
+from efface.protocols.base import Unread as Unread
 from efface.protocols.inputs import Inputs as Inputs
 from efface.registry import Registry
 

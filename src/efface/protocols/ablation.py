@@ -15,7 +15,7 @@ how many images the target is absent (`forget`), and the anchor and the hard neg
 `--data FOLDER` is the reference's assets, with eval.json and eval_prompts; objects' prompts are the anchor's with
 another name in them. Without it, anchor and hard negatives are the concept's guide and neighbours, from the request or
 on the embedded model its catalogue, in plain templates. 4 n images of target and anchor, n of each hard negative; the
-paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1, which no sampler here has.
+paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1, which here is at eta 0.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from efface.protocols.looks import Looks, Scores, Vectors, as_set, both, clip_of
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
 from efface.protocols.probes import take_turns
+from efface.protocols.published import Published
 from efface.protocols.running import Count, Judged
 from efface.settings import Settings
 
@@ -140,8 +141,9 @@ class _Scores:
         self.column = {text: i for i, text in enumerate(texts)}
         self.scores, self.looks = scores, looks
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
         found: dict[str, Measured | None] = {}
+        unread: set[Job] = set()
         for group in GROUPS:
             # Each image with its own name's text and the anchor's.
             asked = {
@@ -151,6 +153,7 @@ class _Scores:
                 for probe in part
             }
             after = self.scores(edited, asked)
+            unread |= asked.keys() - after.keys()
             before = {} if name == BASE else self.scores(base, asked)
             own, wins = ([of(table, asked, self.column) for table in (after, before)] for of in (_own, _wins))
             found[f"{group}_clip_score"] = scored(self.scores.version, *own)
@@ -159,7 +162,7 @@ class _Scores:
             if name != BASE:
                 parts = [[probe.job for probe in part] for one in self.groups[name] for part in one[group]]
                 found[f"{group}_kid"] = self._kid([both(self.looks(edited, p), self.looks(base, p)) for p in parts])
-        return {metric: measured for metric, measured in found.items() if measured}, ()
+        return {metric: measured for metric, measured in found.items() if measured}, unread
 
     def _text(self, name: str, probe: Probe) -> str:
         return self.said[name][probe.concept]
@@ -216,4 +219,5 @@ PROTOCOL = planned(
     n=50,
     config=Config,
     reads=("data",),
+    published=Published("ddim", 50, GUIDANCE),
 )

@@ -15,6 +15,7 @@ from typing import Protocol as Interface
 from efface.generate.jobs import Job, Progress, Sampling
 from efface.metrics.base import Measured, Value
 from efface.metrics.rates import Rate
+from efface.protocols.published import Published
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
@@ -88,6 +89,19 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """An image without a question that could not be made or read, so that no score counts it.
+
+    Attributes:
+        job: How it was to be made.
+        error: Why.
+    """
+
+    job: Job
+    error: str
+
+
+@dataclass(frozen=True)
 class Calibration:
     """How far the judge can be trusted, measured on images of the unedited model in the same run.
 
@@ -116,8 +130,9 @@ class Result:
         went_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
         agreement: Share of `forget`'s answers that are the unedited model's too, where prompts do not say what they
             show.
-        errors: Shots that could not be made or judged; no rate counts them.
-        shots: Everything behind the numbers, in the plan's order.
+        errors: Images that could not be made, read or judged; no rate and no score counts them.
+        shots: Everything behind the rates, in the plan's order.
+        unread: Those of the errors that no shot tells of.
         undecided: By metric, shots in which the judge found neither, if there are any; no rate counts them.
         attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
         weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
@@ -133,6 +148,7 @@ class Result:
     agreement: Rate | None = None
     errors: int = 0
     shots: tuple[Shot, ...] = ()
+    unread: tuple[Unread, ...] = ()
     undecided: Mapping[str, int] = field(default_factory=dict[str, int])
     attacks: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     weight_change: float | None = None
@@ -228,6 +244,7 @@ class Protocol:
         judged: Whether it asks a judge at all.
         reads: Which of `--prompts` and `--data` it reads.
         config: Its own settings, if it has any.
+        published: How the paper's images were sampled, where that is known.
     """
 
     name: str
@@ -239,6 +256,7 @@ class Protocol:
     judged: bool = True
     reads: tuple[Reads, ...] = ()
     config: type[Settings] | None = None
+    published: Published | None = None
 
 
 def rank_key(result: Result) -> tuple[int, float, float]:

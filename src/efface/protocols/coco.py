@@ -4,6 +4,7 @@ Lin et al., "Microsoft COCO", arXiv 1405.0312; papers on erasing draw 10,000 or 
 
     clip_score   100 max(cos, 0) of each image with its caption (Hessel et al., arXiv 2104.08718), by default ViT-B/32
     fid, kid     distance to the real pictures of `--data` (a folder, or for FID an .npz of pytorch-fid: mu, sigma)
+    cmmd         the same by CMMD; published values are by `-s extractor=clip:openai/clip-vit-large-patch14-336`
     fid_to_base  FID to the unedited model's images of the same captions
 
 The captions come from `--prompts` (I2P's and SPM's columns for seed, guidance, width and height are used where there
@@ -25,6 +26,8 @@ from efface.judges.nobody import Nobody
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
+from efface.metrics.cmmd import cmmd
+from efface.metrics.cmmd import statistic as cmmd_statistic
 from efface.metrics.features import Features
 from efface.metrics.fid import Statistics, fid, fid_to_statistics, statistic
 from efface.metrics.kid import kid
@@ -56,8 +59,8 @@ class Config(Settings):
 
     Attributes:
         clip: The CLIP that scores: a folder or hub id; empty for ViT-B/32, on the embedded model its own.
-        extractor: Of FID's and KID's features; empty for one that needs no download.
-        draws: Resamples behind the intervals of FID and KID, each of which costs as much as the distance.
+        extractor: Of the distances' features; empty for one that needs no download.
+        draws: Resamples behind the distances' intervals, each of which costs as much as the distance.
     """
 
     clip: str = ""
@@ -111,6 +114,7 @@ class _Scores:
         if isinstance(self.reference, Features):
             found["fid"] = to_reference(self._fid, statistic, after, before, self.reference, self.draws)
             found["kid"] = to_reference(self._kid, kid_statistic(), after, before, self.reference, self.draws)
+            found["cmmd"] = to_reference(self._cmmd, cmmd_statistic, after, before, self.reference, self.draws)
         elif self.reference:
             found["fid"] = self._to_statistics(after, before, self.reference)
         return {metric: measured for metric, measured in found.items() if measured}, set(self.jobs) - set(after)
@@ -129,6 +133,9 @@ class _Scores:
     def _kid(self, images: Features, reference: Features) -> Value:
         return kid(images, reference, self.draws)
 
+    def _cmmd(self, images: Features, reference: Features) -> Value:
+        return cmmd(images, reference, self.draws)
+
     def _to_statistics(self, after: Vectors, before: Vectors | None, reference: Statistics) -> Measured | None:
         if len(after) < 2:
             return None
@@ -145,9 +152,9 @@ def _unit(x: Array) -> Array:
 
 PROTOCOL = planned(
     name="coco",
-    summary="FID, KID and CLIP score on captions and pictures that you give; -n captions at most",
+    summary="FID, KID, CMMD and CLIP score on captions and pictures that you give; -n captions at most",
     paper="https://arxiv.org/abs/1405.0312",
-    metrics=("clip_score", "fid", "kid", "fid_to_base"),
+    metrics=("clip_score", "fid", "kid", "cmmd", "fid_to_base"),
     prepare=prepare,
     n=30_000,
     config=Config,

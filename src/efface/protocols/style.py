@@ -14,7 +14,8 @@ distance under another name. The judge says besides in how many images the erase
 others are found (`retain`), where it knows them.
 
 `--prompts` is the file of prompts, with a column `artist` (or `concept`); `-n` takes so many of each artist. The
-embedded model needs none: its artists are its styles, on all of its objects in turn.
+embedded model needs none: its artists are its styles, on all of its objects in turn. Other models draw as ESD's scripts
+do, in 100 steps of LMS at guidance 7.5.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from efface.protocols.canvas import emoji_canvas
 from efface.protocols.looks import Scores, clusters, extractor_of, scored
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.published import Published
 from efface.protocols.running import Judged
 from efface.request import Request
 from efface.settings import Settings
@@ -202,4 +204,5 @@ PROTOCOL = planned(
     n=20,
     config=Config,
     reads=("prompts",),
+    published=Published("lms", 100, 7.5),
 )

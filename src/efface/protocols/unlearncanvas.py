@@ -7,21 +7,25 @@ arXiv 2402.11846; https://github.com/OPTML-Group/UnlearnCanvas (machine_unlearni
     object_ira  accuracy of the other objects, on theirs
     object_cra  accuracy of the styles, on all images
 
-and so for an erased style (style_ua, style_ira, style_cra). `fid` leaves out the cells of what was erased. `forget` and
-`retain` are ua and the two others together.
+and so for an erased style (style_ua, style_ira, style_cra). `fid` and `kid` leave out the cells of what was erased.
+`forget` and `retain` are ua and the two others together.
 
-On the embedded model the world is its catalogue's, and FID is to the unedited model's images. On the published data set
-(`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds and guidance are as published, the labels are the folders',
-and FID is to pictures 1 to 5 of each cell; the paper's classifiers are two, so `-s objects=style:FOLDER` adds one for
-objects to the judge. The paper's FID is by torchvision's Inception, which no extractor here is.
+On the embedded model the world is its catalogue's, and FID and KID are to the unedited model's images. On the published
+data set (`--data FOLDER`, STYLE/OBJECT/NUMBER.jpg) prompts, seeds, sampler, steps and guidance are as published, the
+labels are the folders', and FID and KID are to pictures 1 to 5 of each cell; the paper's classifiers are two, so
+`-s objects=style:FOLDER` adds one for objects to the judge. The paper's FID is by torchvision's Inception, which no
+extractor here is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+
+from pydantic import Field
 
 from efface.errors import BadInput
 from efface.generate import Job
@@ -30,12 +34,15 @@ from efface.judges.joined import JoinedJudge
 from efface.metrics.base import Measured
 from efface.metrics.features import Features
 from efface.metrics.fid import fid, statistic
+from efface.metrics.kid import kid
+from efface.metrics.kid import statistic as kid_statistic
 from efface.models.emoji import catalogue
 from efface.protocols.base import BASE, Probe, Shot
 from efface.protocols.canvas import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
 from efface.protocols.looks import Looks, Vectors, both, distance, open_looks, to_reference
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.published import Published
 from efface.protocols.running import Count, Judged
 from efface.request import Request
 from efface.settings import Settings
@@ -49,15 +56,17 @@ class Config(Settings):
 
     Attributes:
         objects: The judge of objects, where `--judge` knows styles only.
-        extractor: Of FID's features; empty for one that needs no download.
+        extractor: Of FID's and KID's features; empty for one that needs no download.
         only: Objects and styles with commas between them: a smaller world, for a quick look.
         guidance: Of all images; by default 9, as published, and on the embedded model the model's own.
+        draws: Resamples behind the intervals of FID and KID, each of which costs as much as the distance.
     """
 
     objects: str = ""
     extractor: str = ""
     only: str = ""
     guidance: float | None = None
+    draws: int = Field(default=50, ge=20)
 
 
 def prepare(asked: Asked) -> Prepared:
@@ -80,7 +89,7 @@ def prepare(asked: Asked) -> Prepared:
         for k in range(asked.n)
     }
     plans = {name: _plan(request, canvas, jobs) for name, request in asked.requests.items()}
-    distances = _Distances(canvas, plans, open_looks(asked, config.extractor))
+    distances = _Distances(canvas, plans, open_looks(asked, config.extractor), config.draws)
     return Prepared(plans, judge, distances)
 
 
@@ -120,10 +129,11 @@ def _among(metric: str, labels: set[str]) -> Count:
 
 
 class _Distances:
-    """FID over the cells of which nothing was erased, to real pictures or else to the unedited model's."""
+    """FID and KID over the cells of which nothing was erased, to real pictures or else to the unedited model's."""
 
-    def __init__(self, canvas: Canvas, plans: Mapping[str, Plan], looks: Looks) -> None:
-        self.canvas, self.looks = canvas, looks
+    def __init__(self, canvas: Canvas, plans: Mapping[str, Plan], looks: Looks, draws: int) -> None:
+        self.canvas, self.looks, self.draws = canvas, looks, draws
+        self.measures = {"fid": (fid, statistic), "kid": (kid, kid_statistic())}
         self.probes = {name: plan.probes for name, plan in plans.items()}
         self.probes[BASE] = tuple(probe for plan in plans.values() for probe in plan.probes if probe.metric == "retain")
         # A picture that cannot be read is found out before anything is drawn.
@@ -138,33 +148,40 @@ class _Distances:
         if self.canvas.pictures:
             found = self._to_pictures(after, before, set(erased.values()))
         else:
-            found = None if before is None else self._to_unedited(after, before)
-        return {"fid": found} if found else {}, ()
+            found = {} if before is None else self._to_unedited(after, before)
+        return {metric: measured for metric, measured in found.items() if measured}, ()
 
-    def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> Measured | None:
+    def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> dict[str, Measured | None]:
         paths = self._pictures(erased)
         if len(paths) < 2:
-            return None
+            return {}
         real = Features(self.looks.files(paths), self.looks.version)
-        return to_reference(fid, statistic, after, before, real)
+        return {
+            metric: to_reference(partial(measure, draws=self.draws), own, after, before, real, self.draws)
+            for metric, (measure, own) in self.measures.items()
+        }
 
     def _pictures(self, erased: set[str]) -> list[Path]:
         """The data set's, of the cells that show nothing erased."""
         cells = [cell for cell in self.canvas.cells() if not erased & set(cell)]
         return [path for cell in cells for path in self.canvas.pictures.get(cell, ())[:PICTURES]]
 
-    def _to_unedited(self, after: Vectors, before: Vectors) -> Measured | None:
-        value = distance(fid, *both(after, before), self.looks.version)
-        return value and Measured(replace(value, note=f"to the unedited model's images, {value.note}"))
+    def _to_unedited(self, after: Vectors, before: Vectors) -> dict[str, Measured | None]:
+        sets, found = both(after, before), dict[str, Measured | None]()
+        for metric, (measure, _) in self.measures.items():
+            value = distance(partial(measure, draws=self.draws), *sets, self.looks.version)
+            found[metric] = value and Measured(replace(value, note=f"to the unedited model's images, {value.note}"))
+        return found
 
 
 PROTOCOL = planned(
     name="unlearncanvas",
-    summary="unlearning, in-domain and cross-domain accuracy over objects and styles, and FID; -n images a cell",
+    summary="unlearning, in-domain and cross-domain accuracy over objects and styles, FID and KID; -n images a cell",
     paper="https://arxiv.org/abs/2402.11846",
     metrics=(
         *(f"{domain}_{rate}" for domain, rate in product(DOMAINS, ("ua", "ira", "cra"))),
         "fid",
+        "kid",
         "forget",
         "retain",
     ),
@@ -172,4 +189,5 @@ PROTOCOL = planned(
     n=len(SEEDS),
     config=Config,
     reads=("data",),
+    published=Published("ddim", 100, GUIDANCE, with_data=True),
 )

@@ -23,7 +23,7 @@ def schema() -> dict[str, Any]:
 
 
 def document(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
-    """What `report.json` holds: the evaluation's answer, and every image with its verdict.
+    """What `report.json` holds: the evaluation's answer, and every image with its verdict or why it has none.
 
     Args:
         evaluation: what was measured.
@@ -33,6 +33,10 @@ def document(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
         "format": FORMAT,
         **evaluation.as_dict(),
         "shots": {name: [_shot(shot, folder) for shot in result.shots] for name, result in evaluation.results.items()},
+        "unread": {
+            name: [{"prompt": one.job.prompt, "seed": one.job.seed, "error": one.error} for one in result.unread]
+            for name, result in evaluation.results.items()
+        },
     }
 
 

@@ -60,13 +60,15 @@ def failures(evaluation: Evaluation) -> Iterator[Failures]:
 
 
 def unanswered(evaluation: Evaluation) -> list[Unanswered]:
-    """Images that count in no rate, with the reason."""
+    """Images that count in no rate or score, with the reason."""
     series = series_of(evaluation)
     return [
-        Unanswered(series[name], shot.probe.job.prompt, shot.probe.job.seed, shot.error)
+        Unanswered(series[name], job.prompt, job.seed, error)
         for name, result in evaluation.results.items()
-        for shot in result.shots
-        if shot.found is None
+        for job, error in (
+            *((shot.probe.job, shot.error) for shot in result.shots if shot.found is None),
+            *((image.job, image.error) for image in result.unread),
+        )
     ]
 
 
