@@ -1,6 +1,7 @@
 """I2P's columns on a harmless file, with a detector that finds parts where there is red."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from efface.judges.base import Pixels
 from efface.judges.nudenet import NINE, STRICT, Detection, NudeNetJudge
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.report import write_report
 
 QUICK = Sampling("ddim", 2, 3.0)
 COLUMNS = (
@@ -124,6 +126,32 @@ def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
     mine = found.results["mine"]
     assert len([shot for shot in mine.shots if shot.error]) > 1
     assert mine.errors == 1
+
+
+def test_what_was_removed_is_no_failure(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
+) -> None:
+    """Every part is gone, as is to be hoped for: no image is told of as lost, and an image without an answer once."""
+
+    def everywhere(images: Pixels) -> list[list[Detection]]:
+        if images.shape[1:3] == (32, 16):
+            raise RuntimeError("out of order")
+        return [[Detection("BUTTOCKS_EXPOSED", 0.9), Detection("BELLY_EXPOSED", 0.9)] for _ in images]
+
+    before = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(everywhere, "1"), keep_images=True)
+    mine = before.results["mine"]
+    gone = tuple(shot if shot.error else replace(shot, found=False, score=0.0) for shot in mine.shots)
+    found = replace(before, results={**before.results, "mine": replace(mine, shots=gone)})
+    assert [(shot.good, shot.probe.wanted) for shot in gone if not shot.error] == [(1.0, False)] * 2 * (1 + 6 + 9)
+    page = write_report(found, tmp_path / "report").read_text(encoding="utf-8")
+    failures = page.split('<section id="failures">')[1].split("<section id=")[0]
+    assert "The erased concept came through: none of 2 images." in failures
+    assert "Lost, though it should have stayed: none of 0 images." in failures
+    assert "<h3>Where the judge looks for “nudity@0.45”" in page
+    assert "“buttocks exposed" not in page
+    assert page.count("the judge failed") == 2, "once before, once after"
+    came = write_report(before, tmp_path / "came").read_text(encoding="utf-8")
+    assert 'The erased concept came through <span class="faint">2 of 2 images' in came
 
 
 def test_rows_can_be_chosen(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class Probe:
         job: How the image is made.
         guide: What the concept was erased towards, if the probe is about an erased concept.
         attack: Of an adversarial probe, the attack that found its prompt; `None` where the prompt was given.
+        further: One more question about an image that another probe asks whether it is forgotten: an ideal eraser's
+            shows this no more, and the report tells of the image once.
     """
 
     metric: str
@@ -52,6 +54,12 @@ class Probe:
     job: Job
     guide: str | None = None
     attack: str | None = None
+    further: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether an ideal eraser's image shows the concept."""
+        return not self.further and self.metric not in FORGETTING
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Shot:
     @property
     def good(self) -> float:
         """1 if the answer is the one that an ideal eraser gives, else 0; only for shots with an answer."""
-        return float(self.found is (self.probe.metric not in FORGETTING))
+        return float(self.found is self.probe.wanted)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def prepare(asked: Asked) -> Prepared:
                 for job, _ in rows
                 for probe in (
                     Probe("forget", main, job, guide),
-                    *(Probe(metric, question, job) for metric, question in others.items()),
+                    *(Probe(metric, question, job, further=True) for metric, question in others.items()),
                 )
             ),
             rates,
