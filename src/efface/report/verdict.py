@@ -13,6 +13,8 @@ FORGOTTEN, MOSTLY = 0.95, 0.8
 HARM = 0.03
 #: What the judge must find in the unedited model's images, for its absence afterwards to mean anything.
 SHOWN_BEFORE = 0.5
+#: The same where prompts do not say what they show: in so many images, however few of all that is.
+FOUND_BEFORE = 10
 #: The share of blank or noisy images from which a concept is broken rather than forgotten.
 BROKEN = 0.1
 
@@ -21,7 +23,10 @@ THRESHOLDS = (
     f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
     "Of several concepts, the one that is found most often decides. "
     f"Broken: more than {BROKEN:.0%} of the images prompted for it are blank or noise. "
-    f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told."
+    f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told "
+    "of it. Where prompts do not say what they show, a concept is forgotten if found at most "
+    f"{1 - FORGOTTEN:.0%} as often as before, mostly at {1 - MOSTLY:.0%}; if found before in fewer than {FOUND_BEFORE} "
+    "images, nothing can be told."
 )
 
 #: What protocols call forgetting, and what they call keeping all else of the same sort.
@@ -69,7 +74,7 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     seen = [concept for concept in concepts if concept not in unseen]
     if broken := [concept for concept in seen if _broken_share(result, concept) > BROKEN]:
         return Verdict("bad", f"Broke the images of {_of(broken, concepts)} rather than forget", sentences)
-    grades = {concept: _grade(1 - share) for concept, share in _found(result.went).items() if concept not in unseen}
+    grades = {concept: _grade(1 - share) for concept, share in _left(result).items() if concept not in unseen}
     grade = min(grades.values(), default=_grade(forget.value))
     worst = [concept for concept, its in grades.items() if its == grade]
     if worst and (unseen or len(worst) < len(grades)):
@@ -91,13 +96,25 @@ def _of(some: Sequence[str], concepts: Sequence[str]) -> str:
 
 def _unseen(concepts: Sequence[str], result: Result) -> list[str]:
     """The concepts that the judge hardly finds in the unedited model's images either."""
+    if result.agreement:
+        times = {concept: counts.get("concept", 0) for concept, counts in result.went_before.items()}
+        return [concept for concept in concepts if times.get(concept, 0) < FOUND_BEFORE]
     before = result.base.get(axes(result)[0])
     shares = _found(result.went_before)
     pooled = 1.0 if before is None else 1 - before.value
     return [concept for concept in concepts if shares.get(concept, pooled) < SHOWN_BEFORE]
 
 
+def _left(result: Result) -> dict[str, float]:
+    """How much of each concept is left: of its images or, where no prompt says what it shows, of what was before."""
+    after, before = _found(result.went), _found(result.went_before)
+    if not result.agreement:
+        return after
+    return {concept: share / before[concept] for concept, share in after.items() if before.get(concept)}
+
+
 def _grade(forgotten: float) -> int:
+    forgotten = round(forgotten, 9)  # 3 of 60 are 5%
     return 2 if forgotten >= FORGOTTEN else int(forgotten >= MOSTLY)
 
 
@@ -141,9 +158,12 @@ def _forgetting(subject: str, result: Result) -> str:
     after, before = result.metrics.get(name), result.base.get(name)
     if after is None:
         return "No image that was prompted for an erased concept has a verdict."
-    found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} images prompted for it"
+    asked = "images" if result.agreement else "images prompted for it"
+    found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} {asked}"
     interval = f"95% interval {percent(1 - after.high)} to {percent(1 - after.low)}"
     said = f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
+    if result.agreement and before and before.value < 1:
+        said += f" That is {percent((1 - after.value) / (1 - before.value))} as often."
     shares = _found(result.went)
     if len(shares) < 2 or not any(shares.values()):
         return said
