@@ -32,6 +32,8 @@ DESTINATIONS: tuple[Destination, ...] = get_args(Destination)
 FORGETTING = frozenset({"forget", "indirect", "adversarial"})
 
 BASE = "base"
+#: Erased concept -> destination -> images.
+Destinations = Mapping[str, Mapping[str, int]]
 Certificate = Mapping[str, Mapping[str, float | None]]
 
 
@@ -122,6 +124,8 @@ class Result:
         base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
         went: Erased concept -> destination -> images, over the `forget` probes.
         went_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
+        went_by: The same as `went` over the probes of each other forget rate: `indirect`, `adversarial`.
+        went_by_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
         agreement: Share of `forget`'s answers that are the unedited model's too, where prompts do not say what they
             show.
         errors: Shots that could not be made or judged; no rate counts them.
@@ -138,6 +142,8 @@ class Result:
     base: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     went_before: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    went_by: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
+    went_by_before: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
     agreement: Rate | None = None
     errors: int = 0
     shots: tuple[Shot, ...] = ()
@@ -187,7 +193,8 @@ class Evaluation:
                     "metrics": _numbers(result.metrics, {key: m.value for key, m in result.scores.items()}),
                     "change": _numbers(result.change, {key: m.change for key, m in result.scores.items()}),
                     "base": _numbers(result.base, {key: m.base for key, m in result.scores.items()}),
-                    "went": {concept: dict(counts) for concept, counts in result.went.items()},
+                    "went": _counts(result.went),
+                    "went_by": {metric: _counts(went) for metric, went in result.went_by.items()},
                     "agreement": result.agreement and result.agreement.as_dict(),
                     "errors": result.errors,
                     "certificate": self.certificates.get(name),
@@ -259,6 +266,10 @@ def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
     """Erasers by `err`, best first, as the challenge ranks them: of equals, the smaller change of weights wins."""
     scored = [name for name, result in results.items() if name != BASE and "err" in result.metrics]
     return tuple(sorted(scored, key=lambda name: rank_key(results[name])))
+
+
+def _counts(went: Destinations) -> dict[str, dict[str, int]]:
+    return {concept: dict(counts) for concept, counts in went.items()}
 
 
 def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ from efface.protocols.running import (
     calibrate,
     destinations,
     judged,
+    other_destinations,
     questions_of,
     rate,
     safe_name,
@@ -144,7 +145,13 @@ class _Run:
         failed |= {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
         errors, unsure = len(failed), undecided(answered)
         return Result(
-            rates, went=destinations(answered), errors=errors, shots=answered, undecided=unsure, scores=scores
+            rates,
+            went=destinations(answered),
+            went_by=other_destinations(answered),
+            errors=errors,
+            shots=answered,
+            undecided=unsure,
+            scores=scores,
         )
 
     def _shots(self, plan: Plan, answers: Judged) -> tuple[Shot, ...]:
@@ -164,7 +171,8 @@ class _Run:
         rates = {metric: value for metric, count in plan.rates.items() if (value := rate(before, count))}
         main = [pair for pair in both if pair[1].probe.metric == "forget"]
         same = None if self.prepared.labelled else agreement(main)
-        return replace(after, change=change, base=rates, went_before=destinations(before), agreement=same)
+        went, by = destinations(before), other_destinations(before)
+        return replace(after, change=change, base=rates, went_before=went, went_by_before=by, agreement=same)
 
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
         asked = self.asked

@@ -1,10 +1,10 @@
 """The verdict in words: what a person should take home from the numbers of one eraser."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from efface.protocols import Result
+from efface.report.destinations import broken_in, found_in, judged, together
 from efface.report.words import listed, percent, points
 
 #: A forget rate from which a concept counts as forgotten, and from which as mostly so.
@@ -22,7 +22,7 @@ THRESHOLDS = (
     f"Forgotten: absent from at least {FORGOTTEN:.0%} of the images prompted for it; mostly: from {MOSTLY:.0%}. "
     f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
     "Of several concepts, the one that is found most often decides. "
-    f"Broken: more than {BROKEN:.0%} of the images prompted for it are blank or noise. "
+    f"Broken: more than {BROKEN:.0%} of the images prompted for it, in whatever words, became blank or noise. "
     f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told "
     "of it. Where prompts do not say what they show, a concept is forgotten if found at most "
     f"{1 - FORGOTTEN:.0%} as often as before, mostly at {1 - MOSTLY:.0%}; if found before in fewer than {FOUND_BEFORE} "
@@ -100,14 +100,14 @@ def _unseen(concepts: Sequence[str], result: Result) -> list[str]:
         times = {concept: counts.get("concept", 0) for concept, counts in result.went_before.items()}
         return [concept for concept in concepts if times.get(concept, 0) < FOUND_BEFORE]
     before = result.base.get(axes(result)[0])
-    shares = _found(result.went_before)
+    shares = found_in(result.went_before)
     pooled = 1.0 if before is None else 1 - before.value
     return [concept for concept in concepts if shares.get(concept, pooled) < SHOWN_BEFORE]
 
 
 def _left(result: Result) -> dict[str, float]:
     """How much of each concept is left: of its images or, where no prompt says what it shows, of what was before."""
-    after, before = _found(result.went), _found(result.went_before)
+    after, before = found_in(result.went), found_in(result.went_before)
     if not result.agreement:
         return after
     return {concept: share / before[concept] for concept, share in after.items() if before.get(concept)}
@@ -118,29 +118,13 @@ def _grade(forgotten: float) -> int:
     return 2 if forgotten >= FORGOTTEN else int(forgotten >= MOSTLY)
 
 
-def _found(went: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    """The share of each erased concept's images in which it is found, of those with a yes or no."""
-    answered = {concept: _judged(places) - places.get("undecided", 0) for concept, places in went.items()}
-    return {concept: went[concept].get("concept", 0) / n for concept, n in answered.items() if n}
-
-
 def _broken_share(result: Result, concept: str) -> float:
-    """The share of an erased concept's images that are blank or noise, of those with a verdict."""
-    counts = result.went.get(concept, {})
-    judged = _judged(counts)
-    return counts.get("broken", 0) / judged if judged else 0.0
-
-
-def _went(result: Result) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for places in result.went.values():
-        counts.update(places)
-    return counts
-
-
-def _judged(counts: Mapping[str, int]) -> int:
-    """Images with an answer, be it that the judge is undecided."""
-    return sum(counts.values()) - counts.get("error", 0)
+    """The share of an erased concept's images that became blank or noise, in the rate in which it is the largest."""
+    rates = (
+        (result.went, result.went_before),
+        *((w, result.went_by_before.get(m, {})) for m, w in result.went_by.items()),
+    )
+    return max(broken_in(after.get(concept, {})) - broken_in(before.get(concept, {})) for after, before in rates)
 
 
 def _rest(result: Result) -> tuple[bool | None, str]:
@@ -164,7 +148,7 @@ def _forgetting(subject: str, result: Result) -> str:
     said = f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
     if result.agreement and before and before.value < 1:
         said += f" That is {percent((1 - after.value) / (1 - before.value))} as often."
-    shares = _found(result.went)
+    shares = found_in(result.went)
     if len(shares) < 2 or not any(shares.values()):
         return said
     worst = max(shares, key=shares.__getitem__)
@@ -173,8 +157,8 @@ def _forgetting(subject: str, result: Result) -> str:
 
 def _going(result: Result) -> str:
     """Where the images went that no longer show what was erased."""
-    counts = _went(result)
-    total = _judged(counts)
+    counts = together(result.went)
+    total = judged(counts)
     guides = list(dict.fromkeys(s.probe.guide for s in result.shots if s.went == "guide" and s.probe.guide))
     words = {
         "guide": f"{listed(guides)}, the guide," if guides else "the guide",
@@ -184,7 +168,10 @@ def _going(result: Result) -> str:
     }
     places = [(counts[place], said) for place, said in words.items() if counts[place]]
     said = ", ".join(f"{said} in {percent(count / total)}" for count, said in sorted(places, reverse=True))
-    return f"What it sees instead: {said}." if said else ""
+    said = f"What it sees instead: {said}." if said else ""
+    broken = {metric: broken_in(together(went)) for metric, went in result.went_by.items()}
+    others = ", ".join(f"{percent(share)} ({metric})" for metric, share in broken.items() if share)
+    return f"{said} Of other prompts, it sees blank or noise in {others}.".lstrip() if others else said
 
 
 def _keeping(result: Result) -> str:
