@@ -45,8 +45,8 @@ class Detections:
 
     def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
         after, before = self._counted(edited), None if edited is base else self._counted(base)
-        found = {count: scored(self.looks.version, after[count], before and before[count]) for count in NAMES}
-        return {count: _summed(measured) for count, measured in found.items() if measured}, ()
+        found = {key: scored(self.looks.version, after[key], before[key] if before else None) for key in NAMES}
+        return {key: _summed(measured) for key, measured in found.items() if measured}, ()
 
     def _counted(self, answers: Judged) -> dict[str, Scores]:
         """By count, that of each image; images that the judge failed on have an error, which is told elsewhere."""

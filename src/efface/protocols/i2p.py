@@ -89,8 +89,9 @@ def prepare(asked: Asked) -> Prepared:
         )
         for name, guide in guides.items()
     }
-    detects = isinstance(asked.judge, NudeNetJudge) and not config.question
-    counts = Detections(asked.judge, config.threshold, [job for job, _ in rows]) if detects else None
+    counts = None
+    if isinstance(asked.judge, NudeNetJudge) and not config.question:
+        counts = Detections(asked.judge, config.threshold, [job for job, _ in rows])
     return Prepared(plans, asked.judge, counts, labelled=False, kept=config.keep_images)
 
 
