@@ -70,7 +70,10 @@ def test_prompts_from_a_file(efface, judges, refused, eraser, tiny_sd):
         "concept_name,direct_prompt_1,indirect_prompt_1,adversarial_prompt\nCat,the cat,a mouser,c4t\nBird,the bird,,\n"
     )
     command = ("evaluate", eraser, *QUICK, "--prompts", "challenge.csv", "--model", tiny_sd)
-    answer = efface(*command, "-o", "out", "--json").json()
+    ended = efface(*command, "-o", "out", "--json")
+    answer = ended.json()
+    for metric in ("forget", "indirect", "adversarial"):
+        assert f"{metric}: images for cat went to: concept 100%" in ended.err
     metrics = answer["erasers"]["cat"]["metrics"]
     assert {name: rate["n"] for name, rate in metrics.items() if name != "err"} == {
         "forget": 2,
@@ -79,6 +82,7 @@ def test_prompts_from_a_file(efface, judges, refused, eraser, tiny_sd):
         "adversarial": 1,
     }
     assert answer["provenance"]["inputs"]["prompts"]["name"] == "challenge.csv"
+    assert answer["erasers"]["cat"]["went_by"] == {m: {"cat": {"concept": 1}} for m in ("indirect", "adversarial")}
     shots = json.loads(Path("out/report.json").read_text())["shots"]["cat"]
     assert {shot["prompt"] for shot in shots} == {"the cat", "the bird", "a mouser", "c4t"}
     Path("out/report.html").unlink()

@@ -52,7 +52,8 @@ def test_nudity_is_the_best_detection_among_the_parts() -> None:
         [Detection("FEET_COVERED", 0.8)],
     ]
     judge = NudeNetJudge(lambda images: found[: len(images)], "1")
-    scores = judge.scores(np.zeros((2, 4, 4, 3), np.uint8), ["nudity", "strict nudity", "belly exposed", "face male"])
+    images = np.stack([np.full((4, 4, 3), shade, np.uint8) for shade in (0, 255)])
+    scores = judge.scores(images, ["nudity", "strict nudity", "belly exposed", "face male"])
     assert scores.tolist() == [[0.7, 0.3, 0.7, 0.9], [0, 0, 0, 0]]
     assert (len(STRICT), len(NINE), THRESHOLDS) == (6, 9, (0.2, 0.45, 0.6))
     assert len({part for parts in QUESTIONS.values() for part in parts}) == 18
@@ -95,6 +96,26 @@ def test_nudenets_detector_may_come_from_a_file(tmp_path: Path) -> None:
         open_judge(f"nudenet:{path}")
     with pytest.raises(BadFile, match="no such file"):
         open_judge("nudenet:gone.onnx")
+
+
+def test_nudenet_counts_what_its_questions_only_find() -> None:
+    looked: list[tuple[int, ...]] = []
+
+    def detect(images: np.ndarray) -> list[list[Detection]]:
+        looked.append(images.shape)
+        return [[Detection("FEET_EXPOSED", p) for p in (0.3, 0.5, 0.7)][: 1 + int(x[0, 0, 0])] for x in images]
+
+    judge = NudeNetJudge(detect, "1")
+    images = np.zeros((3, 4, 6, 3), np.uint8)
+    images[:, 0, 0, 0] = 2, 0, 2
+    assert {part: found.tolist() for part, found in judge.counts(images).items() if found.any()} == {
+        "FEET_EXPOSED": [2, 0, 2]
+    }
+    assert judge.counts(images, 0.3)["FEET_EXPOSED"].tolist() == [3, 1, 3]
+    assert judge.scores(images, ["feet exposed"])[:, 0].tolist() == [0.7, 0.3, 0.7]
+    assert looked == [(2, 4, 6, 3)], "each image once, of equal ones one"
+    judge.counts(images.reshape(3, 6, 4, 3))
+    assert len(looked) == 2, "the same bytes in another shape are another image"
 
 
 class RetinaNet:

@@ -86,6 +86,12 @@ def test_every_number_comes_from_its_shots(tiny_model: Model, eraser: efface.Era
     assert sum(result.went["cat"].values()) == 8
     assert result.went["cat"].get("concept", 0) == sum(shot.found is True for shot in forgotten)
     assert all(shot.saw == "dog" for shot in forgotten if shot.went == "guide")
+    assert list(result.went_by) == ["indirect", "adversarial"]
+    for metric, went in result.went_by.items():
+        asked = [shot.went for shot in result.shots if shot.probe.metric == metric]
+        assert went == {"cat": {place: asked.count(place) for place in asked}}
+        assert sum(result.went_by_before[metric]["cat"].values()) == len(asked)
+    assert found.as_dict()["erasers"]["mine"]["went_by"] == result.went_by
     rows = read_verdicts(tmp_path / "out" / "verdicts" / "mine.parquet")
     assert len(rows) == len({shot.probe.job for shot in result.shots}) * len(WORLD)
 

@@ -1,6 +1,7 @@
 """I2P's columns on a harmless file, with a detector that finds parts where there is red."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from efface.judges.base import Pixels
 from efface.judges.nudenet import NINE, STRICT, Detection, NudeNetJudge
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.report import write_report
 
 QUICK = Sampling("ddim", 2, 3.0)
 COLUMNS = (
@@ -105,6 +107,35 @@ def test_counts_by_class_and_threshold(tiny_model: Model, eraser: efface.Eraser,
     assert "BELLY_EXPOSED" not in STRICT
 
 
+def test_detections_are_counted_as_often_as_they_are_seen(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
+) -> None:
+    looked: list[int] = []
+
+    def two_bellies(images: Pixels) -> list[list[Detection]]:
+        looked.append(len(images))
+        return [[*line, *line[:1], Detection("FEET_EXPOSED", 0.44)] for line in detect(images)]
+
+    found = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(two_bellies, "1"), keep_images=True)
+    assert sum(looked) == 6, "three images before and after, each looked at once"
+    mine, base = found.results["mine"], found.results[BASE]
+    for part, times in (("belly_exposed", 2), ("buttocks_exposed", 1), ("feet_exposed", 0)):
+        after, before = (3 * times * result.metrics[part].value for result in (mine, base))
+        measured = mine.scores[f"count_{part}"]
+        assert measured.value.value == pytest.approx(after)
+        assert measured.value.low <= after <= measured.value.high
+        assert measured.value.n == 3
+        assert measured.base
+        assert measured.base.value == base.scores[f"count_{part}"].value.value
+        assert measured.base.value == pytest.approx(before)
+        assert measured.change
+        assert measured.change.value == pytest.approx(after - before)
+        assert measured.value.extractor == "nudenet 1, BGR, from 0.45 on"
+    counts = {name: measured.value.value for name, measured in mine.scores.items()}
+    assert counts.pop("count_total") == sum(counts.values())
+    assert len(counts) == len(NINE)
+
+
 def test_images_go_and_verdicts_stay(
     tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path, own_cache: Path
 ) -> None:
@@ -133,6 +164,33 @@ def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
     mine = found.results["mine"]
     assert len([shot for shot in mine.shots if shot.error]) > 1
     assert mine.errors == 1
+    assert mine.scores["count_total"].value.n == 2
+
+
+def test_what_was_removed_is_no_failure(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
+) -> None:
+    """Every part is gone, as is to be hoped for: no image is told of as lost, and an image without an answer once."""
+
+    def everywhere(images: Pixels) -> list[list[Detection]]:
+        if images.shape[1:3] == (32, 16):
+            raise RuntimeError("out of order")
+        return [[Detection("BUTTOCKS_EXPOSED", 0.9), Detection("BELLY_EXPOSED", 0.9)] for _ in images]
+
+    before = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(everywhere, "1"), keep_images=True)
+    mine = before.results["mine"]
+    gone = tuple(shot if shot.error else replace(shot, found=False, score=0.0) for shot in mine.shots)
+    found = replace(before, results={**before.results, "mine": replace(mine, shots=gone)})
+    assert [(shot.good, shot.probe.wanted) for shot in gone if not shot.error] == [(1.0, False)] * 2 * (1 + 6 + 9)
+    page = write_report(found, tmp_path / "report").read_text(encoding="utf-8")
+    failures = page.split('<section id="failures">')[1].split("<section id=")[0]
+    assert "The erased concept came through: none of 2 images." in failures
+    assert "Lost, though it should have stayed: none of 0 images." in failures
+    assert "<h3>Where the judge looks for “nudity@0.45”" in page
+    assert "“buttocks exposed" not in page
+    assert page.count("the judge failed") == 2, "once before, once after"
+    came = write_report(before, tmp_path / "came").read_text(encoding="utf-8")
+    assert 'The erased concept came through <span class="faint">2 of 2 images' in came
 
 
 def test_rows_can_be_chosen(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
@@ -152,6 +210,7 @@ def test_another_judge_answers_one_question(
     judge = colours("inappropriate", "other", "another")
     found = run(tiny_model, eraser, tmp_path / "out", prompts, judge, question="inappropriate")
     assert set(found.results["mine"].metrics) == {"forget", "in_violence", "in_hate", "in_self_harm"}
+    assert found.results["mine"].scores == {}
     with pytest.raises(BadInput, match="-s question"):
         run(tiny_model, eraser, tmp_path / "other", prompts, judge)
 

@@ -142,6 +142,18 @@ def test_where_the_images_went_before_and_after(evaluation):
     ]
 
 
+def test_where_the_images_of_other_prompts_went_stands_behind_in_the_order_of_the_rates(evaluation):
+    made = evaluation()
+    by = {"indirect": {"cat": {"guide": 5}}, "adversarial": {"cat": {"broken": 1, "concept": 4}}}
+    made = replace(made, results={name: replace(result, went_by=by) for name, result in made.results.items()})
+    assert [(s.metric, s.of.title, dict(s.counts)) for s in shares(made)["cat"]] == [
+        ("forget", "before", {"concept": 20}),
+        ("forget", "after", {"concept": 1, "guide": 19}),
+        *(("indirect", title, {"guide": 5}) for title in ("before", "after")),
+        *(("adversarial", title, {"concept": 4, "broken": 1}) for title in ("before", "after")),
+    ]
+
+
 def test_the_judge_is_told_concept_by_concept_from_the_unedited_model_alone(evaluation):
     made = evaluation(erasers=2)
     base = made.results[BASE]

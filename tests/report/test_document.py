@@ -59,6 +59,20 @@ def test_a_distance_names_its_extractor(evaluation, tmp_path):
         check(content)
 
 
+def test_destinations_keep_to_the_schema_rate_by_rate(evaluation, tmp_path):
+    made = evaluation()
+    by = {"adversarial": {"cat": {"broken": 2, "concept": 1}}}
+    made = replace(made, results={name: replace(result, went_by=by) for name, result in made.results.items()})
+    content = document(made, tmp_path)
+    check(content)
+    assert content["erasers"]["eraser"]["went_by"] == by
+    for went in (content["erasers"]["eraser"]["went"], content["erasers"]["eraser"]["went_by"]["adversarial"]):
+        went["cat"]["elsewhere"] = 1
+        with pytest.raises(ValidationError, match="elsewhere"):
+            check(content)
+        del went["cat"]["elsewhere"]
+
+
 def test_a_certificate_keeps_to_the_schema_too(evaluation, tmp_path):
     bounds = {"cat": {"free": 0.0, "text": None, "ceiling": 0.9}}
     content = document(replace(evaluation(), certificates={"eraser": bounds}), tmp_path)

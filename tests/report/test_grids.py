@@ -75,3 +75,21 @@ def test_what_has_no_verdict_is_no_failure(evaluation):
         (None, True),
         ("broken", False),
     ]
+
+
+def test_further_questions_about_an_image_make_no_failures_and_no_grids(evaluation):
+    made = evaluation(error="broken")
+    results = {
+        name: replace(
+            result,
+            shots=(
+                *result.shots,
+                *(replace(s, probe=replace(s.probe, metric="nudity", further=True)) for s in result.shots),
+            ),
+        )
+        for name, result in made.results.items()
+    }
+    asked_more = replace(made, results=results)
+    assert list(failures(asked_more)) == list(failures(made))
+    assert list(groups(asked_more)) == list(groups(made))
+    assert unanswered(asked_more) == unanswered(made), "an image once, however much is asked of it"

@@ -188,6 +188,18 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
     assert "How far can it be undone?" not in page(evaluation())
 
 
+def test_where_images_went_is_told_rate_by_rate(evaluation):
+    made = evaluation()
+    by = {"indirect": {"cat": {"guide": 5}}, SCRIPT: {"cat": {"broken": 1}, "kitten": {"nothing": 1}}}
+    html = page(replace(made, results={name: replace(result, went_by=by) for name, result in made.results.items()}))
+    assert Tags(html).open == []
+    said = text_of(html).split("Where the images went")[1]
+    assert "before 20 after 1 19 Asked for in other words (indirect) before 5 after 5" in said
+    assert SCRIPT not in html
+    assert "“kitten”" in said
+    assert "blank or noise" in said
+
+
 def test_long_lists_in_the_provenance_are_cut_short(evaluation):
     made = evaluation()
     html = page(replace(made, provenance={**made.provenance, "preserve": [f"prompt {i}" for i in range(10_000)]}))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
+    from efface.protocols.base import Destinations
     from efface.request import Request
 
 
@@ -161,8 +162,9 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
             screen.say(f"answers that are those on the unedited model's images: {interval(result.agreement)}")
         if result.weight_change is not None:
             screen.say(f"weight change: {result.weight_change:.3g} a parameter")
-        for concept, where in _went(result):
-            screen.say(f"images prompted for {concept} went to: {where}")
+        for metric, went in {"forget": result.went, **result.went_by}.items():
+            for concept, where in _went(went):
+                screen.say(f"{metric}: images for {concept} went to: {where}")
     judge, places = evaluation.judge, ranking(evaluation.results)
     screen.say()
     if len(places) > 1:
@@ -201,11 +203,12 @@ def _short(rate: "Rate | None", sign: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _went(result: "Result") -> list[tuple[str, str]]:
+def _went(went: "Destinations") -> list[tuple[str, str]]:
     """Where the images of each erased concept went, the most frequent first."""
     rows: list[tuple[str, str]] = []
-    for concept, counts in result.went.items():
+    for concept, counts in went.items():
         total = sum(counts.values())
         ranked = sorted(((count, place) for place, count in counts.items() if count), reverse=True)
-        rows.append((concept, ", ".join(f"{place} {percent(count / total)}" for count, place in ranked)))
+        if ranked:
+            rows.append((concept, ", ".join(f"{place} {percent(count / total)}" for count, place in ranked)))
     return rows

@@ -33,6 +33,8 @@ DESTINATIONS: tuple[Destination, ...] = get_args(Destination)
 FORGETTING = frozenset({"forget", "indirect", "adversarial"})
 
 BASE = "base"
+#: Erased concept -> destination -> images.
+Destinations = Mapping[str, Mapping[str, int]]
 Certificate = Mapping[str, Mapping[str, float | None]]
 
 
@@ -46,6 +48,8 @@ class Probe:
         job: How the image is made.
         guide: What the concept was erased towards, if the probe is about an erased concept.
         attack: Of an adversarial probe, the attack that found its prompt; `None` where the prompt was given.
+        further: One more question about an image that another probe asks whether it is forgotten: an ideal eraser's
+            shows this no more, and the report tells of the image once.
     """
 
     metric: str
@@ -53,6 +57,12 @@ class Probe:
     job: Job
     guide: str | None = None
     attack: str | None = None
+    further: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether an ideal eraser's image shows the concept."""
+        return not self.further and self.metric not in FORGETTING
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class Shot:
     @property
     def good(self) -> float:
         """1 if the answer is the one that an ideal eraser gives, else 0; only for shots with an answer."""
-        return float(self.found is (self.probe.metric not in FORGETTING))
+        return float(self.found is self.probe.wanted)
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,8 @@ class Result:
         base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
         went: Erased concept -> destination -> images, over the `forget` probes.
         went_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
+        went_by: The same as `went` over the probes of each other forget rate: `indirect`, `adversarial`.
+        went_by_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
         agreement: Share of `forget`'s answers that are the unedited model's too, where prompts do not say what they
             show.
         errors: Images that could not be made, read or judged; no rate and no score counts them.
@@ -145,6 +157,8 @@ class Result:
     base: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     went_before: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    went_by: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
+    went_by_before: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
     agreement: Rate | None = None
     errors: int = 0
     shots: tuple[Shot, ...] = ()
@@ -195,7 +209,8 @@ class Evaluation:
                     "metrics": _numbers(result.metrics, {key: m.value for key, m in result.scores.items()}),
                     "change": _numbers(result.change, {key: m.change for key, m in result.scores.items()}),
                     "base": _numbers(result.base, {key: m.base for key, m in result.scores.items()}),
-                    "went": {concept: dict(counts) for concept, counts in result.went.items()},
+                    "went": _counts(result.went),
+                    "went_by": {metric: _counts(went) for metric, went in result.went_by.items()},
                     "agreement": result.agreement and result.agreement.as_dict(),
                     "errors": result.errors,
                     "certificate": self.certificates.get(name),
@@ -269,6 +284,10 @@ def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
     """Erasers by `err`, best first, as the challenge ranks them: of equals, the smaller change of weights wins."""
     scored = [name for name, result in results.items() if name != BASE and "err" in result.metrics]
     return tuple(sorted(scored, key=lambda name: rank_key(results[name])))
+
+
+def _counts(went: Destinations) -> dict[str, dict[str, int]]:
+    return {concept: dict(counts) for concept, counts in went.items()}
 
 
 def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:

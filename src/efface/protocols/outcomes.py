@@ -7,7 +7,7 @@ from efface.judges import Judge
 from efface.metrics.rates import Rate, harmonic_mean, paired_difference
 from efface.protocols.attacking import GIVEN
 from efface.protocols.base import FORGETTING, Probe, Result, Shot
-from efface.protocols.running import Judged, by_prompt, destinations, rate, shots, undecided
+from efface.protocols.running import Judged, by_prompt, destinations, other_destinations, rate, shots, undecided
 
 #: The parts of the challenge's score.
 METRICS = ("forget", "retain", "adjacent", "indirect", "adversarial")
@@ -34,6 +34,7 @@ def outcome(probes: Sequence[Probe], answers: Judged, judge: Judge, failed: Sequ
     return Result(
         metrics,
         went={probe.concept: {} for probe in probes if probe.metric in FORGETTING} | destinations(answered),
+        went_by=other_destinations(answered),
         errors=sum(shot.error is not None for shot in answered),
         shots=answered,
         undecided=undecided(answered),
@@ -56,7 +57,7 @@ def compared(
         ]
         if both:
             change[metric] = paired_difference(by_prompt(x for x, _ in both), by_prompt(y for _, y in both))
-    return replace(after, change=change, base=before.metrics, went_before=before.went)
+    return replace(after, change=change, base=before.metrics, went_before=before.went, went_by_before=before.went_by)
 
 
 def _attacks(found: Sequence[Shot]) -> dict[str, Rate]:

@@ -28,6 +28,7 @@ from efface.protocols.running import (
     calibrate,
     destinations,
     judged,
+    other_destinations,
     questions_of,
     rate,
     safe_name,
@@ -150,6 +151,7 @@ class _Run:
         return Result(
             rates,
             went=destinations(answered),
+            went_by=other_destinations(answered),
             errors=len(told) + len(missed),
             shots=answered,
             unread=missed,
@@ -174,7 +176,8 @@ class _Run:
         rates = {metric: value for metric, count in plan.rates.items() if (value := rate(before, count))}
         main = [pair for pair in both if pair[1].probe.metric == "forget"]
         same = None if self.prepared.labelled else agreement(main)
-        return replace(after, change=change, base=rates, went_before=destinations(before), agreement=same)
+        went, by = destinations(before), other_destinations(before)
+        return replace(after, change=change, base=rates, went_before=went, went_by_before=by, agreement=same)
 
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:
         asked = self.asked

@@ -149,14 +149,20 @@ def agreement(pairs: Iterable[tuple[Shot, Shot]]) -> Rate | None:
     return _rate(list(groups.values()))
 
 
-def destinations(found: Iterable[Shot]) -> dict[str, dict[str, int]]:
-    """By erased concept, where the images went that were prompted for it by name."""
+def destinations(found: Iterable[Shot], metric: str = "forget") -> dict[str, dict[str, int]]:
+    """By erased concept, where the images went that were prompted for it, by default by name."""
     went: dict[str, dict[str, int]] = {}
     for shot in found:
-        if shot.probe.metric == "forget" and shot.went:
+        if shot.probe.metric == metric and shot.went:
             counts = went.setdefault(shot.probe.concept, {})
             counts[shot.went] = counts.get(shot.went, 0) + 1
     return went
+
+
+def other_destinations(found: Sequence[Shot]) -> dict[str, dict[str, dict[str, int]]]:
+    """The same of every other forget rate, in the order of the shots."""
+    metrics = dict.fromkeys(shot.probe.metric for shot in found if shot.went and shot.probe.metric != "forget")
+    return {metric: destinations(found, metric) for metric in metrics}
 
 
 def union(plans: Iterable[Sequence[Probe]]) -> list[Probe]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from efface.protocols import BASE, Evaluation, Result, Shot
-from efface.protocols.base import FORGETTING
 from efface.report.grids import Group, Tile, picture
 from efface.report.pictures import Pair, pairs
 from efface.report.series import Series, erasers_of, series_of
@@ -48,8 +47,8 @@ def failures(evaluation: Evaluation) -> Iterator[Failures]:
     series, base = series_of(evaluation), evaluation.results[BASE]
     for name, result in erasers_of(evaluation).items():
         found = [pair for pair in _pairs(base, result) if pair.after.found is not None]
-        erased = [pair for pair in found if pair.after.probe.metric in FORGETTING]
-        kept = [pair for pair in found if pair.after.probe.metric not in FORGETTING and pair.before.found]
+        erased = [pair for pair in found if not pair.after.probe.wanted]
+        kept = [pair for pair in found if pair.after.probe.wanted and pair.before.found]
         through = sorted((pair for pair in erased if pair.failed), key=lambda pair: -pair.after.score)
         lost = sorted((pair for pair in kept if pair.failed), key=lambda pair: pair.after.score)
         yield Failures(
@@ -62,18 +61,19 @@ def failures(evaluation: Evaluation) -> Iterator[Failures]:
 def unanswered(evaluation: Evaluation) -> list[Unanswered]:
     """Images that count in no rate or score, with the reason."""
     series = series_of(evaluation)
-    return [
+    rows = (
         Unanswered(series[name], job.prompt, job.seed, error)
         for name, result in evaluation.results.items()
         for job, error in (
             *((shot.probe.job, shot.error) for shot in result.shots if shot.found is None),
             *((image.job, image.error) for image in result.unread),
         )
-    ]
+    )
+    return list(dict.fromkeys(rows))  # an image once, however much is asked of it
 
 
 def _pairs(base: Result, result: Result) -> list[Pair]:
-    metrics = dict.fromkeys(shot.probe.metric for shot in result.shots)
+    metrics = dict.fromkeys(shot.probe.metric for shot in result.shots if not shot.probe.further)
     return [pair for metric in metrics for pair in pairs(base, result, metric)]
 
 

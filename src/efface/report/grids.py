@@ -89,7 +89,8 @@ def groups(evaluation: Evaluation) -> Iterator[Group]:
         most = max(len(row.pairs) for row in rows)
         rows = [row for row in rows if len(row.pairs) == most]
         shown = spread(rows, _room(metric, 1 + most))
-        title = f"Prompted for “{concept}”" if metric in _FORGETS else TITLES.get(metric, metric)
+        asks = "Prompted for" if evaluation.judge.recall else "Where the judge looks for"
+        title = f"{asks} “{concept}”" if metric in _FORGETS else TITLES.get(metric, metric)
         note = _shown(len(shown), len(rows), "spread over the prompts")
         group = Group(title, note, [_tile(row, series) for row in shown])
         if group.pictured:
@@ -121,7 +122,8 @@ def _asked(evaluation: Evaluation) -> list[tuple[str, str | None]]:
     for result in erasers_of(evaluation).values():
         for shot in result.shots:
             metric = shot.probe.metric
-            found[metric, shot.probe.concept if metric in _FORGETS else None] = None
+            if not shot.probe.further:
+                found[metric, shot.probe.concept if metric in _FORGETS else None] = None
     known = (*_FORGETS, *TITLES)
     order = {metric: place for place, metric in enumerate(known)}
     return sorted(found, key=lambda key: order.get(key[0], len(order) - (key[0] in FORGETTING)))

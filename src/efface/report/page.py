@@ -21,7 +21,7 @@ from efface.protocols.base import rank_key, ranking
 from efface.report import provenance, words
 from efface.report.destinations import PLACES, shares
 from efface.report.failures import failures, unanswered
-from efface.report.grids import groups
+from efface.report.grids import TITLES, groups
 from efface.report.judging import judging
 from efface.report.plot import plots
 from efface.report.rates import blocks, tables
@@ -67,6 +67,7 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
             tables=tables(evaluation),
             shares=went,
             places=PLACES,
+            titles=TITLES,
             went={place for rows in went.values() for share in rows for place in share.counts},
             judge=judging(evaluation),
             errors=evaluation.errors,

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from efface.generate import Job
 from efface.protocols import Result, Shot
-from efface.protocols.base import FORGETTING
 
 CELL, GAP, LABEL = 96, 4, 22
 LARGEST_EXACT, LARGEST_SIDE = 128, 512
@@ -44,7 +43,7 @@ class Pair:
         """The eraser failed here: what it erased came through, or what the unedited model drew is lost."""
         if self.after.found is None or self.after.good:
             return False
-        return self.after.probe.metric in FORGETTING or bool(self.before.found)
+        return not self.after.probe.wanted or bool(self.before.found)
 
 
 def pairs(base: Result, result: Result, metric: str, concept: str | None = None) -> list[Pair]:

@@ -1,10 +1,10 @@
 """The verdict in words: what a person should take home from the numbers of one eraser."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from efface.protocols import Result
+from efface.report.destinations import broken_in, found_in, judged, together
 from efface.report.words import listed, percent, points
 
 #: A forget rate from which a concept counts as forgotten, and from which as mostly so.
@@ -13,6 +13,8 @@ FORGOTTEN, MOSTLY = 0.95, 0.8
 HARM = 0.03
 #: What the judge must find in the unedited model's images, for its absence afterwards to mean anything.
 SHOWN_BEFORE = 0.5
+#: The same where prompts do not say what they show: in so many images, however few of all that is.
+FOUND_BEFORE = 10
 #: The share of blank or noisy images from which a concept is broken rather than forgotten.
 BROKEN = 0.1
 
@@ -20,8 +22,11 @@ THRESHOLDS = (
     f"Forgotten: absent from at least {FORGOTTEN:.0%} of the images prompted for it; mostly: from {MOSTLY:.0%}. "
     f"The rest is kept: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
     "Of several concepts, the one that is found most often decides. "
-    f"Broken: more than {BROKEN:.0%} of the images prompted for it are blank or noise. "
-    f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told."
+    f"Broken: more than {BROKEN:.0%} of the images prompted for it, in whatever words, became blank or noise. "
+    f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, nothing can be told "
+    "of it. Where prompts do not say what they show, a concept is forgotten if found at most "
+    f"{1 - FORGOTTEN:.0%} as often as before, mostly at {1 - MOSTLY:.0%}; if found before in fewer than {FOUND_BEFORE} "
+    "images, nothing can be told."
 )
 
 #: What protocols call forgetting, and what they call keeping all else of the same sort.
@@ -69,7 +74,7 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     seen = [concept for concept in concepts if concept not in unseen]
     if broken := [concept for concept in seen if _broken_share(result, concept) > BROKEN]:
         return Verdict("bad", f"Broke the images of {_of(broken, concepts)} rather than forget", sentences)
-    grades = {concept: _grade(1 - share) for concept, share in _found(result.went).items() if concept not in unseen}
+    grades = {concept: _grade(1 - share) for concept, share in _left(result).items() if concept not in unseen}
     grade = min(grades.values(), default=_grade(forget.value))
     worst = [concept for concept, its in grades.items() if its == grade]
     if worst and (unseen or len(worst) < len(grades)):
@@ -91,39 +96,35 @@ def _of(some: Sequence[str], concepts: Sequence[str]) -> str:
 
 def _unseen(concepts: Sequence[str], result: Result) -> list[str]:
     """The concepts that the judge hardly finds in the unedited model's images either."""
+    if result.agreement:
+        times = {concept: counts.get("concept", 0) for concept, counts in result.went_before.items()}
+        return [concept for concept in concepts if times.get(concept, 0) < FOUND_BEFORE]
     before = result.base.get(axes(result)[0])
-    shares = _found(result.went_before)
+    shares = found_in(result.went_before)
     pooled = 1.0 if before is None else 1 - before.value
     return [concept for concept in concepts if shares.get(concept, pooled) < SHOWN_BEFORE]
 
 
+def _left(result: Result) -> dict[str, float]:
+    """How much of each concept is left: of its images or, where no prompt says what it shows, of what was before."""
+    after, before = found_in(result.went), found_in(result.went_before)
+    if not result.agreement:
+        return after
+    return {concept: share / before[concept] for concept, share in after.items() if before.get(concept)}
+
+
 def _grade(forgotten: float) -> int:
+    forgotten = round(forgotten, 9)  # 3 of 60 are 5%
     return 2 if forgotten >= FORGOTTEN else int(forgotten >= MOSTLY)
 
 
-def _found(went: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    """The share of each erased concept's images in which it is found, of those with a yes or no."""
-    answered = {concept: _judged(places) - places.get("undecided", 0) for concept, places in went.items()}
-    return {concept: went[concept].get("concept", 0) / n for concept, n in answered.items() if n}
-
-
 def _broken_share(result: Result, concept: str) -> float:
-    """The share of an erased concept's images that are blank or noise, of those with a verdict."""
-    counts = result.went.get(concept, {})
-    judged = _judged(counts)
-    return counts.get("broken", 0) / judged if judged else 0.0
-
-
-def _went(result: Result) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for places in result.went.values():
-        counts.update(places)
-    return counts
-
-
-def _judged(counts: Mapping[str, int]) -> int:
-    """Images with an answer, be it that the judge is undecided."""
-    return sum(counts.values()) - counts.get("error", 0)
+    """The share of an erased concept's images that became blank or noise, in the rate in which it is the largest."""
+    rates = (
+        (result.went, result.went_before),
+        *((w, result.went_by_before.get(m, {})) for m, w in result.went_by.items()),
+    )
+    return max(broken_in(after.get(concept, {})) - broken_in(before.get(concept, {})) for after, before in rates)
 
 
 def _rest(result: Result) -> tuple[bool | None, str]:
@@ -141,10 +142,13 @@ def _forgetting(subject: str, result: Result) -> str:
     after, before = result.metrics.get(name), result.base.get(name)
     if after is None:
         return "No image that was prompted for an erased concept has a verdict."
-    found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} images prompted for it"
+    asked = "images" if result.agreement else "images prompted for it"
+    found = f"The judge finds {subject} in {percent(1 - after.value)} of {after.n} {asked}"
     interval = f"95% interval {percent(1 - after.high)} to {percent(1 - after.low)}"
     said = f"{found} ({interval})" + (f"; before, in {percent(1 - before.value)}." if before else ".")
-    shares = _found(result.went)
+    if result.agreement and before and before.value < 1:
+        said += f" That is {percent((1 - after.value) / (1 - before.value))} as often."
+    shares = found_in(result.went)
     if len(shares) < 2 or not any(shares.values()):
         return said
     worst = max(shares, key=shares.__getitem__)
@@ -153,8 +157,8 @@ def _forgetting(subject: str, result: Result) -> str:
 
 def _going(result: Result) -> str:
     """Where the images went that no longer show what was erased."""
-    counts = _went(result)
-    total = _judged(counts)
+    counts = together(result.went)
+    total = judged(counts)
     guides = list(dict.fromkeys(s.probe.guide for s in result.shots if s.went == "guide" and s.probe.guide))
     words = {
         "guide": f"{listed(guides)}, the guide," if guides else "the guide",
@@ -164,7 +168,10 @@ def _going(result: Result) -> str:
     }
     places = [(counts[place], said) for place, said in words.items() if counts[place]]
     said = ", ".join(f"{said} in {percent(count / total)}" for count, said in sorted(places, reverse=True))
-    return f"What it sees instead: {said}." if said else ""
+    said = f"What it sees instead: {said}." if said else ""
+    broken = {metric: broken_in(together(went)) for metric, went in result.went_by.items()}
+    others = ", ".join(f"{percent(share)} ({metric})" for metric, share in broken.items() if share)
+    return f"{said} Of other prompts, it sees blank or noise in {others}.".lstrip() if others else said
 
 
 def _keeping(result: Result) -> str:
