@@ -186,7 +186,7 @@ def _tell_comparisons(screen: "Screen", evaluation: "Evaluation") -> None:
     if rows:
         screen.heading("eraser against eraser, on the same prompts and seeds")
         screen.table(("erasers", "rate, %", "difference", "p", "pairs"), rows)
-        screen.say("p (McNemar, exact) takes images as independent; the intervals resample prompts")
+        screen.say("p (McNemar, exact) takes images as independent, intervals resample prompts: believe what both show")
 
 
 def _tell_scores(screen: "Screen", result: "Result") -> None:

@@ -2,7 +2,8 @@
 
 A pair is one question about one prompt and seed that both erasers have an answer to. Of the rates that both have, each
 gets the difference over these pairs, with an interval that resamples prompts, and McNemar's exact p, which takes images
-as independent (`efface.metrics.paired`). No p is corrected for the number of comparisons.
+as independent (`efface.metrics.paired`). Many images of one prompt make p too small, few prompts make the interval too
+narrow: believe what both show. No p is corrected for the number of comparisons.
 
 Left out are `err`, which is no share of images; scores and distances, of which protocols keep no value an image; and
 prompts that attacks found, which are each eraser's own.
