@@ -179,8 +179,7 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
 def _tell_comparisons(screen: "Screen", evaluation: "Evaluation") -> None:
     """Erasers against each other, if there are several."""
     rows = [
-        [f"{row.second} minus {row.first}", row.metric, _short(row.difference, "+"), chance(row.difference.p)]
-        + [str(row.difference.n)]
+        [f"{row.second} minus {row.first}", row.metric, _short(it := row.difference, "+"), chance(it.p), str(it.n)]
         for row in evaluation.comparisons
     ]
     if rows:

@@ -47,9 +47,7 @@ class ErasersCompared:
         return {"first": self.first, "second": self.second, "metric": self.metric, **self.difference.as_dict()}
 
 
-def comparisons(
-    results: Mapping[str, Result], rates: Mapping[str, Mapping[str, Count]]
-) -> tuple[ErasersCompared, ...]:
+def comparisons(results: Mapping[str, Result], rates: Mapping[str, Mapping[str, Count]]) -> tuple[ErasersCompared, ...]:
     """Each eraser against each, or of more than four against the first.
 
     Args:

@@ -107,7 +107,7 @@ def evaluate(
     if any(probe.attack for probes in plans.values() for probe in probes) or any(f.failed for f in found.values()):
         facts["attacks"] = searches.settings
     told = Calibration(judge.name, judge.version, recall, wrong)
-    beside = comparisons(results, dict.fromkeys(erasers, {metric: good(metric) for metric in METRICS}))
+    beside = comparisons(results, {name: {metric: good(metric) for metric in METRICS} for name in erasers})
     return Evaluation("err", told, results, facts, comparisons=beside)
 
 

@@ -134,7 +134,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (words.percent, words.bounds, words.span, words.interval, words.points, words.number, words.counted, words.chance)
+    shown = (words.percent, words.bounds, words.span, words.interval, words.points)
+    shown += (words.number, words.counted, words.chance)
     filters: dict[str, Any] = {function.__name__: function for function in shown}
     tests: dict[str, Any] = {"share": words.is_share}
     environment.filters.update(filters)
