@@ -1,6 +1,7 @@
 """Vision-language judges: probabilities from logits, literal answers, and the challenge's file."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,12 @@ from PIL import Image as Picture
 
 from efface.cli.run import run
 from efface.errors import BadInput
-from efface.judges import open_judge, read_verdicts
+from efface.generate import Image
+from efface.judges import judge_images, open_judge, read_verdicts
+from efface.judges.joined import JoinedJudge
+from efface.judges.pixels import PixelJudge
+from efface.judges.results import write_results
+from efface.judges.rivals import Told
 from efface.judges.vlm import VlmJudge
 from efface.judges.vlm_challenge import ChallengeJudge
 
@@ -90,6 +96,49 @@ def test_the_challenge_writes_its_results(
     assert run([*command, "--device", "cpu"]) == 2
     assert "evaluation_results.csv already exists" in capsys.readouterr().err
     assert not Path("v.parquet").exists()
+
+
+def test_an_evaluation_writes_the_challenges_results_for_each_eraser(
+    judge_files: Path, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+    where = ["--model", str(tiny_sd), "--device", "cpu"]
+    for guide in ("dog", "car"):
+        target = f"to-{guide}.safetensors"
+        assert run(["erase", "cat", "--to", guide, "--preserve", "horse", "-o", target, *where]) == 0
+    judge = ["--judge", f"vlm:{judge_files / 'llava'},challenge"]
+    few = ["-n", "2", "--steps", "1", "-o", "out"]
+    assert run(["evaluate", "to-dog.safetensors", "to-car.safetensors", *judge, *few, *where]) == 0
+    shots = json.loads(Path("out/report.json").read_text())["shots"]
+    assert list(shots) == ["base", "to-dog", "to-car"]
+    for name, asked in shots.items():
+        with Path("out/results", name, "evaluation_results.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        said = {(row["concept_name"], row["file_name"]): (row["prompt"], row["answer"]) for row in rows}
+        assert len(said) == len(rows) > 0
+        assert said == {
+            (shot["concept"], Path(shot["file"]).name): (shot["prompt"], "yes" if shot["found"] else "no")
+            for shot in asked
+        }
+        assert all(Path("out/images", name, row["file_name"]).is_file() for row in rows)
+
+
+def test_a_judge_that_another_one_asks_still_writes_its_results(judge_files: Path, tmp_path: Path) -> None:
+    challenge = vlm(judge_files, "challenge")
+    joined = JoinedJudge(PixelJudge({"a caption": [IMAGES[0]]}), Told(challenge, ("cat", "dog")))
+    images = []
+    for i, pixels in enumerate(IMAGES):
+        Picture.fromarray(pixels).save(tmp_path / f"{i}.png")
+        images.append(Image({"file_name": f"{i}.png", "prompt": f"prompt {i}"}, tmp_path / f"{i}.png"))
+    for name, judge in (("joined", joined), ("alone", challenge)):
+        questions = ["cat", "a caption"] if judge is joined else ["cat"]
+        write_results(judge, tmp_path / name, images, judge_images(judge, images, questions))
+    rows = (tmp_path / "joined" / "evaluation_results.csv").read_text()
+    assert rows == (tmp_path / "alone" / "evaluation_results.csv").read_text(), "none of what the other was asked"
+    assert rows.count("\n") == 1 + len(IMAGES)
+    write_results(PixelJudge(None), tmp_path / "nothing", images, [])
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_model_without_a_template_gets_llavas_turns(judge_files: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from efface.metrics.base import Value
 from efface.metrics.rates import harmonic_mean, paired_difference, wilson
 from efface.protocols import BASE, Calibration, Evaluation, Probe, Result, Shot
 from efface.protocols.base import Measured
+from efface.protocols.comparing import comparisons
+from efface.protocols.plans import good
 
 EvaluationMaker = Callable[..., Evaluation]
 
@@ -104,6 +106,7 @@ def evaluation(tmp_path: Path) -> EvaluationMaker:
             judge=Calibration("emoji", "1", wilson(39, 40), wilson(0, 40)),
             results=results,
             provenance={"model": {"name": "emoji", "hash": "abc"}, "erasers": {n: {"method": "uce"} for n in names}},
+            comparisons=comparisons(results, {name: {rate: good(rate) for rate in RATES} for name in names}),
         )
 
     return make

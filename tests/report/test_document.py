@@ -84,6 +84,18 @@ def test_a_certificate_keeps_to_the_schema_too(evaluation, tmp_path):
         check(content)
 
 
+def test_comparisons_keep_to_the_schema_too(evaluation, tmp_path):
+    content = document(evaluation(erasers=2), tmp_path)
+    forget = content["comparisons"][0]
+    assert (forget["first"], forget["second"], forget["metric"], forget["n"]) == ("eraser", "second", "forget", 20)
+    assert forget["value"] == pytest.approx(-8 / 20)
+    assert forget["p"] == pytest.approx(2 * 0.5**8)
+    del forget["p"]
+    with pytest.raises(ValidationError):
+        check(content)
+    assert document(evaluation(), tmp_path)["comparisons"] == []
+
+
 def test_pictures_are_named_from_the_reports_folder_and_never_by_their_place_on_disk(evaluation, tmp_path):
     made = evaluation()
     assert document(made, tmp_path)["shots"]["base"][0]["file"] == "images/base-forget-0.png"

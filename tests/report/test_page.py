@@ -51,6 +51,7 @@ def test_names_prompts_and_errors_from_outside_are_escaped(evaluation, evil):
         judge=replace(made.judge, name=evil, version=evil),
         results={(evil if name == "second" else name): result for name, result in made.results.items()},
         certificates={evil: bounds},
+        comparisons=tuple(replace(row, second=evil, metric=evil) for row in made.comparisons),
         provenance={evil: evil, "model": evil, "erasers": {evil: {"method": evil}}},
     )
     html = page(made)
@@ -161,6 +162,20 @@ def test_the_best_score_over_all_has_the_first_place_and_equals_share_it(evaluat
     assert re.findall(r"#(\d) by err", html) == ["2", "3", "1"]
     assert "weights changed by 2e−06" in html
     assert "by err" not in page(evaluation())
+
+
+def test_erasers_are_compared_with_one_another_and_many_with_the_first(evaluation):
+    said = text_of(page(evaluation(erasers=3)))
+    assert "The second minus the first, on the same prompts and seeds" in said
+    assert "second eraser forget −40.0 points, −" in said
+    assert "third second forget +45.0 points, " in said
+    assert re.search(r"third second forget \S+ points, \S+ to \S+ 0\.0039 20 ", said), "9 changes, all one way"
+    assert re.search(r"third eraser forget \+5\.0 points, \S+ to \S+ 1 20 ", said), "1 change says nothing"
+    assert "with the first eraser alone" not in said
+    said = text_of(page(evaluation(erasers=5)))
+    assert "Each is compared with the first eraser alone." in said
+    assert "third second" not in said
+    assert "Eraser against eraser" not in page(evaluation())
 
 
 def test_scores_alone_are_measured_and_not_judged(evaluation):

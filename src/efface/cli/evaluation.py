@@ -10,7 +10,7 @@ from efface.errors import BadInput
 from efface.files import sha256_of_file
 from efface.protocols.inputs import Inputs
 from efface.report.verdict import erased_by, verdict
-from efface.report.words import interval, percent
+from efface.report.words import chance, interval, percent
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efface.generate import Sampling
     from efface.judges import Judge
     from efface.metrics.base import Value
+    from efface.metrics.paired import Comparison
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
@@ -167,6 +168,7 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
                 screen.say(f"{metric}: images for {concept} went to: {where}")
     judge, places = evaluation.judge, ranking(evaluation.results)
     screen.say()
+    _tell_comparisons(screen, evaluation)
     if len(places) > 1:
         screen.say(f"ranking by err, of fewer rates behind, then by the smaller weight change: {', '.join(places)}")
     screen.say(
@@ -174,6 +176,18 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     )
     if evaluation.errors:
         screen.say(f"{evaluation.errors} images have no verdict and count in no rate; the report lists them.")
+
+
+def _tell_comparisons(screen: "Screen", evaluation: "Evaluation") -> None:
+    """Erasers against each other, if there are several."""
+    rows = [
+        [f"{row.second} minus {row.first}", row.metric, _short(it := row.difference, "+"), chance(it.p), str(it.n)]
+        for row in evaluation.comparisons
+    ]
+    if rows:
+        screen.heading("eraser against eraser, on the same prompts and seeds")
+        screen.table(("erasers", "rate, %", "difference", "p", "pairs"), rows)
+        screen.say("p (McNemar, exact) takes images as independent, intervals resample prompts: believe what both show")
 
 
 def _tell_scores(screen: "Screen", result: "Result") -> None:
@@ -195,7 +209,7 @@ def _number(value: "Value | None", sign: str = "") -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def _short(rate: "Rate | None", sign: str = "") -> str:
+def _short(rate: "Rate | Comparison | None", sign: str = "") -> str:
     """A rate, or with a sign a difference, in percent with its interval, short enough for a terminal."""
     if rate is None:
         return "–"

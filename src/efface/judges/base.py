@@ -97,6 +97,15 @@ class KeepsResults(Protocol):
         ...
 
 
+@runtime_checkable
+class PassesOn(Protocol):
+    """A judge that has others answer."""
+
+    def answering(self, concept: str) -> Judge:
+        """Who is asked for this concept."""
+        ...
+
+
 class Seen(NamedTuple):
     """What a judge with a closed world recognises in one image; `None` is "none of these"."""
 

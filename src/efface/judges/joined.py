@@ -28,27 +28,27 @@ class JoinedJudge:
         return any(judge.knows(concept) for judge in self._judges)
 
     def peers(self, concept: str) -> tuple[str, ...]:
-        return self._rivals[concept] if concept in self._rivals else self._of(concept).peers(concept)
+        return self._rivals[concept] if concept in self._rivals else self.answering(concept).peers(concept)
 
     def same(self, one: str, other: str) -> bool:
         return one == other or any(judge.same(one, other) for judge in self._judges)
 
     def threshold(self, concept: str) -> float:
-        return self._of(concept).threshold(concept)
+        return self.answering(concept).threshold(concept)
 
     def floor(self, concept: str) -> float:
-        judge = self._of(concept)
+        judge = self.answering(concept)
         return judge.floor(concept) if isinstance(judge, Hesitant) else judge.threshold(concept)
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         found = np.full((len(images), len(concepts)), np.nan)
         for judge in self._judges:
-            mine = [i for i, concept in enumerate(concepts) if self._of(concept) is judge]
+            mine = [i for i, concept in enumerate(concepts) if self.answering(concept) is judge]
             if mine:
                 found[:, mine] = judge.scores(images, [concepts[i] for i in mine])
         return found
 
-    def _of(self, concept: str) -> Judge:
+    def answering(self, concept: str) -> Judge:
         for judge in self._judges:
             if judge.knows(concept):
                 return judge

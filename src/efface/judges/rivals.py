@@ -21,6 +21,9 @@ class Told:
         self._peers: dict[str, tuple[str, ...]] = {}  # asked for with every image
         self._concepts = tuple(dict.fromkeys(concept for concept in concepts if judge.knows(concept)))
 
+    def answering(self, concept: str) -> Judge:
+        return self._judge
+
     def knows(self, concept: str) -> bool:
         return self._judge.knows(concept)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from efface.eraser import Eraser
     from efface.judges import Judge
     from efface.models import Model
+    from efface.protocols.comparing import ErasersCompared
     from efface.protocols.inputs import Inputs, Reads
     from efface.request import Request
     from efface.settings import Settings
@@ -180,6 +181,7 @@ class Evaluation:
         results: By eraser name; `base` is the unedited model.
         provenance: Model, samplings, erasers, seeds and library versions.
         certificates: Eraser name -> concept -> `free`, `text`, `ceiling` (see `efface.certificate`), where one holds.
+        comparisons: Two erasers' rates on the same prompts and seeds, the second minus the first.
     """
 
     protocol: str
@@ -187,6 +189,7 @@ class Evaluation:
     results: Mapping[str, Result]
     provenance: Mapping[str, Any]
     certificates: Mapping[str, Certificate] = field(default_factory=dict[str, Certificate])
+    comparisons: tuple[ErasersCompared, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -222,6 +225,7 @@ class Evaluation:
                 for name, result in self.results.items()
             },
             "ranking": list(ranking(self.results)),
+            "comparisons": [compared.as_dict() for compared in self.comparisons],
             "provenance": dict(self.provenance),
         }
 

@@ -27,9 +27,11 @@ from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols.attacking import Attacks, Found
 from efface.protocols.base import BASE, Calibration, Evaluation, Probe, Protocol
+from efface.protocols.comparing import comparisons
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.outcomes import METRICS, compared, outcome
+from efface.protocols.plans import good
 from efface.protocols.probes import probes_in_words
 from efface.protocols.probes_emoji import EmojiWorld
 from efface.protocols.probes_file import with_file
@@ -104,7 +106,9 @@ def evaluate(
         facts["inputs"] = inputs.as_dict()
     if any(probe.attack for probes in plans.values() for probe in probes) or any(f.failed for f in found.values()):
         facts["attacks"] = searches.settings
-    return Evaluation("err", Calibration(judge.name, judge.version, recall, wrong), results, facts)
+    told = Calibration(judge.name, judge.version, recall, wrong)
+    beside = comparisons(results, {name: {metric: good(metric) for metric in METRICS} for name in erasers})
+    return Evaluation("err", told, results, facts, comparisons=beside)
 
 
 def plan(model: Model, judge: Judge, request: Request, n: int, seed: int, prompts: Path | None = None) -> list[Probe]:

@@ -17,6 +17,7 @@ from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
 from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot, Unread
+from efface.protocols.comparing import comparisons
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
@@ -106,7 +107,8 @@ class _Run:
             results = {name: _without_pictures(result) for name, result in results.items()}
             for path in (self.out / "images").glob("*/*.png"):
                 path.unlink()
-        return Evaluation(self.name, told, results, self._facts(erasers, questions))
+        beside = comparisons(results, {name: plans[name].rates for name in erasers})
+        return Evaluation(self.name, told, results, self._facts(erasers, questions), comparisons=beside)
 
     def _drawn(self, plan: Plan, questions: tuple[str, ...], name: str = BASE, eraser: Eraser | None = None) -> Judged:
         """One model's images with the judge's scores; of the images that no question is asked of, without."""

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from efface.errors import BadInput
 from efface.generate import Image, Job, Progress, Sampling, generate
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
+from efface.judges.results import write_results
 from efface.judges.verdicts import verdicts
 from efface.metrics.rates import Rate, clustered_bootstrap
 from efface.models import Model
@@ -66,6 +68,9 @@ def judged(
 ) -> Judged:
     """Make the probes' images under `out/images/NAME`, judge them, and keep the verdicts in `out/verdicts`.
 
+    A file that the judge's users expect goes to `out/results/NAME`, with a row a probe: no question is in it that was
+    asked only to see what an image became.
+
     Only the unedited model's images go through the cache: they are what other evaluations will want again.
     """
     jobs = list(dict.fromkeys(probe.job for probe in probes))
@@ -82,7 +87,11 @@ def judged(
     )
     scores, errors = score_images(judge, images, questions)
     (out / "verdicts").mkdir(parents=True, exist_ok=True)
-    write_verdicts(out / "verdicts" / f"{stem}.parquet", verdicts(judge, images, questions, scores, errors))
+    rows = verdicts(judge, images, questions, scores, errors)
+    write_verdicts(out / "verdicts" / f"{stem}.parquet", rows)
+    wanted = {(probe.job, probe.concept) for probe in probes}
+    own = [row for row, key in zip(rows, product(jobs, questions), strict=True) if key in wanted]
+    write_results(judge, out / "results" / stem, images, own)
     return Judged(
         dict(zip(jobs, images, strict=True)),
         questions,

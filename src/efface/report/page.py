@@ -61,6 +61,8 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
             protocol=evaluation.protocol,
             cards=_cards(evaluation),
             plots=list(plots(evaluation)),
+            comparisons=evaluation.comparisons,
+            series=series_of(evaluation),
             groups=list(groups(evaluation)),
             failures=list(failures(evaluation)),
             blocks=blocks(evaluation),
@@ -133,7 +135,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (words.percent, words.bounds, words.span, words.interval, words.points, words.number, words.counted)
+    shown = (words.percent, words.bounds, words.span, words.interval, words.points)
+    shown += (words.number, words.counted, words.chance)
     filters: dict[str, Any] = {function.__name__: function for function in shown}
     tests: dict[str, Any] = {"share": words.is_share}
     environment.filters.update(filters)

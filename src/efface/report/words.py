@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 from efface.metrics.base import Value
+from efface.metrics.paired import Comparison
 from efface.metrics.rates import Rate
 
 #: A rate, or a score or distance of features.
@@ -48,12 +49,17 @@ def interval(rate: Number | None) -> str:
     return f"{percent(rate.value)} ({bounds(rate)}, n={rate.n})"
 
 
-def points(change: Number | None) -> str:
+def points(change: Number | Comparison | None) -> str:
     """A difference of rates in percentage points, with its interval; a dash where there is none."""
     if change is None:
         return "–"
     value, low, high = (f"{100 * share:+.1f}".replace("-", "−") for share in (change.value, change.low, change.high))
     return f"{value} points, {low} to {high}"
+
+
+def chance(p: float) -> str:
+    """A p, which says little beyond two digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def number(value: float) -> str:
