@@ -28,11 +28,10 @@ from efface.methods import METHODS
 from efface.methods.together import Apart
 from efface.models.base import TEXT
 from efface.provenance import versions
-from efface.request import Concept, Request
+from efface.request import COMPOSED, Concept, Request
 from efface.streams import joined as join
 from efface.streams import split
 
-COMPOSED = "composed"
 ORDERED = "one after the other in this order"
 
 
@@ -102,9 +101,10 @@ def _joined(group: Sequence[Eraser]) -> Eraser:
     first, together = group[0].request, METHODS.get(group[0].method).together
     assert together is not None
     check_guides([concept for part in group for concept in part.request.concepts])
-    told_once = {"goal": first.goal, "options": first.options, "pooled": first.pooled}
+    told_once = {"options": first.options, "pooled": first.pooled}
     request = _request(group, first.method).model_copy(update=told_once)
-    erased = {prompt for part in group for prompt in part.request.preserve if prompt not in request.preserve}
+    preserved = {prompt for part in group for prompt in part.request.preserve}
+    erased = preserved.difference(request.preserve)
     if erased:
         warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=4)
     started = time.perf_counter()
@@ -160,7 +160,8 @@ def _request(parts: Sequence[Eraser], method: str) -> Request:
     prompts = lists[0] if all(listed == lists[0] for listed in lists) else tuple(dict.fromkeys(chain(*lists)))
     preserve = tuple(prompt for prompt in prompts if prompt.strip().casefold() not in concepts)
     skip = parts[0].request.clip_skip
-    return Request(concepts=tuple(concepts.values()), preserve=preserve, method=method, clip_skip=skip)
+    goal = "debias" if all(part.request.goal == "debias" for part in parts) else "erase"
+    return Request(concepts=tuple(concepts.values()), preserve=preserve, method=method, goal=goal, clip_skip=skip)
 
 
 def _base(parts: Sequence[Eraser]) -> Base:

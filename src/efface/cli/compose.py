@@ -45,7 +45,12 @@ def command(
         composed = composed.without(*without)
     composed.save(target, force=force)
     parts = [{"method": part.method, "concepts": list(part.concepts)} for part in composed.parts or (composed,)]
-    screen.say(f"{target}: erases {', '.join(composed.concepts)}")
+    concepts = composed.request.concepts
+    said = {
+        "erases": [concept.name for concept in concepts if not concept.attributes],
+        "debiases": [concept.name for concept in concepts if concept.attributes],
+    }
+    screen.say(f"{target}: {'; '.join(f'{does} {", ".join(names)}' for does, names in said.items() if names)}")
     screen.say(f"{composed.kind_of_edit} edit of rank {composed.rank}, {composed.nbytes / 1024:.1f} KB")
     screen.answer(
         {
