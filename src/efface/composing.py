@@ -21,6 +21,7 @@ from itertools import chain, combinations
 
 import torch
 
+from efface.certificate import certify_again, uncertified
 from efface.composable import check_bases, check_guides, check_parts, concepts_of
 from efface.eraser import Base, Eraser
 from efface.errors import BadRequest
@@ -108,10 +109,11 @@ def _joined(group: Sequence[Eraser]) -> Eraser:
     if erased:
         warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=4)
     started = time.perf_counter()
-    apart = [split(_uncertified(part)) for part in group]
+    apart = [split(uncertified(part)) for part in group]
     joined = join({stream: together([streams[stream] for streams in apart], request) for stream in apart[0]})
     told = {"seconds": {"solve": time.perf_counter() - started}, "composed": _told(group)}
-    return replace(joined, base=_base(group), provenance={**joined.provenance, **told})
+    made = replace(joined, base=_base(group), provenance={**joined.provenance, **told})
+    return certify_again(made, group)
 
 
 def _settings(eraser: Eraser) -> Hashable | None:
@@ -125,19 +127,15 @@ def _settings(eraser: Eraser) -> Hashable | None:
     return method.name, options, eraser.request.goal, tuple(split(eraser))
 
 
-def _uncertified(eraser: Eraser) -> Eraser:
-    # A certificate is of the whole operator: another choice of concepts has another one.
-    return replace(eraser, provenance={name: said for name, said in eraser.provenance.items() if name != "certificate"})
-
-
 def _side_by_side(parts: Sequence[Eraser]) -> Eraser:
-    return Eraser(
+    composed = Eraser(
         request=_request(parts, COMPOSED),
         edits=tuple(edit for part in parts for edit in part.edits),
         base=_base(parts),
         provenance={"settings": {}, "versions": versions(), "composed": _told(parts), "applied": _how(parts)},
         parts=tuple(parts),
     )
+    return certify_again(composed, parts)
 
 
 def _told(parts: Sequence[Eraser]) -> list[dict[str, object]]:

@@ -46,11 +46,10 @@ def command(
     composed.save(target, force=force)
     parts = [{"method": part.method, "concepts": list(part.concepts)} for part in composed.parts or (composed,)]
     concepts = composed.request.concepts
-    said = {
-        "erases": [concept.name for concept in concepts if not concept.attributes],
-        "debiases": [concept.name for concept in concepts if concept.attributes],
-    }
-    screen.say(f"{target}: {'; '.join(f'{does} {", ".join(names)}' for does, names in said.items() if names)}")
+    for does, debiased in (("erases", False), ("debiases", True)):
+        names = [concept.name for concept in concepts if bool(concept.attributes) is debiased]
+        if names:
+            screen.say(f"{target}: {does} {', '.join(names)}")
     screen.say(f"{composed.kind_of_edit} edit of rank {composed.rank}, {composed.nbytes / 1024:.1f} KB")
     screen.answer(
         {
