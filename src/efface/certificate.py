@@ -43,7 +43,7 @@ from efface.eraser import Eraser
 from efface.errors import BadRequest
 from efface.methods.operators import by_stream
 from efface.methods.together import first_with
-from efface.methods.tokens import prompt_pairs
+from efface.methods.tokens import last_tokens_of, prompt_pairs
 from efface.models.base import Model
 from efface.models.text_gram import TextGram, cached_gram, fingerprint, text_gram
 from efface.streams import split
@@ -118,7 +118,7 @@ def certify(model: Model, eraser: Eraser) -> Eraser:
         gram = cached_gram(reader) or text_gram(reader)
         # A prompt has a token for each of the stream's text encoders.
         tokens, aims = (
-            reader.last_tokens(texts, clip_skip=skip).double().unflatten(0, (len(texts), -1))
+            torch.cat(list(last_tokens_of(reader, texts, skip))).double().unflatten(0, (len(texts), -1))
             for texts in (prompts, guides)
         )
         read[stream] = _Read(gram, tokens, aims, _affine(reader.text_norm))

@@ -185,10 +185,10 @@ def test_certify_says_how_far_each_concept_can_come_back(efface, tiny_sd):
 
 def test_whoever_reads_a_certificate_reads_what_it_does_not_cover(efface, tiny_sd):
     ended = efface("erase", "cat", "--to", "dog", "--model", tiny_sd, "--certify", "-o", "x.safetensors")
-    assert "not the picture" in ended.err
-    assert "fine-tuned" in ended.err
-    assert "not the picture" in efface("inspect", "x.safetensors").err
-    assert "not the picture" not in efface("inspect", tiny_sd).err
+    assert "not the picture" in ended.out
+    assert "fine-tuned" in ended.out
+    assert "not the picture" in efface("inspect", "x.safetensors").out
+    assert "not the picture" not in efface("inspect", tiny_sd).out
 
 
 def test_an_eraser_that_there_is_can_be_certified(efface, refused, eraser, tiny_sd, other_sd):
@@ -206,7 +206,7 @@ def test_an_eraser_that_there_is_can_be_certified(efface, refused, eraser, tiny_
     weights = ("-s", "variant=window", "-s", "technique=tensor", "-o", "w.safetensors")
     assert efface("erase", "cat", "--model", tiny_sd, *weights).code == 0
     ended = efface("inspect", "w.safetensors", "--certify", "--model", tiny_sd, "-o", "z.safetensors")
-    assert "A weight edit has no certificate" in ended.err
+    assert "A weight edit has no certificate" in ended.out
     assert not Path("z.safetensors").exists()
 
 
