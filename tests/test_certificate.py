@@ -1,5 +1,6 @@
 """The certificate against attacks that try: least squares, projected gradient, and prompts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,19 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import Eraser, Model, TextEdit, WrongBase, open_model
-from efface.certificate import certificates, certify, free_residuals, holding, text_nearest, text_residuals
+from efface import BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
+from efface.bounds import certificates, free_residuals, text_nearest, text_residuals
+from efface.certificate import certify, holding, uncertified
 from efface.methods.closed_form import Kept, solve
 from efface.models.text_gram import TextGram, text_gram
 
 WIDTH = 24
+
+
+@pytest.fixture
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which no S lies yet."""
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -152,7 +160,8 @@ def test_no_prompt_comes_nearer_than_text_says(tiny_model: Model) -> None:
     assert bound["ceiling"] == pytest.approx(float(gram.norms(concept - guide) / gram.norms(concept)))
 
 
-def test_it_is_kept_in_the_file_and_lost_with_a_concept(tiny_model: Model, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_own_cache")
+def test_it_is_kept_in_the_file_and_lost_with_a_concept_where_s_is_not(tiny_model: Model, tmp_path: Path) -> None:
     eraser = efface.erase(tiny_model, ["cat", "van gogh"], ["dog", "art"], certify=True)
     eraser.save(tmp_path / "eraser.safetensors")
     loaded = Eraser.load(tmp_path / "eraser.safetensors")
@@ -160,7 +169,85 @@ def test_it_is_kept_in_the_file_and_lost_with_a_concept(tiny_model: Model, tmp_p
     assert set(loaded.certificate or {}) == {"cat", "van gogh"}
     assert loaded.provenance["certificate"]["fingerprint"] == text_gram(tiny_model).fingerprint
     assert loaded.without("cat").certificate is None
-    assert efface.erase(tiny_model, "cat").certificate is None
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_it_comes_unasked_once_s_is_in_the_cache(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {"concepts": ["cat", "boat"], "to": "dog"}
+    assert efface.erase(open_model(tiny_sd), **asked).certificate is None
+    certificate = efface.erase(open_model(tiny_sd), **asked, certify=True).certificate
+    model = open_model(tiny_sd)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("uce reads no weight of the denoiser")
+
+    monkeypatch.setattr(type(model), "denoiser", property(refuse))
+    monkeypatch.setattr(type(model), "text_weights", refuse)
+    assert efface.erase(model, **asked).certificate == certificate
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_method_that_needs_s_certifies_unasked(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFACE_CACHE", "/dev/null")  # and though nothing can be kept
+    eraser = efface.erase(tiny_model, "cat", "dog", method="rece")
+    assert eraser.certificate is not None
+    assert eraser.certificate == certify(tiny_model, eraser).certificate
+
+
+def near(one: Eraser, other: Eraser) -> None:
+    assert one.certificate is not None
+    assert other.certificate is not None
+    assert one.concepts == other.concepts
+    for name, numbers in other.certificate.items():
+        assert one.certificate[name] == pytest.approx(numbers, rel=1e-5, abs=1e-9)  # tokens round by the batch
+    assert one.provenance["certificate"]["fingerprint"] == other.provenance["certificate"]["fingerprint"]
+
+
+@pytest.mark.parametrize("method", ["rece", "certified", "robust"])
+def test_what_stores_s_is_certified_again_without_the_model(tiny_sd: Path, tmp_path: Path, method: str) -> None:
+    def erase(*concepts: str) -> Eraser:
+        return efface.erase(open_model(tiny_sd), concepts, "dog", preserve=["house"], method=method)
+
+    one, two = erase("cat", "boat"), erase("van gogh")
+    one.save(tmp_path / "one.safetensors")
+    loaded = Eraser.load(tmp_path / "one.safetensors")
+    both = efface.compose(loaded, two)
+    for made in (loaded.without("cat"), both, both.without("boat"), both.only("van gogh").only("van gogh")):
+        assert made.certificate is not None
+        near(made, certify(open_model(tiny_sd), made))
+    if method != "robust":  # which does not find the same for three as for each
+        near(both, erase("cat", "boat", "van gogh"))
+
+
+@pytest.mark.filterwarnings("ignore:.*one after the other")
+def test_several_edits_of_a_stream_are_one_operator(tiny_model: Model) -> None:
+    one = efface.erase(tiny_model, "cat", "dog", method="certified")
+    two, three = (efface.erase(tiny_model, "boat", "dog", method=method) for method in ("rece", "uce"))
+    weight = torch.cat([weight.double() for _, weight in tiny_model.text_weights()])
+    concept = tiny_model.embed(["cat"]).last_tokens.double()[0]
+    for parts in ((one, two), (one, three), (three, one)):
+        both = certify(tiny_model, efface.compose(*parts))
+        assert both.certificate is not None
+        first, second = (part.edits[0] for part in parts)
+        assert isinstance(first, TextEdit)
+        assert isinstance(second, TextEdit)
+        edited = second.on(torch.eye(first.dim, dtype=torch.float64)) @ first.on(
+            torch.eye(first.dim, dtype=torch.float64)
+        )
+        whole = TextEdit(edited - torch.eye(first.dim, dtype=torch.float64), torch.eye(first.dim, dtype=torch.float64))
+        assert both.certificate["cat"]["free"] == pytest.approx(attack(weight, whole, concept), rel=1e-6)
+        assert both.certificate["cat"]["free"] != 0
+    stored = efface.compose(one, two)  # both stored S: no model is needed
+    near(stored, certify(tiny_model, stored))
+    near(stored.only("cat"), one)
+    assert efface.compose(one, three).certificate is None
+
+
+def test_what_debiases_has_none(tiny_model: Model) -> None:
+    request = efface.Request.make("cat", ["dog", "horse"], goal="debias")
+    made = efface.erase(tiny_model, "cat", "dog")
+    with pytest.raises(BadRequest, match="debiases"):
+        certify(tiny_model, replace(made, request=request))
 
 
 def test_it_is_none_where_it_does_not_apply(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +268,7 @@ def test_a_certificate_holds_for_one_models_weights(tiny_sd: Path, other_sd: Pat
     model = open_model(tiny_sd)
     eraser = efface.erase(model, "cat", "dog", certify=True)
     assert holding(model, eraser) == holding(open_model(model.pipeline()), eraser) == eraser.certificate
-    assert holding(model, efface.erase(model, "cat", "dog")) is None
+    assert holding(model, uncertified(eraser)) is None
     with pytest.warns(UserWarning, match="does not hold"):
         assert holding(open_model(other_sd), eraser) is None
     name = model.text_parameters()[0]

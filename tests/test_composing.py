@@ -109,7 +109,7 @@ def test_a_concept_in_two_erasers_is_erased_once_if_they_agree(tiny_model: Model
         efface.compose(one, one)
 
 
-def test_a_certificate_does_not_outlive_what_it_was_of(tiny_model: Model) -> None:
+def test_a_certificate_does_not_outlive_what_it_was_of_where_s_is_not_stored(tiny_model: Model) -> None:
     one = efface.erase(tiny_model, "cat", "dog", certify=True)
     assert one.certificate
     assert efface.compose(one, efface.erase(tiny_model, "horse", "dog")).certificate is None

@@ -14,8 +14,9 @@ with S = sum_l W_l^T W_l. Three numbers between 0 (fully restored) and about 1:
   the denoiser reads a layer without that norm.
 - `ceiling`: |c - g|_S / |c|_S, which no eraser exceeds that lets the guide g through unchanged (for then e = g).
 
-Where a concept has several tokens, in several text streams or of several text encoders, the sums run over all of them,
-streams that the eraser leaves alone included; `text` is None unless it is defined for all.
+Where several edits of a stream follow one another, M is all of them: M_2 M_1. Where a concept has several tokens, in
+several text streams or of several text encoders, the sums run over all of them, streams that the eraser leaves alone
+included; `text` is None unless it is defined for all.
 
 It bounds the reproduction of one token's keys and values, and nothing else. It does not bound the picture: other tokens
 of a prompt may draw the concept without the concept's own keys and values, a residual that is small in this norm may
@@ -27,74 +28,140 @@ precision, is invertible again, though only by embeddings larger than the concep
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from efface.base_check import check_base
+from efface.bounds import residuals, shares_of
 from efface.edits import TextEdit
 from efface.eraser import Eraser
 from efface.errors import BadRequest
-from efface.methods.operators import least_rank
-from efface.methods.tokens import prompt_pairs
+from efface.methods.operators import by_stream
+from efface.methods.together import first_with
+from efface.methods.tokens import last_tokens_of, prompt_pairs
 from efface.models.base import Model
-from efface.models.text_gram import TextGram, fingerprint, text_gram
+from efface.models.text_gram import TextGram, cached_gram, fingerprint, text_gram
+from efface.streams import split
+
+#: What whoever reads the numbers must know with them.
+LIMITS = (
+    "This bounds the keys and values of a concept's last token, not the picture: other tokens of a prompt may draw it "
+    "without them. It holds for this model's weights alone, and says nothing of fine-tuned ones."
+)
 
 _JOIN = "+"  # between the fingerprints of a model's text streams
-_SINGULAR = 1e-12  # of 1 + |L|: below it, a singular value of M is zero that rounding has moved
+_OWN = "certificate."  # how the names of inputs begin that are for certifying again alone
+_MOMENT = 1280  # width of a text up to which certifying unasked takes a moment
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What stays out of reach of a concept's keys and values, as a share of them."""
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What a certificate is computed from in one text stream.
 
-    free: float
-    text: float | None
-    ceiling: float
+    Attributes:
+        gram: S.
+        tokens: each concept's last subject tokens, one a text encoder, (n, k, d), float64.
+        guides: its guide's, likewise.
+        affine: gamma and beta of the text encoder's last LayerNorm, (d,) each; None where there is none.
+    """
+
+    gram: TextGram
+    tokens: Tensor
+    guides: Tensor
+    affine: tuple[Tensor, Tensor] | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an eraser stores beside S to be certified again."""
+        norm = {} if self.affine is None else {"gamma": self.affine[0], "beta": self.affine[1]}
+        named = {"tokens": self.tokens, "guides": self.guides, **norm}
+        return {f"{_OWN}{name}": tensor for name, tensor in named.items()}
+
+    @classmethod
+    def stored(cls, erasers: Sequence[Eraser], concepts: Sequence[str]) -> _Read | None:
+        """From what erasers of one stream stored; None where one of them did not."""
+        if not all({"S", f"{_OWN}tokens", f"{_OWN}guides"} <= eraser.inputs.keys() for eraser in erasers):
+            return None
+
+        def rows(name: str) -> Tensor:
+            owners = [(first_with(concept, erasers), concept) for concept in concepts]
+            return torch.stack([one.inputs[f"{_OWN}{name}"][one.concepts.index(concept)] for one, concept in owners])
+
+        inputs = erasers[0].inputs
+        norm = [inputs[f"{_OWN}{name}"] for name in ("gamma", "beta") if f"{_OWN}{name}" in inputs]
+        return cls(TextGram(inputs["S"]), rows("tokens"), rows("guides"), (norm[0], norm[1]) if norm else None)
 
 
 def certify(model: Model, eraser: Eraser) -> Eraser:
     """The eraser with a certificate for each concept, and the fingerprint of the S that it holds for.
 
-    An eraser that is not one edit of the text embeddings has no certificate, and is returned as it is.
+    An eraser that is not all of edits of the text embeddings has no certificate, and is returned as it is.
 
     Raises:
         WrongBase: the eraser was made for another model.
-        BadRequest: the model reads nothing of a concept, so that there is nothing to certify.
+        BadRequest: it debiases; or the model reads nothing of a concept, so that there is nothing to certify.
     """
-    edits = {edit.stream: edit for edit in eraser.edits if isinstance(edit, TextEdit)}
-    if not edits or len(edits) != len(eraser.edits):
+    if eraser.kind_of_edit != "text" or not eraser.edits:
         return eraser
+    if any(concept.attributes for concept in eraser.request.concepts):
+        raise BadRequest("A certificate says how far an erased concept comes back; this eraser debiases.")
     check_base(eraser, model)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in eraser.request.concepts), strict=True)
     skip = eraser.request.clip_skip
-    squares = torch.zeros(4, len(prompts), dtype=torch.float64)
-    fingerprints: list[str] = []
+    read: dict[str, _Read] = {}
     for stream in model.streams:
         reader = model.reading(stream)
-        gram = text_gram(reader)
-        nothing = torch.zeros(reader.width, 0, dtype=torch.float64)
-        tokens = reader.embed(prompts, clip_skip=skip).last_tokens.double()
-        aims = reader.embed(guides, clip_skip=skip).last_tokens.double()
-        edit = edits.get(stream, TextEdit(nothing, nothing))
+        gram = cached_gram(reader) or text_gram(reader)
         # A prompt has a token for each of the stream's text encoders.
-        residuals = _residuals(edit, gram, tokens, aims, _affine(reader.text_norm))
-        squares += residuals.square().reshape(4, len(prompts), -1).sum(2)
-        fingerprints.append(gram.fingerprint)
-    unread = [name for name, norm in zip(eraser.concepts, squares[3].tolist(), strict=True) if norm == 0]
-    if unread:
-        raise BadRequest(f"{model.name} reads nothing of '{unread[0]}': its keys and values are zero.")
-    record = {name: asdict(of_one) for name, of_one in zip(eraser.concepts, _shares(squares.sqrt()), strict=True)}
-    told = {"fingerprint": _JOIN.join(fingerprints), "concepts": record}
-    return replace(eraser, provenance={**eraser.provenance, "certificate": told})
+        tokens, aims = (
+            torch.cat(list(last_tokens_of(reader, texts, skip))).double().unflatten(0, (len(texts), -1))
+            for texts in (prompts, guides)
+        )
+        read[stream] = _Read(gram, tokens, aims, _affine(reader.text_norm))
+    return _certified(eraser, read, _JOIN.join(of_stream.gram.fingerprint for of_stream in read.values()))
 
 
-def _affine(norm: Any) -> tuple[Tensor, Tensor] | None:
-    return None if norm is None else (norm.weight.detach().cpu().double(), norm.bias.detach().cpu().double())
+def certify_if_quick(model: Model, eraser: Eraser) -> Eraser:
+    """The eraser, with its certificate if S is at hand: if it was needed to make it, or is in the cache."""
+    if eraser.kind_of_edit != "text" or any(concept.attributes for concept in eraser.request.concepts):
+        return eraser
+    readers = [model.reading(stream) for stream in model.streams]
+    stored = any(name.rpartition("/")[2] == "S" for name in eraser.inputs)
+    if stored or all(reader.width <= _MOMENT and cached_gram(reader) for reader in readers):
+        with suppress(BadRequest):  # nobody asked
+            return certify(model, eraser)
+    return eraser
+
+
+def certify_again(eraser: Eraser, like: Sequence[Eraser]) -> Eraser:
+    """The eraser, with its certificate if it can be computed without the model.
+
+    Args:
+        eraser: made of others without the model, and not certified yet.
+        like: those others; they must have certificates for one S, and have stored it.
+    """
+    marks = {one.provenance.get("certificate", {}).get("fingerprint") for one in like}
+    mark, apart = next(iter(marks)), [split(one) for one in like]
+    if len(marks) > 1 or mark is None or mark.count(_JOIN) + 1 != len(apart[0]):
+        return eraser
+    read: dict[str, _Read] = {}
+    for stream in apart[0]:
+        stored = _Read.stored([streams[stream] for streams in apart], eraser.concepts)
+        if stored is None:
+            return eraser
+        read[stream] = stored
+    return _certified(eraser, read, mark)
+
+
+def uncertified(eraser: Eraser) -> Eraser:
+    """Without its certificate, which is of the whole operator: another choice of concepts has another one."""
+    told = {name: said for name, said in eraser.provenance.items() if name != "certificate"}
+    inputs = {name: held for name, held in eraser.inputs.items() if not name.rpartition("/")[2].startswith(_OWN)}
+    return replace(eraser, inputs=inputs, provenance=told)
 
 
 def holding(model: Model, eraser: Eraser) -> Mapping[str, Mapping[str, float | None]] | None:
@@ -112,103 +179,33 @@ def holding(model: Model, eraser: Eraser) -> Mapping[str, Mapping[str, float | N
     return eraser.certificate
 
 
-def certificates(
-    edit: TextEdit, gram: TextGram, tokens: Tensor, guides: Tensor, affine: tuple[Tensor, Tensor] | None
-) -> list[Certificate]:
-    """The certificate of each of n tokens.
-
-    Args:
-        edit: M - I.
-        gram: S.
-        tokens: c, (n, d), float64.
-        guides: g, (n, d), float64.
-        affine: gamma and beta of the text encoder's last LayerNorm, (d,) each; None where there is none.
-    """
-    return _shares(_residuals(edit, gram, tokens, guides, affine))
-
-
-def _residuals(
-    edit: TextEdit, gram: TextGram, tokens: Tensor, guides: Tensor, affine: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """What `free`, `text` and `ceiling` are shares of, and what of, (4, n); NaN where there is no `text`."""
-    edit = TextEdit(edit.left.cpu().double(), edit.right.cpu().double())
-    norms = gram.norms(tokens)
-    text = torch.full_like(norms, torch.nan) if affine is None else text_residuals(edit, gram, tokens, *affine)
-    return torch.stack([free_residuals(edit, gram, tokens), text, gram.norms(tokens - guides), norms])
+def _certified(eraser: Eraser, read: Mapping[str, _Read], mark: str) -> Eraser:
+    operators = by_stream(eraser.edits)
+    squares = torch.zeros(4, len(eraser.concepts), dtype=torch.float64)
+    for stream, of in read.items():
+        nothing = torch.zeros(len(of.gram.matrix), 0, dtype=torch.float64)
+        edit = operators.get(stream, TextEdit(nothing, nothing))
+        found = residuals(edit, of.gram, of.tokens.flatten(0, 1), of.guides.flatten(0, 1), of.affine)
+        squares += found.square().reshape(4, len(eraser.concepts), -1).sum(2)
+    unread = [name for name, norm in zip(eraser.concepts, squares[3].tolist(), strict=True) if norm == 0]
+    if unread:
+        raise BadRequest(f"The model reads nothing of '{unread[0]}': its keys and values are zero.")
+    record = {name: asdict(of_one) for name, of_one in zip(eraser.concepts, shares_of(squares.sqrt()), strict=True)}
+    told = {"fingerprint": mark, "concepts": record}
+    return replace(
+        eraser,
+        inputs={**eraser.inputs, **_stored(eraser, read)},
+        provenance={**eraser.provenance, "certificate": told},
+    )
 
 
-def _shares(residuals: Tensor) -> list[Certificate]:
-    """Certificates of residuals (4, n)."""
-    rows = (residuals[:3] / residuals[3]).T.tolist()
-    return [Certificate(free, None if isnan(text) else text, ceiling) for free, text, ceiling in rows]
+def _stored(eraser: Eraser, read: Mapping[str, _Read]) -> dict[str, Tensor]:
+    """What certifying again takes, where S is stored too."""
+    prefixes = {stream: f"{stream}/" if "streams" in eraser.provenance else "" for stream in read}
+    if not all(f"{prefix}S" in eraser.inputs for prefix in prefixes.values()):
+        return {}
+    return {f"{prefixes[stream]}{name}": held for stream, of in read.items() for name, held in of.tensors().items()}
 
 
-def free_residuals(edit: TextEdit, gram: TextGram, tokens: Tensor) -> Tensor:
-    """min over all e in R^d of |M e - c|_S for each token c, (n,).
-
-    With delta = M e - c = F^+ v + K t, where F^T F = S and S K = 0, the task is: smallest |v| with N^T delta = -N^T c.
-    """
-    normals = _normals(edit)
-    bound = normals.T @ gram.inverse_root
-    sides = normals.T @ tokens.T
-    # What no layer reads can be chosen at will: constraints that it can meet cost nothing and are left out.
-    rows, strength, _ = torch.linalg.svd(normals.T @ gram.null_space)
-    binding = rows[:, int((strength > 1e-10).sum()) :].T
-    bound, sides = binding @ bound, binding @ sides
-    return (torch.linalg.pinv(bound, rtol=1e-13) @ sides).norm(dim=0)
-
-
-def _normals(edit: TextEdit) -> Tensor:
-    """N, an orthonormal basis of null(M^T), (d, m): with R orthonormal it is R times that of I + L^T R."""
-    edit = least_rank(edit)
-    core = torch.eye(edit.rank, dtype=torch.float64) + edit.left.T @ edit.right
-    _, values, rows = torch.linalg.svd(core)
-    size = torch.linalg.matrix_norm(edit.left, 2) if edit.rank else 0.0
-    return edit.right @ rows[values <= _SINGULAR * (1 + size)].T
-
-
-def text_residuals(edit: TextEdit, gram: TextGram, tokens: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """min over e = gamma z + beta, 1^T z = 0, |z|^2 <= d, of |M e - c|_S for each token c, (n,).
-
-    A = F M diag(gamma) (I - 1 1^T / d) = U diag(s) V^T and b = F (c - M beta) make it min |A z - b| over |z|^2 <= d,
-    since the smallest such z has no part along 1. Either the least-squares solution lies in the ball, or
-    z = (A^T A + mu I)^-1 A^T b with the one mu > 0 that has |z|^2 = d.
-    """
-    left, values, _ = _heard(edit, gram, gamma)
-    aims = gram.root @ (tokens - edit(beta)).T
-    shares = left.T @ aims
-    beyond = (aims - left @ shares).norm(dim=0)
-    damping = [_damping(values, share, edit.dim) for share in shares.T]
-    inside = [(mu * share / (values.square() + mu)).norm() for mu, share in zip(damping, shares.T, strict=True)]
-    return torch.hypot(beyond, torch.stack(inside))
-
-
-def text_nearest(edit: TextEdit, gram: TextGram, tokens: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """The e, (n, d), at which `text_residuals` has its minima: what a text encoder would best say."""
-    left, values, right = _heard(edit, gram, gamma)
-    shares = left.T @ gram.root @ (tokens - edit(beta)).T
-    found = [values * share / (values.square() + _damping(values, share, edit.dim)) for share in shares.T]
-    return torch.stack(found) @ right * gamma + beta
-
-
-def _heard(edit: TextEdit, gram: TextGram, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (r, k), s (k,) and V^T (k, d) of A, without what is zero but for rounding."""
-    heard = gram.root @ (torch.diag(gamma) + edit.left @ (edit.right.T * gamma))
-    left, values, right = torch.linalg.svd(heard - heard.mean(dim=1, keepdim=True), full_matrices=False)
-    real = values > edit.dim * torch.finfo(values.dtype).eps * values.max()
-    return left[:, real], values[real], right[real]
-
-
-def _damping(values: Tensor, share: Tensor, radius: int) -> Tensor:
-    """The mu >= 0 that keeps z = s share / (s^2 + mu) (k,) in the ball |z|^2 <= radius, by bisection."""
-
-    def outside(mu: Tensor) -> bool:
-        return bool((values * share / (values.square() + mu)).square().sum() > radius)
-
-    low = torch.zeros((), dtype=torch.float64)
-    if not outside(low):
-        return low
-    high = (values * share).norm() / radius**0.5
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if outside(middle) else (low, middle)
-    return high
+def _affine(norm: Any) -> tuple[Tensor, Tensor] | None:
+    return None if norm is None else (norm.weight.detach().cpu().double(), norm.bias.detach().cpu().double())

@@ -54,6 +54,11 @@ def _is_same(one: Eraser, other: Eraser) -> bool:
 def check_parts(one: Eraser, other: Eraser) -> None:
     """That two parts that stay two can act on one model."""
     shared = {name.casefold() for name in one.concepts} & {name.casefold() for name in other.concepts}
+    if shared and one.request.goal != other.request.goal:
+        raise BadRequest(
+            f"'{min(shared)}' is erased by one eraser and debiased by another; take it out of one: "
+            f"efface compose ERASER --without '{min(shared)}' -o FILE."
+        )
     if shared and one.method == other.method:
         raise BadRequest(
             f"'{min(shared)}' is erased by two erasers of {one.method} that cannot be solved again together; "
@@ -82,18 +87,28 @@ def _edits_encoder(eraser: Eraser) -> bool:
 
 
 def check_guides(concepts: Sequence[Concept]) -> None:
-    """That a concept that is there twice is to become the same both times.
+    """That a concept that is there twice is to become, or to show, the same both times.
 
     Raises:
         BadRequest: it is not.
     """
     for one, other in combinations(concepts, 2):
-        if one.name.casefold() == other.name.casefold() and (one.guide, one.kind) != (other.guide, other.kind):
+        if one.name.casefold() != other.name.casefold():
+            continue
+        mend = f"take it out of one: efface compose ERASER --without '{one.name}' -o FILE."
+        if (one.guide, one.kind) != (other.guide, other.kind):
             raise BadRequest(
                 f"'{one.name}' is erased as {one.kind} towards '{one.guide or ''}' by one eraser, and as {other.kind} "
-                f"towards '{other.guide or ''}' by another; take it out of one: efface compose ERASER --without "
-                f"'{one.name}' -o FILE."
+                f"towards '{other.guide or ''}' by another; {mend}"
             )
+        if one.attributes != other.attributes:
+            raise BadRequest(
+                f"'{one.name}' shall show {_shares(one)} by one eraser, and {_shares(other)} by another; {mend}"
+            )
+
+
+def _shares(concept: Concept) -> str:
+    return ", ".join(f"{attribute} {share:.0%}" for attribute, share in concept.attributes.items())
 
 
 def concepts_of(eraser: Eraser) -> str:

@@ -21,6 +21,7 @@ from itertools import chain, combinations
 
 import torch
 
+from efface.certificate import certify_again, uncertified
 from efface.composable import check_bases, check_guides, check_parts, concepts_of
 from efface.eraser import Base, Eraser
 from efface.errors import BadRequest
@@ -28,11 +29,10 @@ from efface.methods import METHODS
 from efface.methods.together import Apart
 from efface.models.base import TEXT
 from efface.provenance import versions
-from efface.request import Concept, Request
+from efface.request import COMPOSED, Concept, Request
 from efface.streams import joined as join
 from efface.streams import split
 
-COMPOSED = "composed"
 ORDERED = "one after the other in this order"
 
 
@@ -102,16 +102,18 @@ def _joined(group: Sequence[Eraser]) -> Eraser:
     first, together = group[0].request, METHODS.get(group[0].method).together
     assert together is not None
     check_guides([concept for part in group for concept in part.request.concepts])
-    told_once = {"goal": first.goal, "options": first.options, "pooled": first.pooled}
+    told_once = {"options": first.options, "pooled": first.pooled}
     request = _request(group, first.method).model_copy(update=told_once)
-    erased = {prompt for part in group for prompt in part.request.preserve if prompt not in request.preserve}
+    preserved = {prompt for part in group for prompt in part.request.preserve}
+    erased = preserved.difference(request.preserve)
     if erased:
         warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=4)
     started = time.perf_counter()
-    apart = [split(_uncertified(part)) for part in group]
+    apart = [split(uncertified(part)) for part in group]
     joined = join({stream: together([streams[stream] for streams in apart], request) for stream in apart[0]})
     told = {"seconds": {"solve": time.perf_counter() - started}, "composed": _told(group)}
-    return replace(joined, base=_base(group), provenance={**joined.provenance, **told})
+    made = replace(joined, base=_base(group), provenance={**joined.provenance, **told})
+    return certify_again(made, group)
 
 
 def _settings(eraser: Eraser) -> Hashable | None:
@@ -125,19 +127,15 @@ def _settings(eraser: Eraser) -> Hashable | None:
     return method.name, options, eraser.request.goal, tuple(split(eraser))
 
 
-def _uncertified(eraser: Eraser) -> Eraser:
-    # A certificate is of the whole operator: another choice of concepts has another one.
-    return replace(eraser, provenance={name: said for name, said in eraser.provenance.items() if name != "certificate"})
-
-
 def _side_by_side(parts: Sequence[Eraser]) -> Eraser:
-    return Eraser(
+    composed = Eraser(
         request=_request(parts, COMPOSED),
         edits=tuple(edit for part in parts for edit in part.edits),
         base=_base(parts),
         provenance={"settings": {}, "versions": versions(), "composed": _told(parts), "applied": _how(parts)},
         parts=tuple(parts),
     )
+    return certify_again(composed, parts)
 
 
 def _told(parts: Sequence[Eraser]) -> list[dict[str, object]]:
@@ -160,7 +158,8 @@ def _request(parts: Sequence[Eraser], method: str) -> Request:
     prompts = lists[0] if all(listed == lists[0] for listed in lists) else tuple(dict.fromkeys(chain(*lists)))
     preserve = tuple(prompt for prompt in prompts if prompt.strip().casefold() not in concepts)
     skip = parts[0].request.clip_skip
-    return Request(concepts=tuple(concepts.values()), preserve=preserve, method=method, clip_skip=skip)
+    goal = "debias" if all(part.request.goal == "debias" for part in parts) else "erase"
+    return Request(concepts=tuple(concepts.values()), preserve=preserve, method=method, goal=goal, clip_skip=skip)
 
 
 def _base(parts: Sequence[Eraser]) -> Base:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,6 +200,7 @@ class Eraser:
         Raises:
             BadRequest: a name is not in the eraser, none is left, or the method erased them jointly.
         """
+        from efface.certificate import certify_again, uncertified
         from efface.methods import METHODS
         from efface.streams import joined, split
 
@@ -210,10 +211,8 @@ class Eraser:
         method = METHODS.get(self.method) if self.method in METHODS.names() else None
         if method is None or method.only is None:
             raise BadRequest(f"An eraser made by {self.method} cannot be split; erase the concepts one by one instead.")
-        # A certificate is of the whole operator: another choice of concepts has another one.
-        told = {name: said for name, said in self.provenance.items() if name != "certificate"}
-        parts = split(replace(self, provenance=told))
-        return joined({stream: method.only(part, names) for stream, part in parts.items()})
+        parts = split(uncertified(self))
+        return certify_again(joined({stream: method.only(part, names) for stream, part in parts.items()}), [self])
 
     def without(self, *names: str) -> Eraser:
         """The eraser with these concepts restored."""

@@ -54,8 +54,9 @@ def erase(
         method: name of the method.
         goal: erase or debias.
         clip_skip: how many of the text encoder's last layers the pipeline skips.
-        certify: say in the eraser how far its concepts can be brought back (`efface.certificate`); reads the
-            denoiser's text-reading weights. An eraser that does not edit the text alone has no certificate.
+        certify: say in the eraser how far its concepts can be brought back (`efface.certificate`), though that may
+            take reading the denoiser's text-reading weights; where they were summed before, it is said unasked. An
+            eraser that does not edit the text alone has no certificate.
         judge: who says what images show, or which are copies, for methods that look at images
             (`efface.judges.open_judge`).
         work: whom to tell how far long work is, and for methods that train a folder from which an interrupted training
@@ -90,11 +91,10 @@ def erase(
     streams = [TEXT] if whole else list(opened.streams)
     eraser = joined({stream: chosen.erase(opened.reading(stream), concepts, settings, **given) for stream in streams})
     eraser = with_parameters(eraser, opened)
-    if certify or chosen.certifies:
-        from efface.certificate import certify as certified
+    from efface.certificate import certify as certified
+    from efface.certificate import certify_if_quick
 
-        return certified(opened, eraser)
-    return eraser
+    return certified(opened, eraser) if certify else certify_if_quick(opened, eraser)
 
 
 def _latents_of(model: Model) -> Latents:

@@ -16,6 +16,7 @@ Kind = Literal["object", "style", "memorised", "unsafe"]
 Goal = Literal["erase", "debias"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+COMPOSED = "composed"  # the method of a request that several erasers, each with its own, carry out together
 REFERENCE_KINDS = {"art": "style", "memorization": "memorised", "memorized": "memorised", "nudity": "unsafe"}
 
 
@@ -83,7 +84,8 @@ class Request(Settings):
         concepts: what to erase; at least one, no name twice.
         preserve: prompts whose keys and values shall stay as they are.
         method: name of the method.
-        goal: "erase"; or, where the method can, "debias": draw a concept's attributes in the shares they are given.
+        goal: "erase"; or, where the method can, "debias": draw a concept's attributes in the shares they are given. Of
+            what is composed of both, "erase": there the concepts that have attributes are debiased.
         options: the method's own settings, by its references' names.
         clip_skip: how many of the text encoder's last layers the pipeline skips; None is the family's way.
         pooled: edit the pooled text embedding too, in families that read one by a linear map of its own (SD3, FLUX).
@@ -108,9 +110,8 @@ class Request(Settings):
                 raise BadRequest(f"The concept '{concept.name}' is given twice; give it once.")
             if concept.guide is not None and _words(concept.guide) == key:
                 raise BadRequest(f"The guide of '{concept.name}' is the concept itself; name something else.")
-            if (self.goal == "debias") != bool(concept.attributes) or (
-                concept.attributes and concept.guide is not None
-            ):
+            fits = (self.goal == "debias") == bool(concept.attributes) or self.method == COMPOSED
+            if not fits or (concept.attributes and concept.guide is not None):
                 raise BadRequest(
                     f"'{concept.name}' needs attributes, and no guide, to be debiased, e.g. --to man --to woman; "
                     "to be erased it has a guide at most."

@@ -213,6 +213,33 @@ def test_certify_says_how_far_each_concept_can_come_back(efface, tiny_sd):
     assert "no certificate" in ended.err
 
 
+def test_whoever_reads_a_certificate_reads_what_it_does_not_cover(efface, tiny_sd):
+    ended = efface("erase", "cat", "--to", "dog", "--model", tiny_sd, "--certify", "-o", "x.safetensors")
+    assert "not the picture" in ended.out
+    assert "fine-tuned" in ended.out
+    assert "not the picture" in efface("inspect", "x.safetensors").out
+    assert "not the picture" not in efface("inspect", tiny_sd).out
+
+
+def test_an_eraser_that_there_is_can_be_certified(efface, refused, eraser, tiny_sd, other_sd):
+    assert Eraser.load(eraser).certificate is None
+    command = ("inspect", eraser, "--certify", "--model", tiny_sd, "--json")
+    answer = efface(*command, "-o", "y.safetensors").json()["certificate"]
+    assert answer["cat"]["ceiling"] > 0
+    certified = Eraser.load("y.safetensors")
+    assert certified.certificate == answer
+    assert certified.hash == Eraser.load(eraser).hash
+    assert "already exists" in refused(*command, "-o", "y.safetensors")
+    assert "differently" in refused("inspect", eraser, "--certify", "--model", other_sd)
+    assert "add --certify" in refused("inspect", eraser, "-o", "z.safetensors")
+    assert "eraser's file" in refused("inspect", tiny_sd, "--certify")
+    weights = ("-s", "variant=window", "-s", "technique=tensor", "-o", "w.safetensors")
+    assert efface("erase", "cat", "--model", tiny_sd, *weights).code == 0
+    ended = efface("inspect", "w.safetensors", "--certify", "--model", tiny_sd, "-o", "z.safetensors")
+    assert "A weight edit has no certificate" in ended.out
+    assert not Path("z.safetensors").exists()
+
+
 def test_certified_comes_with_its_certificate_and_rece_takes_options_of_uce(efface, tiny_sd):
     answer = efface("erase", "cat", "--to", "dog", "--model", tiny_sd, "--method", "certified", "--json").json()
     assert 0 < answer["certificate"]["cat"]["free"] <= answer["certificate"]["cat"]["ceiling"]

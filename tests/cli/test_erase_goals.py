@@ -20,6 +20,23 @@ def test_debias_asks_the_judge_and_says_the_shares(efface, tiny_sd, judges):
     assert eraser.provenance["shares"] == [{"a bird": {"cat": 1, "dog": 0}}]
 
 
+def test_debiasing_erasers_are_composed_and_drawn_with(efface, tiny_sd, judges):
+    shares = ("-s", "shares=1,0", "--model", tiny_sd)
+    for name in ("a bird", "a boat"):
+        assert efface("erase", name, *BALANCE, *FEW, *shares, "-o", f"{name[2:]}.safetensors").code == 0
+    assert efface("erase", "horse", "--to", "dog", "--model", tiny_sd, "-o", "horse.safetensors").code == 0
+    both = efface("compose", "bird.safetensors", "boat.safetensors", "-o", "both.safetensors", "--json")
+    assert (both.json()["method"], both.json()["concepts"]) == ("uce", ["a bird", "a boat"])
+    assert "debiases a bird, a boat" in both.err
+    mixed = efface("compose", "both.safetensors", "horse.safetensors", "-o", "mixed.safetensors", "--json")
+    assert mixed.json()["method"] == "composed"
+    assert "erases horse" in mixed.err
+    drawn = ("generate", "a bird", "--steps", 1, "--model", tiny_sd, "--json")
+    for second in ("boat", "horse"):
+        erasers = ("-e", "bird.safetensors", "-e", f"{second}.safetensors")
+        assert efface(*drawn, *erasers, "-o", second).json()["errors"] == 0
+
+
 def test_debias_from_a_file_and_without_success(efface, tiny_sd, judges):
     Path("r.yaml").write_text("goal: debias\nconcepts: [{name: a bird, attributes: {cat: 0.5, dog: 0.5}}]\n")
     rounds = ("-s", "max_iterations=2", "--judge", "sure", "--seed", 9)

@@ -56,7 +56,7 @@ def test_it_is_the_papers_equations(
         wide = weight.detach().double()
         expected = wide @ (forget - forget @ retain)
         found = wide - the_edit(eraser).on(wide)
-        assert float((found - expected).norm() / expected.norm()) < 1e-8
+        assert float((found - expected).norm() / expected.norm()) < 1e-9
 
 
 def test_one_token_is_read_as_zero_where_nothing_is_retained(tiny_model: Model) -> None:
@@ -94,7 +94,7 @@ def test_retained_rows_and_their_gram_matrix_give_the_same_edit(tiny_model: Mode
     assert "preserve.gram" in eraser.inputs
     forget = projector(columns(tiny_model, ["cat"], "subject"), 2.0)
     expected = -(forget - forget @ projector(columns(tiny_model, ["", *many], "subject"), 2.0))
-    assert float((the_edit(eraser).matrix - expected).norm() / expected.norm()) < 1e-8
+    assert float((the_edit(eraser).matrix - expected).norm() / expected.norm()) < 1e-9
 
 
 def test_restoring_a_concept_is_erasing_the_others(tiny_model: Model, tmp_path: Path) -> None:

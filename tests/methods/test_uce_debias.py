@@ -1,6 +1,7 @@
 """Debiasing against the published script, written out layer by layer, with given shares; then with a real judge."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,48 @@ def test_concepts_are_given_back_one_by_one(tiny_model: Model) -> None:
     alone = request(CONCEPTS[:1])
     one = erase(tiny_model, alone, UceConfig.model_validate(alone.options), Given([[r[0]] for r in ROUNDS]))
     torch.testing.assert_close(operator(both.without("bird")), operator(one), rtol=0, atol=1e-10)
+
+
+def alone(model: Model, concept: str, column: int) -> Eraser:
+    """One concept debiased, by what is measured of it from when on it is not balanced."""
+    wanted = request([concept])
+    return erase(model, wanted, UceConfig.model_validate(wanted.options), Given([[r[column]] for r in ROUNDS[column:]]))
+
+
+def test_debiasing_erasers_are_solved_again_together(tiny_model: Model, tmp_path: Path) -> None:
+    both = efface.compose(alone(tiny_model, "a horse", 0), alone(tiny_model, "bird", 1))
+    torch.testing.assert_close(operator(both), operator(debiased(tiny_model, Given(ROUNDS))), rtol=0, atol=1e-10)
+    assert both.request == request()
+    assert "shares" not in both.provenance  # which were measured under each alone
+    both.save(tmp_path / "both.safetensors")
+    assert Eraser.load(tmp_path / "both.safetensors").request == both.request
+
+
+@pytest.mark.filterwarnings("ignore:.*one after the other")
+def test_what_debiases_and_what_erases_act_one_after_the_other(tiny_model: Model, tmp_path: Path) -> None:
+    first, second = alone(tiny_model, "a horse", 0), efface.erase(tiny_model, "cat", "dog")
+    for pair in ((first, second), (second, first)):
+        both = efface.compose(*pair)
+        assert both.edits == (*pair[0].edits, *pair[1].edits)
+        assert {concept.name: bool(concept.attributes) for concept in both.request.concepts} == {
+            "a horse": True,
+            "cat": False,
+        }
+        both.save(tmp_path / "both.safetensors", force=True)
+        loaded = Eraser.load(tmp_path / "both.safetensors")
+        assert loaded.request == both.request
+        assert loaded.without("cat").request == first.request
+        assert loaded.without("a horse").hash == second.hash
+
+
+def test_wishes_that_contradict_each_other_are_refused(tiny_model: Model) -> None:
+    one = alone(tiny_model, "bird", 1)
+    other = Request.make("bird", ["cat", "dog"], goal="debias", preserve=PRESERVE)
+    two = erase(tiny_model, other, UceConfig(), Given([[(0.0, 1.0)], [(0.5, 0.5)]]))
+    with pytest.raises(BadRequest, match=r"'bird' shall show cat 30%.*cat 50%, dog 50% by another.*--without"):
+        efface.compose(one, two)
+    with pytest.raises(BadRequest, match=r"'bird' is erased by one eraser and debiased by another"):
+        efface.compose(one, efface.erase(tiny_model, "bird", "dog"))
 
 
 @pytest.mark.parametrize(

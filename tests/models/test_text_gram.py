@@ -1,12 +1,13 @@
 """S against the sum written out, its cache, and that it reads no more than it needs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from efface import BadInput, Model, open_model
-from efface.models.text_gram import TextGram, text_gram
+from efface.models.text_gram import TextGram, cached_gram, text_gram
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def test_other_weights_have_another_fingerprint(tiny_sd: Path, other_sd: Path) -
 
 def test_a_damaged_cache_is_made_again(tiny_model: Model, tmp_path: Path) -> None:
     first = text_gram(tiny_model)
-    (kept,) = (tmp_path / "cache" / "text_gram").iterdir()
+    (kept,) = (tmp_path / "cache" / "text_gram").glob("*.safetensors")
     kept.write_bytes(kept.read_bytes()[:100])
     assert torch.equal(text_gram(tiny_model).matrix, first.matrix)
 
@@ -77,3 +78,42 @@ def test_weights_that_are_not_finite_are_refused(tiny_model: Model) -> None:
         tiny_model.denoiser.get_parameter(name)[0, 0] = torch.nan
     with pytest.raises(BadInput, match="not finite"):
         text_gram(tiny_model)
+
+
+def test_what_is_not_in_the_cache_is_not_read_to_find_out(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the cache is asked without reading weights")
+
+    folder = open_model(tiny_sd)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "text_weights", refuse)
+        assert cached_gram(folder) is None
+    first = text_gram(folder)
+    monkeypatch.setattr(type(folder), "text_weights", refuse)
+    for model in (folder, open_model(tiny_sd)):
+        found = cached_gram(model)
+        assert found is not None
+        assert torch.equal(found.matrix, first.matrix)
+        assert found.fingerprint == first.fingerprint
+
+
+def test_files_that_changed_are_not_taken_for_what_they_were(tmp_path: Path, tiny_sd: Path) -> None:
+    copy = shutil.copytree(tiny_sd, tmp_path / "copy")
+    text_gram(open_model(copy))
+    assert cached_gram(open_model(copy)) is not None
+    assert cached_gram(open_model(tiny_sd)) is None  # its weights are the same, which only reading them would tell
+    (weights,) = (copy / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes())
+    assert cached_gram(open_model(copy)) is None
+
+
+def test_weights_in_memory_are_known_again_until_one_number_changes(tiny_model: Model) -> None:
+    assert tiny_model.denoiser is not None
+    assert cached_gram(tiny_model) is None
+    first = text_gram(tiny_model)
+    found = cached_gram(tiny_model)
+    assert found is not None
+    assert found.fingerprint == first.fingerprint
+    with torch.no_grad():
+        tiny_model.denoiser.get_parameter(tiny_model.text_parameters()[0])[-1, -2] += 1
+    assert cached_gram(tiny_model) is None

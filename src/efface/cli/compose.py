@@ -45,7 +45,11 @@ def command(
         composed = composed.without(*without)
     composed.save(target, force=force)
     parts = [{"method": part.method, "concepts": list(part.concepts)} for part in composed.parts or (composed,)]
-    screen.say(f"{target}: erases {', '.join(composed.concepts)}")
+    concepts = composed.request.concepts
+    for does, debiased in (("erases", False), ("debiases", True)):
+        names = [concept.name for concept in concepts if bool(concept.attributes) is debiased]
+        if names:
+            screen.say(f"{target}: {does} {', '.join(names)}")
     screen.say(f"{composed.kind_of_edit} edit of rank {composed.rank}, {composed.nbytes / 1024:.1f} KB")
     screen.answer(
         {

@@ -88,6 +88,7 @@ def command(
     check_target(target, force)
 
     from efface import Work, erase, open_model
+    from efface.certificate import LIMITS
     from efface.methods import METHODS
 
     chosen = METHODS.get(request.method)
@@ -113,7 +114,9 @@ def command(
     )
     for name, numbers in (eraser.certificate or {}).items():
         screen.say(f"Out of reach of '{name}': {_bounds(numbers)}")
-    if certify and eraser.certificate is None:
+    if eraser.certificate is not None:
+        screen.say(LIMITS)
+    elif certify:
         screen.say(f"A {eraser.kind_of_edit} edit has no certificate.")
     for name, shares in eraser.provenance.get("shares", [{}])[-1].items():
         found = ", ".join(f"{attribute} {share:.0%}" for attribute, share in shares.items())

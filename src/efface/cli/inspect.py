@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from efface.cli.options import Json, Model, UnusedDevice, UnusedSeed
+from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of
+from efface.errors import BadInput
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
@@ -19,28 +20,56 @@ def command(
             metavar="ERASER|MODEL", help="An eraser's file, or a model as in --model; a checkpoint: --model."
         ),
     ] = None,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Say how far --model can be brought to draw an eraser's concepts again.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes with its certificate.")
+    ] = None,
+    force: Force = False,
     model: Model = "emoji",
-    device: UnusedDevice = "auto",
+    device: Device = "auto",
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
-    """Show what an eraser erases and how it was made, or what a model can be asked for."""
-    from efface.cli.output import Screen
+    """Show what an eraser erases and how it was made, or what a model can be asked for.
+
+    Example: efface inspect cat.safetensors --certify --model path/to/model -o certified.safetensors
+    """
+    from efface import open_model
+    from efface.certificate import LIMITS
+    from efface.certificate import certify as certified
+    from efface.cli.output import Screen, check_target
+    from efface.eraser import Eraser
 
     screen = Screen(json)
     name = what or model
-    is_eraser = what is not None and (Path(name).is_file() or name.endswith(".safetensors"))
-    content = _eraser(Path(name)) if is_eraser else _model(name)
+    eraser = None
+    if what is not None and (Path(name).is_file() or name.endswith(".safetensors")):
+        eraser = Eraser.load(name)
+    if certify and eraser is None:
+        raise BadInput("--certify says how far an eraser can be undone; give the eraser's file, and --model.")
+    if out is not None and not certify:
+        raise BadInput("-o is where an eraser goes with its certificate; add --certify.")
+    if out is not None:
+        check_target(out, force)
+    if eraser is not None and certify:
+        eraser = certified(open_model(model, device_of(device)), eraser)
+        if out is not None and eraser.certificate is not None:
+            eraser.save(out, force)
+    content = _model(name) if eraser is None else _eraser(Path(name), eraser)
     screen.heading(name)
     screen.table(("", ""), list(_rows(content)))
+    if content.get("certificate"):
+        screen.say(LIMITS)
+    elif certify:
+        screen.say(f"A {content['kind_of_edit']} edit has no certificate.")
     screen.answer(content)
 
 
-def _eraser(path: Path) -> dict[str, Any]:
-    from efface.eraser import Eraser
+def _eraser(path: Path, eraser: "Eraser") -> dict[str, Any]:
     from efface.eraser_file import header_of
 
-    eraser = Eraser.load(path)
     return {
         "eraser": str(path),
         "method": eraser.method,
@@ -58,10 +87,12 @@ def _eraser(path: Path) -> dict[str, Any]:
 
 def _components(eraser: "Eraser") -> list[dict[str, Any]]:
     """Each concept's own part, where the method can tell them apart; else the whole as one."""
+    from efface.certificate import uncertified
     from efface.errors import BadRequest
 
+    bare = uncertified(eraser)  # certifying each part anew would take longer than solving for it
     try:
-        parts = [([name], eraser.only(name)) for name in eraser.concepts]
+        parts = [([name], bare.only(name)) for name in eraser.concepts]
     except BadRequest:  # erased jointly
         parts = [(list(eraser.concepts), eraser)]
     return [{"concepts": names, "rank": part.rank, "bytes": part.nbytes} for names, part in parts]

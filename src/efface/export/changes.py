@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from efface.edits import TextEdit, WeightEdit
 from efface.errors import BadInput
-from efface.methods.operators import composed
+from efface.methods.operators import by_stream
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
@@ -66,7 +65,7 @@ def changes(eraser: Eraser, model: Model) -> Iterator[Change]:
             of_part.setdefault(part, {}).setdefault(name, []).append(edit)
     operators = {
         name: operator
-        for stream, operator in _operators(eraser).items()
+        for stream, operator in by_stream(eraser.edits).items()
         for name in model.reading(stream).text_parameters()
     }
     for name in operators:
@@ -80,15 +79,6 @@ def changes(eraser: Eraser, model: Model) -> Iterator[Change]:
             raise BadInput(f"The model has no parameter {part}.{min(left)}; the eraser is for another one.")
 
 
-def _operators(eraser: Eraser) -> dict[str, TextEdit]:
-    """All edits of each text stream as one: the text passes the first one first, which in a weight stands last."""
-    edits: dict[str, list[TextEdit]] = {}
-    for edit in eraser.edits:
-        if isinstance(edit, TextEdit):
-            edits.setdefault(edit.stream, []).append(edit)
-    return {stream: reduce(lambda first, second: composed(second, first), of_one) for stream, of_one in edits.items()}
-
-
 def _change(part: str, name: str, weight: Tensor, edits: list[WeightEdit], operator: TextEdit | None) -> Change:
     if not all(edit.fits(weight.shape) for edit in edits):
         raise BadInput(f"{part}.{name} is {tuple(weight.shape)} in the model; the eraser is for another shape.")
@@ -97,10 +87,9 @@ def _change(part: str, name: str, weight: Tensor, edits: list[WeightEdit], opera
     ups = [edit.up.double() for edit in edits if edit.up is not None]
     downs = [edit.down.double() for edit in edits if edit.down is not None]
     if operator is not None:
-        left, right = operator.left.double(), operator.right.double()
         total = wide + sum(dense) + sum(up @ down for up, down in zip(ups, downs, strict=True))
-        ups.append(total @ left)
-        downs.append(right.T)
+        ups.append(total @ operator.left)
+        downs.append(operator.right.T)
     return Change(
         part,
         name,

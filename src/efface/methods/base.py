@@ -110,7 +110,6 @@ class Method:
         needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `pictures`,
             `measure` and `copies` (None where nobody judges), whom to tell its `progress` (None where nobody listens),
             and for methods that train the `work` around them (`efface.training.work`).
-        certifies: its erasers carry a certificate unasked.
     """
 
     name: str
@@ -123,7 +122,6 @@ class Method:
     only: Callable[[Eraser, Sequence[str]], Eraser] | None = None
     together: Callable[[Sequence[Eraser], Request], Eraser] | None = None
     needs: tuple[Tool, ...] = ()
-    certifies: bool = False
 
     @property
     def trained(self) -> bool:

@@ -108,7 +108,7 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
 
 
 def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several, solved again from what they stored; not certified anew."""
+    """The eraser of all concepts of several, solved again from what they stored."""
     first, config = erasers[0], CertifiedConfig.model_validate(request.options)
     empty = first.inputs["empty"]
     last = len(first.base.embeddings) // len(first.base.probes)  # one a text encoder
@@ -177,5 +177,4 @@ METHOD = Method(
     erase=erase,
     only=only,
     together=together,
-    certifies=True,
 )

@@ -131,7 +131,8 @@ def protected(request: Request, config: NullspaceConfig) -> list[str]:
         for prompt in prompts
         if config.protect_own or not any(words and words <= _words(prompt) for words in own)
     ]
-    dropped = [prompt for prompt in request.preserve if prompt not in kept]
+    protects = set(kept)
+    dropped = [prompt for prompt in request.preserve if prompt not in protects]
     if dropped:
         warnings.warn(f"'{dropped[0]}' holds the words of what is erased and is not protected.", stacklevel=3)
     if not kept:

@@ -1,5 +1,9 @@
 """Operators on the text embedding, one after the other, as one of the least rank."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
+
 import torch
 
 from efface.edits import TextEdit
@@ -13,6 +17,19 @@ def composed(first: TextEdit, second: TextEdit) -> TextEdit:
     """
     left = torch.cat([first.left, second.left + first.left @ (first.right.T @ second.left)], dim=1)
     return least_rank(TextEdit(left, torch.cat([first.right, second.right], dim=1), first.stream))
+
+
+def by_stream(edits: Iterable[object]) -> dict[str, TextEdit]:
+    """All text edits of each stream as one, in float64: the text passes the first one first, which in a weight is last.
+
+    What else is among `edits` is left out.
+    """
+    of_stream: dict[str, list[TextEdit]] = {}
+    for edit in edits:
+        if isinstance(edit, TextEdit):
+            wide = replace(edit, left=edit.left.double(), right=edit.right.double())
+            of_stream.setdefault(edit.stream, []).append(wide)
+    return {stream: reduce(lambda first, second: composed(second, first), some) for stream, some in of_stream.items()}
 
 
 def least_rank(edit: TextEdit) -> TextEdit:

@@ -39,7 +39,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from efface.certificate import free_residuals
+from efface.bounds import free_residuals
 from efface.edits import TextEdit
 from efface.eraser import Eraser
 from efface.errors import BadRequest
@@ -198,5 +198,4 @@ METHOD = Method(
     erase=erase,
     only=only,
     together=together,
-    certifies=True,
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from efface.certificate import text_nearest
+from efface.bounds import text_nearest
 from efface.edits import TextEdit
 from efface.methods.certified_solve import apart, span
 from efface.methods.tokens import Pairs

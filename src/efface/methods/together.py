@@ -91,13 +91,13 @@ def _of_rows(rows: Sequence[Tensor], width: int) -> dict[str, Tensor]:
 
 def _of_sums(prompts: Sequence[str], sums: Sequence[tuple[list[str], Tensor]], blocks: Mapping[str, Tensor]) -> Tensor:
     """P^T P of the prompts, from sums over lists and from the tokens of single prompts that these miss or repeat."""
-    gram, times = torch.zeros_like(sums[0][1]), Counter[str]()
+    gram, times, wanted = torch.zeros_like(sums[0][1]), Counter[str](), set(prompts)
     for listed, of_list in sorted(sums, key=lambda pair: len(pair[0]), reverse=True):
         if not times.keys() >= set(listed):
             gram += of_list
             times.update(listed)
     for prompt in dict.fromkeys([*prompts, *times]):
-        lacking = int(prompt in prompts) - times[prompt]
+        lacking = int(prompt in wanted) - times[prompt]
         if lacking and prompt not in blocks:
             raise Apart("they preserve different prompts, and of many only the sum is stored")
         if lacking:

@@ -127,7 +127,8 @@ def joined(erasers: Sequence[Eraser], request: Request, config: UceConfig) -> Er
     inputs = {**joined_tokens(erasers, request), **joined_kept(erasers, request, prompts_of)}
     settings = _settings(request, config, _preserve_scale(config, len(prompts_of(request))))
     edits = side_by_side(erasers, request) if config.technique == "tensor" else ()
-    told = {**erasers[0].provenance, "settings": settings}
+    # Shares of images were measured under each eraser alone.
+    told = {name: said for name, said in erasers[0].provenance.items() if name != "shares"} | {"settings": settings}
     return only(Eraser(request, edits, erasers[0].base, inputs, told), request.names)
 
 

@@ -214,6 +214,11 @@ class Model(ABC):
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Those weights one after the other, streamed from disk while the denoiser is not loaded."""
 
+    @property
+    def text_files(self) -> tuple[Path, ...] | None:
+        """The files that `text_weights` streams from; none where all is in memory; None where it takes long to say."""
+        return None
+
     def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Tensors of `denoiser`, `vae` or a text encoder one after the other: those of these names, or all.
 

@@ -77,10 +77,14 @@ class Folder:
                     for name in held:
                         yield name, file.get_tensor(name)
 
-    def _files(self, part: str) -> list[Path]:
+    def here(self, part: str) -> tuple[Path, ...]:
+        """The files of a part's weights that need not be brought, in every variant."""
+        return tuple(sorted((self.root / part).glob("*.safetensors")))
+
+    def _files(self, part: str) -> tuple[Path, ...]:
         if self.bring is not None:
             self.bring(part)
-        files = sorted((self.root / part).glob("*.safetensors"))
+        files = self.here(part)
         if not files:
             raise BadFile(
                 f"{self.root / part} holds no .safetensors weights; convert what it holds: pickle is not read."

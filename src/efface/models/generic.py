@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -73,6 +74,10 @@ class Generic(PartsModel):
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.text_parameters():
             yield name, self.denoiser.get_parameter(name).detach()
+
+    @property
+    def text_files(self) -> tuple[Path, ...] | None:
+        return super().text_files if "readers" in self._parts else None
 
     def _options(self) -> dict[str, Any]:
         """Arguments of `encode_prompt` as the pipeline's call has them."""

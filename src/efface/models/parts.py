@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -143,6 +144,10 @@ class PartsModel(Model):
             yield from ((name, self.denoiser.get_parameter(name).detach()) for name in names)
         else:
             yield from self._disk.tensors(self.denoiser_part, names)
+
+    @property
+    def text_files(self) -> tuple[Path, ...] | None:
+        return () if self._denoiser_loaded else self._disk.here(self.denoiser_part) or None
 
     def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         if part != "denoiser" or self._denoiser_loaded:

@@ -71,6 +71,9 @@ class SingleFile(Folder):
     def weights(self, part: str) -> tuple[Path, ...]:
         return (self.path,)
 
+    def here(self, part: str) -> tuple[Path, ...]:
+        return (self.path,)
+
     def hash(self, part: str) -> str:
         # Of the part alone, tensor by tensor: the whole file would take longer to read than erasing does.
         digests = (sha256_of_tensors({name: tensor}) for name, tensor in self._part(part))

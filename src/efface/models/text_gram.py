@@ -8,6 +8,7 @@ For any change of a text embedding, |x|_S^2 = x^T S x is how far its keys and va
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,10 @@ from torch import Tensor
 from efface.errors import BadFile, BadInput
 from efface.files import atomic, cache_folder, sha256_of_tensors
 from efface.models.base import Model
+from efface.models.single_file import EMA
 
 _ROWS = 2048  # of a weight, made double at once
+_SAMPLES = 16  # numbers of a weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +77,46 @@ def text_gram(model: Model) -> TextGram:
     Raises:
         BadInput: the text is read by maps of several widths, or by none, or a weight is not finite.
     """
-    mark = fingerprint(model)
-    place = cache_folder() / "text_gram" / f"{mark}.safetensors"
-    matrix = _cached(place, model.width)
+    mark, found = _mark(model), fingerprint(model)
+    matrix = _cached(found, model.width)
     if matrix is None:
         matrix = _summed(model)
-        _keep(place, matrix)
-    return TextGram(matrix, mark)
+        _keep(_place(found), lambda path: save_file({"S": matrix}, path))
+    if mark is not None:
+        _keep(_told(mark), lambda path: path.write_text(found, encoding="ascii"))
+    return TextGram(matrix, found)
+
+
+def cached_gram(model: Model) -> TextGram | None:
+    """S of a model if it is in the cache, found without reading weights of a denoiser that is not loaded.
+
+    Files are known again by their path, size and times. Weights in memory may have been changed: a few numbers say
+    whether they could be known, and then all of them, whether they are.
+    """
+    mark, found = _mark(model), ""
+    with suppress(OSError):
+        found = _told(mark).read_text(encoding="ascii") if mark is not None else ""
+    if found and not model.text_files:
+        found = fingerprint(model)
+    matrix = _cached(found, model.width) if found else None
+    return None if matrix is None else TextGram(matrix, found)
+
+
+def _mark(model: Model) -> str | None:
+    """What tells the weights that S sums from others, as far as it can be told in a moment; None where it cannot."""
+    files = model.text_files
+    if files is None:
+        return None
+    known = [model.stream, str(model.name.endswith(EMA))]
+    for path in files:
+        told = path.stat()
+        known += [str(path.resolve()), *map(str, (told.st_size, told.st_ino, told.st_mtime_ns, told.st_ctime_ns))]
+    for name, weight in model.text_weights() if not files else ():
+        if weight.is_meta:
+            return None
+        some = weight.flatten()[:: max(1, weight.numel() // _SAMPLES)]
+        known += [name, sha256_of_tensors({str(tuple(weight.shape)): some.float()})]
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()
 
 
 def fingerprint(model: Model) -> str:
@@ -105,18 +141,27 @@ def _summed(model: Model) -> Tensor:
     return (total + total.T) / 2
 
 
-def _cached(place: Path, width: int) -> Tensor | None:
+def _place(found: str) -> Path:
+    return cache_folder() / "text_gram" / f"{found}.safetensors"
+
+
+def _told(mark: str) -> Path:
+    """Where it is told which fingerprint has what is known by a mark."""
+    return cache_folder() / "text_gram" / f"{mark}.of"
+
+
+def _cached(found: str, width: int) -> Tensor | None:
     """What was kept, if it is whole."""
-    with suppress(OSError, SafetensorError), safe_open(place, framework="pt") as file:
+    with suppress(OSError, SafetensorError), safe_open(_place(found), framework="pt") as file:
         matrix = file.get_tensor("S")
         if matrix.shape == (width, width) and matrix.isfinite().all():
             return matrix
     return None
 
 
-def _keep(place: Path, matrix: Tensor) -> None:
-    """Write S into the cache; a cache that cannot be written is no reason to stop."""
+def _keep(place: Path, write: Callable[[Path], object]) -> None:
+    """Write into the cache; a cache that cannot be written is no reason to stop."""
     with suppress(OSError, BadFile, SafetensorError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic(place) as temporary:
-            save_file({"S": matrix}, temporary)
+            write(temporary)
