@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,6 +39,69 @@ def check(found: Tensor, expected: Tensor, plain: Tensor) -> None:
     """As near as rounding lets it be: far nearer than the change is large."""
     assert (expected - plain).abs().max() > 0
     assert (found - expected).abs().max() < 1e-2 * (expected - plain).abs().max()
+
+
+def load(path: Path, format: str, base: Path) -> Any:
+    """The pipeline that another tool makes of the file."""
+    if format == "diffusers":
+        return fresh(path)
+    if format == "single-file":
+        pipeline: Any = StableDiffusionPipeline.from_single_file(str(path), config=str(base), local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+    pipeline = fresh(base)
+    if format == "uce":
+        denoiser = open_model(pipeline).denoiser
+        assert not denoiser.load_state_dict(load_file(path), strict=False).unexpected_keys
+    else:
+        pipeline.load_lora_weights(path)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("family", "format"),
+    [
+        *((family, format) for family in ("sd2", "sdxl", "sd3", "flux") for format in ("lora", "diffusers", "uce")),
+        ("sd2", "kohya"), ("sdxl", "kohya"), ("sd2", "single-file"),
+    ],
+)  # fmt: skip
+def test_what_is_loaded_draws_as_with_the_eraser_attached(
+    tiny: Tiny, saved: Saved, tmp_path: Path, family: str, format: str
+) -> None:
+    pipeline, path = tiny(family), tmp_path / ("model" if format == "diffusers" else "x.safetensors")
+    eraser, plain = efface.erase(pipeline, ["cat", "golf ball"], "dog", variant="window"), draw(pipeline)
+    efface.export_eraser(eraser, open_model(saved(family)), path, format)
+    with eraser.attach(pipeline):
+        expected = draw(pipeline)
+    check(draw(load(path, format, saved(family))), expected, plain)
+
+
+@pytest.mark.parametrize(("family", "format"), [("sd3", "kohya"), ("flux", "kohya"), ("sdxl", "single-file")])
+def test_formats_of_other_families_are_refused(tiny: Tiny, tmp_path: Path, family: str, format: str) -> None:
+    eraser = efface.erase(tiny(family), "cat", "dog")
+    with pytest.raises(BadInput, match=r"export it as (lora|diffusers)"):
+        efface.export_eraser(eraser, open_model(tiny(family)), tmp_path / "x.safetensors", format)
+
+
+def test_a_checkpoint_of_stable_diffusion_2_holds_its_text_encoder(tiny: Tiny, saved: Saved, tmp_path: Path) -> None:
+    """In OpenCLIP's names, queries, keys and values as one, each with what an eraser adds to it."""
+    model, path = open_model(tiny("sd2")), tmp_path / "x.safetensors"
+    attention, scales = "text_encoder.encoder.layers.1.self_attn", {"k": 1.0, "v": 2.0}
+    edits = tuple(
+        WeightEdit(f"{attention}.{letter}_proj.weight", delta=scale * torch.eye(24)) for letter, scale in scales.items()
+    )
+    eraser = replace(efface.erase(model, "cat", "dog"), edits=edits)
+    efface.export_eraser(eraser, open_model(saved("sd2")), path, "single-file")
+    names = load_file(path)
+    joined = names["cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"]
+    assert joined.shape == (72, 24)
+    assert names["model.diffusion_model.input_blocks.1.1.proj_in.weight"].ndim == 2
+    opened = open_model(path, config=saved("sd2"))
+    with eraser.attach(model):
+        for part in ("text_encoder", "denoiser", "vae"):
+            found = opened.part(part).state_dict()
+            for name, tensor in model.weights(part):
+                torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
 
 
 def weights_of_sdxl(model: Model) -> Eraser:
