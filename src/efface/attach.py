@@ -20,6 +20,7 @@ from efface.edits import TextEdit, ValueGuard, WeightEdit
 from efface.errors import BadInput
 from efface.guards import GUARDS, Guard
 from efface.models import Model, open_model
+from efface.models.base import POOLED, TEXT
 from efface.models.changes import Change, record
 from efface.models.modules import unfuse
 from efface.text_hook import TextHook, forget_text
@@ -155,11 +156,19 @@ def _warn_of_what_is_not_covered(erasers: Sequence[Eraser], model: Model, target
     if getattr(model.denoiser, "encoder_hid_proj", None) is not None:
         missed.append("An IP-Adapter is loaded: the eraser edits the text, not the tokens of its image.")
     for eraser in erasers:
-        edited = {edit.stream for edit in eraser.edits if isinstance(edit, TextEdit)}
-        ways = [argument for stream, argument in model.streams.items() if stream not in edited]
-        for way in [*ways, *model.unedited] if edited else []:
+        for way in _ways_missed(eraser, model):
             missed.append(f"{model.name} reads the text by {way} too, which the eraser does not edit.")
     if getattr(target, "controlnet", None) is not None:
         missed.append("The ControlNet reads the text as it is: the eraser edits only the denoiser's.")
     for words in dict.fromkeys(missed):
         warnings.warn(words, stacklevel=stacklevel)
+
+
+def _ways_missed(eraser: Eraser, model: Model) -> list[str]:
+    """By what the model reads the text besides what the eraser acts on; none for changes of weights alone."""
+    edited = {edit.stream for edit in eraser.edits if isinstance(edit, TextEdit)}
+    guards = [edit for edit in eraser.edits if isinstance(edit, ValueGuard)]
+    if not edited and all(POOLED in guard.values for guard in guards):
+        return []
+    edited |= {TEXT} if guards else set()
+    return [*(way for stream, way in model.streams.items() if stream not in edited), *model.unedited]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,6 @@ def summed(edits: Sequence[WeightEdit], weight: Tensor, strength: float = 1.0) -
 def _parameter(model: Model, full_name: str) -> nn.Parameter:
     part, _, name = full_name.partition(".")
     try:
-        module: Any = getattr(model, part)
-        return module.get_parameter(name)
+        return model.part(part).get_parameter(name)
     except AttributeError:
         raise BadInput(f"The model has no parameter {full_name}; the eraser is for another one.") from None

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import chain, combinations
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,6 +33,11 @@ from efface.provenance import versions
 from efface.request import COMPOSED, Concept, Request
 from efface.streams import joined as join
 from efface.streams import split
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    from efface.models import Model
 
 ORDERED = "one after the other in this order"
 
@@ -69,14 +75,14 @@ def compose(*erasers: Eraser, force: bool = False) -> Eraser:
     return composed
 
 
-def only_of_parts(eraser: Eraser, names: Sequence[str]) -> Eraser:
+def only_of_parts(eraser: Eraser, names: Sequence[str], model: Model | DiffusionPipeline | str | None = None) -> Eraser:
     """Some concepts of a composed eraser: each part that has any of them, for those alone."""
     wanted = {name.casefold() for name in eraser.request.keeping(names).names}
     left: list[Eraser] = []
     for part in eraser.parts:
         kept = [name for name in part.concepts if name.casefold() in wanted]
         if kept:
-            left.append(part if len(kept) == len(part.concepts) else part.only(*kept))
+            left.append(part if len(kept) == len(part.concepts) else part.only(*kept, model=model))
     return left[0] if len(left) == 1 else _side_by_side(left)
 
 

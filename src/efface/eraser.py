@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from efface.edits import Edit, TextEdit, ValueGuard, describe
-from efface.errors import BadInput, BadRequest
+from efface.errors import BadInput
 from efface.files import sha256_of_tensors
 from efface.models.base import TEXT
 from efface.request import Request
@@ -194,28 +194,23 @@ class Eraser:
 
         return bake(self, target, force)
 
-    def only(self, *names: str) -> Eraser:
+    def only(self, *names: str, model: Model | DiffusionPipeline | str | None = None) -> Eraser:
         """The eraser of these concepts alone, as if the others had never been asked for.
+
+        Args:
+            *names: the concepts.
+            model: the model it was made for, unedited: read by methods that stored too little to do without it.
 
         Raises:
             BadRequest: a name is not in the eraser, none is left, or the method erased them jointly.
+            NeedsModel: it takes the model, and none is given.
         """
-        from efface.certificate import certify_again, uncertified
-        from efface.methods import METHODS
-        from efface.streams import joined, split
+        from efface.restoring import only
 
-        if self.parts:
-            from efface.composing import only_of_parts
+        return only(self, names, model)
 
-            return only_of_parts(self, names)
-        method = METHODS.get(self.method) if self.method in METHODS.names() else None
-        if method is None or method.only is None:
-            raise BadRequest(f"An eraser made by {self.method} cannot be split; erase the concepts one by one instead.")
-        parts = split(uncertified(self))
-        return certify_again(joined({stream: method.only(part, names) for stream, part in parts.items()}), [self])
-
-    def without(self, *names: str) -> Eraser:
+    def without(self, *names: str, model: Model | DiffusionPipeline | str | None = None) -> Eraser:
         """The eraser with these concepts restored."""
         self.request.keeping(names)
         gone = {name.strip().casefold() for name in names}
-        return self.only(*(name for name in self.concepts if name.casefold() not in gone))
+        return self.only(*(name for name in self.concepts if name.casefold() not in gone), model=model)

@@ -12,6 +12,10 @@ class BadRequest(BadInput):
     """A request, concept or option that contradicts itself or cannot be carried out."""
 
 
+class NeedsModel(BadRequest):
+    """An eraser that does not hold all that giving a concept back takes: the model it was made for has the rest."""
+
+
 class BadFile(BadInput):
     """A file that cannot be read, written, or trusted."""
 

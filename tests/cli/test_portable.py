@@ -61,6 +61,17 @@ def test_what_cannot_be_split_is_refused(efface, refused, tiny_sd, method, said)
     assert said in refused("compose", "x.safetensors", "--without", "cat", "-o", "y.safetensors")
 
 
+def test_what_cannot_be_split_alone_is_split_with_its_model(efface, refused, tiny_sd):
+    speed = ("--method", "speed", "--to", "dog", "--model", tiny_sd)
+    assert efface("erase", "cat", "boat", *speed, "-o", "x.safetensors").code == 0
+    assert efface("erase", "boat", *speed, "-o", "z.safetensors").code == 0
+    split = ("compose", "x.safetensors", "--without", "cat", "-o", "y.safetensors")
+    assert "--model" in refused(*split)
+    assert efface(*split, "--model", tiny_sd, "--json").json()["concepts"] == ["boat"]
+    one, other = (efface("inspect", f"{name}.safetensors", "--json").json()["hash"] for name in "yz")
+    assert one == other
+
+
 def test_compose_refuses_what_makes_no_sense(efface, refused, eraser, dog, tiny_sd, other_sd):
     assert "Nothing to compose" in refused("compose")
     assert "--without" in refused("compose", eraser)

@@ -58,3 +58,8 @@ def test_half_precision_is_recognised(eraser: Eraser, tiny_sd: Any, guided: Any)
 def test_what_it_has_no_use_for_is_said(tiny_model: Model) -> None:
     with pytest.warns(UserWarning, match="no guides"), pytest.warns(UserWarning, match="no preserve list"):
         efface.erase(tiny_model, "cat", "dog", preserve=["house"], method="negative")
+
+
+def test_concepts_are_given_back_with_the_model(eraser: Eraser, tiny_model: Model) -> None:
+    rest = eraser.without("golf ball", model=tiny_model)
+    assert rest.hash == efface.erase(tiny_model, "cat", method="negative").hash

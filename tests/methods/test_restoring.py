@@ -1,5 +1,6 @@
 """Ten concepts are erased and three given back: what is left is the eraser of the other seven."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from torch import Tensor
 
 import efface
 from efface import Eraser, Model
+from efface.errors import NeedsModel
 from efface.methods import METHODS
 
 TEN = ["cat", "horse", "house", "boat", "bird", "golf ball", "cake", "apple", "star", "van gogh"]
@@ -28,7 +30,7 @@ SPLIT: list[tuple[str, dict[str, Any], float]] = [
     ("cie", {"iter_break": 2, "images": 2, "sampling_steps": 2, "lr": 1e-3}, 0.0),
     ("ablate", {"train_max_steps": 2, "train_size": 2, "batch_size": 1, "sampling_steps": 1, "base_lr": 1e-3}, 0.0),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no (guides|preserve list)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(has no (guides|preserve list)|one after the other)")
 
 
 def erase(model: Model, concepts: list[str], method: str, options: dict[str, Any]) -> Eraser:
@@ -80,6 +82,24 @@ def test_composing_two_is_erasing_all_in_one_request(
     assert distance(both, whole) <= tolerance
     assert both.provenance["settings"] == whole.provenance["settings"]
     assert distance(both.without(*BACK), whole.without(*BACK)) <= tolerance
+
+
+@pytest.mark.parametrize(("method", "options"), [("speed", {}), ("speed", {"params": "K"}), ("oce", {})])
+def test_what_stored_too_little_is_split_with_the_model_at_hand(
+    tiny_model: Model, other_sd: Path, method: str, options: dict[str, Any]
+) -> None:
+    whole, direct = erase(tiny_model, TEN, method, options), erase(tiny_model, LEFT, method, options)
+    with pytest.raises(NeedsModel, match=r"cannot be split without the model.*--model"):
+        whole.without(*BACK)
+    rest = whole.without(*BACK, model=tiny_model)
+    assert rest.concepts == tuple(LEFT)
+    assert distance(rest, direct) <= 1e-10
+    assert distance(whole.only(*LEFT, model=tiny_model), direct) <= 1e-10
+    with pytest.raises(efface.WrongBase):
+        whole.without(*BACK, model=str(other_sd))
+    beside = efface.compose(whole, erase(tiny_model, ["parrot"], "cure", {}))
+    (left, _) = beside.without(*BACK, model=tiny_model).parts
+    assert distance(left, direct) <= 1e-10
 
 
 def test_every_method_either_is_in_that_list_or_refuses(tiny_model: Model) -> None:

@@ -17,13 +17,16 @@ diffusers: Any = _diffusers
 transformers: Any = _transformers
 
 
-def clip_parts(tiny_sd: Path, width: int, projection: int | None = None) -> tuple[Any, Any]:
+def clip_parts(
+    tiny_sd: Path, width: int, projection: int | None = None, activation: str = "quick_gelu"
+) -> tuple[Any, Any]:
     """A CLIP text encoder, with a projection if its width is given, and its tokenizer."""
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer")
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
         num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, projection_dim=projection or width,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        hidden_act=activation,
     )  # fmt: skip
     kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
     return kind(config), tokenizer
@@ -58,12 +61,29 @@ def word_tokenizer(chat_template: str | None = None) -> Any:
     )  # fmt: skip
 
 
-def tiny_vae(channels: int = 4) -> Any:
+def tiny_vae(channels: int = 4, quant: bool = False) -> Any:
     return diffusers.AutoencoderKL(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=channels, norm_num_groups=2, sample_size=16, shift_factor=0.1,
-        use_quant_conv=False, use_post_quant_conv=False,
+        use_quant_conv=quant, use_post_quant_conv=quant,
+    )  # fmt: skip
+
+
+def tiny_sd2(tiny_sd: Path) -> Any:
+    text_encoder, tokenizer = clip_parts(tiny_sd, 24, activation="gelu")
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=24,
+        attention_head_dim=(2, 4), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, use_linear_projection=True,
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
+        set_alpha_to_one=False, prediction_type="v_prediction",
+    )  # fmt: skip
+    return diffusers.StableDiffusionPipeline(
+        vae=tiny_vae(quant=True), text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -157,7 +177,7 @@ def tiny_lumina(tiny_sd: Path) -> Any:
 
 
 _MAKERS = {
-    "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux,
+    "sd2": tiny_sd2, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux,
     "pixart": tiny_pixart, "flux2": tiny_flux2, "lumina": tiny_lumina,
 }  # fmt: skip
 

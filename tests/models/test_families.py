@@ -14,7 +14,7 @@ import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
 from efface.models.watching import read_by
 
-OWN = ["sdxl", "sd3", "flux"]
+OWN = ["sd2", "sdxl", "sd3", "flux"]
 GENERIC = ["pixart", "flux2", "lumina"]
 LINEAR = [*OWN, "pixart", "flux2"]
 PROMPTS = ["cat", "a golf ball", "", "red car"]
@@ -44,6 +44,10 @@ def text_edits(eraser: Eraser) -> dict[str, TextEdit]:
 
 def test_embeddings_are_the_pipelines_bitwise(tiny: Tiny) -> None:
     with torch.no_grad():
+        pipeline = tiny("sd2")
+        expected = pipeline.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)[0]
+        assert torch.equal(open_model(pipeline).embed(PROMPTS).tokens, expected)
+
         pipeline = tiny("sdxl")
         expected = pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)[0]
         assert torch.equal(open_model(pipeline).embed(PROMPTS).tokens, expected)
@@ -68,6 +72,7 @@ def test_embeddings_are_the_pipelines_bitwise(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("family", "last", "start"),
     [
+        ("sd2", [[1, 3, 0, 2]], 1),
         ("sdxl", [[1, 3, 0, 2]], 1),
         ("sd3", [[1, 3, 0, 2], [0, 2, 0, 1]], 1),
         ("flux", [[0, 2, 0, 1]], 0),

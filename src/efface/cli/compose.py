@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli.options import Force, Json, UnusedDevice, UnusedModel, UnusedSeed
+from efface.cli.options import Device, Force, Json, UnusedSeed, device_of
 from efface.errors import BadInput
 
 
@@ -16,15 +16,18 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes.")] = None,
     force: Force = False,
-    model: UnusedModel = "emoji",
-    device: UnusedDevice = "auto",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="The erasers' model, where --without needs it.")
+    ] = None,
+    device: Device = "auto",
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
     """Make several erasers one, without a model, or give single concepts back.
 
     Erasers of one method and settings are solved again together; changes of weights are summed; others are applied one
-    after the other in the order given. With --force, also erasers that were made for different models.
+    after the other in the order given. With --force, also erasers that were made for different models. Giving back
+    what speed, oce, negative or sld erased takes the model they were made for (--model).
 
     Example: efface compose cat.safetensors dog.safetensors --without cat -o dog-only.safetensors
     """
@@ -38,11 +41,12 @@ def command(
     target = out or Path(f"{slug('-'.join(path.stem for path in erasers))}-composed.safetensors")
     check_target(target, force)
 
-    from efface import Eraser, compose
+    from efface import Eraser, compose, open_model
 
     composed = compose(*(Eraser.load(path) for path in erasers), force=force)
     if without:
-        composed = composed.without(*without)
+        opened = None if model is None else open_model(model, device_of(device))
+        composed = composed.without(*without, model=opened)
     composed.save(target, force=force)
     parts = [{"method": part.method, "concepts": list(part.concepts)} for part in composed.parts or (composed,)]
     concepts = composed.request.concepts

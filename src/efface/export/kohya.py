@@ -31,7 +31,7 @@ def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: boo
     tensors: dict[str, Tensor] = {}
     made = low_rank(eraser, model, rank)
     for factors in made:
-        name = kohya_name(factors.part, factors.module, two_encoders=hasattr(type(model), "text_encoder_2"))
+        name = kohya_name(factors.part, factors.module, two_encoders=len(model.encoder_parts) > 1)
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = factors.tensors()
         tensors[f"{name}.alpha"] = torch.tensor(float(factors.rank))
     size = made[0].rank

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from efface.edits import ValueGuard
 
 TEXT = "encoder_hidden_states"
+# By a denoiser's argument, or what stands in one, the tensor of a guard that can take its place: SDXL has the last one.
+_WAYS = {TEXT: "concept", "pooled_projections": "pooled", "text_embeds": "pooled"}
 
 
 class Guard(ABC):
@@ -66,3 +69,24 @@ class Call:
                 f"{guard} steers classifier-free guidance, and this batch has none; give a guidance scale above 1."
             )
         return half
+
+
+def retold(
+    arguments: Mapping[str, Any], concept: Mapping[str, Tensor], change: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Any]:
+    """A denoiser's arguments with `change(text, the concept's)` for each text among them.
+
+    Args:
+        arguments: by name.
+        concept: `concept` (T, d), and `pooled` (p,) where the denoiser reads that too.
+        change: of a whole batch's text.
+    """
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        own = concept.get(_WAYS.get(name, ""))
+        if isinstance(value, Tensor) and own is not None:
+            value = change(value, own.to(value.device))
+        elif isinstance(value, Mapping):
+            value = retold(cast("Mapping[str, Any]", value), concept, change)
+        found[name] = value
+    return found

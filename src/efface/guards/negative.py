@@ -2,18 +2,20 @@
 
     prediction = model(concept) + g (model(prompt) - model(concept))
 
-The denoiser's unconditional half reads the concept in place of the empty prompt. A batch that is not guided, or guided
-by a negative prompt of its own, is refused: there the guard could not do what it says.
+The denoiser's unconditional half reads the concept in place of the empty prompt, or of the zeros that SDXL's pipeline
+has for it; the pooled embedding too, where there is one. A batch that is not guided, or guided by a negative prompt of
+its own, is refused: there the guard could not do what it says.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from efface.errors import BadInput
-from efface.guards.base import TEXT, Call, Guard
+from efface.guards.base import Call, Guard, retold
 
 if TYPE_CHECKING:
     from efface.edits import ValueGuard
@@ -23,10 +25,10 @@ _TOLERANCE = 1e-2
 
 
 class Negative(Guard):
-    """Its tensors: `concept` (T, d) and `empty` (T, d), the embedded prompts."""
+    """Its tensors: `concept` and `empty` (T, d), the embedded prompts, and where that is read too, `pooled` (p,)."""
 
     def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
-        self._concept, self._empty = part.values["concept"].float(), part.values["empty"].float()
+        self._concept, self._empty = part.values, part.values["empty"].float()
         self._handle = denoiser.register_forward_pre_hook(self._before, with_kwargs=True)
 
     def detach(self) -> None:
@@ -39,17 +41,18 @@ class Negative(Guard):
             return None
         call = Call(module, args, kwargs)
         half = call.guided("negative")
-        empty, concept = self._empty.to(call.text.device), self._concept.to(call.text.device)
-        if not self._is_empty(call.text[:half], empty):
+        if not self._is_empty(call.text[:half], self._empty.to(call.text.device)):
             raise BadInput(
                 "negative takes the place of the negative prompt, and this batch has one already; "
                 "leave it away, or add the concept to it instead of attaching the eraser."
             )
-        text = call.text.clone()
-        text[:half] = (empty + self.strength * (concept - empty)).to(text.dtype)
-        return (), {**call.arguments, TEXT: text}
+
+        def away(text: Tensor, concept: Tensor) -> Tensor:
+            led = torch.lerp(text[:half].float(), concept.float(), self.strength).to(text.dtype)
+            return torch.cat([led, text[half:]])
+
+        return (), retold(call.arguments, self._concept, away)
 
     def _is_empty(self, text: Tensor, empty: Tensor) -> bool:
-        return text.shape[1:] == empty.shape and bool(
-            (text.float() - empty).norm() <= _TOLERANCE * len(text) ** 0.5 * empty.norm()
-        )
+        near = _TOLERANCE * len(text) ** 0.5 * empty.norm()
+        return text.shape[1:] == empty.shape and bool(not text.any() or (text.float() - empty).norm() <= near)

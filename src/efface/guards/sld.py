@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from efface.guards.base import TEXT, Call, Guard
+from efface.guards.base import Call, Guard, retold
 
 if TYPE_CHECKING:
     from efface.edits import ValueGuard
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Sld(Guard):
-    """Its tensor: `concept` (T, d). Its settings: the five `sld_` ones."""
+    """Its tensors: `concept` (T, d), and `pooled` (p,) where that is read too. Its settings: the five `sld_` ones."""
 
     def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
-        self._concept = part.values["concept"]
+        self._concept = part.values
         self._safety = Safety(part.settings)
         self._half = 0
         self._first: float | None = None
@@ -59,8 +59,11 @@ class Sld(Guard):
             self._safety.start()
         self._half = half
         longer = {name: _longer(value, half) for name, value in call.arguments.items()}
-        longer[TEXT][2 * half :] = self._concept.to(call.text)
-        return (), longer
+
+        def third(text: Tensor, concept: Tensor) -> Tensor:
+            return torch.cat([text[: 2 * half], concept.to(text.dtype).expand_as(text[:half])])
+
+        return (), retold(longer, self._concept, third)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._half:

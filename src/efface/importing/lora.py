@@ -78,8 +78,7 @@ def lora_edits(checkpoint: Checkpoint, model: Model) -> list[WeightEdit]:
 
 def _shape(model: Model, full: str) -> torch.Size:
     part, _, name = full.partition(".")
-    module: Any = getattr(model, part)
-    return module.get_parameter(name).shape
+    return model.part(part).get_parameter(name).shape
 
 
 def _pieces(checkpoint: Checkpoint) -> dict[str, _Pieces]:

@@ -20,7 +20,6 @@ from efface.models import compvis
 if TYPE_CHECKING:
     from efface.models import Model
 
-ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _WRAPPERS = ("state_dict.", "model_state_dict.", "module.", "base_model.model.")
 # What checkpoints hold beside parameters that an eraser may change: noise schedules, counters, other parts, and
 # embeddings of words that were made for training (Concept Ablation).
@@ -88,7 +87,6 @@ def original_name(model: Model, name: str) -> str:
 
 
 def _parameters(model: Model) -> Iterator[tuple[str, str]]:
-    for part in ("denoiser", *(encoder for encoder in ENCODERS if hasattr(type(model), encoder))):
-        module: Any = getattr(model, part)
-        for name, _ in module.named_parameters():
+    for part in ("denoiser", *model.encoder_parts):
+        for name, _ in model.part(part).named_parameters():
             yield part, name

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from efface.edits import Edit, TextEdit, WeightEdit
 from efface.eraser import Eraser
-from efface.errors import BadInput, BadRequest
+from efface.errors import BadInput, NeedsModel
 from efface.methods.base import Method
 from efface.methods.speed_refine import refined
 from efface.methods.speed_tokens import Rows, SpeedTokens, joined_retained, retained_rows, speed_tokens, stored
@@ -101,9 +101,9 @@ def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
     if request.names == eraser.concepts:
         return eraser
     if not config.of_text:
-        raise BadRequest(
-            "speed refined what it retains by the model's weights, so this eraser cannot be split; erase again with "
-            "the concepts that you want, or with params=KV and aug_num=0."
+        raise NeedsModel(
+            "speed refined what it retains by the model's weights, so this eraser cannot be split without the model; "
+            "give it by --model (in Python, model=), or erase with params=KV and aug_num=0."
         )
     return _replayed(eraser, request, inputs_kept(eraser, request), config)
 

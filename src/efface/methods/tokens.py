@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efface.eraser import Base, Eraser
 from efface.errors import BadRequest
-from efface.models.base import Embedded, Model
+from efface.models.base import POOLED, Embedded, Model
 from efface.provenance import versions
 from efface.request import Concept, Request
 
@@ -144,6 +144,12 @@ def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> 
     if not any(name.endswith(("to_k.weight", "to_v.weight")) for name in names):
         return list(names)
     return [name for name in names if name.endswith(readers)]
+
+
+def pooled_of(model: Model, request: Request) -> dict[str, Tensor]:
+    """The concepts' pooled embedding as the tensor of a guard, where the model reads one and the request wants it."""
+    pooled = model.pooled([", ".join(request.names)]) if request.pooled else None
+    return {} if pooled is None else {POOLED: pooled[0]}
 
 
 def provenance(settings: Mapping[str, Any], started: float, solving: float) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import Self
 
+from efface.errors import BadInput
 from efface.models.modules import state_of
 
 if TYPE_CHECKING:
@@ -143,6 +144,21 @@ class Model(ABC):
         return (self.text_encoder,)
 
     @property
+    def encoder_parts(self) -> tuple[str, ...]:
+        """Names of the text encoders that the model has, the first one's first."""
+        return ("text_encoder",)
+
+    def part(self, name: str) -> Any:
+        """What holds the parameters whose full names begin so: `denoiser`, `vae`, or one of `encoder_parts`.
+
+        Raises:
+            BadInput: the model has no such part.
+        """
+        if name not in ("denoiser", "vae", *self.encoder_parts):
+            raise BadInput(f"{self.name} has no part '{name}'; the eraser is for another model.")
+        return getattr(self, name)
+
+    @property
     @abstractmethod
     def denoiser(self) -> Any:
         """The network that reads `encoder_hidden_states`: a U-Net or a transformer."""
@@ -193,6 +209,14 @@ class Model(ABC):
         embedded = self.embed(prompts, clip_skip=clip_skip, truncate=truncate, batch_size=batch_size)
         return embedded.last_tokens
 
+    def pooled(self, prompts: Sequence[str]) -> Tensor | None:
+        """What the denoiser reads of prompts beside their tokens, (n, p), float32; None if nothing that efface knows.
+
+        Raises:
+            BadRequest: a prompt is longer than the tokenizer's maximum.
+        """
+        return self.reading(POOLED).embed(prompts).tokens[:, 0] if POOLED in self.streams else None
+
     def words(self) -> tuple[str, ...]:
         """Words that the tokenizer has a token of their own for; none where the family does not say."""
         return ()
@@ -224,7 +248,7 @@ class Model(ABC):
 
         A family whose files hold them by the same names may stream them from there while the part is not loaded.
         """
-        for name, tensor in state_of(getattr(self, part)).items():
+        for name, tensor in state_of(self.part(part)).items():
             if names is None or name in names:
                 yield name, tensor.detach()
 

@@ -7,9 +7,11 @@ attention has the same names.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 DENOISER, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
+OPEN_CLIP = "cond_stage_model.model."  # the text encoder of 2.x
 EMA = "model_ema."
 
 _UNET = {
@@ -40,6 +42,19 @@ _VAE_INSIDE = {
 }
 _VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+# OpenCLIP has queries, keys and values in one: `attn.in_proj_weight` and `_bias`.
+_OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "encoder.layers": "transformer.resblocks",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.q_proj.": "attn.in_proj_",
+    "self_attn.out_proj": "attn.out_proj",
+    "final_layer_norm": "ln_final",
+}
 
 
 def unet_name(name: str, config: Mapping[str, Any]) -> str:
@@ -56,6 +71,23 @@ def vae_tensor(name: str, tensor: Tensor) -> Tensor:
     """Its tensor: attentions, linear in diffusers, are 1 x 1 convolutions there."""
     inside = ".attentions." in name and name.endswith(".weight") and tensor.ndim == 2
     return tensor[:, :, None, None] if inside else tensor
+
+
+def text_tensors(state: Mapping[str, Tensor], open_clip: bool) -> dict[str, Tensor]:
+    """A text encoder's tensors under their original names: those of 1.x, or with `open_clip` of 2.x."""
+    flat = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    if not open_clip:
+        return {TEXT + name: tensor for name, tensor in flat.items()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in flat.items():
+        if ".q_proj." in name:
+            tensor = torch.cat([flat[name.replace(".q_proj.", f".{letter}_proj.")] for letter in "qkv"])
+        elif ".k_proj." in name or ".v_proj." in name:
+            continue
+        for ours, theirs in _OPEN_CLIP.items():
+            name = name.replace(ours, theirs)
+        found[OPEN_CLIP + name] = tensor
+    return found
 
 
 def ema_name(name: str) -> str:

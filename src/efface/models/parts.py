@@ -80,8 +80,15 @@ class PartsModel(Model):
 
     @property
     def text_encoders(self) -> tuple[nn.Module, ...]:
-        names = dict.fromkeys(part for parts in self.encoders.values() for part in parts)
-        return tuple(self._part(name) for name in names if self._has(name))
+        return tuple(self._part(name) for name in self.encoder_parts)
+
+    @property
+    def encoder_parts(self) -> tuple[str, ...]:
+        names = {part for parts in self.encoders.values() for part in parts}
+        return tuple(name for name in sorted(names) if self._has(name))
+
+    def part(self, name: str) -> Any:
+        return self._part(name) if name in self.encoder_parts else super().part(name)
 
     @property
     def denoiser(self) -> Any:

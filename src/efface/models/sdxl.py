@@ -4,15 +4,16 @@ Of each encoder it is the last hidden layer but one, without the final norm. The
 first tokenizer; the second one differs in its padding only. The text is read by every `attn2.to_k` and `attn2.to_v`.
 
 The second encoder's pooled embedding enters beside the time embedding, by one map together with the picture's size.
-No eraser edits it.
+No edit of the text edits it; guards take the concept's in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from efface.models.base import TEXT, Embedded
 from efface.models.parts import PartsModel
@@ -43,3 +44,8 @@ class StableDiffusionXL(PartsModel):
         one, _ = hidden_layer(self.text_encoder, ids, clip_skip)
         two, _ = hidden_layer(self._part("text_encoder_2"), ids_2, clip_skip)
         return Embedded(torch.cat([one, two], dim=-1).float().cpu(), last_subject(lengths), tuple(prompts))
+
+    @torch.no_grad()
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
+        ids, _ = token_ids(self._part("tokenizer_2"), list(prompts), self.max_tokens, truncate=False)
+        return hidden_layer(self._part("text_encoder_2"), ids, clip_skip=None)[1].float().cpu()

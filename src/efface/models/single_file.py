@@ -28,7 +28,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt")
 EMA = "#ema"  # at the end of a checkpoint's name: its averaged weights
 
 _PREFIXES = {"unet": compvis.DENOISER, "vae": compvis.VAE, "text_encoder": "cond_stage_model."}
-_CLIP, _OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+_CLIP = "cond_stage_model.transformer."
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class SingleFile(Folder):
         names = found._tensor_names
         if not any(name.startswith(compvis.DENOISER) for name in names):
             raise BadInput(f"{path} is no Stable Diffusion checkpoint: it has no weights named {compvis.DENOISER}*.")
-        if not any(name.startswith((_CLIP, _OPEN_CLIP)) for name in names):
+        if not any(name.startswith((_CLIP, compvis.OPEN_CLIP)) for name in names):
             raise BadInput(
                 f"{path} has no text encoder of Stable Diffusion 1.x or 2.x; of other families efface opens "
                 "diffusers folders: convert it (diffusers' from_single_file and save_pretrained)."
             )
         if ema and _averaged(next(name for name in names if name.startswith(compvis.DENOISER))) not in names:
             raise BadInput(f"{path} has no averaged (EMA) weights; leave {EMA} away.")
-        if config is None and any(name.startswith(_OPEN_CLIP) for name in names):
+        if config is None and any(name.startswith(compvis.OPEN_CLIP) for name in names):
             return cls(HERE / "sd2", path=path, ema=ema)
         return found
 
