@@ -16,6 +16,9 @@ from efface.errors import BadRequest
 from efface.models.base import TEXT, Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import token_ids
+from efface.models.text_tower import TextTower
+
+_TOWER = "text_tower"  # among the parts, or None there where the text encoder is another
 
 
 class StableDiffusion(PartsModel):
@@ -60,15 +63,26 @@ class StableDiffusion(PartsModel):
 
     def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
         """What the denoiser reads of ids (n, T), (n, T, d), float32."""
+        layers = int(self._config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
+        if clip_skip and clip_skip >= layers:
+            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
+        if (tower := self._tower()) is not None:
+            return tower(ids, clip_skip or 0).float().cpu()
         encoder: Any = self.text_encoder
         ids = ids.to(encoder.device)
         if not clip_skip:
             return encoder(ids)[0].float().cpu()
-        layers = int(self._config("text_encoder")["num_hidden_layers"])
-        if clip_skip >= layers:
-            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
         states = encoder(ids, output_hidden_states=True).hidden_states
         return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
+
+    def _tower(self) -> TextTower | None:
+        """The text encoder in plain torch, as long as neither it nor the denoiser is loaded: images read the real one."""
+        if self._denoiser_loaded or "text_encoder" in self._parts:
+            self._parts.pop(_TOWER, None)
+            return None
+        if _TOWER not in self._parts:
+            self._parts[_TOWER] = TextTower.of(self._disk, self.device, self.dtype)
+        return self._parts[_TOWER]
 
     def words(self) -> tuple[str, ...]:
         pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]
