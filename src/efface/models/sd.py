@@ -55,9 +55,9 @@ class StableDiffusion(PartsModel):
         row = {prompt: index for index, prompt in enumerate(distinct)}
         found = torch.zeros(len(distinct), self.width)
         ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
-        # CLIP looks back only: what comes after a prompt's end changes nothing before it.
+        # CLIP looks back only: the end token and what comes after it change nothing before it.
         for rows in lengths.argsort(stable=True).split(batch_size):
-            tokens = self._tokens(ids[rows, : int(lengths[rows].max())], clip_skip)
+            tokens = self._tokens(ids[rows, : int(lengths[rows].max()) - 1], clip_skip)
             found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
         return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
 
@@ -76,7 +76,7 @@ class StableDiffusion(PartsModel):
         return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
 
     def _tower(self) -> TextTower | None:
-        """The text encoder in plain torch, as long as neither it nor the denoiser is loaded: images read the real one."""
+        """The text encoder in plain torch, until it or the denoiser is loaded: images read transformers' own."""
         if self._denoiser_loaded or "text_encoder" in self._parts:
             self._parts.pop(_TOWER, None)
             return None

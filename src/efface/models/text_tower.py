@@ -5,7 +5,7 @@ transformers' own takes longer to import than a few prompts take to embed. With 
     x_0 = E[ids] + P,   x <- x + A(LN_1(x)),   x <- x + W_2 act(W_1 LN_2(x) + b_1) + b_2,   result LN_f(x)
 
 where A is causal attention of several heads. Paper: https://arxiv.org/abs/2103.00020. Source:
-`transformers/models/clip/modeling_clip.py`, whose names the tensors have, and whose operations these are in their order.
+`transformers/models/clip/modeling_clip.py`, whose names the tensors have, and whose operations these are.
 
 Shapes: n prompts, T tokens, d width.
 """
@@ -48,7 +48,7 @@ class TextTower:
 
     @classmethod
     def of(cls, folder: Folder, device: torch.device, dtype: torch.dtype) -> TextTower | None:
-        """The text encoder of a folder, its weights mapped into memory; None where it is not known to the last detail."""
+        """The text encoder of a folder, mapped into memory; None where it is not known to the last detail."""
         config = folder.config(_PART)
         if folder.index().get(_PART) != ["transformers", _KIND]:
             return None
