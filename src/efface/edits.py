@@ -56,6 +56,11 @@ class TextEdit:
         """L R^T, (d, d)."""
         return self.left @ self.right.T
 
+    @cached_property
+    def narrow(self) -> tuple[Tensor, Tensor]:
+        """L and R in float32, as copies in one order of memory, made once; not to be written to."""
+        return torch.empty(self.left.shape).copy_(self.left), torch.empty(self.right.shape).copy_(self.right)
+
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Edit embeddings (..., d); computed in the factors' precision, returned in the embeddings' own."""
         wide = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))

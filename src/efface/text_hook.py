@@ -22,19 +22,21 @@ _KV_CACHE = "text_kv_cache_transformer"
 
 
 class _Operator:
-    """A text edit at some strength, in float32 and where the text is; its factors are changed in place."""
+    """A text edit at some strength, in float32 and where the text is."""
 
     def __init__(self, edit: TextEdit) -> None:
-        self._full = edit.left
-        # Copies of its own, in one order of memory: an eraser does the same to the last bit made and read from a file.
-        self._left = torch.zeros(edit.left.shape)
-        self._right = torch.empty(edit.right.shape).copy_(edit.right)
+        self._edit = edit
+        # Copies in one order of memory: an eraser does the same to the last bit made and read from a file.
+        self._left, self._right = edit.narrow
 
     def set(self, strength: float) -> None:
-        self._left.copy_(self._full if strength == 1 else self._full * strength)
+        if strength == 1:
+            self._left = self._edit.narrow[0]
+        else:
+            self._left = torch.empty(self._edit.left.shape).copy_(self._edit.left * strength)
 
     def __call__(self, text: Tensor) -> Tensor:
-        if self._left.device != text.device:
+        if self._left.device != text.device or self._right.device != text.device:
             self._left, self._right = self._left.to(text.device), self._right.to(text.device)
         wide = text.float()
         return (wide + (wide @ self._right) @ self._left.T).to(text.dtype)

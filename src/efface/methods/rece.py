@@ -38,7 +38,7 @@ from efface.methods.closed_form import Kept, ridge, solve
 from efface.methods.operators import composed
 from efface.methods.rece_start import edit_of_checkpoint
 from efface.methods.together import Apart, joined_concepts, joined_kept
-from efface.methods.tokens import BATCH, base_of, only_erases, prompt_pairs, provenance
+from efface.methods.tokens import BATCH, base_of, only_erases, prompt_pairs, provenance, remembering
 from efface.methods.uce import UceConfig
 from efface.models.base import Model
 from efface.models.text_gram import text_gram
@@ -90,6 +90,7 @@ def erase(model: Model, request: Request, config: ReceConfig) -> Eraser:
     """Solve for a request; of the model, only the text encoder and S are used."""
     only_erases(request)
     started = time.perf_counter()
+    model = remembering(model)
     gram = text_gram(model)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
     kept = Kept(model.width)

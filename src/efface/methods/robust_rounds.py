@@ -17,6 +17,7 @@ from efface.methods.robust_search import ROOM, Found, Seen, derive, neighbours, 
 from efface.methods.robust_solve import Inputs, exactly_kept
 from efface.methods.tokens import BATCH, Pairs, prompt_pairs, token_pairs
 from efface.models.base import Model
+from efface.models.word_tokens import word_tokens
 from efface.request import Request
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Searches:
         self._words = model.words() if config.neighbours else ()
         if config.neighbours and not self._words:
             raise BadRequest(f"{model.name} does not tell its vocabulary; set neighbours=0.")
-        self._tokens = model.last_tokens(self._words, clip_skip=request.clip_skip)
+        self._tokens = word_tokens(model, self._words, request.clip_skip)
         spared = {prompt.strip().casefold() for prompt in (*preserved, *prompts, *guides)}
         self._closed = torch.tensor([word.casefold() in spared for word in self._words], dtype=torch.bool)
         self._paths = (

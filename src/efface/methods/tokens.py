@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ STYLE_TEMPLATES = ("painting by {}", "art by {}", "artwork by {}", "picture by {
 OBJECT_TEMPLATES = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
 BATCH = 256  # preserved prompts in memory at once
 _PROBES = 4
+_REMEMBERED = 512  # prompts
 _PADDED = 32  # prompts that are embedded with their padding, as a pipeline does it, to the last bit
 
 Alignment = Literal["token", "window"]
@@ -115,6 +117,28 @@ def last_tokens_of(model: Model, prompts: Sequence[str], clip_skip: int | None) 
             yield model.last_tokens(batch, clip_skip=clip_skip)
         else:
             yield model.embed(batch, clip_skip=clip_skip).last_tokens
+
+
+def remembering(model: Model) -> Model:
+    """The same model, embedding a prompt once: for a method that starts from another, which embeds the same prompts.
+
+    Of very many prompts the last are embedded each time, so that memory stays bounded.
+    """
+    known: dict[tuple[str, int | None, bool], Embedded] = {}
+
+    def embed(
+        prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
+    ) -> Embedded:
+        new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, clip_skip, truncate) not in known]
+        if not prompts or len(known) + len(new) > _REMEMBERED:
+            return model.embed(prompts, clip_skip=clip_skip, truncate=truncate, batch_size=batch_size)
+        found = model.embed(new, clip_skip=clip_skip, truncate=truncate, batch_size=batch_size)
+        known.update({(prompt, clip_skip, truncate): found.take([row]) for row, prompt in enumerate(new)})
+        return Embedded.stacked([known[prompt, clip_skip, truncate] for prompt in prompts])
+
+    other: Any = copy(model)
+    other.embed = embed
+    return other
 
 
 def base_of(model: Model, edited: Embedded) -> Base:

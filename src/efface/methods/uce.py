@@ -85,6 +85,7 @@ def erase(
     """Solve for a request; to erase by `replace`, only the model's tokenizer and text encoder are used."""
     _fits_goal(request, config)
     started = time.perf_counter()
+    model.hash_ahead("text_encoder")
     pairs = token_pairs(model, request, config.variant, config.expand_prompts)
     kept, preserve_scale = _kept(model, request, config)
     inputs = {**pairs.tensors(), **kept}

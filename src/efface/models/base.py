@@ -270,6 +270,10 @@ class Model(ABC):
     def part_hash(self, part: str) -> str:
         """SHA-256 of one part's weights: of its files, or of its tensors where there are no files."""
 
+    @abstractmethod
+    def hash_ahead(self, part: str) -> None:
+        """Begin to compute a part's hash beside other work, where it takes long; `part_hash` gives it once."""
+
     @property
     @abstractmethod
     def hash(self) -> str:

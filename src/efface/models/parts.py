@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +49,7 @@ class PartsModel(Model):
         self.folder = None
         self._files: Folder | None = None
         self._parts: dict[str, Any] = {}
+        self._ahead: dict[str, Future[str]] = {}
 
     @classmethod
     def from_folder(cls, name: str, folder: Folder, device: torch.device, dtype: torch.dtype) -> Self:
@@ -214,7 +216,15 @@ class PartsModel(Model):
     def part_hash(self, part: str) -> str:
         if self._files is None:
             return sha256_of_tensors(state_of(self._part(part)))
-        return self._files.hash(part)
+        ahead = self._ahead.pop(part, None)
+        return ahead.result() if ahead else self._files.hash(part)
+
+    def hash_ahead(self, part: str) -> None:
+        # What is still to be fetched is not fetched twice at once.
+        if self._files is not None and self._files.bring is None and part not in self._ahead:
+            beside = ThreadPoolExecutor(1)
+            self._ahead[part] = beside.submit(self._files.hash, part)
+            beside.shutdown(wait=False)
 
     @property
     def hash(self) -> str:

@@ -16,6 +16,9 @@ from efface.errors import BadRequest
 from efface.models.base import TEXT, Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import token_ids
+from efface.models.text_tower import TextTower
+
+_TOWER = "text_tower"  # among the parts, or None there where the text encoder is another
 
 
 class StableDiffusion(PartsModel):
@@ -52,23 +55,34 @@ class StableDiffusion(PartsModel):
         row = {prompt: index for index, prompt in enumerate(distinct)}
         found = torch.zeros(len(distinct), self.width)
         ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
-        # CLIP looks back only: what comes after a prompt's end changes nothing before it.
+        # CLIP looks back only: the end token and what comes after it change nothing before it.
         for rows in lengths.argsort(stable=True).split(batch_size):
-            tokens = self._tokens(ids[rows, : int(lengths[rows].max())], clip_skip)
+            tokens = self._tokens(ids[rows, : int(lengths[rows].max()) - 1], clip_skip)
             found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
         return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
 
     def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
         """What the denoiser reads of ids (n, T), (n, T, d), float32."""
+        layers = int(self._config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
+        if clip_skip and clip_skip >= layers:
+            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
+        if (tower := self._tower()) is not None:
+            return tower(ids, clip_skip or 0).float().cpu()
         encoder: Any = self.text_encoder
         ids = ids.to(encoder.device)
         if not clip_skip:
             return encoder(ids)[0].float().cpu()
-        layers = int(self._config("text_encoder")["num_hidden_layers"])
-        if clip_skip >= layers:
-            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
         states = encoder(ids, output_hidden_states=True).hidden_states
         return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
+
+    def _tower(self) -> TextTower | None:
+        """The text encoder in plain torch, until it or the denoiser is loaded: images read transformers' own."""
+        if self._denoiser_loaded or "text_encoder" in self._parts:
+            self._parts.pop(_TOWER, None)
+            return None
+        if _TOWER not in self._parts:
+            self._parts[_TOWER] = TextTower.of(self._disk, self.device, self.dtype)
+        return self._parts[_TOWER]
 
     def words(self) -> tuple[str, ...]:
         pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]

@@ -80,14 +80,11 @@ class SingleFile(Folder):
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def names(self, part: str) -> tuple[str, ...]:
-        assert part == "unet"  # the only part whose tensors are asked for one by one
-        return tuple(self._converted)
+        return tuple(self._stored(part))
 
     def tensors(self, part: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        assert part == "unet"
-        for name, stored in self._converted.items():
-            if name in names:
-                yield name, next(self._read([stored]))[1]
+        wanted = {stored: name for name, stored in self._stored(part).items() if name in names}
+        yield from ((wanted[stored], tensor) for stored, tensor in self._read(wanted))
 
     def load(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
         if not has_weights(kind):
@@ -118,6 +115,13 @@ class SingleFile(Folder):
         wanted = [name for name in sorted(self._tensor_names) if name.startswith(_PREFIXES[part])]
         stored = [_averaged(name) for name in wanted] if self.ema and part == "unet" else wanted
         yield from zip(wanted, (tensor for _, tensor in self._read(stored)), strict=True)
+
+    def _stored(self, part: str) -> Mapping[str, str]:
+        """By the name of each of a part's tensors, its name in the file."""
+        if part == "text_encoder":
+            return {name.removeprefix(_CLIP): name for name in self._tensor_names if name.startswith(_CLIP)}
+        assert part == "unet"  # the only other part whose tensors are asked for one by one
+        return self._converted
 
     @cached_property
     def _converted(self) -> Mapping[str, str]:
