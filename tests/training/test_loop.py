@@ -296,7 +296,7 @@ def test_tensorboard_shows_each_step_once_after_an_interruption(tiny_model: Mode
 def test_what_a_tracker_fails_with_is_one_sentence(tiny_model: Model, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "efface").write_text("a file where the tracker wants a folder")
-    with pytest.raises(BadInput, match="report_to=tensorboard failed.* leave it out") as caught:
+    with pytest.raises(BadInput, match=r"report_to=tensorboard failed.* leave it out") as caught:
         trained(tiny_model, "cat", Work(tmp_path), report_to="tensorboard")
     assert "\n" not in str(caught.value)
 

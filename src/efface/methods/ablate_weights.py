@@ -50,8 +50,8 @@ class Reader(Protocol):
 class BaseText:
     """The base's own text; prompts that are too long are cut, as the published codes do.
 
-    What was read last is kept. Each prompt is read alone: beside others it would differ by rounding, and a training that
-    is taken up again has other prompts left to read.
+    What was read last is kept. Each prompt is read alone: beside others it would differ by rounding, and a training
+    that is taken up again has other prompts left to read.
     """
 
     def __init__(self, model: Model, clip_skip: int | None) -> None:
