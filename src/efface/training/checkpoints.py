@@ -110,8 +110,8 @@ class Checkpoints:
     def forget_after(self, step: int) -> None:
         """Drop what an earlier run left that this one, taken up after so many steps, will write again, or will not.
 
-        That is the log's lines and the erasers of later steps, and all erasers of components that this run has not come
-        to yet, or has not at all.
+        That is the log's lines and the erasers of later steps, the erasers of components that this run has not, and, as
+        it starts, of those that it will come to, unless a checkpoint says that they can be gone on with.
         """
         if self.lines.is_file():
             lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -121,8 +121,9 @@ class Checkpoints:
         for path in self.folder.glob("component-*.safetensors"):
             if found := _SNAPSHOT.fullmatch(path.name):
                 component, at = map(int, found.groups())
-                is_of_others = component > self._index and (self._last or step == 0)
-                if is_of_others or (component == self._index and at > step):
+                goes_on = not self._force and (self.folder / f"component-{component}{_SUFFIX}").is_file()
+                is_stale = self._last or (step == 0 and not goes_on)
+                if (component > self._index and is_stale) or (component == self._index and at > step):
                     path.unlink()
 
     def _make_folder(self) -> None:
