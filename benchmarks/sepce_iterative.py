@@ -12,7 +12,8 @@ At each step and of each object, erased, given back, new, or never asked for:
 - `keys and values`: relative change of what all layers make of the object's tokens, for its bare name (that is what
   is protected) and for sentences with it and a style, which have other tokens;
 - `found`: in how many images the judge finds it, bare and in sentences;
-- `pixels`: mean absolute change of the same images, from the unedited model's with the same seeds, of 255.
+- `pixels`: mean absolute change of the same images, from the unedited model's with the same seeds, of 255;
+- `identical`: how many of these images are the unedited model's, bit for bit.
 Erasers, images and finished steps are kept under --work, so that an interrupted run goes on where it stopped.
 """
 
@@ -138,6 +139,7 @@ def measured(model: Model, judge: Judge, scenario: Scenario, eraser: Eraser, out
                 "base found": counts[0],
                 "found": counts[1],
                 "pixels": float(np.abs(plain.astype(np.float64) - edited).mean()),
+                "identical": int((plain == edited).reshape(scenario.n, -1).all(1).sum()),
                 "n": scenario.n,
             }
     return rows
@@ -153,6 +155,7 @@ def run(model: Model, judge: Judge, scenario: Scenario, setting: Setting, work: 
             "sampling": str(Sampling.default(model)),
             "scenario": str(scenario),
             "eraser": eraser.hash,
+            "measures": list(WHAT),
         }
         kept = work / f"{setting.method}-step-{step}.json"
         if kept.exists() and (content := json.loads(kept.read_text()))["facts"] == facts:
@@ -179,12 +182,12 @@ def table(found: dict[str, dict[str, Row]], scenario: Scenario) -> str:
             for how in ("bare", "sentences"):
                 one = row[how]
                 cells += [f"{one['moved']:.1e}", rate(one["found"], one["n"]), rate(one["base found"], one["n"])]
-                cells.append(f"{one['pixels']:.2f}")
+                cells += [f"{one['pixels']:.2f}", f"{one['identical']} of {one['n']}"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-WHAT = ("keys and values", "found", "base found", "pixels")
+WHAT = ("keys and values", "found", "base found", "pixels", "identical")
 
 
 def rate(count: int, n: int) -> str:
@@ -204,6 +207,9 @@ def page(found: Found, scenario: Scenario, judge: Judge) -> str:
 {setting}. Made by `python benchmarks/sepce_iterative.py`, whose first lines say what is measured. First are {first};
 {scenario.first[0]} is given back, and then {scenario.new} erased. Intervals are Wilson's, at 95%; they take images for
 independent, which those of one prompt are, and those of several are only in part.
+
+A concept that is given back is drawn as before: bitwise when nothing else is attached, to rounding beside other
+components, whose changes pass through the same layers even where their null spaces leave the concept alone.
 
 {(2 * chr(10)).join(parts)}
 """

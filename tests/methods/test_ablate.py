@@ -1,13 +1,14 @@
 """Concept ablation against its equations on two networks, its parameter groups on SD 1.4, and its settings."""
 
 import copy
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import efface
@@ -66,7 +67,12 @@ def objective(
     config = AblateConfig(**{**SMALL, **options})
     request = Request.make("cat", guide or (), kind=kind, method="ablate")
     with frozen(model.denoiser), frozen(model.text_encoder), _accelerated(model, config, None) as accelerator:
-        yield kept(model, request, config, CachedPictures(model)), accelerator
+        yield kept(model, request, config, CachedPictures(model), looks), accelerator
+
+
+def looks(pictures: Sequence[Any], memorised: Path) -> list[bool]:
+    """A detector that takes some pictures for copies."""
+    return [int(picture.sum()) % 5 == 0 for picture in pictures]
 
 
 class Given(Ablate):
@@ -160,7 +166,7 @@ def test_loss_and_first_step_are_those_of_the_equations(
     before = flat([table[rows]] if rows is not None else trained)
     optimizer.step()
     expected = flat([table[rows]] if rows is not None else trained)
-    torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, loss, rtol=5e-5, atol=0)
     assert float((stepped - expected).norm()) <= 1e-5 * float(expected.norm())
     # AdamW's first step is the gradient's sign: rounding turns a few around that are next to nothing.
     assert float((expected - before).abs().max()) > 0.9 * 2e-4
@@ -194,6 +200,79 @@ def literal(model: Model, student: Any, encoder: Any, batch: Batch, config: Abla
         squares = (student(x, t, read(concept)).sample - target).square() * masks[index : index + 1]
         ablation = ablation + squares.sum() / masks[index].sum() / len(masks)
     return ablation + config.prior_loss_weight * prior
+
+
+class Recording(Ablate):
+    """Notes the prompts of each batch: the concept's first, then the prior's."""
+
+    def batch(self, slot: int, step: int) -> Batch:
+        prepare, self.read = self._reader.prepare, list[list[str]]()
+        self._reader.prepare = lambda prompts: (self.read.append(list(prompts)), prepare(prompts))[1]
+        self.anchors = [self._shot(slot, step * self._chosen.batch_size + i) for i in range(self._chosen.batch_size)]
+        try:
+            return super().batch(slot, step)
+        finally:
+            self._reader.prepare = prepare
+
+
+def becomes(kind: str, anchor: str) -> set[str]:
+    """What an anchor's caption may become, without a prefix, as the published codes write it."""
+    if kind == "object":
+        return {anchor.replace("dog", "cat")}
+    if kind == "memorised":
+        return {"cat"}
+    if kind == "unsafe":
+        return {f"cat, {anchor}", f"in cat style, {anchor}", f"{anchor}, cat"}
+    return {
+        form.format(words)
+        for words in ("cat", "cat cat")
+        for form in (
+            f"{anchor}, in the style of {{}}",
+            f"{{}} inspired painting, {anchor}",
+            f"in {{}}'s style, {anchor}",
+        )
+    }
+
+
+@pytest.mark.parametrize("kind", ["object", "style", "unsafe", "memorised"])
+def test_the_loss_of_each_kind_is_that_of_its_captions_and_masks(tiny_model: Model, tmp_path: Path, kind: str) -> None:
+    """With `aug`, from the prompts that were drawn, one forward pass a sample."""
+    heeds_text(tiny_model)
+    options: dict[str, Any] = {
+        "aug": True,
+        "batch_size": 6,
+        "train_size": 12,
+        "sampling_steps": 1,
+        "parameter_group": "cross-attn",
+        "regularization": kind in ("unsafe", "memorised"),
+    }
+    if kind == "memorised":
+        Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+        options["mem_impath"] = str(tmp_path / "picture.png")
+    guide = "dog" if kind == "object" else None
+    with objective(tiny_model, kind, guide, Recording, **options) as (ours, _):
+        with torch.no_grad():
+            batch = ours.batch(0, 0)
+        found = ours.loss(batch)["loss"]
+    # The concept's prompts are read after the teacher's anchors.
+    anchors, ablated, *others = ours.read
+    assert anchors == [shot.caption for shot in ours.anchors]
+    prefixes = ("a far away ", "very small ", "zoomed in ", "close up ", "")
+    assert any(prompt.startswith(prefixes[:-1]) for prompt in ablated)
+    for anchor, prompt in zip(anchors, ablated, strict=True):
+        assert prompt in {prefix + words for prefix in prefixes for words in becomes(kind, anchor)}
+    masks = batch["mask"]
+    small = [prompt.startswith(prefixes[:2]) for prompt in ablated]
+    assert [bool((mask == 0).any()) for mask in masks] == small
+    unet, total = tiny_model.denoiser, torch.zeros(())
+    pairs = list(zip(batch["x"].split(1), batch["t"].split(1), strict=True))
+    with torch.no_grad():
+        for (x, t), anchor, prompt, mask in zip(pairs, anchors, ablated, masks, strict=False):
+            e = [unet(x, t, tiny_model.embed([text], truncate=True).tokens).sample[0] for text in (prompt, anchor)]
+            total += ((e[0] - e[1]).square() * mask).sum() / mask.sum() / 6
+        for (x, t), text, noise in zip(pairs[6:], sum(others, []), batch["target"][6:], strict=True):
+            total += (unet(x, t, tiny_model.embed([text], truncate=True).tokens).sample[0] - noise).square().mean() / 6
+    torch.testing.assert_close(found.detach(), total, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("group", ["cross-attn", "embedding"])
@@ -240,7 +319,7 @@ def test_pictures_are_noised_as_the_equation_says(tiny_model: Model, prediction:
     )
 
 
-def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model) -> None:
+def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model, tmp_path: Path) -> None:
     config = AblateConfig()
     assert config.chosen("object") == PUBLISHED["object"]
     published = {
@@ -251,22 +330,43 @@ def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model) -> None
         "object": ("cross-attn", 100, 2e-6, 4, False, True),
         "style": ("cross-attn", 100, 2e-6, 4, False, False),
         "memorised": ("full-weight", 400, 5e-7, 2, True, False),
-        "unsafe": ("attn", 400, 4e-6, 4, True, False),
+        "unsafe": ("attn", 400, 8e-6, 4, True, False),
     }
     assert AblateConfig(base_lr=1e-4, aug=False).chosen("object").base_lr == 1e-4
+    assert AblateConfig(parameter_group="full").parameter_group == "full-weight"  # pyright: ignore[reportArgumentType]
     for regularization, samples in ((None, 4 + 4), (False, 4)):
         with (
             objective(tiny_model, "unsafe", None, batch_size=None, regularization=regularization) as (ours, _),
             torch.no_grad(),
         ):
             assert len(ours.batch(0, 0)["x"]) == samples
-    # Two processes of four samples, as published, here as two forward passes a step.
+    # The published runs' two processes are two forward passes a step here. Unsafe themes' code doubles the rate for the
+    # prior: 4e-6 times 4 samples, 2 processes and 2.
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    defaults: dict[str, Any] = {"batch_size": None, "base_lr": None, "aug": None, "gradient_accumulation_steps": 2}
+    for kind, rate in {"object": 1.6e-5, "style": 1.6e-5, "memorised": 2e-6, "unsafe": 6.4e-5}.items():
+        picture = {"mem_impath": str(tmp_path / "picture.png")} if kind == "memorised" else {}
+        guide = "dog" if kind == "object" else None
+        with objective(tiny_model, kind, guide, **defaults, **picture) as (ours, _):
+            assert ours.optimizer().param_groups[0]["lr"] == pytest.approx(rate)
     with objective(tiny_model, batch_size=4, gradient_accumulation_steps=2, base_lr=2e-6) as (ours, _):
         assert ours.optimizer().param_groups[0]["lr"] == pytest.approx(1.6e-5)
         assert ours.optimizer().param_groups[0]["weight_decay"] == 0.01
         assert ours.clip_norm == 1.0
     with objective(tiny_model, scale_lr=False) as (ours, _):
         assert ours.optimizer().param_groups[0]["lr"] == 1e-3
+
+
+def test_prompts_are_read_and_whole_pictures_encoded_once(tiny_model: Model) -> None:
+    read, encoded = list[int](), list[int]()
+    tiny_model.text_encoder.register_forward_pre_hook(lambda module, args, kwargs: read.append(1), with_kwargs=True)
+    tiny_model.vae.encoder.register_forward_pre_hook(lambda module, args: encoded.append(len(args[0])))
+    with objective(tiny_model, train_size=2, regularization=True) as (ours, _), torch.no_grad():
+        read.clear()
+        for step in range(20):
+            ours.batch(0, step)
+    assert len(read) == 4  # two anchors, and the concept's for each
+    assert encoded == [1] * 4  # two pictures and their mirror images
 
 
 def test_only_the_concepts_tokens_are_trained_in_the_embedding_group(tiny_model: Model) -> None:

@@ -1,6 +1,5 @@
 """Anchor prompts by a tiny causal language model of a real class."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,10 +52,33 @@ def test_captions_are_those_that_the_model_writes_and_are_kept(language_model: C
     assert all(found)
     other = captions(STYLE, weights, 3, 1, CPU)
     assert other != found
-    shutil.rmtree(weights)
+    for path in Path(weights).glob("tokenizer*"):  # it cannot be asked again
+        path.unlink()
     assert captions(STYLE, weights, 3, 0, CPU) == found
     with pytest.raises(BadInput, match="causal language model"):
-        captions(STYLE, weights, 3, 2, CPU)
+        captions(STYLE, f"{weights}-gone", 3, 0, CPU)
+
+
+def test_captions_are_kept_for_a_folders_model_and_not_for_its_name(
+    language_model: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = captions(STYLE, language_model(), 3, 0, CPU)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lm" / "tokenizer.json").rename(tmp_path / "tokenizer.json")  # it cannot be asked again
+    assert captions(STYLE, "lm", 3, 0, CPU) == found
+    assert captions(STYLE, "../" + tmp_path.name + "/lm", 3, 0, CPU) == found
+    assert captions(STYLE, language_model("house"), 3, 0, CPU) != found
+
+
+def test_fewer_captions_than_asked_for_are_not_kept(
+    language_model: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+    weights = language_model("dog", room=2)
+    assert 0 < len(captions(DOG, weights, 90, 0, CPU)) < 90
+    assert not (tmp_path / "cache").exists()
+    assert len(captions(DOG, weights, 1, 0, CPU)) == 1
+    assert len(list((tmp_path / "cache" / "captions").iterdir())) == 1
 
 
 def test_an_objects_captions_name_its_anchor(tiny_model: Model, language_model: Callable[..., str]) -> None:

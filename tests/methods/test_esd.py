@@ -1,6 +1,7 @@
 """ESD against its published equations on two networks, its parameter sets on SD 1.4's U-Net, and its settings."""
 
 import copy
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from efface.training.erasing import _accelerated
 from efface.training.loop import Training
 from efface.training.networks import Copies, frozen
 from efface.training.objective import Batch
+from efface.training.trajectories import Predict, Sampler
 
 COUNTS = {
     "xattn": 80, "noxattn": 598, "selfattn": 80, "full": 686, "notime": 678, "xlayer": 10, "selflayer": 10,
@@ -95,31 +97,64 @@ VARIANTS: list[dict[str, Any]] = [
     {"preset": "2025", "erase_from": "", "batch_size": 2, "train_method": "esd-all"},
     {"preset": "2025", "prompt": "image of {}", "start_guidance": 7.5, "sampler": "own"},
     {"preset": "2025", "batch_size": 3, "reuse": 1},
+    {"train_method": "selfattn"},
+    {"names": ["cat", "dog"], "together": True, "batch_size": 2},
+    {"names": ["cat", "dog"], "together": True, "batch_size": 2, "preset": "2023", "erase_from": "a house"},
+    {"names": "cat, dog", "separator": ",", "batch_size": 2, "prompt": "image of {}", "train_method": "xattn"},
 ]
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_loss_and_first_step_are_those_of_the_equations(tiny_model: Model, options: dict[str, Any]) -> None:
     """The published step on the same noisy latents: two networks, one forward pass a prompt."""
-    with objective(tiny_model, iterations=1, **options) as ours:
-        config, names = ours._config, names_of(ours)
+    first_step(tiny_model, **options)
+
+
+@pytest.mark.parametrize("train_method", ["xlayer", "selflayer"])
+def test_single_layers_are_trained_by_the_same_equations(tiny_sd: Path, tmp_path: Path, train_method: str) -> None:
+    """On a U-Net with as many attention blocks as Stable Diffusion's."""
+    import diffusers
+
+    kinds: Any = diffusers
+    shutil.copytree(tiny_sd, tmp_path / "deep")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = kinds.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 8, 8, 8),
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        )
+    unet.save_pretrained(tmp_path / "deep" / "unet")
+    first_step(efface.open_model(tmp_path / "deep"), train_method=train_method)
+
+
+def first_step(model: Model, names: Any = "cat", **options: Any) -> None:
+    """Loss and weights of a training of one step against those of the equations."""
+    with objective(model, names, iterations=1, **options) as ours:
+        config, chosen = ours._config, names_of(ours)
         with torch.no_grad():
             batch = ours.batch(0, 0)
         found = ours.loss(batch)["loss"]
-        train(tiny_model, ours)
-    student = copy.deepcopy(tiny_model.denoiser).requires_grad_(True)
-    before, trained = tiny_model.denoiser.state_dict(), dict(student.named_parameters())
-    optimizer = torch.optim.Adam([trained[name] for name in names], lr=config.lr)
-    loss = literal(tiny_model.denoiser, student, tiny_model, batch, config)
+        train(model, ours)
+    student = copy.deepcopy(model.denoiser).requires_grad_(True)
+    before, trained = model.denoiser.state_dict(), dict(student.named_parameters())
+    optimizer = torch.optim.Adam([trained[name] for name in chosen], lr=config.lr)
+    loss = literal(model.denoiser, student, model, batch, config, words(names, config))
     loss.backward()
     optimizer.step()
     torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
     stepped = torch.cat([tensor.detach().flatten() for tensor in ours.weights.parameters()])
-    expected = torch.cat([trained[name].detach().flatten() for name in names])
+    expected = torch.cat([trained[name].detach().flatten() for name in chosen])
     assert float((stepped - expected).norm()) <= 1e-5 * float(expected.norm())
     # Adam's first step is the gradient's sign: rounding turns a few around that are next to nothing.
-    assert float((expected - torch.cat([before[name].flatten() for name in names])).abs().max()) > 0.9 * config.lr
+    assert float((expected - torch.cat([before[name].flatten() for name in chosen])).abs().max()) > 0.9 * config.lr
     assert float(((stepped - expected).abs() > 0.1 * config.lr).float().mean()) < 1e-3
+
+
+def words(names: Any, config: EsdConfig) -> list[str]:
+    return [word.strip() for word in names.split(config.separator)] if isinstance(names, str) else names
 
 
 def names_of(ours: Esd) -> tuple[str, ...]:
@@ -134,11 +169,12 @@ def train(model: Model, ours: Esd) -> Training:
     return training
 
 
-def literal(base: Any, student: Any, model: Model, batch: Batch, config: EsdConfig) -> Tensor:
+def literal(base: Any, student: Any, model: Model, batch: Batch, config: EsdConfig, names: list[str]) -> Tensor:
     """mean | e(x_t, f) - target |^2 as the two codes have it."""
-    null, concept = model.embed(["", config.prompt.replace("{}", "cat")]).tokens.split(1)
+    null = model.embed([""]).tokens
     total = torch.zeros(())
-    for x, t in zip(batch["x"].split(1), batch["t"].split(1), strict=True):
+    for x, t, number in zip(batch["x"].split(1), batch["t"].split(1), batch["concept"].tolist(), strict=True):
+        concept = model.embed([config.prompt.replace("{}", names[number])]).tokens
         with torch.no_grad():
             e_null = base(x, t, encoder_hidden_states=null).sample
             e_concept = base(x, t, encoder_hidden_states=concept).sample
@@ -199,6 +235,40 @@ def test_styles_train_cross_attention_and_objects_the_rest(
         names = names_of(Esd(tiny_model, Request.make("cat", kind=kind, method="esd"), config))
     assert any(words in name for name in names)
     assert all("attn2" in name for name in names) == (kind == "style")
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"reuse": 1}], ids=str)
+def test_all_concepts_trained_together_get_steps_at_defaults(tiny_model: Model, options: dict[str, Any]) -> None:
+    names = [f"cat {number}" for number in range(12)]
+    config = EsdConfig(**{"train_method": "xattn", "together": True, **options})
+    with frozen(tiny_model.denoiser):
+        ours = Esd(tiny_model, Request.make(names, method="esd"), config)
+    ours._sampler = Still(**vars(ours._sampler))
+    counts = torch.zeros(12)
+    for step in range(config.iterations):
+        counts += ours.batch(0, step)["concept"].bincount(minlength=12)
+    share = config.iterations * config.batch_size / 12
+    assert share / 2 <= float(counts.min()) <= float(counts.max()) <= 2 * share
+
+
+class Still(Sampler):
+    """Samples nothing: what a concept gets is known before."""
+
+    def sample(
+        self, predict: Predict, noise: Tensor, texts: Tensor, stops: Tensor, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        points = noise[:, None].expand(-1, stops.shape[1], -1, -1, -1)
+        return points, torch.stack([points, points])
+
+
+def test_concepts_take_turns_whatever_round_they_are_in(tiny_model: Model) -> None:
+    with objective(tiny_model, ["cat", "dog", "golf ball"]) as ours:
+        whole = ours._dealt(0, 0, 12)
+        parts = torch.cat([ours._dealt(0, first, 4) for first in (0, 4, 8)])
+        assert not torch.equal(ours._dealt(1, 0, 12), whole)
+    assert torch.equal(parts, whole)
+    assert all(sorted(cycle) == [0, 1, 2] for cycle in whole.view(-1, 3).tolist())
+    assert len({tuple(cycle) for cycle in whole.view(-1, 3).tolist()}) > 1
 
 
 def test_several_concepts_are_drawn_where_they_are_trained_together(tiny_model: Model) -> None:

@@ -1,6 +1,7 @@
 """Training is taken up again bit for bit, whatever ended it; several processes do what one does."""
 
 import json
+import math
 import resource
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from efface.training.objective import Batch, Losses
 OPTIONS: dict[str, Any] = {
     "iterations": 5, "ddim_steps": 3, "reuse": 2, "lr": 1e-3, "train_method": "xattn",
 }  # fmt: skip
+# Losses grow from step to step until they are no numbers any more.
+DIVERGES: dict[str, Any] = {"iterations": 40, "reuse": 1, "lr": 1e3}
 
 
 def trained(model: Model, concepts: Any = "cat", work: Work | None = None, **options: Any) -> Eraser:
@@ -102,7 +105,7 @@ class StopIn(Stop):
 def test_gradients_that_are_never_zeroed_are_taken_up_again(tiny_model: Model, tmp_path: Path) -> None:
     def weights(folder: Path | None, stop: int) -> list[torch.Tensor]:
         config = EsdConfig(**OPTIONS)
-        checkpoints = Checkpoints(folder, "x", {}) if folder else None
+        checkpoints = Checkpoints(folder, 0, {}) if folder else None
         with frozen(tiny_model.denoiser), erasing._accelerated(tiny_model, config, None) as accelerator:
             ours = Esd(tiny_model, Request.make("cat"), config)
             ours.keeps_gradients = True
@@ -126,13 +129,39 @@ def test_gradients_that_are_never_zeroed_are_taken_up_again(tiny_model: Model, t
     assert not torch.allclose(whole[0], tiny_model.denoiser.get_parameter(name) + plain.delta)
 
 
-@pytest.mark.usefixtures("_every_step")
-def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tiny_model: Model, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"diverged.* learning rate below 1e\+25.*stays in") as caught:
-        trained(tiny_model, "cat", work=Work(tmp_path), lr=1e25)
+def test_a_training_that_diverges_keeps_the_last_weights_of_use(tiny_model: Model, tmp_path: Path) -> None:
+    """However short it was, and whether or not it was time for a checkpoint."""
+    with pytest.raises(BadInput, match=r"diverged: the loss of step \d+ .* learning rate below 1000") as caught:
+        trained(tiny_model, "cat", work=Work(tmp_path), **DIVERGES)
     assert "\n" not in str(caught.value)
-    tensors = load_file(tmp_path / "component-0.checkpoint.safetensors")
-    assert all(bool(tensor.isfinite().all()) for name, tensor in tensors.items() if name.startswith("weight."))
+    (path,) = tmp_path.glob("component-0-step-*.safetensors")
+    assert str(caught.value).endswith(f" steps, whose loss was still finite, is {path}.")
+    steps = int(path.stem.rpartition("-")[2])
+    kept = Eraser.load(path)
+    assert kept.hash == trained(tiny_model, "cat", **{**DIVERGES, "iterations": steps}).hash
+    assert not (tmp_path / "component-0.checkpoint.safetensors").exists()
+    rows = [json.loads(line) for line in (tmp_path / "component-0.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert steps < rows[-1]["step"] + 1
+
+
+def test_a_loss_that_is_not_finite_is_not_learned_from(tiny_model: Model) -> None:
+    config = EsdConfig.model_validate(OPTIONS)
+    with frozen(tiny_model.denoiser), erasing._accelerated(tiny_model, config, None) as accelerator:
+        ours = Endless(tiny_model, Request.make("cat"), config)
+        before = [tensor.detach().clone() for tensor in ours.weights.parameters()]
+        training = Training(accelerator, ours)
+        with pytest.raises(BadInput, match="the loss of step 1 is not finite"):
+            training.run()
+        assert all(torch.equal(*pair) for pair in zip(before, ours.weights.parameters(), strict=True))
+    assert training.step == 0
+
+
+class Endless(Esd):
+    """A loss that is not finite, with gradients that are."""
+
+    def loss(self, batch: Batch) -> Losses:
+        return {"loss": super().loss(batch)["loss"] + torch.inf}
 
 
 class Steep(Esd):
@@ -149,7 +178,7 @@ def test_no_eraser_is_made_of_weights_that_are_not_finite(tiny_model: Model) -> 
     config = EsdConfig.model_validate({**OPTIONS, "iterations": 1})
     with frozen(tiny_model.denoiser), erasing._accelerated(tiny_model, config, None) as accelerator:
         training = Training(accelerator, Steep(tiny_model, Request.make("cat"), config))
-        with pytest.raises(BadInput, match="a weight is not finite"):
+        with pytest.raises(BadInput, match="a weight after step 1 is not finite"):
             training.run()
 
 
@@ -202,6 +231,28 @@ def test_erasers_on_the_way_are_kept_where_asked_for(tiny_model: Model, tmp_path
     assert early.base.parameters == eraser.base.parameters != {}
 
 
+def test_erasers_of_an_earlier_training_are_not_mixed_with_the_new_one(tiny_model: Model, tmp_path: Path) -> None:
+    def kept() -> set[str]:
+        return {path.stem.removeprefix("component-") for path in tmp_path.glob("component-*-step-*")}
+
+    trained(tiny_model, ["cat", "dog"], Work(tmp_path), save_freq=1)
+    assert kept() == {f"{component}-step-{step}" for component in (0, 1) for step in range(1, 6)}
+    with pytest.raises(BadInput, match="--force"):
+        trained(tiny_model, ["cat", "dog"], Work(tmp_path), save_freq=2, lr=1e-4)
+    assert len(kept()) == 10
+    others: dict[str, Any] = {"save_freq": 2, "lr": 1e-4}
+    with pytest.raises(KeyboardInterrupt):  # in the first concept
+        trained(tiny_model, ["cat", "dog"], Work(tmp_path, Stop(2, "interrupt"), force=True), **others)
+    assert kept() == {"0-step-2"}
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny_model, ["cat", "dog"], Work(tmp_path, StopIn("dog"), force=True), **others)
+    assert kept() == {"0-step-2", "0-step-4", "1-step-2"}
+    trained(tiny_model, ["cat", "dog"], Work(tmp_path), **others)
+    assert kept() == {"0-step-2", "0-step-4", "1-step-2", "1-step-4"}
+    trained(tiny_model, "cat", Work(tmp_path), **others)
+    assert kept() == {"0-step-2", "0-step-4"}
+
+
 def test_precisions_take_turns_in_one_process(tiny_model: Model) -> None:
     plain = trained(tiny_model, "cat")
     mixed = trained(tiny_model, "cat", mixed_precision="bf16")
@@ -224,17 +275,30 @@ def test_a_tracker_that_is_not_there_is_refused(tiny_model: Model, tmp_path: Pat
         trained(tiny_model, "cat", report_to="wandb")
 
 
-def test_a_trackers_steps_go_on_from_concept_to_concept(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate import Accelerator
+def test_tensorboard_shows_each_step_once_after_an_interruption(tiny_model: Model, tmp_path: Path) -> None:
+    """Steps go on from concept to concept, and a crash before the first checkpoint logs some of them twice."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options: dict[str, Any] = {"report_to": "tensorboard"}
+    with pytest.raises(RuntimeError):
+        trained(tiny_model, ["cat", "dog"], Work(tmp_path, Stop(3, "crash")), **options)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny_model, ["cat", "dog"], Work(tmp_path, StopIn("dog")), **options)
+    trained(tiny_model, ["cat", "dog"], Work(tmp_path), **options)
+    events = reader.EventAccumulator(str(tmp_path / "efface"))
+    events.Reload()
+    for index, name in enumerate(("cat", "dog")):
+        found = [(event.step - 5 * index, event.value) for event in events.Scalars(f"{name}/loss")]
+        rows = [json.loads(line) for line in (tmp_path / f"component-{index}.jsonl").read_text().splitlines()]
+        assert found == [(row["step"], pytest.approx(row["loss"])) for row in rows]
+        assert [step for step, _ in found] == [1, 2, 3, 4, 5]
 
-    logged: list[tuple[str, int]] = []
 
-    def log(self: Any, values: dict[str, float], step: int) -> None:
-        logged.append((next(iter(values)).partition("/")[0], step))
-
-    monkeypatch.setattr(Accelerator, "log", log)
-    trained(tiny_model, ["cat", "dog"], iterations=2)
-    assert logged == [("cat", 1), ("cat", 2), ("dog", 3), ("dog", 4)]
+def test_what_a_tracker_fails_with_is_one_sentence(tiny_model: Model, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "efface").write_text("a file where the tracker wants a folder")
+    with pytest.raises(BadInput, match=r"report_to=tensorboard failed.* leave it out") as caught:
+        trained(tiny_model, "cat", Work(tmp_path), report_to="tensorboard")
+    assert "\n" not in str(caught.value)
 
 
 def test_gradients_that_are_kept_are_not_unscaled_again_and_again(
@@ -264,40 +328,47 @@ state.destroy_process_group()
 """
 
 
-@pytest.mark.slow
-def test_two_processes_do_what_one_does_with_two_accumulated_batches(tiny_sd: Path, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(LAUNCHED)
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-        str(script),
-        str(tiny_sd),
-        str(tmp_path),
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+def launched(*words: object) -> None:
+    """Run a program in two processes by `accelerate launch`."""
+    alike = ("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0)
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, *alike, *words]
+    ended = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    first, second = (Eraser.load(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
-    assert first.hash == second.hash
-    options: dict[str, Any] = {"iterations": 3, "latents": "edited", "gradient_accumulation_steps": 2}
-    alone = trained(efface.open_model(tiny_sd), "cat", **options)
-    for edit, other in zip(first.edits, alone.edits, strict=True):
+
+
+def assert_near(found: Eraser, alone: Eraser) -> None:
+    """The same edits up to what the order of sums does to Adam."""
+    for edit, other in zip(found.edits, alone.edits, strict=True):
         assert isinstance(edit, efface.WeightEdit)
         assert isinstance(other, efface.WeightEdit)
         assert edit.delta is not None
         assert other.delta is not None
         assert float((edit.delta - other.delta).norm()) < 1e-2 * float(other.delta.norm())
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_does_what_one_does_with_two_accumulated_batches(
+    tiny_sd: Path, tmp_path: Path
+) -> None:
+    settings = {**OPTIONS, "iterations": 3, "latents": "edited"}
+    out = tmp_path / "cat.safetensors"
+    words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+    launched("-m", "efface.cli", "erase", "cat", "--method", "esd", "--model", tiny_sd, "-o", out, *words)
+    assert [path.name for path in (tmp_path / "cat.training").iterdir()] == ["component-0.jsonl"]
+    lines = (tmp_path / "cat.training" / "component-0.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    alone = trained(efface.open_model(tiny_sd), "cat", gradient_accumulation_steps=2, **settings)
+    assert_near(Eraser.load(out), alone)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_with_two_accumulated_batches(tiny_sd: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(LAUNCHED)
+    launched(script, tiny_sd, tmp_path)
+    first, second = (Eraser.load(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert first.hash == second.hash
+    options: dict[str, Any] = {"iterations": 3, "latents": "edited", "gradient_accumulation_steps": 2}
+    assert_near(first, trained(efface.open_model(tiny_sd), "cat", **options))
     tensors = load_file(tmp_path / "work" / "component-0.checkpoint.safetensors")
     assert {"own.0.x", "own.1.x"} <= set(tensors)

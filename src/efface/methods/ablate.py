@@ -8,8 +8,8 @@
     regularization: + prior_loss_weight mean (e(x'_t, c') - n')^2, on other anchor pictures and prompts
 
 sg stops the gradient; so is stopped, in e(x_t, c*), the gradient through the keys and values that cross-attention makes
-of the start token. AdamW (weight decay 0.01), gradients cut to norm 1. Pictures pass through the VAE for each step,
-since each is mirrored, shrunk or enlarged anew (`ablate_augment`).
+of the start token. AdamW (weight decay 0.01), gradients cut to norm 1. Pictures that are shrunk or enlarged anew
+(`ablate_augment`) pass through the VAE for each step; others, and their mirror images, once.
 
 The published teacher is the model as it is by now, since that saves a second network; here the base is at hand anyway.
 
@@ -38,6 +38,7 @@ from efface.methods.ablate_anchors import anchor_of, target_prompt
 from efface.methods.ablate_augment import View, augmented, mirrored, whole
 from efface.methods.ablate_config import AblateConfig
 from efface.methods.ablate_images import Gallery, Shot
+from efface.methods.ablate_latents import Encoder
 from efface.methods.ablate_weights import BaseText, Reader, TokenRows, parameters, start_detached
 from efface.methods.base import CopyDetector, Method, Pictures
 from efface.methods.tokens import only_erases, preserves_nothing
@@ -82,6 +83,7 @@ class Ablate(Objective):
         size = min(latent_shape(model, None)[1:]) * self._factor
         gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
         self._targets = gallery.source.targets
+        self._encoded = Encoder(model.vae, model.device)
         processes = PartialState()
         self._slots = processes.num_processes * config.gradient_accumulation_steps
         mine = range(processes.process_index, self._slots, processes.num_processes)
@@ -139,17 +141,19 @@ class Ablate(Objective):
         return shots[index % len(shots)]
 
     def _view(self, shot: Shot, aug: bool, generator: torch.Generator) -> View:
-        picture = shot.picture.float() / 127.5 - 1
+        picture = seen = shot.picture.float() / 127.5 - 1
         if self._config.hflip:
-            picture = mirrored(picture, generator)
-        return augmented(picture, self._factor, generator) if aug else whole(picture, self._factor)
+            seen = mirrored(picture, generator)
+        if aug:
+            return augmented(seen, self._factor, generator)
+        return whole(seen, self._factor)._replace(key=(shot.number, seen is not picture))
 
     def _noised(self, views: list[View], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """x_t (b, C, h, w), t (b,), and what a model that is trained on pictures is to predict there."""
-        vae, device, b = self._model.vae, self._model.device, len(views)
-        found = vae.encode(torch.stack([view.picture for view in views]).to(device, vae.dtype)).latent_dist
-        spread = torch.randn(found.mean.shape, generator=generator).to(device)
-        latents = (found.mean.float() + found.std.float() * spread) * vae.config.scaling_factor
+        device, b = self._model.device, len(views)
+        mean, deviation = self._encoded(views)
+        spread = torch.randn(mean.shape, generator=generator).to(device)
+        latents = (mean + deviation * spread) * self._model.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(device)
         t = torch.randint(self._schedule.config.num_train_timesteps, (b,), generator=generator).to(device)
         is_velocity = self._schedule.config.prediction_type == "v_prediction"

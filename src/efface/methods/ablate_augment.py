@@ -22,11 +22,12 @@ SMALL, LARGE = ("a far away ", "very small "), ("zoomed in ", "close up ")
 
 
 class View(NamedTuple):
-    """A picture (3, S, S), which of its latents count (1, s, s), and how its prompt begins."""
+    """A picture (3, S, S), which of its latents count (1, s, s), how its prompt begins, and what it may be known by."""
 
     picture: Tensor
     mask: Tensor
     prefix: str
+    key: tuple[int, bool] | None = None
 
 
 def whole(picture: Tensor, factor: int) -> View:

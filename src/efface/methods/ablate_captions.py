@@ -13,18 +13,20 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from efface.errors import BadFile, BadRequest
-from efface.files import atomic, cache_folder
+from efface.files import atomic, cache_folder, sha256_of_file
 from efface.methods.ablate_anchors import anchor_of
 from efface.models.pretrained import open_network, open_part
 from efface.request import Concept
 
 _TRIES, _NEW_TOKENS = 10, 2048
 _TEMPERATURE, _TOP_P = 0.6, 0.9
+_WEIGHTS = (".safetensors", ".bin")
 # What models put before a line of a list, and around it.
 _NUMBER = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*")
 
@@ -49,7 +51,7 @@ def captions(concept: Concept, weights: str, count: int, seed: int, device: torc
         BadRequest: there is no such model, or it wrote nothing of use.
     """
     asked = question(concept, count)
-    key = hashlib.sha256(json.dumps([weights, asked, seed]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([*_identity(weights), asked, seed]).encode()).hexdigest()
     kept = cache_folder() / "captions" / f"{key}.json"
     with suppress(OSError, ValueError):
         return [str(line) for line in json.loads(kept.read_text(encoding="utf-8"))]
@@ -58,11 +60,23 @@ def captions(concept: Concept, weights: str, count: int, seed: int, device: torc
     if not written:
         words = f" with '{anchor}' in it" if anchor else ""
         raise BadRequest(f"{weights} wrote no caption{words} in {_TRIES} answers; take another prompt_gen_model.")
-    with suppress(OSError, BadFile):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(kept) as temporary:
-            temporary.write_text(json.dumps(written), encoding="utf-8")
+    if len(written) == count:
+        with suppress(OSError, BadFile):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(kept) as temporary:
+                temporary.write_text(json.dumps(written), encoding="utf-8")
     return written
+
+
+def _identity(weights: str) -> list[Any]:
+    """A hub id; or of a folder where it is, and what tells its configuration and weights from others put there."""
+    folder = Path(weights)
+    if not folder.is_dir():
+        return [weights]
+    config = folder / "config.json"
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    return [str(folder.resolve()), sha256_of_file(config) if config.is_file() else None, stamps]
 
 
 def _written(

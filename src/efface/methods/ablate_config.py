@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from efface.errors import BadRequest
 from efface.methods.ablate_weights import ParameterGroup
@@ -29,8 +29,14 @@ PUBLISHED: dict[Kind, Chosen] = {
     "object": Chosen("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=True),
     "style": Chosen("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=False),
     "memorised": Chosen("full-weight", 400, 5e-7, batch_size=2, regularization=True, aug=False),
-    "unsafe": Chosen("attn", 400, 4e-6, batch_size=4, regularization=True, aug=False),
+    # Published as 4e-6, which the diffusers code doubles where it trains on the prior too.
+    "unsafe": Chosen("attn", 400, 8e-6, batch_size=4, regularization=True, aug=False),
 }
+
+
+def _group(value: Any) -> Any:
+    """Papers say `full` for what the references' option is called `full-weight`."""
+    return "full-weight" if value == "full" else value
 
 
 class AblateConfig(TrainingConfig):
@@ -38,12 +44,12 @@ class AblateConfig(TrainingConfig):
 
     Attributes:
         parameter_group: which parameters are trained; None is `full-weight` for a memorised picture, `attn` for an
-            unsafe theme, else `cross-attn`. `embedding` is the rows of the text encoder's table of tokens that spell
-            the concept.
+            unsafe theme, else `cross-attn`. `full` is another word for `full-weight`. `embedding` is the rows of the
+            text encoder's table of tokens that spell the concept.
         loss_type_reverse: the target is the model's own prediction for the anchor, or the noise.
         teacher: whose prediction that is: the model's as it is by now, as published, or the base's.
         train_max_steps: steps of AdamW; None is 400 for a memorised picture and an unsafe theme, else 100.
-        base_lr: its learning rate for one sample; None is 5e-7 for a memorised picture, 4e-6 for an unsafe theme, else
+        base_lr: its learning rate for one sample; None is 5e-7 for a memorised picture, 8e-6 for an unsafe theme, else
             2e-6.
         scale_lr: multiply that by the samples of a step. The published runs have two processes of 4 samples (of 2 for
             a memorised picture).
@@ -66,7 +72,7 @@ class AblateConfig(TrainingConfig):
         sampler: of those.
     """
 
-    parameter_group: ParameterGroup | None = None
+    parameter_group: Annotated[ParameterGroup | None, BeforeValidator(_group)] = None
     loss_type_reverse: Literal["model-based", "noise-based"] = "model-based"
     teacher: Literal["current", "frozen"] = "current"
     train_max_steps: int | None = Field(default=None, ge=1)

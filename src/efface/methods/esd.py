@@ -63,10 +63,12 @@ class EsdConfig(TrainingConfig):
         erase_from: the prompt that the concept is taken out of, instead of the concept itself.
         separator: splits a concept's name into several prompts, of which each trajectory takes one.
         together: train all concepts of the request as one, each trajectory taking one; cannot be split afterwards.
+            Here, and with `separator`, concepts take turns in an order that is drawn anew each time around.
         prompt: what a concept is prompted by; {} is its name.
         target: where the target starts without `erase_from`: the prediction for the empty prompt, or the concept's.
         latents: whose trajectories; the edited model's are sampled anew when all points of the last ones are used.
-        reuse: how many points of a trajectory are trained on; 1 is the published fresh trajectory each step.
+        reuse: how many points of a trajectory are trained on, at most: several concepts have two trajectories each, if
+            the steps allow it; 1 is the published fresh trajectory each step.
         sampler: DDIM, or the model's own scheduler.
         compvis_quirk: the 2023 code's trajectories, whose points are cleaner than the timestep says.
         mu_quirk: noxattn and notime train the output layers, as in mu's packaging.
@@ -123,6 +125,9 @@ class Esd(Objective):
             model.scheduler_config, config.ddim_steps, config.start_guidance, own, config.compvis_quirk
         )
         self._points = min(config.reuse, config.ddim_steps)
+        if len(prompts) > 1:
+            samples = config.iterations * config.batch_size
+            self._points = min(self._points, max(1, samples // (2 * len(prompts))))
         needed = -(-config.iterations // self._points)
         self._trajectories = 1 if config.reuse == 1 else min(_SIDE_BY_SIDE, needed)
         self._rounds = Rounds(self._draw, self._trajectories * self._points)
@@ -158,7 +163,8 @@ class Esd(Objective):
         config, generator = self._config, seeded(self._config.seed, slot, number)
         n, k = self._trajectories * config.batch_size, self._points
         noise = torch.randn((n, *self._shape), generator=generator).to(self._device)
-        concepts = torch.randint(len(self._concepts), (n,), generator=generator).to(self._device)
+        torch.randint(1, (n,), generator=generator)  # a draw that does nothing but keep those after it as they were
+        concepts = self._dealt(slot, number * n, n).to(self._device)
         stops, times = self._sampler.draw(n, k, generator)
         texts = torch.cat([self._null.expand(n, -1, -1), self._read(concepts)])
         # The base on its own way to the concept predicts just what the target is made of.
@@ -170,6 +176,13 @@ class Esd(Objective):
         points["target"] = self._target(null, concept, None) if known else self._asked(points, n)
         order = torch.randperm(n * k, generator=generator).to(self._device)
         return {name: tensor[order].unflatten(0, (-1, config.batch_size)) for name, tensor in points.items()}
+
+    def _dealt(self, slot: int, first: int, n: int) -> Tensor:
+        """The concepts of n trajectories of a slot from number `first` on: all in a shuffled order, then all anew."""
+        of = len(self._concepts)
+        cycles = range(first // of, -(-(first + n) // of))
+        orders = [torch.randperm(of, generator=seeded(self._config.seed, slot, -1 - cycle)) for cycle in cycles]
+        return torch.cat(orders)[first % of :][:n]
 
     def _asked(self, points: Points, at_once: int) -> Tensor:
         """The targets of points, all prompts of `at_once` points in one batch of the teacher."""

@@ -1,4 +1,5 @@
-"""The folder of a training: one checkpoint a component, from which it is taken up again bit for bit, and its log.
+"""The folder of a training: one checkpoint a component, from which it is taken up again bit for bit, its log, and
+erasers kept on the way.
 
 A checkpoint is a safetensors file, written whole or not at all; its header says of which work it is. It is written when
 the last one is old: at least half a minute, and at least twenty times as long as writing took.
@@ -7,6 +8,7 @@ the last one is old: at least half a minute, and at least twenty times as long a
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,23 +23,28 @@ from efface.files import atomic
 
 _KEY = "efface"
 _SUFFIX = ".checkpoint.safetensors"
+_SNAPSHOT = re.compile(r"component-(\d+)-step-(\d+)\.safetensors")
 
 
 class Checkpoints:
-    """The checkpoint and the log of one component.
+    """What is kept of one component.
 
     Args:
         folder: made when something is first written.
-        name: the component's.
+        index: the component's; they are trained in order.
         facts: what determines the outcome, as JSON values; a checkpoint of other facts is not taken up.
         force: drop a checkpoint of other facts instead of refusing it.
+        last: whether no component comes after it.
     """
 
     #: Between two checkpoints, at least: seconds, and how often what writing the last one took.
     seconds, share = 30.0, 20.0
 
-    def __init__(self, folder: Path, name: str, facts: Mapping[str, Any], force: bool = False) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, index: int, facts: Mapping[str, Any], force: bool = False, last: bool = True
+    ) -> None:
+        name = f"component-{index}"
+        self.folder, self._index, self._last = folder, index, last
         self.path = folder / f"{name}{_SUFFIX}"
         self.lines = folder / f"{name}.jsonl"
         self._force = force
@@ -96,13 +103,28 @@ class Checkpoints:
         except OSError as error:
             raise BadFile(f"Cannot write {self.lines}: {error.strerror}.") from error
 
+    def snapshot(self, step: int) -> Path:
+        """Where the eraser as it is after so many steps is kept."""
+        return self.folder / f"component-{self._index}-step-{step}.safetensors"
+
     def forget_after(self, step: int) -> None:
-        """Drop the log's lines of later steps, which an interrupted run wrote and this one will write again."""
+        """Drop what an earlier run left that this one, taken up after so many steps, will write again, or will not.
+
+        That is the log's lines and the erasers of later steps, the erasers of components that this run has not, and, as
+        it starts, of those that it will come to, unless a checkpoint says that they can be gone on with.
+        """
         if self.lines.is_file():
             lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             with atomic(self.lines) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
+        for path in self.folder.glob("component-*.safetensors"):
+            if found := _SNAPSHOT.fullmatch(path.name):
+                component, at = map(int, found.groups())
+                goes_on = not self._force and (self.folder / f"component-{component}{_SUFFIX}").is_file()
+                is_stale = self._last or (step == 0 and not goes_on)
+                if (component > self._index and is_stale) or (component == self._index and at > step):
+                    path.unlink()
 
     def _make_folder(self) -> None:
         try:

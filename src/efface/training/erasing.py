@@ -25,6 +25,7 @@ from efface.training.config import TrainingConfig
 from efface.training.loop import Training
 from efface.training.networks import check_trainable, frozen
 from efface.training.objective import Objective
+from efface.training.tracking import check_tracker, finish, track
 from efface.training.work import Work
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def train_eraser(
     separable = True
     with frozen(model.denoiser), _accelerated(model, config, work.folder) as accelerator:
         facts = _facts(model, config, accelerator) if work.folder else {}
-        frame = _Frame(accelerator, model, config, work, base, facts)
-        for index, part in enumerate([request] if together else [request.keeping([name]) for name in request.names]):
+        parts = [request] if together else [request.keeping([name]) for name in request.names]
+        frame = _Frame(accelerator, model, config, work, base, facts, len(parts))
+        for index, part in enumerate(parts):
             before = sum(run["steps"] for run in runs)
             made, apart, run = frame.train(objective_of(part), index, part, before)
             edits += made
@@ -79,7 +81,7 @@ def train_eraser(
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the trainings of one request have in common; `facts` determine their outcome."""
+    """What the trainings of one request have in common; `facts` determine their outcome, `count` is how many."""
 
     accelerator: Accelerator
     model: Model
@@ -87,6 +89,7 @@ class _Frame:
     work: Work
     base: Base
     facts: Mapping[str, Any]
+    count: int
 
     def train(
         self, objective: Objective, index: int, part: Request, before: int
@@ -96,23 +99,31 @@ class _Frame:
         A tracker's steps go on from those `before` it: they may not fall.
         """
         work, accelerator, freq, weights = self.work, self.accelerator, self.config.save_freq, objective.weights
-        title, name = ", ".join(part.names), f"component-{index}"
+        title = ", ".join(part.names)
         checkpoints = None
         if work.folder is not None:
             asked = part.model_dump(mode="json", include={"concepts", "method", "clip_skip"})
             facts = {**self.facts, "request": asked, "data": objective.data}
-            checkpoints = Checkpoints(work.folder, name, facts, work.force)
+            checkpoints = Checkpoints(work.folder, index, facts, work.force, last=index + 1 == self.count)
+
+        def keep(step: int) -> Path:
+            assert checkpoints is not None
+            told = {"settings": self.config.model_dump(), "versions": versions(), "steps": step}
+            snapshot = Eraser(part, weights.edits(), self.base, _inputs(weights.owners()), told)
+            path = checkpoints.snapshot(step)
+            with_parameters(snapshot, self.model).save(path, force=True)
+            return path
 
         def tell(step: int, losses: Mapping[str, float]) -> None:
+            if self.config.report_to is not None:
+                values = {f"{title}/{key}": value for key, value in losses.items()}
+                track(accelerator, self.config, values, before + step)
             if work.progress:
                 work.progress(title, step, objective.iterations, f"loss {losses['loss']:.3g}")
-            accelerator.log({f"{title}/{key}": value for key, value in losses.items()}, step=before + step)
-            if work.folder is not None and freq is not None and step % freq == 0:
-                told = {"settings": self.config.model_dump(), "versions": versions(), "steps": step}
-                snapshot = Eraser(part, weights.edits(), self.base, _inputs(weights.owners()), told)
-                with_parameters(snapshot, self.model).save(work.folder / f"{name}-step-{step}.safetensors", force=True)
+            if checkpoints is not None and freq is not None and step % freq == 0:
+                keep(step)
 
-        training = Training(accelerator, objective, checkpoints, tell)
+        training = Training(accelerator, objective, checkpoints, tell, keep if checkpoints else None)
         training.run()
         told = {"concepts": list(part.names), "steps": training.step, "losses": training.losses}
         return weights.edits(), weights.owners(), told
@@ -156,17 +167,12 @@ def _accelerated(model: Model, config: TrainingConfig, folder: Path | None) -> G
     """accelerate, set up as the settings or `accelerate launch` say, with the tracker that was asked for."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, is_initialized
-    from accelerate.tracking import get_available_trackers
 
     on_cpu = model.device.type == "cpu"
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision == "fp16" and on_cpu:
         raise BadInput("mixed_precision=fp16 needs a GPU; use bf16, or none, on the CPU.")
-    if config.report_to is not None:
-        if config.report_to not in [str(tracker) for tracker in get_available_trackers()]:
-            raise BadInput(f"report_to={config.report_to} needs a package; run `pip install {config.report_to}`.")
-        if folder is None:
-            raise BadInput(f"report_to={config.report_to} needs a folder; pass work=Work(folder=...).")
+    check_tracker(config, folder)
     # accelerate keeps one state a process; an Accelerator of the caller's own stays.
     ours = not is_initialized()
     accelerator = Accelerator(
@@ -176,14 +182,10 @@ def _accelerated(model: Model, config: TrainingConfig, folder: Path | None) -> G
         log_with=config.report_to,
         project_dir=folder,
     )
-    if config.report_to is not None:
-        settings = {key: value for key, value in config.model_dump().items() if value is not None}
-        accelerator.init_trackers("efface", settings)
     try:
         yield accelerator
     finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
+        finish(accelerator)
         if ours:
             state: Any = AcceleratorState
             # The group of launched processes lives on, for the next training.

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from efface.errors import BadInput
 from efface.training import state
 from efface.training.checkpoints import Checkpoints
+from efface.training.good import LastGood
 from efface.training.objective import Batch, Losses, Objective
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Training:
         objective: what.
         checkpoints: where it is taken up again from, and logged; None is nowhere.
         tell: called after each step, in the main process, with the steps done and the losses.
+        keep: writes the weights, as they are after some steps, in the main process, and says where.
 
     Raises:
         BadInput: the objective keeps its gradients, and they are float16.
@@ -59,6 +62,7 @@ class Training:
         objective: Objective,
         checkpoints: Checkpoints | None = None,
         tell: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
+        keep: Callable[[int], Path] | None = None,
     ) -> None:
         if objective.keeps_gradients and accelerator.mixed_precision == "fp16":
             # They are unscaled in place in each step, those of all steps before once more.
@@ -66,6 +70,7 @@ class Training:
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.losses: dict[str, float] = {}
         self._accelerator, self._objective, self._checkpoints, self._tell = accelerator, objective, checkpoints, tell
+        self._good = LastGood(objective.weights, keep) if keep and accelerator.is_main_process else None
         self._optimizer = objective.optimizer()
         self._module: Any = accelerator.prepare_model(_Step(objective), device_placement=False)
         self._stepper = accelerator.prepare_optimizer(self._optimizer, device_placement=False)
@@ -76,7 +81,7 @@ class Training:
         """Train, from the last checkpoint on if there is one.
 
         Raises:
-            BadInput: the loss, or a weight, is no longer finite; the last checkpoint stays.
+            BadInput: the loss, or a weight, is no longer finite; the last weights whose loss was finite are kept.
             KeyboardInterrupt: after a checkpoint of the last whole step.
         """
         self._restore()
@@ -101,13 +106,18 @@ class Training:
         """Do one step; whether it is time for a checkpoint, which all processes agree about."""
         accelerator, checkpoints = self._accelerator, self._checkpoints
         losses = [self._learn(batch) for batch in batches]
-        self.step += 1
         due = checkpoints is not None and accelerator.is_main_process and checkpoints.due()
         values = torch.stack([torch.stack([value.float() for value in each.values()]) for each in losses]).mean(0)
         told: Any = accelerator.reduce(torch.cat([values, values.new_tensor([float(due)])]), "mean")
         *means, agreed = told.tolist()
         if not all(map(math.isfinite, means)):
-            raise self._diverged("the loss")
+            raise self._diverged(f"the loss of step {self.step + 1}")
+        if self._good is not None:
+            self._good.saw(self.step)
+        self._stepper.step()
+        if not self._objective.keeps_gradients:
+            self._stepper.zero_grad()
+        self.step += 1
         self.losses = dict(zip(losses[0], means, strict=True))
         self.finished = self._objective.finished(self.step, self.losses)
         return agreed > 0
@@ -119,9 +129,6 @@ class Training:
             accelerator.backward(losses["loss"])
             if accelerator.sync_gradients and self._objective.clip_norm is not None:
                 accelerator.clip_grad_norm_(self._module.parameters(), self._objective.clip_norm)
-            self._stepper.step()
-            if not self._objective.keeps_gradients:
-                self._stepper.zero_grad()
         return {name: value.detach() for name, value in losses.items()}
 
     def _report(self) -> None:
@@ -134,7 +141,7 @@ class Training:
     def _save(self) -> None:
         weights = self._objective.weights
         if not all(bool(tensor.isfinite().all()) for tensor in weights.parameters()):
-            raise self._diverged("a weight")
+            raise self._diverged(f"a weight after step {self.step}")
         if self._checkpoints is None:
             return
         own = state.gathered(self._objective.state())
@@ -166,11 +173,9 @@ class Training:
 
     def _diverged(self, what: str) -> BadInput:
         rate = max(group["lr"] for group in self._optimizer.param_groups)
-        kept = self._checkpoints is not None and self._checkpoints.path.is_file()
-        where = f" The last good checkpoint stays in {self._checkpoints.folder}." if kept and self._checkpoints else ""
+        kept = self._good.write() if self._good is not None else ""
         return BadInput(
-            f"The training diverged: at step {self.step} {what} is not finite; a learning rate below {rate:g} may "
-            f"mend that.{where}"
+            f"The training diverged: {what} is not finite; a learning rate below {rate:g} may mend that.{kept}"
         )
 
 
