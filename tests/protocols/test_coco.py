@@ -120,7 +120,7 @@ def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
         assert "cannot be read" in result.unread[0].error
     html = write_report(found, tmp_path / "out").read_text(encoding="utf-8")
     assert 'id="unanswered"' in html
-    assert html.count(result.unread[0].error) == 2
+    assert html.count(found.results[BASE].unread[0].error) == 2
 
 
 def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distance() -> None:
