@@ -26,8 +26,8 @@ concept's own keys and values (of these only `gradient` sees some), and changed 
 (https://arxiv.org/abs/2407.12383), whose loop this is, and STEREO (https://arxiv.org/abs/2408.16807), which searches
 first and then erases once.
 
-Cost: the words pass through a text encoder once for all (3,000 of the embedded model, 36,000 of Stable Diffusion 1.4, two
-tokens each), a round is one solve in d dimensions and one product words x d x d.
+Cost: the words pass through a text encoder once for all (3,000 of the embedded model, 36,000 of Stable Diffusion 1.4,
+two tokens each), a round is one solve in d dimensions and one product words x d x d.
 """
 
 from __future__ import annotations

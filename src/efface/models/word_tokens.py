@@ -32,8 +32,8 @@ def word_tokens(model: Model, words: Sequence[str], clip_skip: int | None) -> Te
     told = "\0".join([model.part_hash("text_encoder"), str(model.dtype), str(clip_skip or 0), *words])
     place = cache_folder() / "words" / f"{hashlib.sha256(told.encode()).hexdigest()}.safetensors"
     kept = _cached(place, (len(words), model.width))
-    rows = torch.linspace(0, len(words) - 1, _PROBES).long()
-    probes = model.last_tokens([words[row] for row in rows.tolist()], clip_skip=clip_skip)
+    rows: list[int] = torch.linspace(0, len(words) - 1, _PROBES).long().tolist()
+    probes = model.last_tokens([words[row] for row in rows], clip_skip=clip_skip)
     if kept is not None and bool(((kept[rows] - probes).norm(dim=1) <= _TOLERANCE * probes.norm(dim=1)).all()):
         return kept
     tokens = model.last_tokens(words, clip_skip=clip_skip)
