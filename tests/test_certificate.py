@@ -236,7 +236,7 @@ def test_several_edits_of_a_stream_are_one_operator(tiny_model: Model) -> None:
         )
         whole = TextEdit(edited - torch.eye(first.dim, dtype=torch.float64), torch.eye(first.dim, dtype=torch.float64))
         assert both.certificate["cat"]["free"] == pytest.approx(attack(weight, whole, concept), rel=1e-6)
-        assert both.certificate["cat"]["free"] != 0
+        assert both.certificate["cat"]["free"] > 0.01
     stored = efface.compose(one, two)  # both stored S: no model is needed
     near(stored, certify(tiny_model, stored))
     near(stored.only("cat"), one)

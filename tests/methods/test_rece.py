@@ -93,9 +93,11 @@ def test_it_is_the_published_loop_over_layers(tiny_model: Model, how: str, item:
     start = the_edit(efface.erase(tiny_model, old, new, preserve=["horse"], variant="window"))
     weights = [weight.double() for _, weight in tiny_model.text_weights()]
     expected = published(tiny_model, start, PAIRS, ["", "horse"], 2, 0.1, how=how, item=item)
+    # Regularised in the layers alone, M^T S M is inverted with no ridge, and both sides round by its condition.
+    tolerance = 1e-8 if (how, item) == ("close_surrogatereg", "1st") else 1e-9
     for weight, aim in zip(weights, expected, strict=True):
-        assert relative(the_edit(eraser).on(weight), aim) < 1e-9
-        assert relative(the_edit(eraser).on(weight) - weight, aim - weight) < 1e-9
+        assert relative(the_edit(eraser).on(weight), aim) < tolerance
+        assert relative(the_edit(eraser).on(weight) - weight, aim - weight) < tolerance
 
 
 def test_unsafe_concepts_keep_the_empty_prompt_once_each_and_have_their_own_settings(tiny_model: Model) -> None:
