@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_judge_writes_verdicts_and_counts(efface, judges):
     assert Path(answer["verdicts"]).is_file()
 
 
-def judged_folder(folder: str, rows: list[tuple[str | None, str]]) -> None:
+def judged_folder(folder: str, rows: Sequence[tuple[str | None, str]]) -> None:
     """Images of one colour each, and of those with a prompt its row."""
     Path(folder).mkdir()
     lines: list[str] = []
