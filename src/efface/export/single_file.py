@@ -32,7 +32,7 @@ def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: boo
             f"single-file is the layout of Stable Diffusion 1.x and 2.x, and {model.name} is another; "
             "export it as diffusers."
         )
-    edited = {f"{change.part}.{change.name}": change.edited for change in changes(eraser, model)}
+    edited = {f"{change.part}.{change.name}": change.edited.to(model.dtype) for change in changes(eraser, model)}
 
     def state(part: str) -> dict[str, Tensor]:
         tensors = ((name, edited.get(f"{part}.{name}", tensor)) for name, tensor in model.weights(part))
