@@ -70,7 +70,7 @@ def objective(
         yield kept(model, request, config, CachedPictures(model), looks), accelerator
 
 
-def looks(pictures: Sequence[Any], memorised: Path) -> list[bool]:
+def looks(pictures: Sequence[Any], original: Path) -> list[bool]:
     """A detector that takes some pictures for copies."""
     return [int(picture.sum()) % 5 == 0 for picture in pictures]
 
@@ -348,7 +348,7 @@ def test_defaults_are_the_published_ones_of_each_kind(tiny_model: Model, tmp_pat
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     defaults: dict[str, Any] = {"batch_size": None, "base_lr": None, "aug": None, "gradient_accumulation_steps": 2}
     for kind, rate in {"object": 1.6e-5, "style": 1.6e-5, "memorised": 2e-6, "unsafe": 6.4e-5}.items():
-        picture = {"mem_impath": str(tmp_path / "picture.png")} if kind == "memorised" else {}
+        picture: dict[str, Any] = {"mem_impath": str(tmp_path / "picture.png")} if kind == "memorised" else {}
         guide = "dog" if kind == "object" else None
         with objective(tiny_model, kind, guide, **defaults, **picture) as (ours, _):
             assert ours.optimizer().param_groups[0]["lr"] == pytest.approx(rate)

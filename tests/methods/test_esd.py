@@ -240,7 +240,7 @@ def test_styles_train_cross_attention_and_objects_the_rest(
 @pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"reuse": 1}], ids=str)
 def test_all_concepts_trained_together_get_steps_at_defaults(tiny_model: Model, options: dict[str, Any]) -> None:
     names = [f"cat {number}" for number in range(12)]
-    config = EsdConfig(**{"train_method": "xattn", "together": True, **options})
+    config = EsdConfig.model_validate({"train_method": "xattn", "together": True, **options})
     with frozen(tiny_model.denoiser):
         ours = Esd(tiny_model, Request.make(names, method="esd"), config)
     ours._sampler = Still(**vars(ours._sampler))

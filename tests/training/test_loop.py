@@ -138,7 +138,8 @@ def test_a_training_that_diverges_keeps_the_last_weights_of_use(tiny_model: Mode
     assert str(caught.value).endswith(f" steps, whose loss was still finite, is {path}.")
     steps = int(path.stem.rpartition("-")[2])
     kept = Eraser.load(path)
-    assert kept.hash == trained(tiny_model, "cat", **{**DIVERGES, "iterations": steps}).hash
+    as_far: dict[str, Any] = {**DIVERGES, "iterations": steps}
+    assert kept.hash == trained(tiny_model, "cat", **as_far).hash
     assert not (tmp_path / "component-0.checkpoint.safetensors").exists()
     rows = [json.loads(line) for line in (tmp_path / "component-0.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in rows)
@@ -350,7 +351,7 @@ def assert_near(found: Eraser, alone: Eraser) -> None:
 def test_the_command_in_two_processes_does_what_one_does_with_two_accumulated_batches(
     tiny_sd: Path, tmp_path: Path
 ) -> None:
-    settings = {**OPTIONS, "iterations": 3, "latents": "edited"}
+    settings: dict[str, Any] = {**OPTIONS, "iterations": 3, "latents": "edited"}
     out = tmp_path / "cat.safetensors"
     words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
     launched("-m", "efface.cli", "erase", "cat", "--method", "esd", "--model", tiny_sd, "-o", out, *words)
