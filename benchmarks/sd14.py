@@ -11,6 +11,6 @@ VAE: dict[str, Any] = {
 }
 
 
-def special_tokens(tokenizer: Any) -> dict[str, int]:
+def special_tokens(tokenizer: Any) -> dict[str, Any]:
     """A text encoder's end of prompt, where the tokenizer is not its own."""
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}

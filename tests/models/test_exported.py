@@ -141,7 +141,7 @@ def test_weights_of_both_text_encoders_go_out_and_come_back(
     loaded.load_lora_weights(path)
     check(draw(loaded), expected, plain)
     check(open_model(loaded).embed(["a cat"]).tokens, text, model.embed(["a cat"]).tokens)
-    back = efface.import_eraser(path, saved("sdxl"), "cat")
+    back = efface.import_eraser(path, str(saved("sdxl")), "cat")
     assert {str(edit) for edit in map(describe, back.edits)} == {str(edit) for edit in map(describe, eraser.edits)}
     with back.attach(pipeline):
         check(draw(pipeline), expected, plain)
