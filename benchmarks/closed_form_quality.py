@@ -21,21 +21,20 @@ from efface.request import Kind
 from quality import OBJECTS, WEAPONS, Found, Setting, details, keep, overview, run_all
 
 STYLES = ("3d", "line art", "stencil", "pixel art", "blueprint")
-IMAGES = 48
+IMAGES = 24
 SETTINGS = {
     "uce token": Setting(),
     "uce window, best": Setting(options={"variant": "window", "lamb": 0.1}, preserve=True),
     "rece": Setting("rece", preserve=True),
     "certified": Setting("certified", preserve=True),
-    "certified window": Setting("certified", {"tokens": "window"}, preserve=True),
+    "robust": Setting("robust", preserve=True),
+    "nullspace": Setting("nullspace", preserve=True),
     "cure": Setting("cure", preserve=True, guided=False),
-    "cure window": Setting("cure", {"tokens": "window"}, preserve=True, guided=False),
     "speed": Setting("speed", preserve=True),
-    "speed KV": Setting("speed", {"params": "KV"}, preserve=True),
     "oce": Setting("oce", preserve=True),
     "adavd": Setting("adavd", guided=False),
     "negative": Setting("negative", guided=False),
-    "sld strong": Setting("sld", {"preset": "strong"}, guided=False),
+    "sld max": Setting("sld", {"preset": "max"}, guided=False),
 }
 
 

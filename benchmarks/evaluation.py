@@ -170,7 +170,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, judge = efface.open_model("emoji"), open_judge("emoji")
     sampling = Sampling.default(model)
-    n, rounds, images, size = (8, 1, 8, 8) if arguments.quick else (192, 5, 400, None)
+    n, rounds, images, size = (8, 1, 8, 8) if arguments.quick else (192, 3, 200, None)
     with tempfile.TemporaryDirectory() as folder:
         found = {
             "sampling": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance}",

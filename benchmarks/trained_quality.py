@@ -14,7 +14,6 @@ results/trained_quality.md and .json.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -37,19 +36,22 @@ from efface.protocols import PROTOCOLS
 from efface.protocols.err import evaluate
 from efface.request import Kind
 from efface.settings import Scalar
+from memory import megabytes
 from quality import WEAPONS, Found, Setting, details, keep, mean, overview, request_of, row_of, summary, tell
 
 OBJECTS = ("cat", "church", "car", "apple", "guitar")
 STYLES = ("pixel art", "blueprint", "3d")
 MEMORISED = "memorised picture"
-IMAGES = 60
+IMAGES = 32
 
 SETTINGS = {
     "esd": Setting("esd", {"train_method": "esd-x", "lr": 5e-4, "iterations": 200}, guided=False),
     "ablate": Setting("ablate", {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}),
-    "cie": Setting("cie", {"lr": 1e-4, "threshold": 0.0, "iter_break": 300}, guided=False),
+    "cie": Setting("cie", {"lr": 1e-4, "threshold": -1.0, "iter_break": 150}, guided=False),
     "sepce": Setting("sepce", {"scale_factor": 0.01, "threshold": 0.0}, guided=False),
 }
+#: What styles take more of.
+STYLED: dict[str, dict[str, Scalar]] = {"esd": {"iterations": 320}, "cie": {"iter_break": 220}}
 FEW: dict[str, dict[str, Scalar]] = {
     "esd": {"iterations": 2},
     "ablate": {"train_max_steps": 2, "train_size": 8},
@@ -59,6 +61,8 @@ FEW: dict[str, dict[str, Scalar]] = {
 
 
 def request_for(name: str, kind: Kind, setting: Setting) -> Request:
+    if kind == "style":
+        setting = replace(setting, options=setting.options | STYLED.get(setting.method, {}))
     if name != MEMORISED:
         return request_of(name, kind, setting)
     options = dict(setting.options)
@@ -85,8 +89,7 @@ def train(request: Request, path: Path) -> dict[str, Any]:
     eraser = efface.erase(model, request)
     seconds = time.perf_counter() - started
     eraser.save(path, force=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "evaluations": evaluations, "megabytes": peak, "bytes": eraser.nbytes}
+    return {"seconds": seconds, "evaluations": evaluations, "megabytes": megabytes(), "bytes": eraser.nbytes}
 
 
 def trained(request: Request, path: Path) -> dict[str, Any]:
