@@ -17,8 +17,8 @@ from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.protocols import BASE, Evaluation, Result
 from efface.protocols.attacking import AWAY
-from efface.protocols.base import ranking
 from efface.protocols.err import evaluate
+from efface.protocols.results import ranking
 from efface.request import Concept, Request
 from efface.settings import Settings
 

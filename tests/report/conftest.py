@@ -10,10 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from efface.generate import Job
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.rates import harmonic_mean, paired_difference, wilson
 from efface.protocols import BASE, Calibration, Evaluation, Probe, Result, Shot
-from efface.protocols.base import Measured
 from efface.protocols.comparing import comparisons
 from efface.protocols.plans import good
 

@@ -2,10 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from efface.metrics.base import Value
+from efface.metrics.base import Measured, Value
 from efface.metrics.rates import Rate, wilson
 from efface.protocols import BASE
-from efface.protocols.base import Measured
 from efface.report.destinations import shares
 from efface.report.judging import judging
 from efface.report.plot import plots

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from efface.metrics.rates import Rate
     from efface.models import Model
     from efface.protocols import Evaluation, Result
-    from efface.protocols.base import Destinations
+    from efface.protocols.results import Destinations
     from efface.request import Request
 
 
@@ -134,7 +134,7 @@ def _alternatives(requests: "Sequence[Request]", prompts: Path | None) -> tuple[
 
 def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
     from efface.protocols import BASE
-    from efface.protocols.base import ranking
+    from efface.protocols.results import ranking
 
     for name, result in evaluation.results.items():
         if name == BASE:

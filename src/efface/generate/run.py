@@ -1,12 +1,12 @@
 """Jobs to a folder of images: resumable, content-addressed, written while the next batch is denoised.
 
 A run that was stopped anywhere and is run again ends with the same bytes as one that never was: batches are cut from
-all of its jobs, and those that miss an image run whole (see `pictures` for why).
+all of its jobs that the cache did not serve, and those that miss an image run whole (see `pictures` for why).
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as once
 from importlib.metadata import version
@@ -110,18 +110,15 @@ def generate(
     sampling = sampling or Sampling.default(model)
     recipe = Recipe.of(model, sampling, eraser, strength)
     rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
-    keys, every = list(rows), [job for _, job in rows.values()]
     with Folder(out) as folder:
-        if use_cache:
-            for key in [key for key in keys if key not in folder.rows]:
-                if (pixels := cached(key)) is not None:
-                    folder.add(rows[key][0], pixels)
-            folder.settle()
+        served = _from_cache(folder, {key: row for key, (row, _) in rows.items()}) if use_cache else set[str]()
+        keys = [key for key in rows if key not in served]
         missing = {index for index, key in enumerate(keys) if key not in folder.rows}
-        done = len(keys) - len(missing)
+        done = len(rows) - len(missing)
         if progress:
-            progress(what, done, len(keys))
-        for index, pixels in sample(model, every, sampling, eraser, strength=strength, force=force, wanted=missing):
+            progress(what, done, len(rows))
+        own = [rows[key][1] for key in keys]
+        for index, pixels in sample(model, own, sampling, eraser, strength=strength, force=force, wanted=missing):
             row, _ = rows[keys[index]]
             if pixels is None:
                 folder.fail(row, _NOT_FINITE)
@@ -129,14 +126,29 @@ def generate(
                 folder.add(row, pixels)
             done += 1
             if progress:
-                progress(what, done, len(keys))
-        folder.finish(keys)
+                progress(what, done, len(rows))
+        folder.finish(rows)
         if use_cache:
-            # Those too that an interrupted run made. Of a missing one the cache may have held a damaged picture.
-            for index, key in enumerate(keys):
-                if key in folder.rows and (index in missing or not is_kept(key)):
+            for key in keys:  # those too that an interrupted run made
+                if key in folder.rows:
                     keep(key, out / folder.rows[key]["file_name"])
         return [_image(folder, recipe.row(job)["key"]) for job in jobs]
+
+
+def _from_cache(folder: Folder, rows: Mapping[str, dict[str, Any]]) -> set[str]:
+    """The keys of which the cache has images, which are in the folder then.
+
+    An interrupted run has kept none of its own yet, so that batches are cut from the same jobs when it goes on.
+    """
+    served: set[str] = set()
+    for key, row in rows.items():
+        if key in folder.rows:
+            served |= {key} if is_kept(key) else set()
+        elif (pixels := cached(key)) is not None:
+            folder.add(row, pixels)
+            served.add(key)
+    folder.settle()
+    return served
 
 
 def _image(folder: Folder, key: str) -> Image:

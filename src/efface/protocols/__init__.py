@@ -2,14 +2,14 @@
 
 from efface.protocols.base import BASE as BASE
 from efface.protocols.base import DESTINATIONS as DESTINATIONS
-from efface.protocols.base import Calibration as Calibration
-from efface.protocols.base import Evaluation as Evaluation
 from efface.protocols.base import Probe as Probe
 from efface.protocols.base import Protocol as Protocol
-from efface.protocols.base import Result as Result
 from efface.protocols.base import Shot as Shot
 from efface.protocols.base import Unread as Unread
 from efface.protocols.inputs import Inputs as Inputs
+from efface.protocols.results import Calibration as Calibration
+from efface.protocols.results import Evaluation as Evaluation
+from efface.protocols.results import Result as Result
 from efface.registry import Registry
 
 PROTOCOLS: Registry[Protocol] = Registry(

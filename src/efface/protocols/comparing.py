@@ -16,7 +16,8 @@ from typing import Any
 
 from efface.generate.jobs import Job
 from efface.metrics.paired import Comparison, mcnemar
-from efface.protocols.base import Result, Shot
+from efface.protocols.base import Shot
+from efface.protocols.results import Result
 from efface.protocols.running import Count, by_prompt
 
 #: Of more erasers, such as the checkpoints of a training, each is compared with the first alone.

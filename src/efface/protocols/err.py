@@ -26,7 +26,7 @@ from efface.judges.rivals import Told
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols.attacking import Attacks, Found
-from efface.protocols.base import BASE, Calibration, Evaluation, Probe, Protocol
+from efface.protocols.base import BASE, Probe, Protocol
 from efface.protocols.comparing import comparisons
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
@@ -35,6 +35,7 @@ from efface.protocols.plans import good
 from efface.protocols.probes import probes_in_words
 from efface.protocols.probes_emoji import EmojiWorld
 from efface.protocols.probes_file import with_file
+from efface.protocols.results import Calibration, Evaluation
 from efface.protocols.running import calibrate, judged, questions_of, union
 from efface.request import Request
 from efface.weight_change import weight_change

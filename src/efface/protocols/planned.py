@@ -16,12 +16,13 @@ from efface.generate import Image, Progress, Sampling, generate
 from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
-from efface.protocols.base import BASE, Calibration, Evaluation, Protocol, Result, Shot, Unread
+from efface.protocols.base import BASE, Protocol, Shot, Unread
 from efface.protocols.comparing import comparisons
 from efface.protocols.facts import check_erasers, provenance
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
 from efface.protocols.published import Published, sampling_of
+from efface.protocols.results import Calibration, Evaluation, Result
 from efface.protocols.running import (
     Judged,
     agreement,

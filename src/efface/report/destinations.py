@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from efface.protocols import Evaluation, Result
-from efface.protocols.base import Destinations
+from efface.protocols.results import Destinations
 from efface.report.series import Series, erasers_of, series_of
 
 PLACES = {

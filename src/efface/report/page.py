@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from efface.protocols import Evaluation, Result
-from efface.protocols.base import rank_key, ranking
+from efface.protocols.results import rank_key, ranking
 from efface.report import provenance, words
 from efface.report.destinations import PLACES, shares
 from efface.report.failures import failures, unanswered
