@@ -51,6 +51,7 @@ def test_it_gives_the_states_of_transformers(tmp_path: Path, kind: Any, options:
         torch.testing.assert_close(tower(ids, skip), expected, rtol=1e-6, atol=1e-6)
         if not skip:
             assert torch.equal(expected, found.last_hidden_state)
+        assert torch.equal(tower.norm(found.hidden_states[-(skip + 1)]), expected)
         torch.testing.assert_close(tower(ids[:, :3], skip), expected[:, :3], rtol=1e-4, atol=1e-5)
 
 

@@ -91,6 +91,8 @@ class StableDiffusion(PartsModel):
 
     @property
     def text_norm(self) -> Any:
+        if (tower := self._tower()) is not None:
+            return tower.norm
         encoder: Any = self.text_encoder
         # transformers 4 has the layers one level further down.
         return getattr(encoder, "text_model", encoder).final_layer_norm

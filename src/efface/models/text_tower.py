@@ -79,6 +79,14 @@ class TextTower:
             x = x + self._linear(_ACTIVATIONS[self.config["hidden_act"]](inner), f"{at}.mlp.fc2")
         return self._norm(x, "final_layer_norm")
 
+    @property
+    def norm(self) -> torch.nn.LayerNorm:
+        """LN_f, by which every token leaves."""
+        scale, shift = (self.tensors[f"final_layer_norm.{name}"] for name in ("weight", "bias"))
+        norm = torch.nn.LayerNorm(scale.shape, self.config["layer_norm_eps"], device="meta")
+        norm.weight, norm.bias = (torch.nn.Parameter(tensor, requires_grad=False) for tensor in (scale, shift))
+        return norm
+
     def _attention(self, x: Tensor, at: str) -> Tensor:
         heads = self.config["num_attention_heads"]
         q, k, v = (self._linear(x, f"{at}.{name}").unflatten(2, (heads, -1)).transpose(1, 2) for name in _ATTENTION[:3])
