@@ -9,7 +9,7 @@ one before; the last is `efface erase --method esd` with its defaults. All train
 same rate. Each runs in a process of its own, so that its peak memory is its own: it is counted from after the
 libraries are loaded. The learning rate is ten times the published one, with which so small a model forgets little. The
 erasers are then judged side by side, on the same images of the unedited model: a lever that
-costs forgetting, or keeping, shows.
+costs forgetting, or keeping, shows. Finished cases are kept under --work, so that an interrupted run goes on.
 """
 
 import argparse
@@ -169,10 +169,15 @@ def start_of_peak() -> float:
 
 
 def run_apart(case: Case) -> Outcome:
-    """Train in a process of its own."""
+    """Train in a process of its own; what was trained before is not trained again."""
+    kept, asked = Path(case.out).with_suffix(".json"), asdict(case)
+    if kept.exists() and (content := json.loads(kept.read_text()))["case"] == asked:
+        return Outcome(**content["outcome"])
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return Outcome(**json.loads(answer.splitlines()[-1]))
+    outcome = json.loads(answer.splitlines()[-1])
+    kept.write_text(json.dumps({"case": asked, "outcome": outcome}))
+    return Outcome(**outcome)
 
 
 def judged(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[str, dict[str, Any]]:

@@ -54,6 +54,7 @@ from generation import (
 
 RESULTS = Path(__file__).parent / "results"
 OURS, CEILING = "efface, with verdicts", "denoiser alone"
+PARTS = ("command", "canvas", "speed", "agreement")
 BARS = {"ceiling": 0.8, "default sampler": 3.0, "agreement": 0.98, "minutes": 3.0, "canvas": 10.0, "second": 0.6}
 
 
@@ -108,31 +109,36 @@ def agreement(model: Model, judge: Judge, sampling: Sampling, n: int) -> dict[st
     return wilson(int((one == other).all(1).sum()), n).as_dict()
 
 
-def command(folder: Path, n: int | None) -> dict[str, float]:
-    """Part (c), in seconds: the first eraser, another of the same concept, and one of another concept."""
+def evaluated(name: str, eraser: efface.Eraser, folder: Path, *asked: str) -> float:
+    """Seconds of `efface evaluate`."""
+    path = folder / f"{name.replace(' ', '-')}.safetensors"
+    eraser.save(path)
+    run = [sys.executable, "-m", "efface.cli", "evaluate", str(path), *asked, "-o", str(path.with_suffix(""))]
+    environment = {**os.environ, "EFFACE_CACHE": str(folder / "cache")}
+    took = seconds(lambda: subprocess.run(run, env=environment, check=True, capture_output=True))
+    print(f"{name}: {took:.1f} s", flush=True)
+    return took
+
+
+def command(quick: bool) -> dict[str, float]:
+    """Part (c): the first eraser, another of the same concept, and one of another concept."""
     model = efface.open_model("emoji")
     erasers = {
         "first": efface.erase(model, "cat", "dog"),
         "second": efface.erase(model, "cat", "dog", method="certified"),
         "other concept": efface.erase(model, "bicycle", "car"),
     }
-    size = [] if n is None else ["-n", str(n)]
-    took: dict[str, float] = {}
+    size = ("-n", "8") if quick else ()
+    with tempfile.TemporaryDirectory() as folder:
+        return {name: evaluated(name, eraser, Path(folder), *size) for name, eraser in erasers.items()}
 
-    def evaluated(name: str, path: Path, protocol: str, cache: str, *more: str) -> None:
-        run = [sys.executable, "-m", "efface.cli", "evaluate", str(path), "-p", protocol, *more]
-        run += ["-o", str(folder / f"{path.stem}-{protocol}")]
-        environment = {**os.environ, "EFFACE_CACHE": str(folder / cache)}
-        took[name] = seconds(lambda: subprocess.run(run, env=environment, check=True, capture_output=True))
-        print(f"{name}: {took[name]:.1f} s", flush=True)
 
-    for name, eraser in erasers.items():
-        path = folder / f"{name.replace(' ', '-')}.safetensors"
-        eraser.save(path)
-        evaluated(name, path, "err", "cache", *size)
-    few = [] if n is None else ["-n", "1", "-s", "only=cat,dog,flat,3d"]
-    evaluated("unlearncanvas", folder / "first.safetensors", "unlearncanvas", "cache-of-canvas", *few)
-    return took
+def canvas(quick: bool) -> float:
+    """The other protocol of part (c)."""
+    size = ("-n", "1", "-s", "only=cat,dog,flat,3d") if quick else ()
+    with tempfile.TemporaryDirectory() as folder:
+        eraser = efface.erase("emoji", "cat", "dog")
+        return evaluated("unlearncanvas", eraser, Path(folder), "-p", "unlearncanvas", *size)
 
 
 def page(model: Model, found: dict[str, Any]) -> str:
@@ -162,7 +168,7 @@ def page(model: Model, found: dict[str, Any]) -> str:
             "{:.0%}",
         ),
         ("of that time for an eraser of another", took["other concept"] / took["first"], "", None, "{:.0%}"),
-        ("minutes of `--protocol unlearncanvas`", took["unlearncanvas"] / 60, "under", BARS["canvas"], "{:.1f}"),
+        ("minutes of `--protocol unlearncanvas`", found["canvas"] / 60, "under", BARS["canvas"], "{:.1f}"),
     ]
     lines += ["", "| | measured | asked |", "|---|---|---|"]
     for what, value, how, bar, shape in bars:
@@ -182,20 +188,23 @@ interval {same["low"]:.1%} to {same["high"]:.1%}.
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few images; writes nothing")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="measure these parts again; keep the others")
     arguments = parser.parse_args()
-    model, judge = efface.open_model("emoji"), open_judge("emoji")
+    model, judge, quick = efface.open_model("emoji"), open_judge("emoji"), arguments.quick
     sampling = Sampling.default(model)
-    n, rounds, images, size = (8, 1, 8, 8) if arguments.quick else (192, 3, 200, None)
-    with tempfile.TemporaryDirectory() as folder:
-        found = {
-            "sampling": f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance}",
-            "command": command(Path(folder), size),
-            "speed": speed(model, judge, sampling, n, rounds),
-            "agreement": agreement(model, judge, sampling, images),
-        }
+    n, rounds, images = (8, 1, 8) if quick else (192, 3, 200)
+    parts: dict[str, Callable[[], Any]] = {
+        "command": lambda: command(quick),
+        "canvas": lambda: canvas(quick),
+        "speed": lambda: speed(model, judge, sampling, n, rounds),
+        "agreement": lambda: agreement(model, judge, sampling, images),
+    }
+    kept = json.loads((RESULTS / "evaluation.json").read_text()) if arguments.only else {}
+    found = kept | {name: part() for name, part in parts.items() if name in (arguments.only or PARTS)}
+    found["sampling"] = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance}"
     text = page(model, found)
     print("\n" + text)
-    if not arguments.quick:
+    if not quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "evaluation.md").write_text(text, encoding="utf-8")
         (RESULTS / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
