@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -203,20 +204,22 @@ def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: M
     assert eraser.hash == trained(tiny_model, "dog").hash
 
 
-@pytest.fixture
-def _small_disk() -> Iterator[None]:
-    """No file may grow beyond 20 kB."""
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 20 kB: pytest's own log neither, which is why this is no fixture."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("_every_step", "_small_disk")
+@pytest.mark.usefixtures("_every_step")
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tiny_model: Model, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="Cannot write") as caught:
+    with small_disk(), pytest.raises(BadInput, match="Cannot write") as caught:
         trained(tiny_model, "cat", work=Work(tmp_path))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["component-0.jsonl"]
