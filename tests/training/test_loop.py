@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: M
 
 
 @contextmanager
-def small_disk() -> Iterator[None]:
+def small_disk() -> Generator[None]:
     """No file may grow beyond 20 kB: pytest's own log neither, which is why this is no fixture."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
