@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,3 +87,11 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("EFFACE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"
+
+
+def keep_in_cache(place: Path, write: Callable[[Path], object]) -> None:
+    """Write a file of the cache by `write`; a cache that cannot be written is no reason to stop."""
+    with suppress(OSError, BadFile):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(place) as temporary:
+            write(temporary)

@@ -4,14 +4,12 @@ It lies in the folder that the environment variable `EFFACE_CACHE` names, else i
 """
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.errors import BadFile
-from efface.files import atomic, cache_folder
+from efface.files import cache_folder, keep_in_cache
 from efface.generate.folder import read_picture, write_picture
 
 
@@ -30,14 +28,10 @@ def is_kept(key: str) -> bool:
 
 def keep(key: str, picture: Path | NDArray[np.uint8]) -> None:
     """Put a picture, or its file, into the cache; a cache that cannot be written is no reason to stop."""
-    place = _place(key)
-    with suppress(OSError, BadFile):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(place) as temporary:
-            if isinstance(picture, Path):
-                shutil.copyfile(picture, temporary)
-            else:
-                write_picture(temporary, picture)
+    if isinstance(picture, Path):
+        keep_in_cache(_place(key), lambda path: shutil.copyfile(picture, path))
+    else:
+        keep_in_cache(_place(key), lambda path: write_picture(path, picture))
 
 
 def _place(key: str) -> Path:

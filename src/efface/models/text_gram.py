@@ -8,20 +8,18 @@ For any change of a text embedding, |x|_S^2 = x^T S x is how far its keys and va
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.errors import BadFile, BadInput
-from efface.files import atomic, cache_folder, sha256_of_tensors
+from efface.errors import BadInput
+from efface.files import cache_folder, keep_in_cache, sha256_of_tensors
 from efface.models.base import Model
+from efface.models.kept import keep, kept
 from efface.models.single_file import EMA
 
 _ROWS = 2048  # of a weight, made double at once
@@ -78,12 +76,12 @@ def text_gram(model: Model) -> TextGram:
         BadInput: the text is read by maps of several widths, or by none, or a weight is not finite.
     """
     mark, found = _mark(model), fingerprint(model)
-    matrix = _cached(found, model.width)
+    matrix = kept(_place(found), "S", (model.width, model.width))
     if matrix is None:
         matrix = _summed(model)
-        _keep(_place(found), lambda path: save_file({"S": matrix}, path))
+        keep(_place(found), "S", matrix)
     if mark is not None:
-        _keep(_told(mark), lambda path: path.write_text(found, encoding="ascii"))
+        keep_in_cache(_told(mark), lambda path: path.write_text(found, encoding="ascii"))
     return TextGram(matrix, found)
 
 
@@ -98,7 +96,7 @@ def cached_gram(model: Model) -> TextGram | None:
         found = _told(mark).read_text(encoding="ascii") if mark is not None else ""
     if found and not model.text_files:
         found = fingerprint(model)
-    matrix = _cached(found, model.width) if found else None
+    matrix = kept(_place(found), "S", (model.width, model.width)) if found else None
     return None if matrix is None else TextGram(matrix, found)
 
 
@@ -148,20 +146,3 @@ def _place(found: str) -> Path:
 def _told(mark: str) -> Path:
     """Where it is told which fingerprint has what is known by a mark."""
     return cache_folder() / "text_gram" / f"{mark}.of"
-
-
-def _cached(found: str, width: int) -> Tensor | None:
-    """What was kept, if it is whole."""
-    with suppress(OSError, SafetensorError), safe_open(_place(found), framework="pt") as file:
-        matrix = file.get_tensor("S")
-        if matrix.shape == (width, width) and matrix.isfinite().all():
-            return matrix
-    return None
-
-
-def _keep(place: Path, write: Callable[[Path], object]) -> None:
-    """Write into the cache; a cache that cannot be written is no reason to stop."""
-    with suppress(OSError, BadFile, SafetensorError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(place) as temporary:
-            write(temporary)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.errors import BadFile
-from efface.files import atomic, cache_folder
+from efface.files import cache_folder
 from efface.models.base import Model
+from efface.models.kept import keep, kept
 
 _PROBES = 16
 _TOLERANCE = 1e-4  # relative; rounding is far below in float32, and embedding anew costs only time
@@ -31,29 +27,12 @@ def word_tokens(model: Model, words: Sequence[str], clip_skip: int | None) -> Te
         return model.last_tokens(words, clip_skip=clip_skip)
     told = "\0".join([model.part_hash("text_encoder"), str(model.dtype), str(clip_skip or 0), *words])
     place = cache_folder() / "words" / f"{hashlib.sha256(told.encode()).hexdigest()}.safetensors"
-    kept = _cached(place, (len(words), model.width))
+    known = kept(place, "tokens", (len(words), model.width))
     rows: list[int] = torch.linspace(0, len(words) - 1, _PROBES).long().tolist()
     probes = model.last_tokens([words[row] for row in rows], clip_skip=clip_skip)
-    if kept is not None and bool(((kept[rows] - probes).norm(dim=1) <= _TOLERANCE * probes.norm(dim=1)).all()):
-        return kept
+    if known is not None and bool(((known[rows] - probes).norm(dim=1) <= _TOLERANCE * probes.norm(dim=1)).all()):
+        return known
     tokens = model.last_tokens(words, clip_skip=clip_skip)
-    if kept is None:
-        _keep(place, tokens)
+    if known is None:
+        keep(place, "tokens", tokens)
     return tokens
-
-
-def _cached(place: Path, shape: tuple[int, int]) -> Tensor | None:
-    """What was kept, if it is whole."""
-    with suppress(OSError, SafetensorError), safe_open(place, framework="pt") as file:
-        tokens = file.get_tensor("tokens")
-        if tokens.shape == shape and tokens.isfinite().all():
-            return tokens
-    return None
-
-
-def _keep(place: Path, tokens: Tensor) -> None:
-    """Write them into the cache; a cache that cannot be written is no reason to stop."""
-    with suppress(OSError, BadFile, SafetensorError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(place) as temporary:
-            save_file({"tokens": tokens}, temporary)
