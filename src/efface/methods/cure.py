@@ -30,7 +30,8 @@ from efface.methods.base import Method
 from efface.methods.closed_form import Kept, check_finite
 from efface.methods.together import LENGTHS, joined_kept, joined_tokens
 from efface.methods.tokens import BATCH, base_of, inputs_kept, needs_no_guide, only_erases, provenance
-from efface.models.base import Embedded, Model
+from efface.models.base import Model
+from efface.models.embedded import Embedded
 from efface.request import Request
 from efface.settings import Settings
 

@@ -18,7 +18,8 @@ from efface.eraser import Eraser
 from efface.methods.closed_form import Kept, check_finite
 from efface.methods.together import Apart, by_prompt
 from efface.methods.tokens import BATCH, last_tokens_of, prompt_pairs
-from efface.models.base import Embedded, Model
+from efface.models.base import Model
+from efface.models.embedded import Embedded
 from efface.request import Request
 
 RETAINED = ("retained", "retained.count")  # what an eraser stores of them

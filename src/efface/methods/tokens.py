@@ -17,7 +17,8 @@ from torch import Tensor
 
 from efface.eraser import Base, Eraser
 from efface.errors import BadRequest
-from efface.models.base import POOLED, Embedded, Model
+from efface.models.base import POOLED, Model
+from efface.models.embedded import Embedded
 from efface.provenance import versions
 from efface.request import Concept, Request
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from efface.models.base import POOLED, TEXT, Embedded
+from efface.models.base import POOLED, TEXT
+from efface.models.embedded import Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import last_subject, no_clip_skip, token_ids
 

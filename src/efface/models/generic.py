@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from efface.errors import BadInput, BadRequest
-from efface.models.base import TEXT, Embedded
+from efface.models.base import TEXT
+from efface.models.embedded import Embedded
 from efface.models.folder import Folder
 from efface.models.load import class_of
 from efface.models.modules import plain

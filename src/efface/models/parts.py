@@ -16,8 +16,9 @@ from typing_extensions import Self
 
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
-from efface.models.base import TEXT, Embedded, Model
+from efface.models.base import TEXT, Model
 from efface.models.changes import hash_with_changes
+from efface.models.embedded import Embedded
 from efface.models.folder import Folder
 from efface.models.load import load_part
 from efface.models.modules import state_of

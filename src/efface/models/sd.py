@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadRequest
-from efface.models.base import TEXT, Embedded
+from efface.models.base import TEXT
+from efface.models.embedded import Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import token_ids
 from efface.models.text_tower import TextTower

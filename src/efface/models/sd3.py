@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from efface.models.base import POOLED, TEXT, Embedded
+from efface.models.base import POOLED, TEXT
+from efface.models.embedded import Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import hidden_layer, last_subject, token_ids
 

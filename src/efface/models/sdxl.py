@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from efface.models.base import TEXT, Embedded
+from efface.models.base import TEXT
+from efface.models.embedded import Embedded
 from efface.models.parts import PartsModel
 from efface.models.text import hidden_layer, last_subject, token_ids
 
