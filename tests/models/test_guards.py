@@ -1,4 +1,4 @@
-"""Guards on families that read a pooled embedding beside the tokens."""
+"""Guards on families that read a pooled embedding beside the tokens, or an attention mask."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +14,15 @@ from efface.edits import ValueGuard
 
 Tiny = Callable[..., Any]
 CONCEPTS = ["cat", "golf ball"]
+# What a denoiser takes beside the tokens, and where `encode_prompt` gives it.
+BESIDE = {"sdxl": ("text_embeds", 2), "sd3": ("pooled_projections", 2), "pixart": ("encoder_attention_mask", 1)}
 
 
 def draw(pipeline: Any, **more: Any) -> Tensor:
     """Latents of two guided steps; SDXL leads away from zeros where there is no negative prompt."""
     generator, size = torch.Generator().manual_seed(0), {"height": 16, "width": 16, "guidance_scale": 5.0}
+    if type(pipeline).__name__ == "PixArtSigmaPipeline":
+        size["use_resolution_binning"] = False
     return pipeline(
         "a cat", num_inference_steps=2, output_type="latent", generator=generator, **size, **more
     ).images  # fmt: skip
@@ -31,7 +35,8 @@ def without_pooled(eraser: efface.Eraser) -> efface.Eraser:
     return replace(eraser, edits=(replace(part, values=values),))
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+# PixArt has an attention mask for each prompt: here the concept's has other tokens than the empty one's.
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "pixart"])
 @pytest.mark.filterwarnings("error:.*reads the text")
 def test_the_negative_eraser_is_the_pipelines_negative_prompt(tiny: Tiny, family: str) -> None:
     pipeline = tiny(family)
@@ -47,10 +52,10 @@ def test_the_negative_eraser_is_the_pipelines_negative_prompt(tiny: Tiny, family
         assert not torch.allclose(draw(pipeline), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "pixart"])
 @pytest.mark.filterwarnings("error:.*reads the text")
 def test_the_third_branch_of_sld_is_the_concepts_own(tiny: Tiny, family: str) -> None:
-    """The denoiser is handed tokens and pooled embedding as the pipeline makes them of the concept as a prompt."""
+    """The denoiser is handed tokens, and mask or pooled embedding, as the pipeline makes them of the concept."""
     pipeline = tiny(family)
     model, heard = open_model(pipeline), list[dict[str, Any]]()
     plain = draw(pipeline)
@@ -61,8 +66,8 @@ def test_the_third_branch_of_sld_is_the_concepts_own(tiny: Tiny, family: str) ->
         listener.remove()
     told = pipeline.encode_prompt("cat, golf ball", *([None, None] if family == "sd3" else []))
     given = heard[0] | (heard[0].get("added_cond_kwargs") or {})
-    vector = given["text_embeds" if family == "sdxl" else "pooled_projections"]
-    for found, expected in ((given["encoder_hidden_states"], told[0]), (vector, told[2])):
+    beside, place = BESIDE[family]
+    for found, expected in ((given["encoder_hidden_states"], told[0]), (given[beside], told[place])):
         assert len(found) == 3
         torch.testing.assert_close(found[2:], expected, rtol=1e-5, atol=1e-6)
     assert bool(steered.isfinite().all())

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 TEXT = "encoder_hidden_states"
 # By a denoiser's argument, or what stands in one, the tensor of a guard that can take its place: SDXL has the last one.
-_WAYS = {TEXT: "concept", "pooled_projections": "pooled", "text_embeds": "pooled"}
+_WAYS = {
+    TEXT: "concept",
+    "encoder_attention_mask": "kept",
+    "pooled_projections": "pooled",
+    "text_embeds": "pooled",
+}
 
 
 class Guard(ABC):
@@ -78,7 +83,8 @@ def retold(
 
     Args:
         arguments: by name.
-        concept: `concept` (T, d), and `pooled` (p,) where the denoiser reads that too.
+        concept: `concept` (T, d); `kept` (T,), which of its tokens are read, and `pooled` (p,), where the denoiser
+            takes them too.
         change: of a whole batch's text.
     """
     found: dict[str, Any] = {}

@@ -3,8 +3,8 @@
     prediction = model(concept) + g (model(prompt) - model(concept))
 
 The denoiser's unconditional half reads the concept in place of the empty prompt, or of the zeros that SDXL's pipeline
-has for it; the pooled embedding too, where there is one. A batch that is not guided, or guided by a negative prompt of
-its own, is refused: there the guard could not do what it says.
+has for it; its attention mask and the pooled embedding too, where there are any. A batch that is not guided, or guided
+by a negative prompt of its own, is refused: there the guard could not do what it says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _TOLERANCE = 1e-2
 
 
 class Negative(Guard):
-    """Its tensors: `concept` and `empty` (T, d), the embedded prompts, and where that is read too, `pooled` (p,)."""
+    """Its tensors: `concept` and `empty` (T, d), the embedded prompts, and where they are read too, `kept` (T,), the
+    concept's attention mask, and `pooled` (p,)."""
 
     def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
         self._concept, self._empty = part.values, part.values["empty"].float()
@@ -48,6 +49,9 @@ class Negative(Guard):
             )
 
         def away(text: Tensor, concept: Tensor) -> Tensor:
+            if concept.dtype == torch.bool:  # which tokens are read: part of the way, both prompts' are
+                both = concept if self.strength >= 1 else concept | text[:half].bool()
+                return torch.cat([both.expand_as(text[:half]).to(text.dtype), text[half:]])
             led = torch.lerp(text[:half].float(), concept.float(), self.strength).to(text.dtype)
             return torch.cat([led, text[half:]])
 

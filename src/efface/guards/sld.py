@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 class Sld(Guard):
-    """Its tensors: `concept` (T, d), and `pooled` (p,) where that is read too. Its settings: the five `sld_` ones."""
+    """Its tensors: `concept` (T, d), and where they are read too, `kept` (T,), its attention mask, and `pooled` (p,).
+    Its settings: the five `sld_` ones."""
 
     def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
         self._concept = part.values

@@ -13,7 +13,7 @@ import time
 from efface.edits import ValueGuard
 from efface.eraser import Eraser
 from efface.methods.base import Method
-from efface.methods.tokens import base_of, needs_no_guide, only_erases, pooled_of, preserves_nothing, provenance
+from efface.methods.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance, told
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Settings
@@ -30,7 +30,7 @@ def erase(model: Model, request: Request, config: NegativeConfig) -> Eraser:
     preserves_nothing(request)
     started = time.perf_counter()
     embedded = model.embed([", ".join(request.names), ""], clip_skip=request.clip_skip)
-    values = {"concept": embedded.tokens[0], "empty": embedded.tokens[1], **pooled_of(model, request)}
+    values = {**told(model, request, embedded), "empty": embedded.tokens[1]}
     part = ValueGuard("negative", values)
     settings = config.model_dump()
     return Eraser(request, (part,), base_of(model, embedded), {}, provenance(settings, started, time.perf_counter()))

@@ -17,7 +17,7 @@ from pydantic import Field
 from efface.edits import ValueGuard
 from efface.eraser import Eraser
 from efface.methods.base import Method
-from efface.methods.tokens import base_of, needs_no_guide, only_erases, pooled_of, preserves_nothing, provenance
+from efface.methods.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance, told
 from efface.models.base import Model
 from efface.request import Request
 from efface.settings import Scalar, Settings
@@ -61,9 +61,9 @@ def erase(model: Model, request: Request, config: SldConfig) -> Eraser:
     embedded = model.embed([", ".join(request.names)], clip_skip=request.clip_skip)
     given = {name: value for name, value in config.model_dump(exclude={"preset"}).items() if value is not None}
     settings = {**PUBLISHED[config.preset], **given}
-    part = ValueGuard("sld", {"concept": embedded.tokens[0], **pooled_of(model, request)}, settings)
-    told = provenance({"preset": config.preset, **settings}, started, time.perf_counter())
-    return Eraser(request, (part,), base_of(model, embedded), {}, told)
+    part = ValueGuard("sld", told(model, request, embedded), settings)
+    made = provenance({"preset": config.preset, **settings}, started, time.perf_counter())
+    return Eraser(request, (part,), base_of(model, embedded), {}, made)
 
 
 METHOD = Method(

@@ -24,6 +24,7 @@ from efface.request import Concept, Request
 
 STYLE_TEMPLATES = ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}")
 OBJECT_TEMPLATES = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
+KEPT = "kept"  # the tensor of a guard that is the concept's attention mask
 BATCH = 256  # preserved prompts in memory at once
 _PROBES = 4
 _REMEMBERED = 512  # prompts
@@ -171,10 +172,14 @@ def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> 
     return [name for name in names if name.endswith(readers)]
 
 
-def pooled_of(model: Model, request: Request) -> dict[str, Tensor]:
-    """The concepts' pooled embedding as the tensor of a guard, where the model reads one and the request wants it."""
-    pooled = model.pooled([", ".join(request.names)]) if request.pooled else None
-    return {} if pooled is None else {POOLED: pooled[0]}
+def told(model: Model, request: Request, embedded: Embedded) -> dict[str, Tensor]:
+    """The first of the embedded prompts as tensors of a guard: `concept`; its attention mask `kept`, where the model
+    has one; and `pooled`, where it reads that too and the request wants it."""
+    found = {"concept": embedded.tokens[0]}
+    if embedded.kept is not None:
+        found[KEPT] = embedded.kept[0]
+    pooled = model.pooled(embedded.prompts[:1]) if request.pooled else None
+    return found if pooled is None else {**found, POOLED: pooled[0]}
 
 
 def provenance(settings: Mapping[str, Any], started: float, solving: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Embedded:
         start: how many tokens stand before a prompt's words: CLIP's start token, or none.
         parts: where text encoders put their tokens one after the other (SD3), each one's, with `last` in its own
             tokens; else empty.
+        kept: (n, T), which tokens the denoiser's attention mask lets it read; None where it reads all.
     """
 
     tokens: Tensor
@@ -32,6 +33,7 @@ class Embedded:
     prompts: tuple[str, ...]
     start: int = 1
     parts: tuple[Embedded, ...] = ()
+    kept: Tensor | None = None
 
     @property
     def sequences(self) -> tuple[Embedded, ...]:
@@ -49,17 +51,20 @@ class Embedded:
         index = torch.tensor(rows, dtype=torch.long)
         prompts = tuple(self.prompts[row] for row in rows)
         parts = tuple(part.take(rows) for part in self.parts)
-        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts)
+        kept = None if self.kept is None else self.kept[index]
+        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts, kept)
 
     @classmethod
     def stacked(cls, pieces: Sequence[Embedded]) -> Embedded:
         """The prompts of all pieces; shorter pieces are filled up with zeros."""
         longest = max(piece.tokens.shape[1] for piece in pieces)
         tokens = [pad(piece.tokens, (0, 0, 0, longest - piece.tokens.shape[1])) for piece in pieces]
+        kept = [pad(piece.kept, (0, longest - piece.kept.shape[1])) for piece in pieces if piece.kept is not None]
         return cls(
             torch.cat(tokens),
             torch.cat([piece.last for piece in pieces]),
             tuple(prompt for piece in pieces for prompt in piece.prompts),
             pieces[0].start,
             tuple(cls.stacked(parts) for parts in zip(*(piece.parts for piece in pieces), strict=True)),
+            torch.cat(kept) if kept else None,
         )

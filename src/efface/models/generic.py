@@ -112,7 +112,8 @@ class Generic(PartsModel):
         ids, mask = heard[0]
         mask = ids != self.tokenizer.pad_token_id if mask is None else mask.bool()
         last, start = subjects(ids, mask, kept, tokens.shape[1])
-        return Embedded(tokens.float().cpu()[:-2], last[:-2], tuple(prompts), start)
+        read = None if kept is None else kept[:-2]
+        return Embedded(tokens.float().cpu()[:-2], last[:-2], tuple(prompts), start, kept=read)
 
     def _check_lengths(self, prompts: list[str]) -> None:
         for prompt in prompts:
