@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import efface
@@ -102,6 +102,17 @@ def test_a_checkpoint_of_stable_diffusion_2_holds_its_text_encoder(tiny: Tiny, s
             found = opened.part(part).state_dict()
             for name, tensor in model.weights(part):
                 torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
+    # OpenCLIP's last layer, which diffusers leaves out, is in the published files.
+    names["cond_stage_model.model.transformer.resblocks.3.ln_1.bias"] = torch.ones(24)
+    save_file(names, path)
+    back = efface.import_eraser(path, model, "cat")
+    changed = {edit.parameter for edit in back.edits if isinstance(edit, WeightEdit)}
+    assert changed == {f"{attention}.{letter}_proj.weight" for letter in scales}
+    with eraser.attach(model):
+        expected = {name: tensor.clone() for name, tensor in model.weights("text_encoder")}
+    with back.attach(model):
+        for name, tensor in model.weights("text_encoder"):
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-6)
 
 
 def weights_of_sdxl(model: Model) -> Eraser:

@@ -2,6 +2,7 @@
 
     diffusers      mid_block...to_k.weight, unet.mid_block..., text_encoder.encoder..., text_encoder.text_model...
     CompVis        model.diffusion_model.middle_block..., cond_stage_model.transformer.text_model.encoder...
+    2.x            cond_stage_model.model.transformer.resblocks..., queries, keys and values as one tensor
     CompVis, EMA   model_ema.diffusion_modelmiddle_block...
     kohya          lora_unet_mid_block..., lora_te_text_model_encoder...
 
@@ -61,6 +62,16 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
             continue
         table |= {f"{lead}{name}": full for lead in ("", "unet.", "transformer.", "denoiser.")}
         table |= {f"{lead}{original}": full for lead in ("", "diffusion_model.", compvis.DENOISER)}
+    return table
+
+
+def open_clip_names(model: Model) -> dict[str, list[tuple[str, int | None]]]:
+    """By their names in a checkpoint of 2.x, the text encoder's parameters by full name, each with the third it is."""
+    table: dict[str, list[tuple[str, int | None]]] = {}
+    for part, name in _parameters(model):
+        if part == "text_encoder":
+            original, third = compvis.open_clip_name(name.removeprefix("text_model."))
+            table.setdefault(original, []).append((f"{part}.{name}", third))
     return table
 
 

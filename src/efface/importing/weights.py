@@ -9,6 +9,7 @@ D Omega spans its columns if there are no more of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from efface.edits import WeightEdit
 from efface.errors import BadFile, BadInput
-from efface.importing.names import is_beside, parameter_names, unwrapped
+from efface.importing.names import is_beside, open_clip_names, parameter_names, unwrapped
 from efface.importing.reading import Checkpoint
+from efface.models.compvis import OPEN_CLIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +55,15 @@ def weight_edits(checkpoint: Checkpoint, model: Model, ema: bool = False) -> Ite
 
 def _readers(checkpoint: Checkpoint, model: Model, ema: bool) -> dict[str, Callable[[], Tensor]]:
     """A function that reads it for each parameter of the model that the file has, by full name."""
-    table = parameter_names(model, ema)
+    table, joined = parameter_names(model, ema), open_clip_names(model)
     found: dict[str, Callable[[], Tensor]] = {}
     strange: list[str] = []
     for name, read in checkpoint.tensors.items():
         name = unwrapped(name)
         if name in table:
             found[table[name]] = read
+        elif name.startswith(OPEN_CLIP):  # diffusers leaves OpenCLIP's last layer and its projection out
+            found |= {full: partial(_third, read, third) for full, third in joined.get(name, ())}
         elif not is_beside(name, ema):
             strange.append(name)
     if strange:
@@ -70,6 +74,10 @@ def _readers(checkpoint: Checkpoint, model: Model, ema: bool) -> dict[str, Calla
     if not found:
         raise BadFile(f"{checkpoint.path} holds no parameter of a denoiser or a text encoder.")
     return found
+
+
+def _third(read: Callable[[], Tensor], third: int | None) -> Tensor:
+    return read() if third is None else read().chunk(3)[third]
 
 
 def _edit(full: str, base: Tensor, weight: Tensor, checkpoint: Checkpoint) -> WeightEdit | None:

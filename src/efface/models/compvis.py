@@ -4,6 +4,7 @@ Blocks are counted through there: `input_blocks.4.1` is the first attention of t
 attention has the same names.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,16 +79,20 @@ def text_tensors(state: Mapping[str, Tensor], open_clip: bool) -> dict[str, Tens
     flat = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     if not open_clip:
         return {TEXT + name: tensor for name, tensor in flat.items()}
-    found: dict[str, Tensor] = {}
+    found: dict[str, dict[int, Tensor]] = {}
     for name, tensor in flat.items():
-        if ".q_proj." in name:
-            tensor = torch.cat([flat[name.replace(".q_proj.", f".{letter}_proj.")] for letter in "qkv"])
-        elif ".k_proj." in name or ".v_proj." in name:
-            continue
-        for ours, theirs in _OPEN_CLIP.items():
-            name = name.replace(ours, theirs)
-        found[OPEN_CLIP + name] = tensor
-    return found
+        original, third = open_clip_name(name)
+        found.setdefault(original, {})[third or 0] = tensor
+    return {name: torch.cat([parts[k] for k in sorted(parts)]) for name, parts in found.items()}
+
+
+def open_clip_name(name: str) -> tuple[str, int | None]:
+    """The original name in 2.x of a text encoder's parameter, and which third of that it is, if it is one."""
+    third = next((k for k, letter in enumerate("qkv") if f".{letter}_proj." in name), None)
+    name = re.sub(r"\.[qkv]_proj\.", ".q_proj.", name)
+    for ours, theirs in _OPEN_CLIP.items():
+        name = name.replace(ours, theirs)
+    return OPEN_CLIP + name, third
 
 
 def ema_name(name: str) -> str:
