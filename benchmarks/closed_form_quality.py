@@ -25,14 +25,17 @@ IMAGES = 24
 SETTINGS = {
     "uce token": Setting(),
     "uce window, best": Setting(options={"variant": "window", "lamb": 0.1}, preserve=True),
+    "uce tensor": Setting(options={"variant": "window", "technique": "tensor", "lamb": 0.1}, preserve=True),
     "rece": Setting("rece", preserve=True),
     "certified": Setting("certified", preserve=True),
     "robust": Setting("robust", preserve=True),
-    "nullspace": Setting("nullspace", preserve=True),
-    "cure": Setting("cure", preserve=True, guided=False),
+    "nullspace": Setting("nullspace", preserve=True, by_kind={"style": Setting("nullspace")}),
+    "cure": Setting(
+        "cure", preserve=True, guided=False, by_kind={"unsafe": Setting("cure", {"alpha": 1e4}, guided=False)}
+    ),
     "speed": Setting("speed", preserve=True),
     "oce": Setting("oce", preserve=True),
-    "adavd": Setting("adavd", guided=False),
+    "adavd": Setting("adavd", guided=False, by_kind={"style": Setting("adavd", {"sigmoid_b": 0.5}, guided=False)}),
     "negative": Setting("negative", guided=False),
     "sld max": Setting("sld", {"preset": "max"}, guided=False),
 }

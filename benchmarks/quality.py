@@ -36,17 +36,25 @@ class Setting:
         options: its settings.
         preserve: whether the catalogue's other objects or styles are preserved.
         guided: whether the method takes a guide.
+        by_kind: how instead, where that is better for a kind of concept.
     """
 
     method: str = "uce"
     options: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     preserve: bool = False
     guided: bool = True
+    by_kind: dict[Kind, "Setting"] = field(default_factory=dict[Kind, "Setting"])
+
+    def __str__(self) -> str:
+        """In a line of Markdown."""
+        options = f" {json.dumps(self.options)}" if self.options else ""
+        kinds = "".join(f"; kind {kind}: {setting}" for kind, setting in self.by_kind.items())
+        return f"`{self.method}`{options}{', other names preserved' if self.preserve else ''}{kinds}"
 
 
 def request_of(name: str, kind: Kind, setting: Setting) -> Request:
     """Erase one concept, or all weapons at once, towards the guide that the catalogue names."""
-    world = catalogue()
+    world, setting = catalogue(), setting.by_kind.get(kind, setting)
     entries = world.styles if kind == "style" else world.objects
     chosen = [entry for entry in world.objects if entry.theme] if name == WEAPONS else []
     chosen = chosen or [entry for entry in entries if entry.name == name]
@@ -66,39 +74,36 @@ def request_of(name: str, kind: Kind, setting: Setting) -> Request:
 def run(
     model: Model, judge: Judge, name: str, kind: Kind, settings: dict[str, Setting], n: int, work: Path
 ) -> dict[str, dict[str, Any]]:
-    """All settings of one concept, side by side on the same images of the unedited model."""
-    requests = {said: request_of(name, kind, setting) for said, setting in settings.items()}
+    """All settings of one concept, side by side on the same images of the unedited model; what was measured before is
+    not measured again."""
     sampling = Sampling.default(model)
-    facts = {
-        "model": model.hash,
-        "judge": judge.version,
-        "n": n,
-        "sampling": str(sampling),
-        "requests": {said: request.model_dump(mode="json") for said, request in requests.items()},
-    }
+    facts = {"model": model.hash, "judge": judge.version, "n": n, "sampling": str(sampling)}
     kept = work / f"{name.replace(' ', '-')}.json"
-    if kept.exists() and (content := json.loads(kept.read_text()))["facts"] == facts:
-        return content["rows"]
-    erasers = {said: efface.erase(model, request) for said, request in requests.items()}
-    found = evaluate(
-        model,
-        erasers,
-        judge,
-        out=work / name.replace(" ", "-"),
-        # Several concepts at once share the images.
-        n=max(2, n // max(len(request.concepts) for request in requests.values())),
-        sampling=sampling,
-        progress=tell,
-        attacks=(),  # robust.py has those
-    )
-    recall, wrong = found.judge.recall, found.judge.false_positive_rate
-    rows = {
-        said: row_of(found.results[said], recall and recall.value, wrong and wrong.value)
-        | {"seconds": sum(eraser.provenance["seconds"].values()), "bytes": eraser.nbytes, "edit": eraser.kind_of_edit}
-        for said, eraser in erasers.items()
-    }
-    kept.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
-    return rows
+    content = json.loads(kept.read_text()) if kept.exists() else {}
+    measured: dict[str, Any] = content["settings"] if content.get("facts") == facts else {}
+    requests = {said: request_of(name, kind, setting) for said, setting in settings.items()}
+    asked = {said: request.model_dump(mode="json") for said, request in requests.items()}
+    missing = [said for said in requests if said not in measured or measured[said]["request"] != asked[said]]
+    erasers = {said: efface.erase(model, requests[said]) for said in missing}
+    if erasers:
+        found = evaluate(
+            model,
+            erasers,
+            judge,
+            out=work / name.replace(" ", "-"),
+            # Several concepts at once share the images.
+            n=max(2, n // max(len(request.concepts) for request in requests.values())),
+            sampling=sampling,
+            progress=tell,
+            attacks=(),  # robust.py has those
+        )
+        recall, wrong = found.judge.recall, found.judge.false_positive_rate
+        for said, eraser in erasers.items():
+            row = row_of(found.results[said], recall and recall.value, wrong and wrong.value)
+            row |= {"seconds": sum(eraser.provenance["seconds"].values()), "bytes": eraser.nbytes}
+            measured[said] = {"request": asked[said], "row": row}
+        kept.write_text(json.dumps({"facts": facts, "settings": measured}, indent=1))
+    return {said: measured[said]["row"] for said in settings}
 
 
 def run_all(
@@ -196,11 +201,7 @@ def overview(found: Found) -> str:
 
 def details(found: Found, settings: dict[str, Setting]) -> str:
     """A table a setting."""
-    parts = [
-        f"## {name}\n\n`{setting.method}` {json.dumps(setting.options)}"
-        f"{', other names preserved' if setting.preserve else ''}\n\n{table(found, name)}"
-        for name, setting in settings.items()
-    ]
+    parts = [f"## {name}\n\n{setting}\n\n{table(found, name)}" for name, setting in settings.items()]
     return "\n\n".join(parts)
 
 

@@ -1,10 +1,11 @@
-"""One step of each trained method on a U-Net of Stable Diffusion 1.4's size: does it fit a machine?
+"""A step of each trained method on a U-Net of Stable Diffusion 1.4's size: does it fit a machine?
 
     python benchmarks/sd14_step.py            all cases; writes results/sd14_step.md and .json (some minutes a case)
     python benchmarks/sd14_step.py --quick    a small U-Net, in seconds a case; writes nothing
 
 Weights are random: what a step needs does not depend on them. Latents are 64 x 64, text is 77 x 768, all in float32 on
-the CPU. Trajectories and pictures take two sampling steps, which changes seconds and not memory.
+the CPU. Pictures are drawn four at a time, and ESD's trajectories are sampled four at a time, as by default, but with
+one or two sampling steps each, which changes seconds and not memory; so ESD takes four steps, the others one.
 Each case runs in a process of its own; its peak is that of the whole process, the libraries, the weights and Adam's
 state included. The bar is 24 GB.
 """
@@ -13,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -27,24 +27,30 @@ import torch
 import efface
 from efface.models import Model, open_model
 from efface.models.open import EMBEDDED
+from memory import megabytes
 from sd14 import TEXT, VAE, special_tokens
 
 RESULTS = Path(__file__).parent / "results"
 BAR = 24.0
-TRAJECTORY = {"iterations": 1, "ddim_steps": 2, "reuse": 1}
-PICTURES = {"images": 2, "sampling_steps": 2}
+TRAJECTORY = {"iterations": 4, "ddim_steps": 1}
+PICTURES = {"iter_break": 1, "images": 4, "sampling_steps": 2}
 ANCHORS = {"to": "dog", "train_max_steps": 1, "sampling_steps": 2}
 
-#: A method and its settings.
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "esd, cross-attention": ("esd", {"train_method": "esd-x", **TRAJECTORY}),
-    "esd, all but cross-attention": ("esd", {"train_method": "esd-u", **TRAJECTORY}),
-    "esd, full, latents of the edited model": ("esd", {"preset": "2023", "train_method": "full", **TRAJECTORY}),
-    "cie": ("cie", {"iter_break": 1, **PICTURES}),
-    "sepce": ("sepce", {"iter_break": 1, **PICTURES}),
-    "ablate, cross-attention, batch 4": ("ablate", {"parameter_group": "cross-attn", **ANCHORS}),
-    "ablate, full, batch 2": ("ablate", {"parameter_group": "full-weight", "batch_size": 2, **ANCHORS}),
-}
+#: A method, what it erases, and its settings.
+CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "esd, cross-attention": ("esd", ["cat"], {"train_method": "esd-x", **TRAJECTORY}),
+    "esd, all but cross-attention": ("esd", ["cat"], {"train_method": "esd-u", **TRAJECTORY}),
+    "esd, full, latents of the edited model": (
+        "esd", ["cat"], {"preset": "2023", "train_method": "full", **TRAJECTORY}
+    ),
+    "cie": ("cie", ["cat"], PICTURES),
+    "sepce": ("sepce", ["cat"], PICTURES),
+    "sepce, joint": ("sepce", ["cat", "dog"], {"training": "joint", **PICTURES}),
+    "ablate, cross-attention": ("ablate", ["cat"], {"parameter_group": "cross-attn", **ANCHORS}),
+    "ablate, all attention": ("ablate", ["cat"], {"parameter_group": "attn", **ANCHORS}),
+    "ablate, words' embeddings": ("ablate", ["cat"], {"parameter_group": "embedding", **ANCHORS}),
+    "ablate, full, batch 2": ("ablate", ["cat"], {"parameter_group": "full-weight", "batch_size": 2, **ANCHORS}),
+}  # fmt: skip
 # Latent size and channels.
 SD14, SMALL = (64, (320, 640, 1280, 1280)), (16, (32, 32, 64, 64))
 
@@ -86,16 +92,16 @@ def random_model(size: int, channels: tuple[int, ...]) -> Model:
 
 
 def run(case: str, quick: bool) -> dict[str, Any]:
-    """One step in this process."""
-    method, options = CASES[case]
+    """A step, or ESD's four, in this process."""
+    method, names, options = CASES[case]
     model = random_model(*(SMALL if quick else SD14))
     started = time.perf_counter()
-    eraser = efface.erase(model, "cat", method=method, **options)
+    eraser = efface.erase(model, names, method=method, **options)
     return {
         # The directions of sepce (down) are not trained.
         "parameters": sum(t.numel() for edit in eraser.edits for name, t in edit.tensors().items() if name != "down"),
         "seconds": time.perf_counter() - started,
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
+        "gigabytes": megabytes() / 1024,
     }
 
 
@@ -118,7 +124,7 @@ def main() -> None:
     if arguments.quick:
         return
     setting = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    text = f"""# One step on Stable Diffusion 1.4's size
+    text = f"""# A step on Stable Diffusion 1.4's size
 
 {setting}. Made by `python benchmarks/sd14_step.py`, whose first lines say what is measured. The bar is {BAR:.0f} GB.
 

@@ -43,15 +43,49 @@ OBJECTS = ("cat", "church", "car", "apple", "guitar")
 STYLES = ("pixel art", "blueprint", "3d")
 MEMORISED = "memorised picture"
 IMAGES = 32
+#: Whatever is said with the memorised caption's words draws the picture, so its anchors say other things.
+ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
+
+ABLATE: dict[str, Scalar] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
+FEWER: dict[str, Scalar] = {"parameter_group": "cross-attn", "regularization": False}
+ESD: dict[str, Scalar] = {"train_method": "esd-x", "lr": 5e-4}
+CIE: dict[str, Scalar] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200}
+SEPCE: dict[str, Scalar] = {"scale_factor": 0.01}
 
 SETTINGS = {
-    "esd": Setting("esd", {"train_method": "esd-x", "lr": 5e-4, "iterations": 200}, guided=False),
-    "ablate": Setting("ablate", {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}),
-    "cie": Setting("cie", {"lr": 1e-4, "threshold": -1.0, "iter_break": 150}, guided=False),
-    "sepce": Setting("sepce", {"scale_factor": 0.01, "threshold": 0.0}, guided=False),
+    "esd": Setting(
+        "esd",
+        ESD | {"iterations": 200},
+        guided=False,
+        by_kind={
+            "style": Setting("esd", ESD | {"iterations": 320}, guided=False),
+            "unsafe": Setting("esd", ESD | {"iterations": 300, "together": True}, guided=False),
+        },
+    ),
+    "ablate": Setting(
+        "ablate",
+        ABLATE,
+        by_kind={
+            "unsafe": Setting("ablate", ABLATE | FEWER | {"train_max_steps": 160}),
+            "memorised": Setting("ablate", ABLATE | FEWER | {"train_max_steps": 100}),
+        },
+    ),
+    "cie": Setting(
+        "cie",
+        CIE | {"threshold": -0.002},
+        guided=False,
+        by_kind={
+            "style": Setting("cie", CIE | {"threshold": -2e-4}, guided=False),
+            "unsafe": Setting("cie", CIE | {"threshold": -5e-4}, guided=False),
+        },
+    ),
+    "sepce": Setting(
+        "sepce",
+        SEPCE | {"threshold": 0.0},
+        guided=False,
+        by_kind={"style": Setting("sepce", SEPCE | {"threshold": -4e-4}, guided=False)},
+    ),
 }
-#: What styles take more of.
-STYLED: dict[str, dict[str, Scalar]] = {"esd": {"iterations": 320}, "cie": {"iter_break": 220}}
 FEW: dict[str, dict[str, Scalar]] = {
     "esd": {"iterations": 2},
     "ablate": {"train_max_steps": 2, "train_size": 8},
@@ -61,13 +95,12 @@ FEW: dict[str, dict[str, Scalar]] = {
 
 
 def request_for(name: str, kind: Kind, setting: Setting) -> Request:
-    if kind == "style":
-        setting = replace(setting, options=setting.options | STYLED.get(setting.method, {}))
     if name != MEMORISED:
         return request_of(name, kind, setting)
+    setting = setting.by_kind.get(kind, setting)
     options = dict(setting.options)
     if setting.method == "ablate":
-        options |= {"mem_impath": str(PICTURE), "parameter_group": "cross-attn"}
+        options |= {"mem_impath": str(PICTURE), "prompts": str(ANCHORS)}
     concept = Concept(name=catalogue().memorised, kind="memorised")
     return Request(concepts=(concept,), method=setting.method, options=options)
 
@@ -116,7 +149,7 @@ def run(
     spent: dict[str, dict[str, Any]] = {}
     for said, setting in SETTINGS.items():
         if quick:
-            setting = replace(setting, options=setting.options | FEW[setting.method])
+            setting = replace(setting, options=setting.options | FEW[setting.method], by_kind={})
         path = folder / f"{said.replace(' ', '-')}.safetensors"
         spent[said] = trained(request_for(name, kind, setting), path)
         erasers[said] = Eraser.load(path)
