@@ -36,7 +36,7 @@ from efface.models.text_gram import TextGram, text_gram
 from quality import RESULTS, Setting, keep, request_of
 
 OBJECTS = ("cat", "horse", "fish", "church", "sailboat", "apple", "guitar")
-IMAGES = 24
+IMAGES = 16
 OTHERS = 120  # prompts about other objects
 RANKS = (0, 8, 16, 24)
 

@@ -12,16 +12,20 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import efface
 from efface.judges import Judge, open_judge
 from efface.request import Kind
+from efface.settings import Scalar
 from quality import OBJECTS, WEAPONS, Found, Setting, details, keep, overview, run_all
 
 STYLES = ("3d", "line art", "stencil", "pixel art", "blueprint")
 IMAGES = 24
+#: A style shows early on the way to a picture.
+NOISIER: dict[str, Scalar] = {"first_timestep": 300, "last_timestep": 900, "lr": 0.5, "adam_steps": 10}
 SETTINGS = {
     "uce token": Setting(),
     "uce window, best": Setting(options={"variant": "window", "lamb": 0.1}, preserve=True),
@@ -29,7 +33,7 @@ SETTINGS = {
     "rece": Setting("rece", preserve=True),
     "certified": Setting("certified", preserve=True),
     "robust": Setting("robust", preserve=True),
-    "nullspace": Setting("nullspace", preserve=True, by_kind={"style": Setting("nullspace")}),
+    "nullspace": Setting("nullspace", preserve=True, by_kind={"style": Setting("nullspace", NOISIER)}),
     "cure": Setting(
         "cure", preserve=True, guided=False, by_kind={"unsafe": Setting("cure", {"alpha": 1e4}, guided=False)}
     ),
@@ -41,15 +45,56 @@ SETTINGS = {
 }
 
 
+#: Why a method forgets less than uce, where it does.
+WHY = {
+    "cure": "it has no guide: it takes directions out, except for those that retained prompts share.",
+    "nullspace": (
+        "it may only use directions that the everyday prompts leave free, and edits the concept's bare prompt; in a "
+        "sentence the words are other inputs of the layer."
+    ),
+    "negative": (
+        "only what guidance leads away from is changed; the conditional prediction still reads the concept, and "
+        "guidance adds to that."
+    ),
+    "sld max": (
+        "it steers by how far the prompt's prediction is from the concept's, over all its concepts at once, and stops "
+        "where they are no longer near; what it steers towards is nowhere said."
+    ),
+}
+
+
+def less(found: Found) -> str:
+    """A line for each setting that forgets less than uce's better one, at which concepts, and why."""
+    best = {name: max(forgotten(rows[said]) for said in rows if said.startswith("uce")) for name, rows in found.items()}
+    lines: list[str] = []
+    for said in SETTINGS:
+        if said.startswith("uce"):
+            continue
+        below = {name: forgotten(rows[said]) for name, rows in found.items() if forgotten(rows[said]) < best[name]}
+        if below:
+            where = ", ".join(f"{name} {value:.0%}" for name, value in below.items())
+            lines.append(f"- {said}: {where}" + (f": {WHY[said]}" if said in WHY else "."))
+    return "\n".join(lines)
+
+
+def forgotten(row: dict[str, Any]) -> float:
+    return row["metrics"]["forget"]["value"]
+
+
 def page(found: Found, judge: Judge) -> str:
     return f"""# Closed forms on the embedded model
 
 {len(found)} concepts, each erased alone, the weapons together; judge {judge.name} {judge.version}. Made by
 `python benchmarks/closed_form_quality.py`, whose first lines say what is measured. Means over concepts, with 95%
 intervals from a bootstrap over concepts; below, of each concept, intervals clustered by prompt. Seconds and bytes are
-medians: of erasing on two CPU cores, and of the edit alone, without what restoring needs.
+medians: of erasing on one thread of a busy machine, the model being open, and of the edit alone, without what restoring
+needs.
 
 {overview(found)}
+
+Where a method forgets less than uce does at its best:
+
+{less(found)}
 
 {details(found, SETTINGS)}
 """

@@ -42,7 +42,7 @@ from efface.models.text_gram import text_gram
 from quality import Setting, keep, request_of
 
 OBJECTS = ("cat", "horse", "fish", "church", "sailboat", "apple", "guitar")
-IMAGES = 32
+IMAGES = 16
 ARMS = ("direct", "synonyms", "words", "embeddings", "gradient", "retained")
 BASE = "unedited"
 

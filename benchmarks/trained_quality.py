@@ -48,7 +48,7 @@ ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
 
 ABLATE: dict[str, Scalar] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
 FEWER: dict[str, Scalar] = {"parameter_group": "cross-attn", "regularization": False}
-ESD: dict[str, Scalar] = {"train_method": "esd-x", "lr": 5e-4}
+ESD: dict[str, Scalar] = {"train_method": "esd-x-strict", "lr": 1e-3}
 CIE: dict[str, Scalar] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200}
 SEPCE: dict[str, Scalar] = {"scale_factor": 0.01}
 
@@ -72,11 +72,11 @@ SETTINGS = {
     ),
     "cie": Setting(
         "cie",
-        CIE | {"threshold": -0.002},
+        CIE | {"threshold": -0.0015},
         guided=False,
         by_kind={
             "style": Setting("cie", CIE | {"threshold": -2e-4}, guided=False),
-            "unsafe": Setting("cie", CIE | {"threshold": -5e-4}, guided=False),
+            "unsafe": Setting("cie", CIE | {"threshold": 1e-3}, guided=False),
         },
     ),
     "sepce": Setting(
