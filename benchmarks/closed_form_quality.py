@@ -47,7 +47,10 @@ SETTINGS = {
 
 #: Why a method forgets less than uce, where it does.
 WHY = {
-    "cure": "it has no guide: it takes directions out, except for those that retained prompts share.",
+    "cure": (
+        "it has no guide, and what else the prompt says is enough for some things; it also leaves the directions that "
+        "retained prompts share. On car and apple, retaining nothing, alpha 100 and `tokens=window` gave 0% to 58%."
+    ),
     "nullspace": (
         "it may only use directions that the everyday prompts leave free, and edits the concept's bare prompt; in a "
         "sentence the words are other inputs of the layer."
