@@ -53,6 +53,15 @@ def test_it_is_an_image_folder(tiny_model: Model, tmp_path: Path) -> None:
     assert np.array_equal(made[0].pixels(), np.asarray(Picture.open(made[0].path or "")))
 
 
+def test_the_text_is_read_as_the_eraser_read_it_unless_the_sampling_says_how(tiny_model: Model, tmp_path: Path) -> None:
+    eraser = efface.erase(tiny_model, "cat", to="dog", clip_skip=1)
+    for place, (given, expected) in enumerate(((None, 1), (0, 0))):
+        sampling = replace(SAMPLING, clip_skip=given)
+        made = generate(tiny_model, JOBS[:1], sampling, out=tmp_path / str(place), eraser=eraser)
+        assert made[0].row["clip_skip"] == expected
+    assert generate(tiny_model, JOBS[:1], SAMPLING, out=tmp_path / "plain")[0].row["clip_skip"] is None
+
+
 def test_a_second_run_makes_nothing(tiny_sd: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=out)

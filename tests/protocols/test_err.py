@@ -10,7 +10,7 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generate import Sampling, read_folder
 from efface.judges import read_verdicts
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
@@ -118,6 +118,14 @@ def test_same_numbers_again_and_base_images_only_once(
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
     for path in (tmp_path / "one" / "images").rglob("*.png"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_images_read_the_text_as_the_erasers_did(tiny_model: Model, tmp_path: Path) -> None:
+    skipping = efface.erase(tiny_model, REQUEST.model_copy(update={"clip_skip": 1}))
+    found = run(tiny_model, {"mine": skipping}, tmp_path / "out")
+    assert found.provenance["sampling"]["clip_skip"] == 1
+    for name in (BASE, "mine"):
+        assert {image.row["clip_skip"] for image in read_folder(tmp_path / "out" / "images" / name)} == {1}
 
 
 def test_errors_are_never_absence(tiny_model: Model, eraser: efface.Eraser, tmp_path: Path) -> None:

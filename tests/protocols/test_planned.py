@@ -9,7 +9,7 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generate import Sampling, read_folder
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
 
@@ -73,6 +73,23 @@ def test_errors_are_never_absence(
     assert mine.metrics["forget"].n + mine.metrics["retain"].n == len(mine.shots) - len(failed)
     assert mine.went["cat"].get("error", 0) == sum(shot.probe.metric == "forget" for shot in failed)
     assert found.errors == mine.errors + found.results[BASE].errors
+
+
+def test_images_read_the_text_as_the_erasers_did(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
+    judge = colours("cat", "dog", "car")
+    skipping = efface.erase(tiny_model, "cat", to="dog", clip_skip=1)
+    found = run(tiny_model, {"mine": skipping}, judge, tmp_path / "out", n=1)
+    assert found.provenance["sampling"]["clip_skip"] == 1
+    rows = [image.row for name in (BASE, "mine") for image in read_folder(tmp_path / "out" / "images" / name)]
+    assert [row["clip_skip"] for row in rows] == [1] * 6
+    erasers = {"mine": skipping, "other": efface.erase(tiny_model, "cat", to="dog")}
+    with pytest.raises(BadInput, match=r"different clip_skip \('mine' 1, 'other' none\)"):
+        run(tiny_model, erasers, judge, tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+    # None and 0 are one, under the key that images without either have had all along.
+    one, other = (efface.erase(tiny_model, "cat", to="dog", clip_skip=skip) for skip in (None, 0))
+    found = run(tiny_model, {"one": one, "other": other}, judge, tmp_path / "none", n=1)
+    assert found.provenance["sampling"]["clip_skip"] is None
 
 
 def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ all of its jobs that the cache did not serve, and those that miss an image run w
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
@@ -92,7 +92,7 @@ def generate(
     Args:
         model: What draws.
         jobs: What to draw; equal jobs share one file.
-        sampling: How; `None` takes the model's default.
+        sampling: How; `None` takes the model's default. Without a `clip_skip`, the text is read as the eraser did.
         out: The folder; other images already in it stay.
         eraser: What the model shall forget.
         strength: Of the eraser.
@@ -108,6 +108,8 @@ def generate(
         BadFile: `out` cannot be written, or is a folder of something else.
     """
     sampling = sampling or Sampling.default(model)
+    if eraser and sampling.clip_skip is None:
+        sampling = replace(sampling, clip_skip=eraser.request.clip_skip or None)
     recipe = Recipe.of(model, sampling, eraser, strength)
     rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
     with Folder(out) as folder:

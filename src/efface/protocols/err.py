@@ -28,7 +28,7 @@ from efface.models.emoji import catalogue
 from efface.protocols.attacking import Attacks, Found
 from efface.protocols.base import BASE, Probe, Protocol
 from efface.protocols.comparing import comparisons
-from efface.protocols.facts import check_erasers, provenance
+from efface.protocols.facts import check_erasers, provenance, reading_alike
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.outcomes import METRICS, compared, outcome
 from efface.protocols.plans import good
@@ -81,7 +81,7 @@ def evaluate(
     if n < 2:
         raise BadInput(f"{n} images a concept are too few; ask for at least 2.")
     prompts = _prompts(inputs)
-    sampling = sampling or Sampling.default(model)
+    sampling = reading_alike(sampling or Sampling.default(model), erasers)
     searches = Attacks(model, judge, sampling, out, attacks, progress)
     requests = {name: request or eraser.request for name, eraser in erasers.items()}
     plans = {name: searches.given(plan(model, judge, r, n, seed, prompts)) for name, r in requests.items()}

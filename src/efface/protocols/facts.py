@@ -1,7 +1,7 @@
 """What an evaluation is refused for, and what it says of itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from efface.eraser import Eraser
@@ -35,6 +35,21 @@ def check_erasers(erasers: Mapping[str, Eraser]) -> None:
                 f"attributes with efface generate '{concept.name}' -n 100 --eraser FILE -o DIR, then efface judge DIR "
                 f"-q '{next(iter(concept.attributes))}'."
             )
+
+
+def reading_alike(sampling: Sampling, erasers: Mapping[str, Eraser]) -> Sampling:
+    """The sampling, by which all models read the text as the erasers did, unless it says how itself.
+
+    Raises:
+        BadInput: They did not all read it alike, and the unedited model's images are the same for all.
+    """
+    skips = {name: eraser.request.clip_skip or None for name, eraser in erasers.items()}
+    if sampling.clip_skip is not None:
+        return sampling
+    if len(set(skips.values())) > 1:
+        told = ", ".join(f"'{name}' {skip or 'none'}" for name, skip in skips.items())
+        raise BadInput(f"The erasers were made with different clip_skip ({told}); evaluate those of one together.")
+    return replace(sampling, clip_skip=next(iter(skips.values())))
 
 
 def provenance(

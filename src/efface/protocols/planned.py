@@ -18,7 +18,7 @@ from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
 from efface.protocols.base import BASE, Protocol, Shot, Unread
 from efface.protocols.comparing import comparisons
-from efface.protocols.facts import check_erasers, provenance
+from efface.protocols.facts import check_erasers, provenance, reading_alike
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.plans import Asked, Plan, Prepare, Prepared
 from efface.protocols.published import Published, sampling_of
@@ -76,7 +76,7 @@ def planned(
         if n < 1:
             raise BadInput(f"{n} images are none; ask for at least 1.")
         requests = {key: request or eraser.request for key, eraser in erasers.items()}
-        sampling = sampling or sampling_of(published, model, inputs)
+        sampling = reading_alike(sampling or sampling_of(published, model, inputs), erasers)
         asked = Asked(model, requests, judge, sampling, n, seed, inputs)
         return _Run(name, asked, prepare(asked), config, out, progress).evaluation(erasers)
 
