@@ -1,6 +1,7 @@
 """Concept Ablation's numbers against the metrics' own functions on the same images, and its published files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,30 @@ def test_sets_of_the_embedded_world(emoji: Model) -> None:
     assert set(styles[2:]) == {"3d", "outlined", "stencil", "pixel art", "blueprint"}
 
 
-def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, tmp_path: Path) -> None:
-    data = tmp_path / "assets"
+def test_what_is_erased_too_must_not_survive(emoji: Model, tmp_path: Path) -> None:
+    asked = Asked(emoji, {}, open_judge("emoji"), QUICK, 1, 0, Inputs())
+
+    def negatives(concept: Concept, *erased: str) -> list[str]:
+        return [named.name for named in sets_for(asked, concept, erased).hard_negatives]
+
+    cat, dog, flat = (Concept(name=name, guide="star") for name in ("cat", "puppy", "flat style"))
+    assert negatives(cat, "cat", "puppy") == ["tiger", "lion"]
+    assert negatives(dog, "cat", "puppy") == ["rabbit"], "not the cat"
+    assert negatives(dog, "puppy") == ["cat", "rabbit"]
+    assert "line art" not in negatives(flat, "flat style", "line drawing")
+    assert "line art" in negatives(flat, "flat style")
+    with pytest.raises(BadInput, match="The anchor of 'cat' is 'dog', which is erased too; name another"):
+        run(emoji, efface.erase(emoji, ["cat", "puppy"]), open_judge("emoji"), tmp_path / "out")
+    asked = replace(asked, inputs=Inputs(data=published(tmp_path)))
+    assert negatives(Concept(name="blue cat"), "blue cat", "red cat") == ["apple cat"]
+    with pytest.raises(BadInput, match="is 'cat', which is erased too; change it in"):
+        negatives(Concept(name="blue cat"), "blue cat", "a cat")
+    assert not (tmp_path / "out").exists()
+
+
+def published(folder: Path) -> Path:
+    """The reference's assets, with other names in them."""
+    data = folder / "assets"
     (data / "eval_prompts").mkdir(parents=True)
     entries = {
         "style": {"van gogh": {"target": "van gogh", "anchor": "painting", "hard_negative": ["picasso line"]}},
@@ -124,6 +147,11 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
     }
     for name, text in texts.items():
         (data / "eval_prompts" / f"{name}_eval.txt").write_text(text)
+    return data
+
+
+def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, tmp_path: Path) -> None:
+    data = published(tmp_path)
     judge = colours("blue cat", "cat", "red cat", "van gogh")
     clip: dict[str, Any] = {"clip": str(tiny_clip), "extractor": "emoji-clip"}
     found = run(tiny_model, efface.erase(tiny_model, "Blue Cat", to="cat"), judge, tmp_path / "one", data=data, **clip)

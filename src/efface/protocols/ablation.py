@@ -14,8 +14,9 @@ how many images the target is absent (`forget`), and the anchor and the hard neg
 
 `--data FOLDER` is the reference's assets, with eval.json and eval_prompts; objects' prompts are the anchor's with
 another name in them. Without it, anchor and hard negatives are the concept's guide and neighbours, from the request or
-on the embedded model its catalogue, in plain templates. 4 n images of target and anchor, n of each hard negative; the
-paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1, which here is at eta 0.
+on the embedded model its catalogue, in plain templates. Hard negatives that are erased too are left out.
+4 n images of target and anchor, n of each hard negative; the paper has n = 50, guidance 6 and 50 steps of DDIM at
+eta 1, which here is at eta 0.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def prepare(asked: Asked) -> Prepared:
     """The sets of every concept."""
     config = Config.model_validate(asked.inputs.options)
     guidance = GUIDANCE if config.guidance is None and not asked.is_emoji else config.guidance
-    sets = {name: [sets_for(asked, concept) for concept in r.concepts] for name, r in asked.requests.items()}
+    sets = {name: [sets_for(asked, concept, r.names) for concept in r.concepts] for name, r in asked.requests.items()}
     groups = {name: [_groups(one, asked, guidance) for one in several] for name, several in sets.items()}
     rates = {
         "forget": good("forget"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from efface.errors import BadFile, BadInput
 from efface.judges.words import plain
 from efface.models.emoji import catalogue
-from efface.protocols.canvas import emoji_canvas
+from efface.protocols.canvas import emoji_canvas, spellings
 from efface.protocols.plans import Asked
 from efface.request import Concept
 from efface.settings import Settings
@@ -52,14 +52,37 @@ _Kind = Literal["style", "object"]
 _FILE = TypeAdapter(dict[_Kind, dict[str, Entry]])
 
 
-def sets_for(asked: Asked, concept: Concept) -> Sets:
-    """A concept's sets.
+def sets_for(asked: Asked, concept: Concept, erased: Sequence[str] = ()) -> Sets:
+    """A concept's sets; of the hard negatives, those that the eraser leaves.
+
+    Args:
+        asked: For what.
+        concept: Whose.
+        erased: The names of all that the eraser erases.
 
     Raises:
-        BadInput: There is no anchor to compare with, or the data has no such concept.
+        BadInput: There is no anchor to compare with, it is erased too, or the data has no such concept.
     """
-    if asked.inputs.data is not None:
-        return _published(asked.inputs.data, concept)
+    data = asked.inputs.data
+    sets = _published(data, concept) if data is not None else _own(asked, concept)
+    anchor = sets.anchor.name
+    if any(name != concept.name and _same(asked, name, anchor) for name in erased):
+        mend = "name another in a request, --request FILE.yaml" if data is None else f"change it in {data}"
+        raise BadInput(f"The anchor of '{concept.name}' is '{anchor}', which is erased too; {mend}.")
+    left = (named for named in sets.hard_negatives if not any(_same(asked, name, named.name) for name in erased))
+    return replace(sets, hard_negatives=tuple(left))
+
+
+def _same(asked: Asked, one: str, other: str) -> bool:
+    """Whether two names mean one thing: by their words, to the judge, or on the embedded model."""
+    if spellings(one) & spellings(other) or asked.judge.same(one, other):
+        return True
+    meaning = emoji_canvas(catalogue()).meaning
+    return asked.is_emoji and meaning(one) is not None and meaning(one) == meaning(other)
+
+
+def _own(asked: Asked, concept: Concept) -> Sets:
+    """From the request, or the embedded model's catalogue."""
     anchor, near, is_style = _around(concept, asked.is_emoji)
     if not anchor:
         raise BadInput(
