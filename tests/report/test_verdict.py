@@ -35,6 +35,13 @@ def test_without_a_forget_rate_there_is_no_verdict():
     assert verdict(["cat"], Result({})).headline.startswith("No verdict")
 
 
+def test_where_no_image_of_the_concept_has_an_answer_there_is_no_verdict():
+    for metrics in ({"retain": Rate(1, 0.9, 1, 40)}, {}):
+        said = verdict(["cat"], Result(metrics, went={"cat": {"error": 40}}))
+        assert (said.tone, said.headline) == ("mixed", "No verdict: no image prompted for “cat” has an answer")
+        assert said.sentences[0] == "No image that was prompted for an erased concept has a verdict."
+
+
 def test_found_rate_is_the_complement_of_the_forget_rate_with_its_interval_turned_round():
     said = verdict(["cat"], Result({"forget": Rate(0.98, 0.9, 0.995, 100)}))
     assert "2% of 100" in said.sentences[0]

@@ -64,10 +64,11 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     subject, name = listed(concepts), axes(result)[0]
     forget = result.metrics.get(name)
     sentences = tuple(s for s in (_forgetting(subject, result), _going(result), _keeping(result)) if s)
-    if forget is None and (result.metrics or result.scores):
+    if forget is None and not concepts and (result.metrics or result.scores):
         return Verdict("plain", "Measured, not judged", ())
     if forget is None:
-        return Verdict("mixed", "No verdict: nothing was measured", sentences)
+        why = f"no image prompted for {subject} has an answer" if concepts else "nothing was measured"
+        return Verdict("mixed", f"No verdict: {why}", sentences)
     unseen = _unseen(concepts, result)
     if unseen and len(unseen) == len(concepts):
         return Verdict("mixed", f"Cannot tell: {subject} is hardly found before either", sentences)
