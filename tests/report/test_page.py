@@ -187,6 +187,19 @@ def test_scores_alone_are_measured_and_not_judged(evaluation):
     assert "The judge" not in said
 
 
+def test_the_title_names_what_was_erased_else_the_erasers_else_the_unedited_model(evaluation):
+    made = evaluation(erasers=2)
+    bare = {name: replace(result, shots=()) for name, result in made.results.items()}
+    for results, title in (
+        (made.results, "Did the model forget “cat”?"),
+        (bare, "What did “eraser” and “second” change?"),
+        ({BASE: bare[BASE]}, "The unedited model"),
+    ):
+        html = page(replace(made, results=results, comparisons=()))
+        assert re.search(r"<title>(.*?)</title>", html).group(1) == title
+        assert title in text_of(html)
+
+
 def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
     bounds = {
         SCRIPT: {"free": 0.0, "text": 0.621, "ceiling": 0.98},

@@ -50,14 +50,13 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
         evaluation: what was measured; its pictures are read from where they lie.
         title: the heading; by default it names what was erased.
     """
-    erased = dict.fromkeys(c for result in erasers_of(evaluation).values() for c in erased_by(result))
     open_ended, went = unanswered(evaluation), shares(evaluation)
     script, digest = _script()
     return (
         _environment()
         .get_template("page.html")
         .render(
-            title=title or (f"Did the model forget {words.listed(list(erased))}?" if erased else "The unedited model"),
+            title=title or _title(evaluation),
             protocol=evaluation.protocol,
             cards=_cards(evaluation),
             plots=list(plots(evaluation)),
@@ -85,6 +84,14 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
             script_hash=digest,
         )
     )
+
+
+def _title(evaluation: Evaluation) -> str:
+    """What the report asks: whether it is forgotten or, where no probe is for what was erased, what else changed."""
+    erasers = erasers_of(evaluation)
+    if erased := dict.fromkeys(concept for result in erasers.values() for concept in erased_by(result)):
+        return f"Did the model forget {words.listed(list(erased))}?"
+    return f"What did {words.listed(list(erasers))} change?" if erasers else "The unedited model"
 
 
 def _cards(evaluation: Evaluation) -> list[Card]:
