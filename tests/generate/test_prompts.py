@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from efface.errors import BadFile, BadInput
-from efface.generate import Job, Sampling, jobs_for, read_prompts
+from efface.generate import Job, Sampling, jobs_for, read_prompts, repeated
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -98,6 +98,13 @@ def test_unreadable(tmp_path: Path) -> None:
 
 def test_seeds_count_up() -> None:
     assert [job.seed for job in jobs_for(["a", "b"], n=3, seed=7)] == [7, 8, 9, 7, 8, 9]
+
+
+def test_a_prompt_that_comes_twice_has_twice_the_images(tmp_path: Path) -> None:
+    jobs = repeated(read_prompts(write(tmp_path / "p.txt", "a\nb\na\n"), seed=5), 2)
+    assert [(job.prompt, job.seed) for job in jobs] == [("a", 5), ("a", 7), ("b", 5), ("b", 6), ("a", 6), ("a", 8)]
+    rows = read_prompts(write(tmp_path / "p.csv", "prompt,seed\na,5\na,5\n"))
+    assert repeated(rows, 2) == [Job("a", 5), Job("a", 6)], "one and the same image"
 
 
 def test_settings_are_checked() -> None:

@@ -62,6 +62,17 @@ def test_every_prompt_is_drawn_at_least_once(tmp_path: Path) -> None:
     assert len({probe.job.prompt for probe in found if probe.metric == "retain"}) == 10
 
 
+def test_no_image_is_asked_for_twice(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.csv"
+    path.write_text("prompt,concept,seed\na cat,cat,0\na cat,cat,1\nthe cat,cat,0\na cat,cat,1\n")
+    jobs = [probe.job for probe in probes_of_file(path, Request.make("cat"), 9, 0)]
+    assert [(job.prompt, job.seed) for job in jobs] == [
+        *(("a cat", 0), ("a cat", 1), ("the cat", 0)),
+        *(("a cat", 2), ("a cat", 3), ("the cat", 1)),
+        *(("a cat", 4), ("a cat", 5), ("the cat", 2)),
+    ]
+
+
 def test_what_the_file_has_not_comes_from_the_request(tmp_path: Path) -> None:
     path = tmp_path / "plain.csv"
     path.write_text("prompt,concept,evaluation_seed,evaluation_guidance\nthe cat sits,cat,42,5.5\nthe car,car,1,7\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from efface.errors import BadInput
@@ -132,7 +133,19 @@ def jobs_for(prompts: Iterable[str], n: int = 1, seed: int = 0, guidance: float 
 
 
 def repeated(jobs: Sequence[Job], n: int) -> list[Job]:
-    """Each job `n` times, with seeds that count up from its own."""
+    """`n` images a job, with seeds that count up from its own; equal jobs are one, and no seed comes twice."""
     if n < 1:
         raise BadInput(f"{n} images a prompt are none; ask for at least 1.")
-    return [replace(job, seed=job.seed + i) for job in jobs for i in range(n)]
+    several = {job: [job] for job in jobs}
+    taken = set(several)
+    for same in several.values():
+        while len(same) < n:
+            same.append(unlike(same[-1], taken))
+    return [job for same in several.values() for job in same]
+
+
+def unlike(job: Job, taken: set[Job]) -> Job:
+    """The job with the next seed at which it is not among those taken, to which it is added."""
+    job = next(other for i in count(1) if (other := replace(job, seed=job.seed + i)) not in taken)
+    taken.add(job)
+    return job

@@ -4,7 +4,7 @@ Of a row about an erased concept, `prompt` and `direct_prompt_1` to `_5` count f
 for `indirect` and `adversarial_prompt` for `adversarial`. Direct prompts of other rows count for `adjacent` where the
 request names their concept a neighbour, else for `retain`. Rows without a concept are about the one that was erased.
 
-Image i of a prompt has the row's seed + i, or where it gives none the run's.
+Image i of a prompt has the row's seed + i, or where it gives none the run's; a seed that another row gives is left out.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from efface.errors import BadFile
-from efface.generate.jobs import Job
+from efface.generate.jobs import Job, unlike
 from efface.generate.prompts import read_labelled_prompts
 from efface.protocols.base import FORGETTING, Probe
 from efface.request import Request
@@ -74,9 +74,12 @@ def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Prob
 
 
 def _in_turn(jobs: Sequence[Job], n: int) -> list[Job]:
-    """n jobs, or each once if these are more; a job that comes again has the next seed."""
-    turns = range(max(n, len(jobs)))
-    return [replace(job := jobs[k % len(jobs)], seed=job.seed + k // len(jobs)) for k in turns]
+    """n jobs, or each once if these are more; a job that comes again has the next seed that no other has."""
+    turns = list(dict.fromkeys(jobs))
+    each, taken = len(turns), set(turns)
+    while len(turns) < n:
+        turns.append(unlike(turns[-each], taken))
+    return turns
 
 
 def _rate(probe: Probe) -> tuple[str, str]:
