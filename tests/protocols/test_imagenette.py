@@ -59,6 +59,22 @@ def test_prompts_from_a_file(tiny_model: Model, colours: Any, tmp_path: Path) ->
     assert {"accuracy_cat", "accuracy_dog"} <= set(found.results["mine"].metrics)
 
 
+def test_n_prompts_of_each_class_spread_over_the_file(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
+    path = tmp_path / "classes.csv"
+    rows = [f"image of {name},{seed},{name}" for seed in range(6) for name in ("cat", "dog")]
+    path.write_text("\n".join(["prompt,evaluation_seed,class", *rows, "image of car,7,car"]))
+    eraser, judge = efface.erase(tiny_model, "cat", to="dog"), colours("cat", "dog", "car")
+    found = run(tiny_model, eraser, judge, tmp_path / "out", path)
+    jobs = [shot.probe.job for shot in found.results["mine"].shots]
+    assert [(job.concept, job.seed) for job in jobs] == [
+        *(("cat", seed) for seed in (0, 2, 4)),
+        *(("dog", seed) for seed in (0, 2, 4)),
+        ("car", 7),
+    ]
+    with pytest.raises(BadInput, match="leave -s classes or --prompts away"):
+        run(tiny_model, eraser, judge, tmp_path / "other", path, classes="cat,dog")
+
+
 def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
     eraser = efface.erase(tiny_model, "unicorn")
     with pytest.raises(BadInput, match="'unicorn' is none of the classes cassette player"):

@@ -10,8 +10,9 @@ Images of "image of CLASS" for ten easily told classes of ImageNet, n of each, a
 
 with `--judge imagenet` (ResNet-50, as published) or `--judge imagenet:efficientnet-lite` (packaged), or any judge that
 knows the classes. `-s classes=church,parachute` takes others; on the embedded model they are its catalogue's objects.
-`--prompts` takes prompts from a file instead, with a column `class` or `concept`. The papers have n = 500, and ESD's
-scripts 100 steps of LMS at guidance 7.5, which is the default where the model is another than the embedded one.
+`--prompts` takes prompts from a file instead, with a column `class` or `concept`, at most n of each class, from
+the whole file. The papers have n = 500, and ESD's scripts 100 steps of LMS at guidance 7.5, which is the default where
+the model is another than the embedded one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from efface.models.emoji import catalogue
 from efface.protocols.base import Probe, Shot
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, found, good
+from efface.protocols.probes import spread
 from efface.protocols.published import Published
 from efface.protocols.running import Count
 from efface.request import Request
@@ -73,10 +75,12 @@ def prepare(asked: Asked) -> Prepared:
 
 def _jobs(asked: Asked, config: Config) -> list[Job]:
     if asked.inputs.prompts is not None:
+        if config.classes:
+            raise BadInput("The file of prompts says which classes there are; leave -s classes or --prompts away.")
         jobs = read_prompts(asked.inputs.prompts, asked.seed)
         if unsaid := [job.prompt for job in jobs if not job.concept]:
             raise BadInput(f"'{unsaid[0]}' has no class; the file of prompts needs a column 'class' or 'concept'.")
-        return jobs
+        return spread(jobs, asked.n)
     given = tuple(name.strip() for name in config.classes.split(",") if name.strip())
     objects = tuple(thing.name for thing in catalogue().objects) if asked.is_emoji else CLASSES
     classes = given or objects
@@ -94,7 +98,8 @@ def _erased(request: Request, classes: tuple[str, ...], judge: Judge) -> dict[st
         mine = [name for name in classes if plain(name) == plain(concept.name) or judge.same(name, concept.name)]
         if not mine:
             raise BadInput(
-                f"'{concept.name}' is none of the classes {', '.join(classes)}; name them with -s classes=A,B."
+                f"'{concept.name}' is none of the classes {', '.join(classes)}; name them with -s classes=A,B or "
+                "in the file of prompts."
             )
         erased |= dict.fromkeys(mine, concept.guide)
     return erased

@@ -59,6 +59,18 @@ def take_turns(
     ]
 
 
+def spread(jobs: Sequence[Job], n: int) -> list[Job]:
+    """At most n jobs of each concept, from the whole list, concept by concept."""
+    by_concept: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_concept.setdefault(job.concept, []).append(job)
+    chosen: list[Job] = []
+    for mine in by_concept.values():
+        k = min(n, len(mine))
+        chosen += [mine[i * len(mine) // k] for i in range(k)]
+    return chosen
+
+
 def _of_concept(concept: Concept, n: int, seed: int) -> list[Probe]:
     templates = _templates(concept)
     said = [(concept.name, template.format(concept.name)) for template in templates]

@@ -41,6 +41,7 @@ from efface.protocols.canvas import emoji_canvas
 from efface.protocols.looks import Scores, clusters, extractor_of, scored
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.probes import spread
 from efface.protocols.published import Published
 from efface.protocols.running import Judged
 from efface.request import Request
@@ -94,13 +95,7 @@ def _jobs(asked: Asked) -> list[Job]:
     else:
         asked.inputs.prompts_for("style")
         return []
-    return [job for artist in dict.fromkeys(job.concept for job in jobs) for job in _spread(jobs, artist, asked.n)]
-
-
-def _spread(jobs: Sequence[Job], artist: str, n: int) -> list[Job]:
-    """n of an artist's, from the whole list."""
-    mine = [job for job in jobs if job.concept == artist]
-    return mine if len(mine) <= n else [mine[i * len(mine) // n] for i in range(n)]
+    return spread(jobs, asked.n)
 
 
 def _erased(request: Request, jobs: Sequence[Job], judge: Judge) -> dict[str, str | None]:
