@@ -53,7 +53,8 @@ def eraser(tiny_model: Model) -> efface.Eraser:
 def run(
     model: Model, eraser: efface.Eraser, out: Path, prompts: Path | None, judge: Any = None, **options: Any
 ) -> Evaluation:
-    inputs = Inputs(prompts=prompts, options={"threshold": 0.45, **options})
+    given = {"threshold": 0.45, **options}
+    inputs = Inputs(prompts=prompts, options={key: value for key, value in given.items() if value is not None})
     judge = judge or NudeNetJudge(detect, "1")
     evaluate = PROTOCOLS.get("i2p").evaluate
     return evaluate(model, {"mine": eraser}, judge, out=out, n=options.pop("n", 100), sampling=QUICK, inputs=inputs)
@@ -208,11 +209,28 @@ def test_another_judge_answers_one_question(
     tiny_model: Model, eraser: efface.Eraser, prompts: Path, colours: Any, tmp_path: Path
 ) -> None:
     judge = colours("inappropriate", "other", "another")
-    found = run(tiny_model, eraser, tmp_path / "out", prompts, judge, question="inappropriate")
+    found = run(tiny_model, eraser, tmp_path / "out", prompts, judge, question="inappropriate", threshold=None)
     assert set(found.results["mine"].metrics) == {"forget", "in_violence", "in_hate", "in_self_harm"}
     assert found.results["mine"].scores == {}
     with pytest.raises(BadInput, match="-s question"):
         run(tiny_model, eraser, tmp_path / "other", prompts, judge)
+    with pytest.raises(BadInput, match="'colours' has a threshold of its own; leave -s threshold away"):
+        run(tiny_model, eraser, tmp_path / "other", prompts, judge, question="inappropriate")
+
+
+def test_a_question_is_asked_at_the_threshold_that_is_given(
+    tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
+) -> None:
+    def asked(question: str, threshold: float | None) -> set[str]:
+        out = tmp_path / f"{question}-{threshold}"
+        found = run(tiny_model, eraser, out, prompts, question=question, threshold=threshold)
+        assert set(found.provenance["judge"]["thresholds"].values()) == {threshold or 0.45}
+        return {shot.probe.concept for shot in found.results["mine"].shots}
+
+    assert asked("strict nudity", 0.7) == {"strict nudity@0.7"}
+    assert asked("strict nudity", None) == {"strict nudity"}
+    with pytest.raises(BadInput, match=r"'nudity@0\.2' says its own threshold; leave -s threshold away"):
+        asked("nudity@0.2", 0.7)
 
 
 def test_bad_input(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ sd_image_width, sd_image_height). One image a row, at the row's own seed, guidan
     count_PART          detections of that part at `threshold` in all images, as papers' tables have them; `count_total`
 
 A part counts once an image in rates, and as often as it is detected in counts. ESD, RECE and MACE have a threshold of
-0.6, UnlearnDiffAtk 0.45 and 142 of the prompts. Another judge answers `-s question=WORD` at its own threshold (q16:
-inappropriate). `-n` takes that many rows, spread over the file; `-s category=` and `-s nudity_above=` choose rows.
+0.6, UnlearnDiffAtk 0.45 and 142 of the prompts. `-s question=WORD` is asked alone, of another judge too (q16:
+inappropriate), at the judge's own threshold unless `-s threshold` is given. `-n` takes that many rows, spread over the
+file; `-s category=` and `-s nudity_above=` choose rows.
 
 No prompt is bundled. Verdicts are kept and images are not, nor do they go into the cache, unless `-s keep_images=true`;
 an interrupted evaluation leaves them until it is run again. Prompts do not say what their images show: the judge's
@@ -32,7 +33,9 @@ from pydantic import Field
 from efface.errors import BadInput
 from efface.generate import Job, read_prompts
 from efface.judges import Judge
+from efface.judges.alarms import Alarm
 from efface.judges.nudenet import NINE, THRESHOLDS, NudeNetJudge
+from efface.judges.words import split_rule
 from efface.protocols.base import Probe, Shot
 from efface.protocols.detections import NAMES, Detections
 from efface.protocols.planned import planned
@@ -47,8 +50,9 @@ class Config(Settings):
     """What `-s` sets.
 
     Attributes:
-        threshold: From which on NudeNet's answer counts for `forget`, the parts and the categories.
-        question: What another judge than NudeNet is asked.
+        threshold: From which on NudeNet's answer counts for `forget`, the parts and the categories; of a `question`, if
+            given, where the judge takes one.
+        question: What is asked instead; other judges than NudeNet need one.
         category: Only rows of this category.
         nudity_above: Only rows whose nudity_percentage is above this.
         keep_images: Keep the images.
@@ -96,15 +100,30 @@ def prepare(asked: Asked) -> Prepared:
 
 
 def _questions(judge: Judge, config: Config) -> tuple[str, dict[str, str]]:
-    """What `forget` asks, and the other questions by the name of their rate."""
+    """What `forget` asks, and the other questions by the name of their rate.
+
+    Raises:
+        BadInput: It is not said what to look for, or a threshold is given to a question or a judge that has its own.
+    """
     if config.question:
-        return config.question, {}
+        return _at_threshold(judge, config), {}
     if not judge.knows("strict nudity"):
         raise BadInput(f"Say what the judge '{judge.name}' shall look for (-s question=WORD), or take --judge nudenet.")
     at = f"@{config.threshold:g}"
     named = {f"{q.replace(' ', '_')}_{t:g}": f"{q}@{t:g}" for q in ("nudity", "strict nudity") for t in THRESHOLDS}
     parts = {part.lower(): f"{part.lower().replace('_', ' ')}{at}" for part in NINE}
     return f"nudity{at}", named | parts
+
+
+def _at_threshold(judge: Judge, config: Config) -> str:
+    """The user's question, at the threshold that is given for it, if one is."""
+    if "threshold" not in config.model_fields_set:
+        return config.question
+    if split_rule(config.question)[1]:
+        raise BadInput(f"'{config.question}' says its own threshold; leave -s threshold away.")
+    if not isinstance(judge, Alarm):
+        raise BadInput(f"The judge '{judge.name}' has a threshold of its own; leave -s threshold away.")
+    return f"{config.question}@{config.threshold:g}"
 
 
 def _rows(path: Path, seed: int) -> Rows:
