@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import resource
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +180,21 @@ def guided() -> GuidedCall:
             return model.denoiser(latents, torch.tensor(step), encoder_hidden_states=text).sample
 
     return predict
+
+
+@pytest.fixture
+def small_disk() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which no file may grow beyond 20 kB: pytest's own log neither, so it is no longer than need be."""
+
+    @contextmanager
+    def small() -> Generator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return small

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ TO_Q = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
 CONV = "denoiser.down_blocks.0.resnets.0.conv1.weight"
 FC = "text_encoder.encoder.layers.0.mlp.fc2.weight"
 Guided = Callable[..., Tensor]
+SmallDisk = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -236,6 +238,37 @@ def test_a_folder_opens_as_a_pipeline_with_the_eraser_baked_in(
     with pytest.raises(BadFile, match="letters"):
         export_eraser(text_eraser, tiny_model, tmp_path / "letters", "diffusers", force=True)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["letters", "model"]
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_one_before(
+    text_eraser: Eraser, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk: SmallDisk
+) -> None:
+    path, link = tmp_path / "model", tmp_path / "link"
+    export_eraser(text_eraser, tiny_model, path, "diffusers")
+    before = {item: item.read_bytes() for item in path.rglob("*.safetensors")}
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            assert not target.exists()
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(BadFile, match="No space left"):
+            export_eraser(text_eraser, tiny_model, path, "diffusers", force=True)
+    with small_disk(), pytest.raises(BadFile, match=r"Cannot write .*model: "):
+        export_eraser(text_eraser, tiny_model, path, "diffusers", force=True)
+    assert {item: item.read_bytes() for item in path.rglob("*.safetensors")} == before
+    link.symlink_to(path)
+    export_eraser(text_eraser, tiny_model, link, "diffusers", force=True)
+    assert link.is_symlink()
+    monkeypatch.chdir(path)
+    for place in (Path(), path, Path("..")):
+        with pytest.raises(BadFile, match="the command runs in it"):
+            export_eraser(text_eraser, tiny_model, place, "diffusers", force=True)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["link", "model"]
 
 
 def test_a_single_file_opens_as_a_pipeline(

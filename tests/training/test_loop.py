@@ -2,12 +2,11 @@
 
 import json
 import math
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -204,21 +203,10 @@ def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: M
     assert eraser.hash == trained(tiny_model, "dog").hash
 
 
-@contextmanager
-def small_disk() -> Generator[None]:
-    """No file may grow beyond 20 kB: pytest's own log neither, which is why this is no fixture."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.usefixtures("_every_step")
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tiny_model: Model, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
+    tiny_model: Model, tmp_path: Path, small_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
     with small_disk(), pytest.raises(BadInput, match="Cannot write") as caught:
         trained(tiny_model, "cat", work=Work(tmp_path))
     assert "\n" not in str(caught.value)

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from efface.bake import bake
 from efface.errors import BadFile
 from efface.export.base import Exported, Exporter, provenance_of
@@ -21,19 +23,20 @@ if TYPE_CHECKING:
 
 
 def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    """Write the folder, whole or not at all; the model stays as it is."""
+    """Write the folder, whole or not at all; the model stays as it is, and so does a folder in its place until then."""
     check_folder(path, force)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = path.resolve()  # of a link, what it points to
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     # The base was checked, or another one was forced.
     baked = bake(eraser, model, force=True)
     try:
         model.pipeline().save_pretrained(temporary)
         (temporary / "efface.json").write_text(provenance_of(eraser) + "\n", encoding="utf-8")
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        _replace(place, temporary)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise BadFile(f"Cannot write {path}: {error}.") from error
     finally:
         count = len(baked)
         baked.undo()
@@ -41,12 +44,29 @@ def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: boo
     return Exported(path, count)
 
 
+def _replace(place: Path, new: Path) -> None:
+    """Put a folder where another one may be, which lies beside it until then: one of them is always whole."""
+    old = new.with_suffix(".old")
+    if place.exists():
+        place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_folder(path: Path, force: bool) -> None:
     """Find out whether a model may be written there before the work is done.
 
     Raises:
-        BadFile: it may not: there is something, and `force` is false or it is no model's folder.
+        BadFile: it may not: there is something, and `force` is false or it is no model's folder; or it is where the
+            process works, which would then be in a folder that is gone.
     """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise BadFile(f"Cannot write {path}: the command runs in it; give a folder of another name.")
     if not path.parent.is_dir():
         raise BadFile(f"Cannot write {path}: the folder {path.parent} does not exist.")
     if path.is_dir() and not any(path.iterdir()):
