@@ -48,6 +48,15 @@ def test_debias_from_a_file_and_without_success(efface, tiny_sd, judges):
     assert eraser.provenance["settings"]["seed"] == 9
 
 
+def test_the_command_lines_seed_takes_the_place_of_the_files(efface, tiny_sd):
+    Path("r.yaml").write_text("concepts: [{name: Cat, guide: dog}]\nmethod: nullspace\noptions: {seed: 1}\n")
+    given = {(): 1, ("--seed", 7): 7, ("--seed", 0): 0, ("--seed", 7, "-s", "seed=5"): 5}
+    for k, (options, seed) in enumerate(given.items()):
+        command = ("erase", "--config", "r.yaml", *options, *MOMENT, "--model", tiny_sd, "-o", f"{k}.safetensors")
+        assert efface(*command).code == 0
+        assert Eraser.load(f"{k}.safetensors").request.options["seed"] == seed
+
+
 def test_goals_that_make_no_sense(refused, tiny_sd, judges):
     model = ("--model", tiny_sd)
     assert "goal" in refused("erase", "cat", "--goal", "forget", *model)

@@ -50,7 +50,9 @@ def command(
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of methods that draw at random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="Of methods that draw at random (default: 0).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make an eraser: one file that makes a model forget.
@@ -92,7 +94,7 @@ def command(
     from efface.methods import METHODS
 
     chosen = METHODS.get(request.method)
-    request = _completed(request, preserve_file is not None, seed)
+    request = _completed(request, preserve_file is not None, options.get("seed", seed))
     asked = _judge(request, model, judge, device_of(device), trust_torchscript)
     folder = target.with_suffix(".training")
     with screen.progress() as tell:
@@ -137,16 +139,19 @@ def command(
     )
 
 
-def _completed(request: Any, protects_file: bool, seed: int) -> Any:
+def _completed(request: Any, protects_file: bool, seed: Any) -> Any:
     """The request with the seed, and without prompts that a method protects by itself where a file stands in for them.
 
-    Both are settings of the method, if it has such.
+    Both are settings of the method, if it has such. A seed of the command line takes the place of a request file's.
     """
     from efface.methods import METHODS
 
     known = METHODS.get(request.method).config.model_fields
-    meant = ({"everyday": False} if protects_file else {}) | ({"seed": seed} if seed else {})
-    options = {**{key: value for key, value in meant.items() if key in known}, **request.options}
+    options = dict(request.options)
+    if protects_file and "everyday" in known:
+        options.setdefault("everyday", False)
+    if seed is not None and "seed" in known:
+        options["seed"] = seed
     return request.model_copy(update={"options": options})
 
 
