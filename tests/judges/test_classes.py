@@ -98,6 +98,12 @@ def test_a_classifier_without_its_head_is_refused(judge_files: Path, tmp_path: P
         open_judge(f"imagenet:{judge_files / 'clip'}")
 
 
+def test_a_classifier_takes_no_list_of_artists(judge_files: Path, tmp_path: Path) -> None:
+    (tmp_path / "artists.txt").write_text("Claude Monet\n")
+    with pytest.raises(BadInput, match=r"leave '.*artists\.txt' away"):
+        open_judge(f"style:{judge_files / 'classifier'},{tmp_path / 'artists.txt'}")
+
+
 def test_what_is_no_model_is_refused(tiny_sd: Path) -> None:
     for name in ("imagenet", "style", "vlm"):
         with pytest.raises(BadInput, match="Cannot open"):

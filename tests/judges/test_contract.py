@@ -102,6 +102,19 @@ def pictures(n: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (n, 32, 48, 3), dtype=np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        *((f"{name}:here,twice", "','; leave 'twice'") for name in ("clip", "emoji", "imagenet", "nudenet", "sscd")),
+        *((f"{name}:here", "':'; leave 'here'") for name in ("nsfw", "pixels")),
+        *((f"{name}:,twice", "','; leave 'twice'") for name in ("nsfw", "pixels")),
+    ],
+)
+def test_what_it_does_not_read_is_refused(judge: str, said: str) -> None:
+    with pytest.raises(BadInput, match=f"takes nothing behind {said} away"):
+        open_judge(judge)
+
+
 def test_all_judges_are_here() -> None:
     assert set(JUDGES.names()) <= {case.judge.partition(":")[0] for case in CASES}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from efface.errors import BadInput
 from efface.judges.base import Comparing, Hesitant, Judge, JudgeEntry, KeepsResults, Opening, Seen
 from efface.judges.verdicts import (
     Answer,
@@ -57,7 +58,12 @@ def open_judge(
 
     Raises:
         UnknownName: There is no such judge; the message lists what there is.
+        BadInput: It takes no weights or no option, but is given some.
     """
     kind, _, argument = name.partition(":")
     weights, _, option = (argument, "", "") if is_path(argument) else argument.partition(",")
-    return JUDGES.get(kind).open(Opening(weights, option, tuple(alternatives), device, trust_torchscript))
+    entry = JUDGES.get(kind)
+    for sign, given, is_taken in ((":", weights, entry.takes_weights), (",", option, entry.takes_option)):
+        if given and not is_taken:
+            raise BadInput(f"The judge '{kind}' takes nothing behind '{sign}'; leave '{given}' away.")
+    return entry.open(Opening(weights, option, tuple(alternatives), device, trust_torchscript))

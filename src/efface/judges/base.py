@@ -143,9 +143,13 @@ class JudgeEntry:
         summary: One line for `efface judges`.
         source: The paper or repository of the judge.
         open: Loads it.
+        takes_weights: Whether something may follow the colon in `name:weights`.
+        takes_option: Whether something may follow the comma in `name:weights,option`.
     """
 
     name: str
     summary: str
     source: str
     open: Callable[[Opening], Judge]
+    takes_weights: bool = True
+    takes_option: bool = True

@@ -78,4 +78,5 @@ ENTRY = JudgeEntry(
     summary="zero-shot choice by any CLIP (clip:FOLDER or clip:HUB-ID; plain, the embedded model's own)",
     source="https://arxiv.org/abs/2103.00020",
     open=_open,
+    takes_option=False,
 )

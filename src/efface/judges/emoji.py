@@ -153,4 +153,5 @@ ENTRY = JudgeEntry(
     summary="objects and styles of the embedded model, by a network trained on other drawings",
     source="zoo/emoji in this repository",
     open=_open,
+    takes_option=False,
 )

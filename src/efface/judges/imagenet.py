@@ -112,4 +112,5 @@ ENTRY = JudgeEntry(
     summary=f"any classifier of transformers (imagenet:FOLDER or HUB-ID; plain, {RESNET}; imagenet:{LITE}, packaged)",
     source="https://arxiv.org/abs/1512.03385",
     open=_open,
+    takes_option=False,
 )

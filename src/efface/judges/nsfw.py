@@ -43,4 +43,6 @@ ENTRY = JudgeEntry(
     summary="how unfit for work an image is, by Yahoo's Open NSFW (efface[nsfw]); undecided between 0.2 and 0.8",
     source="https://github.com/yahoo/open_nsfw",
     open=open_nsfw,
+    takes_weights=False,
+    takes_option=False,
 )

@@ -168,4 +168,5 @@ ENTRY = JudgeEntry(
     summary="exposed parts of the body (efface[nudenet], or nudenet:FILE.onnx): nudity, strict nudity, nudity@0.6",
     source="https://github.com/notAI-tech/NudeNet",
     open=open_nudenet,
+    takes_option=False,
 )

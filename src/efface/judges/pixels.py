@@ -65,4 +65,6 @@ ENTRY = JudgeEntry(
     summary="whether an image is a pixel copy of a picture (-q PICTURE or FOLDER); needs no weights",
     source="https://arxiv.org/abs/2301.13188",
     open=_open,
+    takes_weights=False,
+    takes_option=False,
 )

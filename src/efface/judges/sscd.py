@@ -107,4 +107,5 @@ ENTRY = JudgeEntry(
     summary="whether an image is a copy of a picture (sscd:FILE.torchscript.pt --trust-torchscript -q PICTURE)",
     source="https://arxiv.org/abs/2202.10261",
     open=open_sscd,
+    takes_option=False,
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from efface.errors import BadFile
+from efface.errors import BadFile, BadInput
 from efface.judges.base import JudgeEntry, Opening, Pixels
 from efface.judges.classes import ClassJudge
 from efface.judges.imagenet import open_classifier, words_of
@@ -63,7 +63,7 @@ def open_style(asked: Opening) -> ClassJudge:
     """A judge from a classifier, or from a CLIP.
 
     Raises:
-        BadInput: There is no such model, or it is neither.
+        BadInput: There is no such model, it is neither, or a classifier is given a list.
     """
     from transformers import AutoConfig
 
@@ -71,6 +71,8 @@ def open_style(asked: Opening) -> ClassJudge:
     config = open_part(AutoConfig, weights, "a style classifier or a CLIP")
     if config.architectures == ["CLIPModel"]:
         return _zero_shot(asked, weights)
+    if asked.option:
+        raise BadInput(f"A list of artists is for a CLIP, but {weights} has classes; leave '{asked.option}' away.")
     logits, labels, version = open_classifier(weights, asked.device)
     return ClassJudge("style", version, [_words(label) for label in labels], logits, asked.alternatives)
 
