@@ -117,6 +117,13 @@ def test_bad_input(tiny_model: Model, emoji: Model, colours: Any, tmp_path: Path
         run(tiny_model, eraser, colours("dog"), tmp_path / "out")
     with pytest.raises(BadInput, match="picture of 'cat' is not known"):
         run(emoji, efface.erase(emoji, "cat", to="dog"), open_judge("emoji"), tmp_path / "out")
+    (tmp_path / "others.txt").write_text("a red house\n")
+    given = Inputs(prompts=tmp_path / "others.txt", data=MEMORISED)
+    with pytest.raises(BadInput, match="-s others=JUDGE"):
+        run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", inputs=given)
+    given = Inputs(data=MEMORISED, options={"others": "emoji"})
+    with pytest.raises(BadInput, match="'colours' judges other prompts' images itself"):
+        run(tiny_model, eraser, colours("dog"), tmp_path / "out", inputs=given)
     broken = tmp_path / "broken.png"
     broken.write_bytes(MEMORISED.read_bytes()[:200])
     with pytest.raises(BadInput, match=r"broken\.png"):

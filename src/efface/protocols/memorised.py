@@ -82,10 +82,18 @@ def prepare(asked: Asked) -> Prepared:
 
 
 def _judges(asked: Asked, config: Config) -> tuple[Comparing, Judge | None]:
-    """Who knows copies, and who knows the rest."""
+    """Who knows copies, and who knows the rest.
+
+    Raises:
+        BadInput: A judge or prompts are given that would be left aside.
+    """
     if not isinstance(asked.judge, Comparing):
+        if config.others:
+            raise BadInput(f"'{asked.judge.name}' judges other prompts' images itself; leave -s others away.")
         return PixelJudge(), asked.judge
     chosen = config.others or ("emoji" if asked.model.name == "emoji" else "")
+    if asked.inputs.prompts and not chosen:
+        raise BadInput("Nobody here can say what the images of --prompts show; name a judge: -s others=JUDGE.")
     return asked.judge, open_judge(chosen, (), str(asked.model.device)) if chosen else None
 
 
