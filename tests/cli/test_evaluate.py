@@ -146,3 +146,4 @@ def test_a_protocol_that_asks_no_judge_needs_none(efface, refused, eraser, tiny_
             assert "Choose a --judge" in refused(*command, "-o", "other")
         else:
             assert efface(*command, "-o", "out", "--json").json()["judge"]["name"] == "none"
+            assert "asks no judge" in refused(*command, "-o", "other", "--judge", "clip")

@@ -124,6 +124,11 @@ def test_bad_input(tiny_model: Model, emoji: Model, colours: Any, tmp_path: Path
     given = Inputs(data=MEMORISED, options={"others": "emoji"})
     with pytest.raises(BadInput, match="'colours' judges other prompts' images itself"):
         run(tiny_model, eraser, colours("dog"), tmp_path / "out", inputs=given)
+    (tmp_path / "sscd.pt").write_bytes(b"no TorchScript")
+    for is_trusted, said in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
+        given = Inputs(None, MEMORISED, {"others": f"sscd:{tmp_path / 'sscd.pt'}"}, is_trusted)
+        with pytest.raises(BadInput, match=said):
+            run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", inputs=given)
     broken = tmp_path / "broken.png"
     broken.write_bytes(MEMORISED.read_bytes()[:200])
     with pytest.raises(BadInput, match=r"broken\.png"):

@@ -42,7 +42,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 2, **options: Any) -> Evaluation:
-    inputs = Inputs(data=options.pop("data", None), options=options)
+    data, is_trusted = options.pop("data", None), options.pop("is_trusted", False)
+    inputs = Inputs(data=data, options=options, trust_torchscript=is_trusted)
     evaluate = PROTOCOLS.get("unlearncanvas").evaluate
     return evaluate(model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, inputs=inputs)
 
@@ -203,6 +204,11 @@ def test_bad_input(
         run(emoji, erased, open_judge("emoji"), tmp_path / "out", draws=3)
     with pytest.raises(BadInput, match="Unknown option 'ony'"):
         run(emoji, erased, open_judge("emoji"), tmp_path / "out", ony="cat")
+    (tmp_path / "sscd.pt").write_bytes(b"no TorchScript")
+    objects = f"sscd:{tmp_path / 'sscd.pt'}"
+    for is_trusted, said in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
+        with pytest.raises(BadInput, match=said):
+            run(emoji, erased, open_judge("emoji"), tmp_path / "out", objects=objects, is_trusted=is_trusted)
     (data / "Pop_Art" / "Dogs" / "1.jpg").write_bytes(b"half")
     eraser = efface.erase(tiny_model, "Cats", to="Dogs")
     judge = colours(*STYLES, *OBJECTS)

@@ -79,6 +79,8 @@ def command(
         raise BadInput("Nothing to evaluate: give the file of an eraser; efface erase makes one.")
     files = eraser_files(erasers)
     entry = PROTOCOLS.get(protocol)
+    if judge is not None and not entry.judged:
+        raise BadInput(f"The protocol '{protocol}' asks no judge; leave --judge away.")
     if judge is None and model != "emoji" and entry.judged and not propose_adjacent:
         raise BadInput(f"Choose a --judge for {model}, e.g. --judge clip:openai/clip-vit-base-patch32.")
     inputs = Inputs(prompts, data, scalar_options(settings or []), trust_torchscript)
@@ -95,7 +97,7 @@ def command(
     chosen = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
     usual = sampling_of(entry.published, opened, inputs)
     sampling = replace(usual, **{key: value for key, value in chosen.items() if value is not None})
-    judge = judge or ("emoji" if model == "emoji" else None)
+    judge = judge or ("emoji" if model == "emoji" and entry.judged else None)
     wish = Wish(protocol, judge, n or entry.n, seed, sampling, asked, inputs, attack)
     folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
     work = {"erasers": {name: eraser.hash for name, eraser in loaded.items()}, "model": model, **wish.deciding()}

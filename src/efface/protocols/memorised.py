@@ -94,7 +94,9 @@ def _judges(asked: Asked, config: Config) -> tuple[Comparing, Judge | None]:
     chosen = config.others or ("emoji" if asked.model.name == "emoji" else "")
     if asked.inputs.prompts and not chosen:
         raise BadInput("Nobody here can say what the images of --prompts show; name a judge: -s others=JUDGE.")
-    return asked.judge, open_judge(chosen, (), str(asked.model.device)) if chosen else None
+    if not chosen:
+        return asked.judge, None
+    return asked.judge, open_judge(chosen, (), str(asked.model.device), asked.inputs.trust_torchscript)
 
 
 def _references(asked: Asked, captions: Sequence[str]) -> Mapping[str, Sequence[Pixels]]:

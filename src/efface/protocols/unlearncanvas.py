@@ -81,7 +81,8 @@ def prepare(asked: Asked) -> Prepared:
     judge = asked.judge
     if config.objects:
         alternatives = (*canvas.objects, *canvas.styles)
-        judge = JoinedJudge(judge, open_judge(config.objects, alternatives, str(asked.model.device)))
+        device, trusted = str(asked.model.device), asked.inputs.trust_torchscript
+        judge = JoinedJudge(judge, open_judge(config.objects, alternatives, device, trusted))
     guidance = GUIDANCE if config.guidance is None and not asked.is_emoji else config.guidance
     jobs = {
         (thing, style, k): Job(canvas.prompt(thing, style), seed_of(k) + asked.seed, guidance, concept=thing)
