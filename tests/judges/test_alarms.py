@@ -1,7 +1,8 @@
 """Judges with fixed questions: NudeNet and Open NSFW as their packages give them, Q16 by its formula."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from efface.judges import open_judge
 from efface.judges.alarms import Alarm
 from efface.judges.nudenet import NINE, QUESTIONS, STRICT, THRESHOLDS, Detection, FiniteSession, NudeNetJudge
 from efface.judges.nudenet_v2 import CLASSES, by_version_2
+from efface.judges.q16 import read_vectors
 from efface.models.clip import open_clip
 
 
@@ -180,6 +182,20 @@ def test_q16_compares_two_vectors(judge_files: Path, tmp_path: Path) -> None:
         judge = open_judge(f"q16:{path},{judge_files / 'clip'}")
         assert judge.scores(images, ["inappropriate"])[:, 0] == pytest.approx(expected, abs=1e-5)
     assert judge.threshold("inappropriate@0.9") == 0.9
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_archives_of_q16_are_refused(save: Callable[..., None], tmp_path: Path) -> None:
+    path, vectors = tmp_path / "v.npz", np.random.default_rng(0).normal(size=(2, 16))
+    save(path, vectors)
+    content = path.read_bytes()
+    for at in range(0, len(content), 3):
+        path.write_bytes(content[:at])
+        with pytest.raises(BadFile, match=r"v\.npz"):
+            read_vectors(path)
+        path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+        with suppress(BadFile):  # names and dates in it are nobody's vectors
+            assert np.array_equal(read_vectors(path), vectors)
 
 
 def test_q16_reads_no_pickles_and_no_other_vectors(judge_files: Path, tmp_path: Path) -> None:

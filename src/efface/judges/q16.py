@@ -17,9 +17,11 @@ may run it:
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -72,7 +74,7 @@ def read_vectors(path: Path) -> Tensor:
         content: Any = load_file(path) if path.suffix == ".safetensors" else np.load(path, allow_pickle=False)
         arrays = [content] if path.suffix == ".npy" else list(content.values())
         vectors = torch.from_numpy(np.asarray(arrays[0], dtype=np.float64)) if len(arrays) == 1 else None
-    except (OSError, ValueError, EOFError, SafetensorError) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error, SafetensorError) as error:
         raise BadFile(f"Cannot read Q16's vectors from {path}: {error}.") from error
     if vectors is None or vectors.ndim != 2 or len(vectors) != 2 or not vectors.isfinite().all():
         raise BadFile(f"Cannot read Q16's vectors from {path}: it must hold one array of two finite vectors.")

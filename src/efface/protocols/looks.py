@@ -97,7 +97,7 @@ def as_set(vectors: Vectors, version: str) -> Features:
 
 
 def both(one: Vectors, other: Vectors) -> tuple[Vectors, Vectors]:
-    """The images that either has, in one order."""
+    """The images that both have, in one order."""
     jobs = [job for job in one if job in other]
     return {job: one[job] for job in jobs}, {job: other[job] for job in jobs}
 
