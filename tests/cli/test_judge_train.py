@@ -1,5 +1,6 @@
 """`efface judge train`: a word beside `efface judge DIR`, with the same manners."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_what_cannot_be_trained_is_refused(refused, pictures):
     assert "epoch" in refused("judge", "train", pictures, "-s", "epoch=3")
     assert "start" in refused("judge", "train", pictures, "-s", "head_only=true", "-o", "mine")
     assert "DIR" in refused("judge", "train")
+    assert "--seed" in refused("judge", "train", pictures, "--seed", -1)
+
+
+def test_a_picture_that_is_gone_is_named(refused, pictures):
+    rows = [{"file_name": f"{label}/{i}.png", "concept": label} for label in ("cat", "dog") for i in range(4)]
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (pictures / "dog" / "2.png").unlink()
+    line = refused("judge", "train", pictures, "--labels", "concept", *FAST)
+    assert f"Cannot learn from {pictures / 'dog' / '2.png'}: No such file" in line
 
 
 def test_torchscript_is_not_run_unasked(refused, pictures):

@@ -26,7 +26,9 @@ def command(
     force: Force = False,
     model: UnusedModel = "emoji",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the split, the weights and the order.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the split, the weights and the order.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Train a classifier of styles or objects, and test it on pictures held out.

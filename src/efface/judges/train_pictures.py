@@ -68,7 +68,7 @@ def split(pictures: Sequence[tuple[Path, str]], share: float, seed: int) -> Spli
     """Hold out a share of each class, at least one picture.
 
     Raises:
-        BadInput: There are fewer than two classes, or a class has fewer than two pictures.
+        BadInput: There are fewer than two classes, a class has fewer than two pictures, or one cannot be read.
     """
     classes = sorted({label for _, label in pictures})
     if len(classes) < 2:
@@ -82,7 +82,10 @@ def split(pictures: Sequence[tuple[Path, str]], share: float, seed: int) -> Spli
         if len(mine) < 2:
             raise BadInput(f"'{name}' has one picture only; two are needed, one to learn from and one to test on.")
         for path in mine:
-            digest.update(f"{name}\0{path.name}\0{sha256_of_file(path)}\0".encode())
+            try:
+                digest.update(f"{name}\0{path.name}\0{sha256_of_file(path)}\0".encode())
+            except OSError as error:
+                raise BadFile(f"Cannot learn from {path}: {error.strerror}; mend it, or leave it out.") from error
         n = min(max(math.ceil(share * len(mine)), 1), len(mine) - 1)
         for place, k in enumerate(rng.permutation(len(mine)).tolist()):
             (held_out if place < n else learned).append((mine[k], index))
