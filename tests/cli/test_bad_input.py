@@ -80,7 +80,8 @@ def test_unknown_names_list_what_there_is(refused, tiny_sd, eraser):
     assert "err" in refused("evaluate", eraser, "--protocol", "magic", "--model", tiny_sd, "--judge", "clip")
     assert "object" in refused("erase", "cat", "--kind", "magic", "--model", tiny_sd)
     assert "dpm++" in refused("generate", "a cat", "--sampler", "magic", "--model", tiny_sd)
-    assert "magic" in refused("generate", "a cat", "--device", "magic", "--model", tiny_sd)
+    for command in (("generate", "a cat"), ("erase", "cat"), ("inspect",), ("inspect", eraser)):
+        assert "magic" in refused(*command, "--device", "magic", "--model", tiny_sd)
 
 
 def test_eraser_of_another_base(refused, eraser, other_sd, judges):

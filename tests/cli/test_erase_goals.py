@@ -1,8 +1,10 @@
 """What `efface erase` hands to methods that draw, judge, or protect prompts by themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from efface import Eraser
+from efface.judges import JUDGES, Opening
 
 BALANCE = ("--goal", "debias", "--to", "cat", "--to", "dog", "--judge", "sure")
 FEW = ("-s", "num_images_per_prompt=2", "-s", "num_inference_steps=2")
@@ -18,6 +20,15 @@ def test_debias_asks_the_judge_and_says_the_shares(efface, tiny_sd, judges):
     assert eraser.request.goal == "debias"
     assert eraser.request.concepts[0].attributes == {"cat": 1, "dog": 0}
     assert eraser.provenance["shares"] == [{"a bird": {"cat": 1, "dog": 0}}]
+
+
+def test_the_judge_of_debiasing_computes_on_the_models_device(efface, tiny_sd, judges, monkeypatch):
+    asked: list[Opening] = []
+    entry = JUDGES.get("sure")
+    monkeypatch.setitem(JUDGES._entries, "sure", replace(entry, open=lambda how: asked.append(how) or entry.open(how)))
+    command = ("erase", "a bird", *BALANCE, *FEW, "-s", "shares=1,0", "--model", tiny_sd, "-o", "x.safetensors")
+    assert efface(*command, "--device", "cpu:0").code == 0
+    assert [how.device for how in asked] == ["cpu:0"]
 
 
 def test_debiasing_erasers_are_composed_and_drawn_with(efface, tiny_sd, judges):

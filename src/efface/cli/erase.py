@@ -165,7 +165,7 @@ def _judge(request: Any, model: str, name: str | None, device: str, trust_torchs
     if request.goal == "debias":
         attributes = [attribute for concept in request.concepts for attribute in concept.attributes]
         fallback = "emoji" if model == "emoji" else "clip:openai/clip-vit-base-patch32"
-        return open_judge(name or fallback, tuple(dict.fromkeys(attributes)), trust_torchscript=trust_torchscript)
+        return open_judge(name or fallback, tuple(dict.fromkeys(attributes)), device, trust_torchscript)
     is_memorised = any(concept.kind == "memorised" for concept in request.concepts)
     if "copies" not in METHODS.get(request.method).needs or not is_memorised:
         raise BadInput(

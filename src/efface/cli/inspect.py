@@ -43,7 +43,7 @@ def command(
     from efface.eraser import Eraser
 
     screen = Screen(json)
-    name = what or model
+    name, where = what or model, device_of(device)
     eraser = None
     if what is not None and (Path(name).is_file() or name.endswith(".safetensors")):
         eraser = Eraser.load(name)
@@ -54,10 +54,10 @@ def command(
     if out is not None:
         check_target(out, force)
     if eraser is not None and certify:
-        eraser = certified(open_model(model, device_of(device)), eraser)
+        eraser = certified(open_model(model, where), eraser)
         if out is not None and eraser.certificate is not None:
             eraser.save(out, force)
-    content = _model(name) if eraser is None else _eraser(Path(name), eraser)
+    content = _model(name, where) if eraser is None else _eraser(Path(name), eraser)
     screen.heading(name)
     screen.table(("", ""), list(_rows(content)))
     if content.get("certificate"):
@@ -98,10 +98,10 @@ def _components(eraser: "Eraser") -> list[dict[str, Any]]:
     return [{"concepts": names, "rank": part.rank, "bytes": part.nbytes} for names, part in parts]
 
 
-def _model(name: str) -> dict[str, Any]:
+def _model(name: str, device: str) -> dict[str, Any]:
     from efface import open_model
 
-    model = open_model(name)
+    model = open_model(name, device)
     content: dict[str, Any] = {
         "model": model.name,
         "family": model.family,
