@@ -118,13 +118,15 @@ def table(found: dict[str, dict[str, Row]]) -> str:
     return "\n".join(lines)
 
 
-def correlation(found: dict[str, dict[str, Row]], key: str) -> float:
+def correlation(found: dict[str, dict[str, Row]], key: str) -> str:
     """Spearman's, of the certificate with something else, over all erasers."""
     from scipy.stats import spearmanr
 
     rows = [row for settings in found.values() for row in settings.values()]
+    if len({row[key] for row in rows}) == 1:
+        return "none, as all erasers are alike in it"
     ranks: Any = spearmanr([row["certificate"] for row in rows], [row[key] for row in rows])
-    return float(ranks.statistic)
+    return f"{float(ranks.statistic):+.2f}"
 
 
 def plot(found: dict[str, dict[str, Row]], path: Path) -> None:
@@ -167,9 +169,11 @@ Means over objects:
 
 {table(found)}
 
-Spearman's rank correlation of the certificate over all {sum(map(len, found.values()))} erasers: with collateral change
-{correlation(found, "collateral"):+.2f}, with forgetting {correlation(found, "forgotten"):+.2f}, with what the best
-embedding restores {correlation(found, "restored"):+.2f}.
+Spearman's rank correlation of the certificate over all {sum(map(len, found.values()))} erasers:
+
+- with collateral change {correlation(found, "collateral")},
+- with forgetting {correlation(found, "forgotten")},
+- with what the best embedding restores {correlation(found, "restored")}.
 """
 
 
