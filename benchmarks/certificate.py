@@ -141,8 +141,8 @@ def plot(found: dict[str, dict[str, Row]], path: Path) -> None:
     colours = {"uce": "#c2410c", "rece": "#7c3aed", "certified": "#0f766e"}
     titles = {
         "collateral": "Change of prompts nobody preserved",
-        "forgotten": "Pictures without the concept, asked by name",
-        "restored": "Pictures with the concept, asked by the best embedding",
+        "forgotten": "Pictures without the concept, by name",
+        "restored": "Pictures with it, by the best embedding",
     }
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
         for method, colour in colours.items():
@@ -151,7 +151,10 @@ def plot(found: dict[str, dict[str, Row]], path: Path) -> None:
             panel.scatter(x, y, s=22, alpha=0.75, color=colour, label=method, edgecolors="none")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("certificate (free) / ceiling")
-        panel.set_ylim(bottom=-0.03, top=None if key == "collateral" else 1.03)
+        if key == "collateral":
+            panel.set_yscale("log")
+        else:
+            panel.set_ylim(-0.03, 1.03)
         panel.grid(alpha=0.25)
     panels[0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
