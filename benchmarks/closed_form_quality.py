@@ -59,9 +59,7 @@ WHY = {
         "it may only use directions that the everyday prompts leave free, and edits the concept's bare prompt; in a "
         "sentence the words are other inputs of the layer."
     ),
-    "adavd": (
-        "it takes out what a value shares with that of the bare name, and in a sentence values are less alike."
-    ),
+    "adavd": ("it takes out what a value shares with that of the bare name, and in a sentence values are less alike."),
     "negative": (
         "only what guidance leads away from is changed; the conditional prediction still reads the concept, and "
         "guidance adds to that."
