@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from efface.errors import BadFile, BadRequest
-from efface.files import atomic, cache_folder, sha256_of_file
+from efface.errors import BadRequest
+from efface.files import cache_folder, keep_in_cache, sha256_of_file
 from efface.methods.ablate_anchors import anchor_of
 from efface.models.pretrained import open_network, open_part
 from efface.request import Concept
@@ -61,10 +61,7 @@ def captions(concept: Concept, weights: str, count: int, seed: int, device: torc
         words = f" with '{anchor}' in it" if anchor else ""
         raise BadRequest(f"{weights} wrote no caption{words} in {_TRIES} answers; take another prompt_gen_model.")
     if len(written) == count:
-        with suppress(OSError, BadFile):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(kept) as temporary:
-                temporary.write_text(json.dumps(written), encoding="utf-8")
+        keep_in_cache(kept, lambda path: path.write_text(json.dumps(written), encoding="utf-8"))
     return written
 
 
