@@ -100,7 +100,8 @@ needs.
 
 {overview(found)}
 
-Where a method forgets less than uce does at its best (96% is one picture of 24):
+Where a method forgets less than uce does at its best (96% is one picture of 24). The reasons are our
+reading of the formulas, the numbers in them of 12 images:
 
 {less(found)}
 
