@@ -20,7 +20,6 @@ from efface.training.work import Work
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    from torch import Tensor
 
     from efface.eraser import Eraser
     from efface.judges import Judge
@@ -98,15 +97,9 @@ def erase(
 
 
 def _latents_of(model: Model) -> Latents:
-    def latents(
-        prompt: str, seeds: Sequence[int], *, steps: int, guidance: float, sampler: Any, clip_skip: int | None = None
-    ) -> Tensor:
-        from efface.generate import Job, Sampling, sample_latents
+    from efface.generate.latents import latents_of
 
-        how = Sampling(sampler=sampler, steps=steps, guidance=guidance, clip_skip=clip_skip)
-        return sample_latents(model, [Job(prompt, seed) for seed in seeds], how)
-
-    return latents
+    return latents_of(model)
 
 
 def _measure_of(judge: Judge | None, model: Model) -> Measure | None:

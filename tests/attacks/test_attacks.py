@@ -16,6 +16,7 @@ from efface.attacks.random_prefix import search as prefix
 from efface.edits import WeightEdit
 from efface.errors import BadInput
 from efface.generate import Embedding, Job, Sampling, sample
+from efface.generate.latents import latents_of
 from efface.models import Model
 
 PROMPTS = ("a cat", "a picture of a cat")
@@ -24,7 +25,8 @@ SEEDS = range(1000, 1012)
 
 @pytest.fixture
 def target(tiny_model: Model) -> Target:
-    return Target(tiny_model, efface.erase(tiny_model, "cat", "dog"), "cat", PROMPTS, SEEDS, ("red bird",))
+    eraser = efface.erase(tiny_model, "cat", "dog")
+    return Target(tiny_model, eraser, "cat", PROMPTS, SEEDS, latents_of(tiny_model), ("red bird",))
 
 
 @pytest.fixture(params=ATTACKS.names())

@@ -12,6 +12,7 @@ from efface.settings import Settings
 
 if TYPE_CHECKING:
     from efface.eraser import Eraser
+    from efface.methods.base import Latents
     from efface.models import Model
 
 
@@ -29,8 +30,10 @@ class Target:
         concept: What shall come back.
         prompts: Plain prompts for it.
         seeds: Of the images of the search, as many as it may draw; no image that is measured has one of these.
+        latents: Draws with the unedited model.
         words: Further words for it, which a search does not put in by itself.
         clip_skip: How many of the text encoder's last layers are skipped.
+        enough: The score from which on a search may stop.
     """
 
     model: Model
@@ -38,8 +41,10 @@ class Target:
     concept: str
     prompts: tuple[str, ...]
     seeds: range
+    latents: Latents
     words: tuple[str, ...] = ()
     clip_skip: int | None = None
+    enough: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Attack:
             seeds mean nothing. It draws at most one image a seed of the target, and raises where it cannot search: an
             attack that fails has shown nothing.
         embeds: It finds embeddings, which only models take that efface samples itself.
+        gradient: It follows a gradient through the text encoder, which it knows of models with one CLIP.
     """
 
     name: str
@@ -65,10 +71,15 @@ class Attack:
     config: type[Settings]
     search: Callable[..., Sequence[Job]]
     embeds: bool = False
+    gradient: bool = False
 
-    def suits(self, model: Model) -> bool:
-        """Whether it can be used on a model at all."""
-        return not self.embeds or model.called is None
+    def unfit(self, model: Model) -> str | None:
+        """Why it cannot be used on a model, as what it does; None if it can."""
+        if self.embeds and model.called is not None:
+            return f"gives embeddings, which {model.name} does not take from efface"
+        if self.gradient and model.family != "sd":
+            return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"
+        return None
 
 
 def ranked(jobs: Sequence[Job], scores: Sequence[float]) -> list[tuple[Job, float]]:

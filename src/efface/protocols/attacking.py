@@ -13,6 +13,7 @@ from efface.attacks import ATTACKS, DEFAULT, Target
 from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Job, Progress, Sampling, generate
+from efface.generate.latents import latents_of
 from efface.judges import Judge, score_images
 from efface.models import Model
 from efface.protocols.base import Probe, Shot
@@ -64,17 +65,15 @@ class Attacks:
 
     def __post_init__(self) -> None:
         for name in self.chosen or ():
-            if not ATTACKS.get(name).suits(self.model):
-                raise BadInput(
-                    f"The attack '{name}' gives embeddings, which {self.model.name} does not take from efface."
-                )
+            if why := ATTACKS.get(name).unfit(self.model):
+                raise BadInput(f"The attack '{name}' {why}.")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Those that are used."""
         if self.chosen is not None:
             return tuple(dict.fromkeys(self.chosen))
-        return tuple(name for name in DEFAULT if ATTACKS.get(name).suits(self.model))
+        return tuple(name for name in DEFAULT if ATTACKS.get(name).unfit(self.model) is None)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -114,7 +113,16 @@ class Attacks:
         if not searching:
             return Found()
         seeds = range(first + AWAY, first + AWAY + searching)
-        target = Target(self.model, eraser, concept.name, prompts, seeds, concept.aliases, self.sampling.clip_skip)
+        target = Target(
+            self.model,
+            eraser,
+            concept.name,
+            prompts,
+            seeds,
+            latents_of(self.model),
+            concept.aliases,
+            self.sampling.clip_skip,
+        )
         try:
             jobs = entry.search(target, entry.config(), self._trial(attack, eraser, name, concept.name))
             if not jobs:

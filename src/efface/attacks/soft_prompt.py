@@ -1,0 +1,93 @@
+"""A prompt with free tokens: what it says as text, and what the text encoder makes of any embeddings in their place.
+
+transformers' CLIP takes ids alone, so the rows of its embedding layer are swapped by a hook as they leave it.
+
+Shapes: V tokens of the vocabulary, k free ones, T tokens of a prompt, d their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from efface.errors import BadRequest
+from efface.models import Model
+from efface.models.text import token_ids
+
+Place = Literal["prefix_k", "suffix_k", "mid_k", "insert_k"]
+
+
+class SoftPrompt:
+    """One prompt of a model with one CLIP text encoder.
+
+    Args:
+        model: Reads it.
+        prompt: What is said beside the free tokens.
+        k: How many are free.
+        place: Where: before the prompt, after it, in its middle, or spread over it.
+        clip_skip: How many of the text encoder's last layers are skipped.
+
+    Raises:
+        BadRequest: The prompt has no room for k more tokens.
+    """
+
+    def __init__(self, model: Model, prompt: str, k: int, place: Place, clip_skip: int | None = None) -> None:
+        self._model, self._clip_skip = model, clip_skip
+        ids, lengths = token_ids(model.tokenizer, [prompt], model.max_tokens, truncate=False)
+        words: list[int] = ids[0, 1 : int(lengths[0]) - 1].tolist()
+        if len(words) + k + 2 > model.max_tokens:
+            raise BadRequest(f"'{prompt[:60]}' has no room for {k} more tokens; attack a shorter prompt.")
+        before = {"prefix_k": [0] * k, "suffix_k": [len(words)] * k, "mid_k": [len(words) // 2] * k}
+        spread = [len(words) * (slot + 1) // (k + 1) for slot in range(k)]
+        gaps = before.get(place, spread)  # the word that each free token stands before
+        self._words, self.free = words, [1 + gap + slot for slot, gap in enumerate(gaps)]
+        self._start, self._end, self._pad = (
+            int(ids[0, 0]),
+            int(ids[0, len(words) + 1]),
+            int(model.tokenizer.pad_token_id),
+        )
+
+    def ids(self, chosen: Sequence[int]) -> Tensor:
+        """Of the prompt with k tokens chosen, (1, T)."""
+        said = [self._start, *self._words, self._end]
+        for place, token in zip(self.free, chosen, strict=True):
+            said.insert(place, token)
+        return torch.tensor([said + [self._pad] * (self._model.max_tokens - len(said))])
+
+    def text(self, chosen: Sequence[int]) -> str:
+        """The same as a user would type it; read again, it may be cut into other tokens."""
+        return str(self._model.tokenizer.decode(self.ids(chosen)[0], skip_special_tokens=True)).strip()
+
+    def encode(self, chosen: Sequence[int], embeddings: Tensor) -> Tensor:
+        """What the denoiser reads, (1, T, d), with embeddings (k, d) for the free tokens; gradients go through."""
+        encoder: Any = self._model.text_encoder
+
+        def swap(module: Any, inputs: Any, rows: Tensor) -> Tensor:
+            swapped = rows.clone()
+            swapped[0, self.free] = embeddings.to(rows.dtype)
+            return swapped
+
+        handle = encoder.get_input_embeddings().register_forward_hook(swap)
+        try:
+            found = encoder(self.ids(chosen).to(encoder.device), output_hidden_states=bool(self._clip_skip))
+        finally:
+            handle.remove()
+        if not self._clip_skip:
+            return found[0]
+        return self._model.text_norm(found.hidden_states[-(self._clip_skip + 1)])
+
+
+def table(model: Model) -> Tensor:
+    """The text encoder's table of token embeddings, (V, d)."""
+    encoder: Any = model.text_encoder
+    return encoder.get_input_embeddings().weight.detach().float()
+
+
+def allowed(model: Model) -> Tensor:
+    """Which tokens of the vocabulary are words or parts of words, (V,): no start, end or padding."""
+    found = torch.ones(len(table(model)), dtype=torch.bool)
+    found[[token for token in model.tokenizer.all_special_ids if token < len(found)]] = False
+    return found

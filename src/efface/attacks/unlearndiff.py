@@ -1,0 +1,176 @@
+"""UnlearnDiffAtk: words before a prompt under which the edited model best denoises a picture of what it forgot.
+
+The edited model itself is the classifier. With z_0 a picture that the unedited model drew of the prompt p, and k tokens
+a, one-hot rows over the V of the vocabulary,
+
+    min_a  E_eps | eps - eps_u(z_t, t, T(a, p)) |^2,   z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
+
+Each row of a is drawn from a point A of the simplex, at first the uniform one. The loss's gradient with respect to the
+drawn rows, clipped to [-1, 1], is taken for A's (straight through); Adam steps on A with L2 decay, and each row is
+projected back, A_i <- argmin { |x - A_i| : x >= 0, sum x = 1 }. `iterations` such steps at a time t, then the text of
+the likeliest tokens is drawn and judged; so at `timesteps` times, the cleanest first, until an image shows the concept.
+
+Paper: Zhang et al., arXiv 2310.11868 (ECCV 2024). Reference: https://github.com/OPTML-Group/Diffusion-MU-Attack, with
+k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen; the
+picture is drawn by DPM-Solver++ and stays latents; what is judged is always a text, read as any prompt is. A guard that
+acts by guidance alone (`negative`, `sld`) is not seen by the loss, only by the images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
+from efface.generate.jobs import Job
+from efface.settings import Settings
+
+_STEPS, _GUIDANCE = 25, 7.5  # of the picture
+
+
+class UnlearnDiffConfig(Settings):
+    """The search, by the reference's names.
+
+    Attributes:
+        k: free tokens.
+        insertion_location: where they stand.
+        timesteps: at how many times it searches, and so how many images it judges at most.
+        iterations: steps at each.
+        lr: Adam's learning rate.
+        weight_decay: its L2 decay.
+        attack_seed: of noise and of the drawn tokens.
+        keep: texts kept, where several are asked for.
+    """
+
+    k: int = Field(default=3, ge=1)
+    insertion_location: Place = "prefix_k"
+    timesteps: int = Field(default=50, ge=1)
+    iterations: int = Field(default=40, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    attack_seed: int = 0
+    keep: int = Field(default=3, ge=1)
+
+
+def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]:
+    """One image a time, the prompts in turn; the tokens that are kept are given with every prompt."""
+    texts = [SoftPrompt(target.model, p, config.k, config.insertion_location, target.clip_skip) for p in target.prompts]
+    descent = _Descent(target, config)
+    tried: dict[Job, tuple[int, ...]] = {}
+    scores: list[float] = []
+    for turn, (t, seed) in enumerate(zip(descent.times, target.seeds, strict=False)):
+        index = turn % len(texts)
+        with target.eraser.attach(target.model):
+            descent.run(texts[index], target.prompts[index], t)
+        job = Job(texts[index].text(descent.chosen), seed, concept=target.concept)
+        tried[job] = descent.chosen
+        scores += trial([job])
+        if scores[-1] >= target.enough:
+            break
+    best = dict.fromkeys(tried[job] for job, _ in ranked(list(tried), scores))
+    kept = list(best)[: config.keep]
+    return [Job(text.text(chosen), concept=target.concept) for text in texts for chosen in kept]
+
+
+class _Descent:
+    """A and the optimiser's state, which one time hands to the next."""
+
+    def __init__(self, target: Target, config: UnlearnDiffConfig) -> None:
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        self._target, self._config = target, config
+        self._schedule: Any = DDPMScheduler.from_config(dict(target.model.scheduler_config))
+        self._draw = torch.Generator().manual_seed(config.attack_seed)
+        self._table, self._allowed = table(target.model).cpu(), allowed(target.model)
+        self._chances = (self._allowed / self._allowed.sum()).repeat(config.k, 1)  # A, (k, V)
+        self._adam = torch.optim.Adam([self._chances], lr=config.lr, weight_decay=config.weight_decay)
+        self._pictures: dict[str, Tensor] = {}
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The likeliest tokens, (k,)."""
+        return tuple(self._chances.argmax(1).tolist())
+
+    @property
+    def times(self) -> list[int]:
+        """In the middle of as many equal parts of the schedule as there are images to draw, ascending."""
+        parts = min(self._config.timesteps, len(self._target.seeds))
+        length = self._schedule.config.num_train_timesteps / parts
+        return [int((part + 0.5) * length) for part in range(parts)]
+
+    def run(self, text: SoftPrompt, prompt: str, t: int) -> None:
+        """`iterations` steps at one time."""
+        picture = self._picture(prompt)
+        for _ in range(self._config.iterations):
+            drawn = torch.multinomial(self._chances, 1, generator=self._draw)[:, 0]
+            noise = torch.randn(picture.shape, generator=self._draw)
+            gradient = self._gradient(text, drawn, picture, noise, t)
+            self._chances.grad = (gradient @ self._table.T).clamp(-1, 1) * self._allowed
+            self._adam.step()
+            self._chances.copy_(on_simplex(self._chances, self._allowed))
+
+    def _gradient(self, text: SoftPrompt, drawn: Tensor, picture: Tensor, noise: Tensor, t: int) -> Tensor:
+        """Of the loss, by the embeddings of the drawn tokens, (k, d)."""
+        model = self._target.model
+        times = torch.tensor([t])
+        noisy = self._schedule.add_noise(picture, noise, times)
+        aim = noise
+        if self._schedule.config.prediction_type == "v_prediction":
+            aim = self._schedule.get_velocity(picture, noise, times)
+        hot = one_hot(drawn, len(self._table)).float()
+        with torch.enable_grad():
+            embeddings = (hot @ self._table).to(model.device).requires_grad_()
+            told = text.encode(drawn.tolist(), embeddings).to(model.dtype)
+            found = model.denoiser(
+                noisy.to(model.device, model.dtype),
+                times.to(model.device),
+                encoder_hidden_states=told,
+                return_dict=False,
+            )[0]
+            loss = (found.float() - aim.to(model.device)).square().mean()
+            (gradient,) = torch.autograd.grad(loss, [embeddings])
+        return gradient.float().cpu()
+
+    def _picture(self, prompt: str) -> Tensor:
+        """z_0, (1, C, h, w), by the search's first seed."""
+        if prompt not in self._pictures:
+            target = self._target
+            self._pictures[prompt] = target.latents(
+                prompt,
+                [target.seeds[0]],
+                steps=_STEPS,
+                guidance=_GUIDANCE,
+                sampler="dpm++",
+                clip_skip=target.clip_skip,
+            ).cpu()
+        return self._pictures[prompt]
+
+
+def on_simplex(rows: Tensor, allowed: Tensor) -> Tensor:
+    """The nearest points of the simplex, of rows (k, V), over the allowed places (V,); exact, by sorting.
+
+    With u the row in descending order, it is max(row - m, 0) for m = (u_1 + ... + u_r - 1) / r with the largest r for
+    which u_r is above that (Held, Wolfe and Crowder 1974; arXiv 1309.1541).
+    """
+    values = rows.masked_fill(~allowed, -torch.inf)
+    ordered = values.sort(dim=1, descending=True).values.double()
+    counts = torch.arange(1, rows.shape[1] + 1)
+    shifts = (ordered.cumsum(1) - 1) / counts
+    last = (ordered > shifts).sum(1, keepdim=True) - 1
+    return (values.double() - shifts.gather(1, last)).clamp(min=0).to(rows.dtype)
+
+
+ATTACK = Attack(
+    name="unlearndiff",
+    summary="words found by gradient, under which the edited model denoises a picture of the concept",
+    paper="https://arxiv.org/abs/2310.11868",
+    repository="https://github.com/OPTML-Group/Diffusion-MU-Attack",
+    config=UnlearnDiffConfig,
+    search=search,
+    gradient=True,
+)
