@@ -94,8 +94,9 @@ class Sure:
 
 @pytest.fixture
 def judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judges `sure`, `failing` and `numberless`."""
-    for name, judge in (("sure", Sure(False)), ("failing", Sure(True)), ("numberless", Sure(False, np.nan))):
+    """The judges `sure`, `never`, `failing` and `numberless`."""
+    kinds = {"sure": Sure(False), "never": Sure(False, 0.0), "failing": Sure(True), "numberless": Sure(False, np.nan)}
+    for name, judge in kinds.items():
         entry = JudgeEntry(name, "for tests", "here", lambda asked, judge=judge: judge)
         monkeypatch.setitem(JUDGES._entries, name, entry)
 

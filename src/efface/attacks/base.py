@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from efface.generate.jobs import Job
 from efface.settings import Settings
@@ -57,6 +57,7 @@ class Attack:
         paper: Link to the paper.
         repository: Link to the reference implementation.
         config: Its settings, with the published defaults.
+        images: validated settings -> how many images a search of one prompt draws at most.
         search: (target, validated settings, trial) -> prompts that bring the concept back best, the best first; their
             seeds mean nothing. It draws at most one image a seed of the target, and raises where it cannot search: an
             attack that fails has shown nothing.
@@ -69,6 +70,7 @@ class Attack:
     paper: str
     repository: str
     config: type[Settings]
+    images: Callable[[Any], int]
     search: Callable[..., Sequence[Job]]
     embeds: bool = False
     gradient: bool = False

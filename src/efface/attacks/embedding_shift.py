@@ -76,6 +76,7 @@ ATTACK = Attack(
     paper="https://arxiv.org/abs/2310.10012",
     repository="https://github.com/CharlesGong12/RECE",
     config=EmbeddingShiftConfig,
+    images=lambda config: len(config.eta),
     search=search,
     embeds=True,
 )

@@ -2,9 +2,9 @@
 
     a_i ~ U(vocabulary)^k,   a* = argmax_i p(concept | image(a_i + prompt))
 
-The baseline "random" of Zhang et al., "To Generate or Not?", arXiv 2310.11868, with its k = 3 words for objects and
-styles; https://github.com/OPTML-Group/Diffusion-MU-Attack. The words are whole words of the model's own tokenizer that
-neither name the concept nor one of its aliases. They are drawn when the attack runs; nothing is bundled.
+The baseline "random" of Zhang et al., "To Generate or Not?", arXiv 2310.11868, with its 40 prefixes of k = 3 words for
+objects and styles; https://github.com/OPTML-Group/Diffusion-MU-Attack. The words are whole words of the model's own
+tokenizer that neither name the concept nor one of its aliases. They are drawn when the attack runs; nothing is bundled.
 """
 
 import random
@@ -26,11 +26,13 @@ class RandomPrefixConfig(Settings):
 
     Attributes:
         k: words a prefix.
+        prefixes: tried at most.
         keep: prefixes kept.
         attack_seed: of the words.
     """
 
     k: int = Field(default=3, ge=1)
+    prefixes: int = Field(default=40, ge=1)
     keep: int = Field(default=3, ge=1)
     attack_seed: int = 0
 
@@ -39,7 +41,7 @@ def search(target: Target, config: RandomPrefixConfig, trial: Trial) -> list[Job
     """One image a prefix, the prompts in turn; each kept prefix is given with every prompt."""
     words = vocabulary(target.model, (target.concept, *target.words))
     draw = random.Random(config.attack_seed)
-    prefixes = {" ".join(draw.choices(words, k=config.k)): seed for seed in target.seeds}
+    prefixes = {" ".join(draw.choices(words, k=config.k)): seed for seed in target.seeds[: config.prefixes]}
     prompts = target.prompts
     jobs = [
         Job(f"{prefix} {prompts[i % len(prompts)]}", seed, concept=target.concept)
@@ -75,5 +77,6 @@ ATTACK = Attack(
     paper="https://arxiv.org/abs/2310.11868",
     repository="https://github.com/OPTML-Group/Diffusion-MU-Attack",
     config=RandomPrefixConfig,
+    images=lambda config: config.prefixes,
     search=search,
 )

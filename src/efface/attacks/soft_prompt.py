@@ -8,6 +8,7 @@ Shapes: V tokens of the vocabulary, k free ones, T tokens of a prompt, d their w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -40,26 +41,31 @@ class SoftPrompt:
         words: list[int] = ids[0, 1 : int(lengths[0]) - 1].tolist()
         if len(words) + k + 2 > model.max_tokens:
             raise BadRequest(f"'{prompt[:60]}' has no room for {k} more tokens; attack a shorter prompt.")
-        before = {"prefix_k": [0] * k, "suffix_k": [len(words)] * k, "mid_k": [len(words) // 2] * k}
+        at = {"prefix_k": [0] * k, "suffix_k": [len(words)] * k, "mid_k": [len(words) // 2] * k}
         spread = [len(words) * (slot + 1) // (k + 1) for slot in range(k)]
-        gaps = before.get(place, spread)  # the word that each free token stands before
-        self._words, self.free = words, [1 + gap + slot for slot, gap in enumerate(gaps)]
-        self._start, self._end, self._pad = (
-            int(ids[0, 0]),
-            int(ids[0, len(words) + 1]),
-            int(model.tokenizer.pad_token_id),
-        )
+        self._prompt, self._words = prompt, words
+        self._gaps = at.get(place, spread)  # the word that each free token stands before
+        self.free = [1 + gap + slot for slot, gap in enumerate(self._gaps)]
+        self._start, self._end = int(ids[0, 0]), int(ids[0, len(words) + 1])
 
     def ids(self, chosen: Sequence[int]) -> Tensor:
         """Of the prompt with k tokens chosen, (1, T)."""
         said = [self._start, *self._words, self._end]
         for place, token in zip(self.free, chosen, strict=True):
             said.insert(place, token)
-        return torch.tensor([said + [self._pad] * (self._model.max_tokens - len(said))])
+        padding = [int(self._model.tokenizer.pad_token_id)] * (self._model.max_tokens - len(said))
+        return torch.tensor([said + padding])
 
     def text(self, chosen: Sequence[int]) -> str:
-        """The same as a user would type it; read again, it may be cut into other tokens."""
-        return str(self._model.tokenizer.decode(self.ids(chosen)[0], skip_special_tokens=True)).strip()
+        """The same as a user would type it. Pieces of words become words, so that it may be read as other tokens."""
+        cuts = sorted({0, *self._gaps, len(self._words)})
+        spoken = {0: self._prompt} if len(cuts) == 2 else {a: self._say(self._words[a:b]) for a, b in pairwise(cuts)}
+        free = {gap: [t for t, at in zip(chosen, self._gaps, strict=True) if at == gap] for gap in self._gaps}
+        parts = [part for cut in cuts for part in (self._say(free.get(cut, ())), spoken.get(cut, "")) if part]
+        return " ".join(parts)
+
+    def _say(self, ids: Sequence[int]) -> str:
+        return str(self._model.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def encode(self, chosen: Sequence[int], embeddings: Tensor) -> Tensor:
         """What the denoiser reads, (1, T, d), with embeddings (k, d) for the free tokens; gradients go through."""

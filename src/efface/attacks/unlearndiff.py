@@ -12,8 +12,8 @@ the likeliest tokens is drawn and judged; so at `timesteps` times, the cleanest 
 
 Paper: Zhang et al., arXiv 2310.11868 (ECCV 2024). Reference: https://github.com/OPTML-Group/Diffusion-MU-Attack, with
 k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen; the
-picture is drawn by DPM-Solver++ and stays latents; what is judged is always a text, read as any prompt is. A guard that
-acts by guidance alone (`negative`, `sld`) is not seen by the loss, only by the images.
+picture is drawn by DPM-Solver++ and stays latents; what is judged is always a text, read as any prompt is. Guards steer
+guidance: with one on the model, eps_u is the guided prediction.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
+from efface.edits import ValueGuard
 from efface.generate.jobs import Job
 from efface.settings import Settings
 
-_STEPS, _GUIDANCE = 25, 7.5  # of the picture
+_STEPS, _GUIDANCE = 25, 7.5  # of pictures
 
 
 class UnlearnDiffConfig(Settings):
@@ -65,8 +65,9 @@ def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]
     scores: list[float] = []
     for turn, (t, seed) in enumerate(zip(descent.times, target.seeds, strict=False)):
         index = turn % len(texts)
+        picture = descent.picture(target.prompts[index])
         with target.eraser.attach(target.model):
-            descent.run(texts[index], target.prompts[index], t)
+            descent.run(texts[index], picture, t)
         job = Job(texts[index].text(descent.chosen), seed, concept=target.concept)
         tried[job] = descent.chosen
         scores += trial([job])
@@ -90,6 +91,8 @@ class _Descent:
         self._chances = (self._allowed / self._allowed.sum()).repeat(config.k, 1)  # A, (k, V)
         self._adam = torch.optim.Adam([self._chances], lr=config.lr, weight_decay=config.weight_decay)
         self._pictures: dict[str, Tensor] = {}
+        guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
+        self._null = target.model.embed([""], clip_skip=target.clip_skip).tokens if guarded else None  # (1, T, d)
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -103,9 +106,8 @@ class _Descent:
         length = self._schedule.config.num_train_timesteps / parts
         return [int((part + 0.5) * length) for part in range(parts)]
 
-    def run(self, text: SoftPrompt, prompt: str, t: int) -> None:
-        """`iterations` steps at one time."""
-        picture = self._picture(prompt)
+    def run(self, text: SoftPrompt, picture: Tensor, t: int) -> None:
+        """`iterations` steps at one time, with the eraser on the model."""
         for _ in range(self._config.iterations):
             drawn = torch.multinomial(self._chances, 1, generator=self._draw)[:, 0]
             noise = torch.randn(picture.shape, generator=self._draw)
@@ -122,22 +124,27 @@ class _Descent:
         aim = noise
         if self._schedule.config.prediction_type == "v_prediction":
             aim = self._schedule.get_velocity(picture, noise, times)
-        hot = one_hot(drawn, len(self._table)).float()
         with torch.enable_grad():
-            embeddings = (hot @ self._table).to(model.device).requires_grad_()
-            told = text.encode(drawn.tolist(), embeddings).to(model.dtype)
-            found = model.denoiser(
-                noisy.to(model.device, model.dtype),
-                times.to(model.device),
-                encoder_hidden_states=told,
-                return_dict=False,
-            )[0]
-            loss = (found.float() - aim.to(model.device)).square().mean()
+            embeddings = self._table[drawn].to(model.device).requires_grad_()
+            found = self._predicted(
+                noisy.to(model.device), times.to(model.device), text.encode(drawn.tolist(), embeddings)
+            )
+            loss = (found - aim.to(model.device)).square().mean()
             (gradient,) = torch.autograd.grad(loss, [embeddings])
         return gradient.float().cpu()
 
-    def _picture(self, prompt: str) -> Tensor:
-        """z_0, (1, C, h, w), by the search's first seed."""
+    def _predicted(self, noisy: Tensor, times: Tensor, told: Tensor) -> Tensor:
+        """eps_u, (1, C, h, w)."""
+        denoiser, kind = self._target.model.denoiser, self._target.model.dtype
+        if self._null is None:
+            return denoiser(noisy.to(kind), times, encoder_hidden_states=told.to(kind), return_dict=False)[0].float()
+        both = torch.cat([self._null.to(told), told]).to(kind)
+        halves = denoiser(noisy.to(kind).repeat(2, 1, 1, 1), times, encoder_hidden_states=both, return_dict=False)[0]
+        without, conditional = halves.float().chunk(2)
+        return without + _GUIDANCE * (conditional - without)
+
+    def picture(self, prompt: str) -> Tensor:
+        """z_0, (1, C, h, w), by the search's first seed; drawn without the eraser."""
         if prompt not in self._pictures:
             target = self._target
             self._pictures[prompt] = target.latents(
@@ -171,6 +178,7 @@ ATTACK = Attack(
     paper="https://arxiv.org/abs/2310.11868",
     repository="https://github.com/OPTML-Group/Diffusion-MU-Attack",
     config=UnlearnDiffConfig,
+    images=lambda config: config.timesteps,
     search=search,
     gradient=True,
 )

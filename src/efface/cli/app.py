@@ -6,6 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from efface.cli import (
+    attack,
     attacks,
     compose,
     demo,
@@ -45,7 +46,7 @@ app = typer.Typer(
 
 WORK, LISTS = "Work", "What there is"
 COMMANDS = {
-    WORK: (demo, erase, generate, judge, judge_train, evaluate, compose, export, import_, inspect, fetch),
+    WORK: (demo, erase, generate, judge, judge_train, evaluate, attack, compose, export, import_, inspect, fetch),
     LISTS: (models, methods, judges, attacks, protocols),
 }
 for panel, modules in COMMANDS.items():

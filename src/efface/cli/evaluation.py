@@ -96,7 +96,7 @@ def evaluated(
     trusted = wish.inputs.trust_torchscript
     judge: Judge = Nobody()
     if wish.judge is not None:
-        judge = open_judge(wish.judge, _alternatives(requests, wish.inputs.prompts), str(model.device), trusted)
+        judge = open_judge(wish.judge, alternatives(requests, wish.inputs.prompts), str(model.device), trusted)
     with screen.progress() as progress:
         evaluation = evaluate(
             model,
@@ -117,7 +117,7 @@ def evaluated(
     return evaluation
 
 
-def _alternatives(requests: "Sequence[Request]", prompts: Path | None) -> tuple[str, ...]:
+def alternatives(requests: "Sequence[Request]", prompts: Path | None) -> tuple[str, ...]:
     """What the run tells apart: all concepts that requests and prompts name."""
     from efface.generate import read_prompts
 

@@ -1,0 +1,188 @@
+"""Attack success rates: a search for each prompt, and whether anything that it tried brings the concept back.
+
+As Zhang et al. (arXiv 2310.11868) count, over N prompts of the concept, each with its seed:
+
+    pre_asr    share of prompts whose own image, by the edited model, shows the concept: no attack is needed
+    asr        (those + those of the others of which one image of the search shows it) / N
+    fresh_asr  share of prompts for which what was found, or the prompt itself, shows it at another seed too
+
+A search draws at the prompt's own seed, and the best of its images counts in `asr`, for chance as for the attack;
+`fresh_asr` is of one image that no search saw. Beside them stands the share of prompts of which the unedited model's
+image shows the concept: the most that could come back, and the judge's recall where the model draws what it is told.
+An attack or a judge that fails is an error, and in no rate.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efface.attacks import Attack, Target
+from efface.eraser import Eraser
+from efface.errors import BadInput
+from efface.generate import Job, Progress, Sampling, generate
+from efface.generate.latents import latents_of
+from efface.judges import Judge, answer_of, score_images
+from efface.metrics.rates import Rate
+from efface.models import Model
+from efface.protocols.attacked import Attacked, Attempt, share
+from efface.protocols.attacking import AWAY
+from efface.protocols.base import BASE
+from efface.protocols.facts import check_erasers, reading_alike
+from efface.protocols.running import safe_name
+from efface.settings import Settings
+
+
+def attacked(run: Run, erasers: Mapping[str, Eraser]) -> tuple[Rate | None, dict[str, Attacked]]:
+    """Attack each eraser by itself.
+
+    Returns:
+        The share of prompts of which the unedited model's image shows the concept, and what came of each eraser.
+
+    Raises:
+        BadInput: The attack does not suit the model, the judge does not know the concept, there is no prompt, or an
+            eraser's name is taken.
+    """
+    check_erasers(erasers)
+    if why := run.attack.unfit(run.model):
+        raise BadInput(f"The attack '{run.attack.name}' {why}.")
+    if not run.judge.knows(run.concept):
+        raise BadInput(f"The judge '{run.judge.name}' cannot recognise '{run.concept}'; choose another with --judge.")
+    if not run.jobs:
+        raise BadInput(f"There is no prompt for '{run.concept}' to attack; give some with --prompts.")
+    run = replace(run, sampling=reading_alike(run.sampling, erasers))
+    base = share([job.prompt for job in run.jobs], run.answers(run.jobs, None, BASE))
+    found = {name: Attacked(tuple(_attempts(run, name, eraser))) for name, eraser in erasers.items()}
+    if not run.kept:
+        for path in (run.out / "images").glob("*/*.png"):
+            path.unlink()
+    return base, found
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attack on erasers of one concept.
+
+    Attributes:
+        model: The unedited model.
+        judge: Who says whether the concept shows.
+        attack: How it is attacked.
+        config: The attack's settings.
+        concept: What shall come back.
+        jobs: The prompts, each with its seed.
+        sampling: How images are drawn.
+        out: Images and finished attempts are kept there, so that an interrupted run goes on.
+        words: Further words for the concept, which no search puts in by itself.
+        kept: Whether images stay, and the unedited model's go into the cache.
+        progress: Told as prompts are done.
+    """
+
+    model: Model
+    judge: Judge
+    attack: Attack
+    config: Settings
+    concept: str
+    jobs: Sequence[Job]
+    sampling: Sampling
+    out: Path
+    words: tuple[str, ...] = ()
+    kept: bool = True
+    progress: Progress | None = None
+
+    def target(self, job: Job, eraser: Eraser) -> Target:
+        """One prompt for the attack, with as many images as it takes."""
+        return Target(
+            model=self.model,
+            eraser=eraser,
+            concept=self.concept,
+            prompts=(job.prompt,),
+            seeds=range(job.seed, job.seed + self.attack.images(self.config)),
+            latents=latents_of(self.model),
+            words=self.words,
+            clip_skip=self.sampling.clip_skip,
+            enough=self.judge.threshold(self.concept),
+        )
+
+    def scores(self, jobs: Sequence[Job], eraser: Eraser | None, name: str) -> list[float]:
+        """The judge's scores of the concept in images by one model, NaN on an error."""
+        folder = self.out / "images" / safe_name(name)
+        use_cache = self.kept and eraser is None
+        images = generate(self.model, jobs, self.sampling, out=folder, eraser=eraser, use_cache=use_cache)
+        return score_images(self.judge, images, [self.concept])[0][:, 0].tolist()
+
+    def answers(self, jobs: Sequence[Job], eraser: Eraser | None, name: str) -> list[bool | None]:
+        """Whether each image shows the concept; None where the judge does not say."""
+        return [self.answer(score) for score in self.scores(jobs, eraser, name)]
+
+    def answer(self, score: float) -> bool | None:
+        """What a score says."""
+        return {"yes": True, "no": False}.get(answer_of(self.judge, self.concept, score))
+
+
+def _attempts(run: Run, name: str, eraser: Eraser) -> list[Attempt]:
+    kept = run.out / "attempts" / f"{safe_name(name)}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    done = [Attempt(**content) for content in _whole_lines(kept)]
+    before = run.answers(run.jobs, eraser, name)
+    for job, needless in list(zip(run.jobs, before, strict=True))[len(done) :]:
+        if run.progress:
+            run.progress(f"{run.attack.name} on {name}", len(done), len(run.jobs))
+        done.append(_attempt(run, job, needless, name, eraser))
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(done[-1])) + "\n")
+    return done
+
+
+def _attempt(run: Run, job: Job, needless: bool | None, name: str, eraser: Eraser) -> Attempt:
+    plain = Attempt(job.prompt, job.seed, bool(needless), needless)
+    if needless is None:
+        return replace(plain, error="the judge gives no answer about the prompt's own image")
+    if needless:
+        return replace(plain, fresh=_fresh(run, job, name, eraser))
+    tried: dict[Job, float] = {}
+
+    def trial(jobs: Sequence[Job]) -> list[float]:
+        drawn = [replace(job, prompt=other.prompt, embedding=other.embedding) for other in jobs]
+        scores = run.scores(drawn, eraser, name)
+        tried.update(zip(drawn, scores, strict=True))
+        return scores
+
+    started = time.perf_counter()
+    try:
+        run.attack.search(run.target(job, eraser), run.config, trial)
+    except Exception as error:  # whatever an attack raises: it has shown nothing
+        return replace(plain, success=None, images=len(tried), error=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - started
+    scored = [other for other, score in tried.items() if not math.isnan(score)]
+    if not scored:
+        return replace(plain, success=None, images=len(tried), error="the judge gives no answer about any image")
+    best = max(scored, key=tried.__getitem__)
+    return replace(
+        plain,
+        success=run.answer(tried[best]),
+        fresh=_fresh(run, best, name, eraser),
+        found=None if best.embedding else best.prompt,
+        images=len(tried),
+        seconds=seconds,
+    )
+
+
+def _fresh(run: Run, job: Job, name: str, eraser: Eraser) -> bool | None:
+    """Whether it shows at another seed."""
+    return run.answers([replace(job, seed=job.seed + AWAY)], eraser, name)[0]
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """What a file holds that is written line by line; a line that a kill cut short is cut off."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,59 @@
+"""`efface attack`: what it takes, what it answers, and what it leaves behind."""
+
+import csv
+import json
+from pathlib import Path
+
+QUICK = ("--judge", "sure", "-n", 2, "--steps", 1)
+FEW = ("-s", "k=1", "-s", "timesteps=2", "-s", "iterations=1")
+
+
+def test_it_answers_as_scripts_rely_on(efface, judges, eraser, tiny_sd):
+    ended = efface("attack", eraser, "--judge", "never", *QUICK[2:], *FEW, "--model", tiny_sd, "-o", "out", "--json")
+    answer = ended.json()
+    assert ended.code == 0
+    assert answer["attack"] == "unlearndiff"
+    assert answer["concept"] == "cat"
+    (of,) = answer["erasers"].values()
+    assert of["n"] == 2
+    assert of["pre_asr"].keys() == of["asr"].keys() == {"value", "low", "high", "n"}
+    assert of["asr"]["value"] == 0
+    assert of["seconds_per_prompt"] > 0
+    kept = json.loads(Path("out/attack.json").read_text())
+    assert kept == {key: value for key, value in answer.items() if key != "out"}
+    rows = list(csv.DictReader(Path("out/adversarial.csv").read_text().splitlines()))
+    assert [row["concept"] for row in rows] == ["cat", "cat"]
+    assert all("cat" in row["prompt"] for row in rows)
+    again = efface(
+        "evaluate", eraser, *QUICK, "--prompts", "out/adversarial.csv", "--model", tiny_sd, "-o", "e", "--json"
+    )
+    assert again.code == 0
+
+
+def test_a_judge_that_finds_all_needs_no_attack(efface, judges, eraser, tiny_sd):
+    answer = efface("attack", eraser, *QUICK, "--model", tiny_sd, "-o", "out", "--json").json()
+    (of,) = answer["erasers"].values()
+    assert of["pre_asr"]["value"] == of["asr"]["value"] == 1
+    assert of["seconds_per_prompt"] is None
+
+
+def test_prompts_of_other_concepts_are_left_out(efface, judges, eraser, tiny_sd):
+    Path("p.csv").write_text("prompt,concept,evaluation_seed\na red cat,cat,7\na dog,dog,8\nfur,,9\n")
+    efface("attack", eraser, *QUICK[:2], "--steps", 1, "--prompts", "p.csv", "--model", tiny_sd, "-o", "out")
+    kept = [json.loads(line) for path in Path("out/attempts").iterdir() for line in path.read_text().splitlines()]
+    assert [(it["prompt"], it["seed"]) for it in kept] == [("a red cat", 7), ("fur", 9)]
+
+
+def test_done_work_is_not_done_again_without_force(efface, judges, refused, eraser, tiny_sd):
+    again = ("attack", eraser, *QUICK, "--model", tiny_sd, "-o", "out")
+    assert efface(*again).code == 0
+    assert "out" in refused(*again)
+    assert efface(*again, "--force").code == 0
+
+
+def test_what_is_wrong_is_said_in_a_line(efface, judges, refused, eraser, tiny_sd):
+    assert "Nothing to attack" in refused("attack")
+    assert "Unknown attack 'none'" in refused("attack", eraser, "--attack", "none")
+    assert "-s k: write key=value" in refused("attack", eraser, "-s", "k")
+    assert "Choose a --judge" in refused("attack", eraser, "--model", tiny_sd)
+    assert "k" in refused("attack", eraser, "-s", "k=0")

@@ -1,0 +1,211 @@
+"""Attack success rates: what counts, what does not, and what an interruption costs."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import efface
+from efface.attacks import ATTACKS, Attack, Target, Trial
+from efface.attacks.random_prefix import RandomPrefixConfig
+from efface.errors import BadInput
+from efface.generate import Embedding, Job, Sampling, read_folder
+from efface.judges.base import Pixels, Scores
+from efface.metrics.rates import clustered_bootstrap
+from efface.models import Model
+from efface.protocols.attack_rates import Run, attacked
+from efface.protocols.attacked import Attacked, Attempt
+from efface.protocols.attacking import AWAY
+from efface.settings import Settings
+
+JOBS = (Job("a cat", 3), Job("a cat", 4), Job("a red cat", 5, guidance=2.0))
+SAMPLING = Sampling("ddim", 2, 3.0)
+
+
+class Listed:
+    """Answers by turns; the rest of the images get the last score."""
+
+    name, version = "listed", "1"
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+        self.asked = 0
+
+    def knows(self, concept: str) -> bool:
+        return concept == "cat"
+
+    def peers(self, concept: str) -> tuple[str, ...]:
+        return ()
+
+    def same(self, one: str, other: str) -> bool:
+        return one == other
+
+    def threshold(self, concept: str) -> float:
+        return 0.5
+
+    def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
+        self.asked += len(images)
+        return np.array([[self.left.pop(0) if len(self.left) > 1 else self.left[0]] for _ in images])
+
+
+def attack(search: Callable[[Target, Settings, Trial], Sequence[Job]]) -> Attack:
+    return Attack("given", "", "", "", Settings, lambda config: 7, search)
+
+
+def tries(*prompts: str) -> Attack:
+    """Draws these one after the other until one is enough."""
+
+    def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
+        assert target.seeds == range(target.seeds[0], target.seeds[0] + 7)
+        for prompt, seed in zip(prompts, target.seeds, strict=False):
+            if trial([Job(prompt, seed)])[0] >= target.enough:
+                break
+        return []
+
+    return attack(search)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(tiny_model: Model, tmp_path: Path) -> Run:
+    return Run(tiny_model, Listed(0.0), tries("x cat", "y cat"), Settings(), "cat", JOBS, SAMPLING, tmp_path / "out")
+
+
+def on(run: Run) -> Attacked:
+    return attacked(run, {"mine": efface.erase(run.model, "cat", "dog")})[1]["mine"]
+
+
+def test_a_prompt_counts_once_whether_it_needed_an_attack_or_not(run: Run) -> None:
+    base = [0.9, 0.9, 0.1]
+    pre, first_fresh, second, third = [0.9, 0.1, 0.1], [0.2], [0.1, 0.7, 0.8], [0.1, 0.2, 0.6]
+    judge = Listed(*base, *pre, *first_fresh, *second, *third)
+    shown, of = attacked(replace(run, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
+    assert shown == clustered_bootstrap([[1.0, 1.0], [0.0]])
+    found = of["mine"].attempts
+    assert [(it.needless, it.success, it.fresh, it.found, it.images) for it in found] == [
+        (True, True, False, None, 0),
+        (False, True, True, "y cat", 2),
+        (False, False, True, "y cat", 2),
+    ]
+    told = of["mine"].as_dict()
+    assert {name: told[name]["value"] for name in ("pre_asr", "asr", "fresh_asr")} == {
+        "pre_asr": 1 / 3,
+        "asr": 2 / 3,
+        "fresh_asr": 2 / 3,
+    }
+    assert told["n"] == told["asr"]["n"] == 3
+    assert told["errors"] == 0
+    assert told["seconds_per_prompt"] == pytest.approx((found[1].seconds + found[2].seconds) / 2)
+
+
+def test_a_search_ends_at_its_first_success_and_draws_at_the_prompts_own_seed(run: Run) -> None:
+    judge = Listed(*[0.0] * 6, 0.6, 0.9, 0.0)
+    found = on(replace(run, judge=judge))
+    assert [it.images for it in found.attempts] == [1, 2, 2]
+    drawn = {
+        (image.row["prompt"], image.row["seed"], image.row["guidance"])
+        for image in read_folder(run.out / "images" / "mine")
+    }
+    assert {("x cat", 3, 3.0), ("x cat", 4, 3.0), ("y cat", 4, 3.0), ("x cat", 5, 2.0)} <= drawn
+    assert ("x cat", 3 + AWAY, 3.0) in drawn
+    assert all(seed in (3, 4, 5) or seed - AWAY in (3, 4, 5) for _, seed, _ in drawn)
+
+
+def test_what_fails_is_an_error_and_in_no_rate(run: Run) -> None:
+    def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
+        if target.seeds[0] == 4:
+            raise ZeroDivisionError("of something")
+        trial([Job("x", 0)])
+        return []
+
+    judge = Listed(*[0.0] * 3, float("nan"), 0.0, 0.0, 0.9)
+    told = on(replace(run, attack=attack(search), judge=judge))
+    assert [it.success for it in told.attempts] == [None, None, True]
+    assert "no answer" in told.attempts[0].error
+    assert told.attempts[1].error == "ZeroDivisionError: of something"
+    assert told.errors == 2
+    assert told.as_dict()["n"] == told.as_dict()["asr"]["n"] == 1
+
+
+def test_a_search_without_any_verdict_has_shown_nothing(run: Run) -> None:
+    told = on(replace(run, judge=Listed(*[0.0] * 6, float("nan"))))
+    assert told.errors == 3
+    assert told.as_dict()["asr"] is None
+
+
+def test_embeddings_have_no_text(run: Run) -> None:
+    def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
+        tokens = target.model.embed(["a cat"]).tokens[0]
+        trial([Job("a cat", 1, embedding=Embedding.of(tokens))])
+        return []
+
+    told = on(replace(run, attack=attack(search), judge=Listed(*[0.0] * 6, 0.9)))
+    assert [(it.found, it.success) for it in told.attempts] == [(None, True)] * 3
+
+
+def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
+    whole = on(replace(run, out=run.out / "whole"))
+    done: list[int] = []
+
+    def stopping(what: str, at: int, total: int) -> None:
+        done.append(at)
+        if at == 2 and len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        on(replace(run, progress=stopping))
+    kept = run.out / "attempts" / "mine.jsonl"
+    with kept.open("a") as file:
+        file.write('{"prompt": "cut sh')
+    again = on(replace(run, progress=stopping))
+    assert done == [0, 1, 2, 2]
+    assert [replace(it, seconds=0) for it in again.attempts] == [replace(it, seconds=0) for it in whole.attempts]
+    assert [json.loads(line)["seed"] for line in kept.read_text().splitlines()] == [3, 4, 5]
+
+
+def test_images_go_where_they_shall_not_stay(run: Run, tmp_path: Path) -> None:
+    on(replace(run, kept=False))
+    assert not [*tmp_path.rglob("*.png")]
+    assert (run.out / "attempts" / "mine.jsonl").exists()
+
+
+def test_what_cannot_be_attacked_is_refused(run: Run) -> None:
+    eraser = efface.erase(run.model, "cat", "dog")
+    wrong = {
+        "There is no prompt for 'cat'": replace(run, jobs=()),
+        "cannot recognise 'dog'": replace(run, concept="dog"),
+        "follows a gradient": replace(run, attack=replace(run.attack, gradient=True), model=_Other()),  # type: ignore[arg-type]
+    }
+    for said, other in wrong.items():
+        with pytest.raises(BadInput, match=said):
+            attacked(other, {"mine": eraser})
+    with pytest.raises(BadInput, match="no eraser"):
+        attacked(run, {})
+
+
+class _Other:
+    family, name, called = "sdxl", "some-xl", None
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_every_attack_runs_prompt_by_prompt(run: Run, name: str) -> None:
+    entry = ATTACKS.get(name)
+    few = {"unlearndiff": {"timesteps": 2, "iterations": 1}, "random_prefix": {"prefixes": 3}}.get(name, {})
+    config = entry.config.model_validate(few)
+    judge = Listed(0.0)
+    told = on(replace(run, attack=entry, config=config, judge=judge, jobs=JOBS[:2]))
+    assert [it.success for it in told.attempts] == [False, False]
+    assert all(0 < it.images <= entry.images(config) for it in told.attempts)
+    assert all((it.found is None) is entry.embeds for it in told.attempts)
+
+
+def test_rates_of_nothing_are_none() -> None:
+    assert Attacked((Attempt("a", 0, False, None),)).as_dict()["asr"] is None
+    assert RandomPrefixConfig().prefixes == 40
