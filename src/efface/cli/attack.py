@@ -78,7 +78,7 @@ def command(
 
     from efface import Eraser, open_model
     from efface.base_check import check_base
-    from efface.cli.evaluation import alternatives
+    from efface.cli.evaluation import alternatives, short
     from efface.generate import Sampling
     from efface.judges import open_judge
     from efface.protocols.attack_rates import Run, attacked
@@ -120,8 +120,8 @@ def command(
         }
         _write(folder, answer, found, aim.name)
     screen.say(f"{aim.name}: without an eraser in {base or 'no image that the judge answers about'}")
-    rows = [[name, *(str(rate or "–") for rate in of.rates.values()), str(of.errors)] for name, of in found.items()]
-    screen.table(("eraser", "pre_asr", "asr", "fresh_asr", "errors"), rows)
+    rows = [[name, *map(short, of.rates.values()), str(len(of.attempts)), str(of.errors)] for name, of in found.items()]
+    screen.table(("rate, %", "pre_asr", "asr", "fresh_asr", "prompts", "errors"), rows)
     screen.say("pre_asr: no attack needed; asr: in any image of the search; fresh_asr: in one image at another seed")
     screen.say(f"{folder / RESULT}, and the prompts that were found in {folder / FOUND}")
     screen.answer(answer | {"out": str(folder)})

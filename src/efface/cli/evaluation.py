@@ -144,9 +144,9 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
         rows = [
             [
                 metric,
-                _short(result.base.get(metric)),
-                _short(rate),
-                _short(result.change.get(metric), "+"),
+                short(result.base.get(metric)),
+                short(rate),
+                short(result.change.get(metric), "+"),
                 str(rate.n),
             ]
             for metric, rate in result.metrics.items()
@@ -158,7 +158,7 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
             total = doubts + (result.metrics[metric].n if metric in result.metrics else 0)
             screen.say(f"{metric}: the judge is undecided about {doubts} of {total} images, which are left out")
         for attack, rate in result.attacks.items():
-            screen.say(f"adversarial, by {attack}: {_short(rate)} of {rate.n} images")
+            screen.say(f"adversarial, by {attack}: {short(rate)} of {rate.n} images")
         if result.agreement:
             screen.say(f"answers that are those on the unedited model's images: {interval(result.agreement)}")
         if result.weight_change is not None:
@@ -181,7 +181,7 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
 def _tell_comparisons(screen: "Screen", evaluation: "Evaluation") -> None:
     """Erasers against each other, if there are several."""
     rows = [
-        [f"{row.second} minus {row.first}", row.metric, _short(it := row.difference, "+"), chance(it.p), str(it.n)]
+        [f"{row.second} minus {row.first}", row.metric, short(it := row.difference, "+"), chance(it.p), str(it.n)]
         for row in evaluation.comparisons
     ]
     if rows:
@@ -209,7 +209,7 @@ def _number(value: "Value | None", sign: str = "") -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def _short(rate: "Rate | Comparison | None", sign: str = "") -> str:
+def short(rate: "Rate | Comparison | None", sign: str = "") -> str:
     """A rate, or with a sign a difference, in percent with its interval, short enough for a terminal."""
     if rate is None:
         return "–"
