@@ -7,7 +7,7 @@ Weights are random: what a step needs does not depend on them. Latents are 64 x 
 the CPU. Pictures are drawn four at a time, and ESD's trajectories are sampled four at a time, as by default, but with
 one or two sampling steps each, which changes seconds and not memory; so ESD takes four steps, the others one.
 Each case runs in a process of its own; its peak is that of the whole process, the libraries, the weights and Adam's
-state included. The bar is 24 GB.
+state included. The bar is 24 GB. Finished cases are kept under --work, so that an interrupted run goes on.
 """
 
 import argparse
@@ -105,9 +105,23 @@ def run(case: str, quick: bool) -> dict[str, Any]:
     }
 
 
+def measured(case: str, quick: bool, work: Path) -> dict[str, Any]:
+    """A case in a process of its own, or what an earlier run found of it."""
+    kept = work / f"{case.replace(' ', '-')}.json"
+    if kept.exists() and not quick:
+        return json.loads(kept.read_text())
+    command = [sys.executable, __file__, "--case", case, *(["--quick"] if quick else [])]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    if not quick:
+        work.mkdir(parents=True, exist_ok=True)
+        kept.write_text(answer)
+    return json.loads(answer)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small U-Net; writes nothing")
+    parser.add_argument("--work", type=Path, default=Path("sd14_step"), help="finished cases")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -116,9 +130,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     lines = ["| case | trained parameters | seconds | peak GB |", "|---|---|---|---|"]
     for case in CASES:
-        command = [sys.executable, __file__, "--case", case, *(["--quick"] if arguments.quick else [])]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows[case] = row = json.loads(answer.splitlines()[-1])
+        rows[case] = row = measured(case, arguments.quick, arguments.work)
         lines.append(f"| {case} | {row['parameters']:,} | {row['seconds']:.0f} | {row['gigabytes']:.1f} |")
         print(lines[-1], flush=True)
     if arguments.quick:

@@ -187,6 +187,23 @@ def table(found: dict[str, dict[str, Row]], scenario: Scenario) -> str:
     return "\n".join(lines)
 
 
+def overview(found: Found, scenario: Scenario) -> str:
+    """A line a setting, step and fate, over the objects of that fate."""
+    lines = ["| setting | step | objects | found | base found | pixels, bare | pixels, sentences |", "|---" * 7 + "|"]
+    for said, steps in found.items():
+        for step, title in STEPS.items():
+            fates: dict[str, list[dict[str, Row]]] = {}
+            for name, row in steps[title].items():
+                fates.setdefault(scenario.fate(step, name), []).append(row)
+            for fate, rows in fates.items():
+                every = [row[how] for row in rows for how in ("bare", "sentences")]
+                n = sum(one["n"] for one in every)
+                counts = [f"{sum(one[key] for one in every)} of {n}" for key in ("found", "base found")]
+                moved = [f"{np.mean([row[how]['pixels'] for row in rows]):.2f}" for how in ("bare", "sentences")]
+                lines.append("| " + " | ".join([said, str(step), f"{len(rows)} {fate}", *counts, *moved]) + " |")
+    return "\n".join(lines)
+
+
 WHAT = ("keys and values", "found", "base found", "pixels", "identical")
 
 
@@ -200,16 +217,20 @@ def page(found: Found, scenario: Scenario, judge: Judge) -> str:
         f"## {said}\n\n`{SETTINGS[said].method}` {json.dumps(SETTINGS[said].options)}\n\n{table(steps, scenario)}"
         for said, steps in found.items()
     ]
-    setting = f"torch {torch.__version__}; judge {judge.name} {judge.version}"
     first = ", ".join(scenario.first)
     return f"""# Erase six, give one back, erase another
 
-{setting}. Made by `python benchmarks/sepce_iterative.py`, whose first lines say what is measured. First are {first};
-{scenario.first[0]} is given back, and then {scenario.new} erased. Intervals are Wilson's, at 95%; they take images for
-independent, which those of one prompt are, and those of several are only in part.
+torch {torch.__version__}; judge {judge.name} {judge.version}. Made by `python benchmarks/sepce_iterative.py`, whose
+first lines say what is measured. First are {first}; {scenario.first[0]} is given back, and then {scenario.new} erased.
+Intervals are Wilson's, at 95%; they take images for independent, which those of one prompt are, and those of several
+are only in part.
+
+{overview(found, scenario)}
 
 A concept that is given back is drawn as before: bitwise when nothing else is attached, to rounding beside other
 components, whose changes pass through the same layers even where their null spaces leave the concept alone.
+`cie` spares nothing: each of its changes is small enough for its own concept, and six of them added up draw nothing at
+all, nor does one fewer.
 
 {(2 * chr(10)).join(parts)}
 """
