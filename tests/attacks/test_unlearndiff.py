@@ -10,8 +10,9 @@ from torch import Tensor
 
 import efface
 from efface.attacks import ATTACKS, Target
+from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import SoftPrompt, allowed
-from efface.attacks.unlearndiff import UnlearnDiffConfig, on_simplex, search
+from efface.attacks.unlearndiff import UnlearnDiffConfig, _Descent, on_simplex, search
 from efface.errors import BadInput
 from efface.generate import Job
 from efface.generate.latents import latents_of
@@ -115,9 +116,8 @@ def test_it_is_the_published_loop(tiny_model: Model, place: Any, monkeypatch: py
 
 
 def test_times_are_those_of_the_paper(tiny_model: Model) -> None:
-    from efface.attacks.unlearndiff import _Descent
-
-    assert _Descent(target(tiny_model, range(100)), UnlearnDiffConfig()).times == list(range(10, 1000, 20))
+    aim = target(tiny_model, range(100))
+    assert _Descent(aim, UnlearnDiffConfig(), Denoising(aim)).times == list(range(10, 1000, 20))
 
 
 def test_it_stops_where_the_concept_is_back(tiny_model: Model) -> None:

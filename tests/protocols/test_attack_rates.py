@@ -23,6 +23,11 @@ from efface.settings import Settings
 
 JOBS = (Job("a cat", 3), Job("a cat", 4), Job("a red cat", 5, guidance=2.0))
 SAMPLING = Sampling("ddim", 2, 3.0)
+QUICK = {
+    "random_prefix": {"prefixes": 3},
+    "unlearndiff": {"timesteps": 2, "iterations": 1},
+    "inversion": {"steps": 2, "batch_size": 1, "images": 1, "checks": 1, "initializer_token": "dog"},
+}
 
 
 class Listed:
@@ -197,8 +202,7 @@ class _Other:
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_every_attack_runs_prompt_by_prompt(run: Run, name: str) -> None:
     entry = ATTACKS.get(name)
-    few = {"unlearndiff": {"timesteps": 2, "iterations": 1}, "random_prefix": {"prefixes": 3}}.get(name, {})
-    config = entry.config.model_validate(few)
+    config = entry.config.model_validate(QUICK.get(name, {}))
     judge = Listed(0.0)
     told = on(replace(run, attack=entry, config=config, judge=judge, jobs=JOBS[:2]))
     assert [it.success for it in told.attempts] == [False, False]

@@ -121,7 +121,7 @@ def test_an_attack_that_fails_is_an_error_and_no_rate(
     def fail(*_: object) -> list[Job]:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(ATTACKS._entries, "failing", Attack("failing", "", "", "", Settings, fail))
+    monkeypatch.setitem(ATTACKS._entries, "failing", Attack("failing", "", "", "", Settings, lambda config: 1, fail))
     found = run(tiny_model, tmp_path / "out", attacks=["failing"])
     result = found.results["mine"]
     assert "adversarial" not in result.metrics

@@ -28,23 +28,24 @@ class SoftPrompt:
         model: Reads it.
         prompt: What is said beside the free tokens.
         k: How many are free.
-        place: Where: before the prompt, after it, in its middle, or spread over it.
+        place: Where: before the prompt, after it, in its middle, or spread over it; or the number of the prompt's token
+            that all of them stand before.
         clip_skip: How many of the text encoder's last layers are skipped.
 
     Raises:
         BadRequest: The prompt has no room for k more tokens.
     """
 
-    def __init__(self, model: Model, prompt: str, k: int, place: Place, clip_skip: int | None = None) -> None:
+    def __init__(self, model: Model, prompt: str, k: int, place: Place | int, clip_skip: int | None = None) -> None:
         self._model, self._clip_skip = model, clip_skip
         ids, lengths = token_ids(model.tokenizer, [prompt], model.max_tokens, truncate=False)
         words: list[int] = ids[0, 1 : int(lengths[0]) - 1].tolist()
         if len(words) + k + 2 > model.max_tokens:
             raise BadRequest(f"'{prompt[:60]}' has no room for {k} more tokens; attack a shorter prompt.")
-        at = {"prefix_k": [0] * k, "suffix_k": [len(words)] * k, "mid_k": [len(words) // 2] * k}
-        spread = [len(words) * (slot + 1) // (k + 1) for slot in range(k)]
         self._prompt, self._words = prompt, words
-        self._gaps = at.get(place, spread)  # the word that each free token stands before
+        one = {"prefix_k": 0, "suffix_k": len(words), "mid_k": len(words) // 2}.get(str(place), place)
+        spread = [len(words) * (slot + 1) // (k + 1) for slot in range(k)]
+        self._gaps = [one] * k if isinstance(one, int) else spread  # the token that each free one stands before
         self.free = [1 + gap + slot for slot, gap in enumerate(self._gaps)]
         self._start, self._end = int(ids[0, 0]), int(ids[0, len(words) + 1])
 
@@ -73,7 +74,7 @@ class SoftPrompt:
 
         def swap(module: Any, inputs: Any, rows: Tensor) -> Tensor:
             swapped = rows.clone()
-            swapped[0, self.free] = embeddings.to(rows.dtype)
+            swapped[0, self.free] = embeddings.to(rows)
             return swapped
 
         handle = encoder.get_input_embeddings().register_forward_hook(swap)

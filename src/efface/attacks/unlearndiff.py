@@ -11,26 +11,21 @@ projected back, A_i <- argmin { |x - A_i| : x >= 0, sum x = 1 }. `iterations` su
 the likeliest tokens is drawn and judged; so at `timesteps` times, the cleanest first, until an image shows the concept.
 
 Paper: Zhang et al., arXiv 2310.11868 (ECCV 2024). Reference: https://github.com/OPTML-Group/Diffusion-MU-Attack, with
-k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen; the
-picture is drawn by DPM-Solver++ and stays latents; what is judged is always a text, read as any prompt is. Guards steer
-guidance: with one on the model, eps_u is the guided prediction.
+k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen, and
+what is judged is always a text, read as any prompt is. `denoising` has the loss.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
-from efface.edits import ValueGuard
 from efface.generate.jobs import Job
 from efface.settings import Settings
-
-_STEPS, _GUIDANCE = 25, 7.5  # of pictures
 
 
 class UnlearnDiffConfig(Settings):
@@ -60,12 +55,13 @@ class UnlearnDiffConfig(Settings):
 def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]:
     """One image a time, the prompts in turn; the tokens that are kept are given with every prompt."""
     texts = [SoftPrompt(target.model, p, config.k, config.insertion_location, target.clip_skip) for p in target.prompts]
-    descent = _Descent(target, config)
+    denoising = Denoising(target)
+    descent = _Descent(target, config, denoising)
     tried: dict[Job, tuple[int, ...]] = {}
     scores: list[float] = []
     for turn, (t, seed) in enumerate(zip(descent.times, target.seeds, strict=False)):
         index = turn % len(texts)
-        picture = descent.picture(target.prompts[index])
+        picture = denoising.pictures(target.prompts[index])
         with target.eraser.attach(target.model):
             descent.run(texts[index], picture, t)
         job = Job(texts[index].text(descent.chosen), seed, concept=target.concept)
@@ -81,18 +77,12 @@ def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]
 class _Descent:
     """A and the optimiser's state, which one time hands to the next."""
 
-    def __init__(self, target: Target, config: UnlearnDiffConfig) -> None:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        self._target, self._config = target, config
-        self._schedule: Any = DDPMScheduler.from_config(dict(target.model.scheduler_config))
+    def __init__(self, target: Target, config: UnlearnDiffConfig, denoising: Denoising) -> None:
+        self._target, self._config, self._denoising = target, config, denoising
         self._draw = torch.Generator().manual_seed(config.attack_seed)
         self._table, self._allowed = table(target.model).cpu(), allowed(target.model)
         self._chances = (self._allowed / self._allowed.sum()).repeat(config.k, 1)  # A, (k, V)
         self._adam = torch.optim.Adam([self._chances], lr=config.lr, weight_decay=config.weight_decay)
-        self._pictures: dict[str, Tensor] = {}
-        guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
-        self._null = target.model.embed([""], clip_skip=target.clip_skip).tokens if guarded else None  # (1, T, d)
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -103,59 +93,21 @@ class _Descent:
     def times(self) -> list[int]:
         """In the middle of as many equal parts of the schedule as there are images to draw, ascending."""
         parts = min(self._config.timesteps, len(self._target.seeds))
-        length = self._schedule.config.num_train_timesteps / parts
-        return [int((part + 0.5) * length) for part in range(parts)]
+        return [int((part + 0.5) * self._denoising.length / parts) for part in range(parts)]
 
     def run(self, text: SoftPrompt, picture: Tensor, t: int) -> None:
         """`iterations` steps at one time, with the eraser on the model."""
         for _ in range(self._config.iterations):
             drawn = torch.multinomial(self._chances, 1, generator=self._draw)[:, 0]
             noise = torch.randn(picture.shape, generator=self._draw)
-            gradient = self._gradient(text, drawn, picture, noise, t)
+            with torch.enable_grad():
+                embeddings = self._table[drawn].requires_grad_()
+                told = text.encode(drawn.tolist(), embeddings)
+                loss = self._denoising.loss(told, picture, torch.tensor([t]), noise)
+                (gradient,) = torch.autograd.grad(loss, [embeddings])
             self._chances.grad = (gradient @ self._table.T).clamp(-1, 1) * self._allowed
             self._adam.step()
             self._chances.copy_(on_simplex(self._chances, self._allowed))
-
-    def _gradient(self, text: SoftPrompt, drawn: Tensor, picture: Tensor, noise: Tensor, t: int) -> Tensor:
-        """Of the loss, by the embeddings of the drawn tokens, (k, d)."""
-        model = self._target.model
-        times = torch.tensor([t])
-        noisy = self._schedule.add_noise(picture, noise, times)
-        aim = noise
-        if self._schedule.config.prediction_type == "v_prediction":
-            aim = self._schedule.get_velocity(picture, noise, times)
-        with torch.enable_grad():
-            embeddings = self._table[drawn].to(model.device).requires_grad_()
-            found = self._predicted(
-                noisy.to(model.device), times.to(model.device), text.encode(drawn.tolist(), embeddings)
-            )
-            loss = (found - aim.to(model.device)).square().mean()
-            (gradient,) = torch.autograd.grad(loss, [embeddings])
-        return gradient.float().cpu()
-
-    def _predicted(self, noisy: Tensor, times: Tensor, told: Tensor) -> Tensor:
-        """eps_u, (1, C, h, w)."""
-        denoiser, kind = self._target.model.denoiser, self._target.model.dtype
-        if self._null is None:
-            return denoiser(noisy.to(kind), times, encoder_hidden_states=told.to(kind), return_dict=False)[0].float()
-        both = torch.cat([self._null.to(told), told]).to(kind)
-        halves = denoiser(noisy.to(kind).repeat(2, 1, 1, 1), times, encoder_hidden_states=both, return_dict=False)[0]
-        without, conditional = halves.float().chunk(2)
-        return without + _GUIDANCE * (conditional - without)
-
-    def picture(self, prompt: str) -> Tensor:
-        """z_0, (1, C, h, w), by the search's first seed; drawn without the eraser."""
-        if prompt not in self._pictures:
-            target = self._target
-            self._pictures[prompt] = target.latents(
-                prompt,
-                [target.seeds[0]],
-                steps=_STEPS,
-                guidance=_GUIDANCE,
-                sampler="dpm++",
-                clip_skip=target.clip_skip,
-            ).cpu()
-        return self._pictures[prompt]
 
 
 def on_simplex(rows: Tensor, allowed: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""The edited model as its own classifier: a text that says a concept helps it to denoise pictures of the concept.
+
+    L(text) = mean | eps - eps_u(x_t, t, text) |^2,    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
+
+with pictures x_0 that the unedited model drew; where a model predicts velocities, of these. Guards steer guidance: with
+one on the model, eps_u is the guided prediction.
+
+Shapes: n pictures, C latent channels, h and w latent size, T tokens, d text width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efface.attacks.base import Target
+from efface.edits import ValueGuard
+
+_STEPS, _GUIDANCE = 25, 7.5  # of pictures
+
+
+class Denoising:
+    """The loss of one target. Pictures are latents, drawn by DPM-Solver++ when they are first asked for."""
+
+    def __init__(self, target: Target) -> None:
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        self._target = target
+        self._schedule: Any = DDPMScheduler.from_config(dict(target.model.scheduler_config))
+        self._pictures: dict[str, Tensor] = {}
+        guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
+        self._null = target.model.embed([""], clip_skip=target.clip_skip).tokens if guarded else None  # (1, T, d)
+
+    @property
+    def length(self) -> int:
+        """How many timesteps the schedule has."""
+        return int(self._schedule.config.num_train_timesteps)
+
+    def pictures(self, prompt: str, n: int = 1) -> Tensor:
+        """(n, C, h, w), by the search's first seed and those after it; to be drawn without the eraser."""
+        if prompt not in self._pictures:
+            first = self._target.seeds[0]
+            self._pictures[prompt] = self._target.latents(
+                prompt,
+                range(first, first + n),
+                steps=_STEPS,
+                guidance=_GUIDANCE,
+                sampler="dpm++",
+                clip_skip=self._target.clip_skip,
+            ).cpu()
+        return self._pictures[prompt]
+
+    def loss(self, text: Tensor, pictures: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        """L of one text (1, T, d), with the eraser on the model.
+
+        Args:
+            text: gradients go through it.
+            pictures: x_0, (n, C, h, w).
+            times: t, (n,).
+            noise: eps, like the pictures.
+        """
+        aim = noise
+        if self._schedule.config.prediction_type == "v_prediction":
+            aim = self._schedule.get_velocity(pictures, noise, times)
+        found = self._predicted(self._schedule.add_noise(pictures, noise, times), times, text)
+        return (found - aim.to(found)).square().mean()
+
+    def _predicted(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+        """eps_u, (n, C, h, w), float32."""
+        model, n = self._target.model, len(noisy)
+        noisy, times = noisy.to(model.device, model.dtype), times.to(model.device)
+        told = text.to(model.device, model.dtype).expand(n, -1, -1)
+        if self._null is None:
+            return model.denoiser(noisy, times, encoder_hidden_states=told, return_dict=False)[0].float()
+        both = torch.cat([self._null.to(told).expand(n, -1, -1), told])
+        noisy, times = noisy.repeat(2, 1, 1, 1), times.repeat(2)
+        halves = model.denoiser(noisy, times, encoder_hidden_states=both, return_dict=False)[0]
+        without, conditional = halves.float().chunk(2)
+        return without + _GUIDANCE * (conditional - without)

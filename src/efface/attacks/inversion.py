@@ -1,0 +1,115 @@
+"""Concept inversion: a new word, learnt by the edited model, that means what it forgot.
+
+    min_v  mean | eps - eps_u(x_t, t, T(p_v)) |^2        p_v: the prompt with v where it names the concept
+
+over pictures x_0 that the unedited model drew of the prompt and all times t, by AdamW. No text says v: what comes back
+is what the weights still know, not what a user who can only type can reach.
+
+Paper: Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", arXiv 2308.01508 (ICLR
+2024). Reference: https://github.com/NYU-DICE-Lab/circumventing-concept-erasure, which takes 5000 steps of 16 pictures
+in fp16, 25 pictures of a style, and begins at the word "art"; its rate of 5e-3 is scaled by these 16. `denoising` has
+the loss. A prompt that does not name the concept has v before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.attacks.denoising import Denoising
+from efface.attacks.soft_prompt import SoftPrompt, table
+from efface.generate.jobs import Embedding, Job
+from efface.settings import Settings
+
+
+class InversionConfig(Settings):
+    """How to learn.
+
+    Attributes:
+        steps: of AdamW.
+        batch_size: pictures of a step.
+        lr: its rate, scaled.
+        weight_decay: of v.
+        images: pictures of each prompt.
+        initializer_token: the word that v begins at; of several tokens, the last.
+        checks: how often, at even distances, it is drawn and judged.
+        attack_seed: of pictures, times and noise.
+    """
+
+    steps: int = Field(default=5000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    lr: float = Field(default=0.08, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    images: int = Field(default=25, ge=1)
+    initializer_token: str = Field(default="art", min_length=1)
+    checks: int = Field(default=5, ge=1)
+    attack_seed: int = 0
+
+
+def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
+    """One image a check, the prompts in turn; the word that showed the concept best, in every prompt."""
+    denoising = Denoising(target)
+    pictures = [denoising.pictures(prompt, config.images) for prompt in target.prompts]
+    texts = [_naming(target, prompt) for prompt in target.prompts]
+    (start,) = target.model.tokenizer([config.initializer_token])["input_ids"]
+    word = table(target.model)[[start[-2]]].cpu().requires_grad_()  # v, (1, d)
+    adam = torch.optim.AdamW([word], lr=config.lr, weight_decay=config.weight_decay)
+    draw = torch.Generator().manual_seed(config.attack_seed)
+    checks = min(config.checks, config.steps, len(target.seeds))
+    words: dict[Job, Tensor] = {}
+    scores: list[float] = []
+    for turn, seed in zip(range(checks), target.seeds, strict=False):
+        steps = range(turn * config.steps // checks, (turn + 1) * config.steps // checks)
+        with target.eraser.attach(target.model):
+            for step in steps:
+                index = step % len(texts)
+                rows = torch.randint(len(pictures[index]), (config.batch_size,), generator=draw)
+                times = torch.randint(denoising.length, (config.batch_size,), generator=draw)
+                noise = torch.randn(pictures[index][rows].shape, generator=draw)
+                with torch.enable_grad():
+                    told = texts[index].encode([0], word)
+                    loss = denoising.loss(told, pictures[index][rows], times, noise)
+                    (word.grad,) = torch.autograd.grad(loss, [word])
+                adam.step()
+            job = _job(target, texts, turn % len(texts), word.detach(), seed)
+        words[job] = word.detach().clone()
+        scores += trial([job])
+        if scores[-1] >= target.enough:
+            break
+    best = words[ranked(list(words), scores)[0][0]]
+    with target.eraser.attach(target.model):
+        return [_job(target, texts, index, best) for index in range(len(texts))]
+
+
+def _naming(target: Target, prompt: str) -> SoftPrompt:
+    """The prompt with a free token where the concept's name was."""
+    named = re.search(re.escape(target.concept), prompt, re.IGNORECASE)
+    before, after = (prompt[: named.start()], prompt[named.end() :]) if named else ("", prompt)
+    (ids,) = target.model.tokenizer([before])["input_ids"]
+    rest = " ".join(f"{before} {after}".split())
+    return SoftPrompt(target.model, rest, 1, len(ids) - 2, target.clip_skip)  # the start and end tokens left out
+
+
+@torch.no_grad()
+def _job(target: Target, texts: Sequence[SoftPrompt], index: int, word: Tensor, seed: int = 0) -> Job:
+    """One prompt with the word, read by the text encoder with the eraser on it."""
+    tokens = texts[index].encode([0], word)[0]
+    return Job(target.prompts[index], seed, concept=target.concept, embedding=Embedding.of(tokens))
+
+
+ATTACK = Attack(
+    name="inversion",
+    summary="a new word, learnt on the edited model from pictures of the concept",
+    paper="https://arxiv.org/abs/2308.01508",
+    repository="https://github.com/NYU-DICE-Lab/circumventing-concept-erasure",
+    config=InversionConfig,
+    images=lambda config: config.checks,
+    search=search,
+    embeds=True,
+    gradient=True,
+)
