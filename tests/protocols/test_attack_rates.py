@@ -166,7 +166,7 @@ def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         on(replace(run, progress=stopping))
-    kept = run.out / "attempts" / "mine.jsonl"
+    (kept,) = (run.out / "attempts").iterdir()
     with kept.open("a") as file:
         file.write('{"prompt": "cut sh')
     again = on(replace(run, progress=stopping))
@@ -175,10 +175,18 @@ def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
     assert [json.loads(line)["seed"] for line in kept.read_text().splitlines()] == [3, 4, 5]
 
 
+def test_attempts_of_other_settings_are_not_taken_up(run: Run) -> None:
+    assert {it.found for it in on(run).attempts} <= {"x cat", "y cat"}
+    other = replace(run, attack=tries("z cat"), sampling=replace(SAMPLING, steps=3))
+    assert [it.found for it in on(other).attempts] == ["z cat"] * 3
+    faster = replace(other, attack=tries("never drawn"), sampling=replace(other.sampling, batch_size=1))
+    assert [it.found for it in on(faster).attempts] == ["z cat"] * 3, "and those of another batch size are"
+
+
 def test_images_go_where_they_shall_not_stay(run: Run, tmp_path: Path) -> None:
     on(replace(run, kept=False))
     assert not [*tmp_path.rglob("*.png")]
-    assert (run.out / "attempts" / "mine.jsonl").exists()
+    assert [*(run.out / "attempts").iterdir()]
 
 
 def test_what_cannot_be_attacked_is_refused(run: Run) -> None:

@@ -92,7 +92,7 @@ def command(
         check_base(eraser, opened, force=False)
     asked = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
     sampling = replace(Sampling.default(opened), **{key: value for key, value in asked.items() if value is not None})
-    told = [eraser.request for eraser in loaded.values()]
+    told = [request, *(eraser.request for eraser in loaded.values())]
     chosen = open_judge(judge or "emoji", alternatives(told, prompts), str(opened.device), trust_torchscript)
     jobs = _jobs(opened, chosen, request, prompts, n, seed)
     folder = out or Path(slug(f"attack-{attack}-{aim.name}-{'-'.join(files)}"))

@@ -14,6 +14,7 @@ An attack or a judge that fails is an error, and in no rate.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -94,6 +95,13 @@ class Run:
     kept: bool = True
     progress: Progress | None = None
 
+    def key(self, eraser: Eraser) -> str:
+        """A hash of all that decides the attempts on an eraser."""
+        sampling = replace(self.sampling, batch_size=1)  # which decides nothing but the speed
+        facts = [self.model.hash, eraser.hash, self.judge.name, self.judge.version, self.attack.name, self.concept]
+        told = [*facts, self.config.model_dump_json(), str(sampling), str(list(self.jobs)), str(self.words)]
+        return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
     def target(self, job: Job, eraser: Eraser) -> Target:
         """One prompt for the attack, with as many images as it takes."""
         return Target(
@@ -125,7 +133,7 @@ class Run:
 
 
 def _attempts(run: Run, name: str, eraser: Eraser) -> list[Attempt]:
-    kept = run.out / "attempts" / f"{safe_name(name)}.jsonl"
+    kept = run.out / "attempts" / f"{safe_name(name)}-{run.key(eraser)[:12]}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
     done = [Attempt(**content) for content in _whole_lines(kept)]
     before = run.answers(run.jobs, eraser, name)
