@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 BAR = 24.0
 TRAJECTORY = {"iterations": 4, "ddim_steps": 1}
 PICTURES = {"iter_break": 1, "images": 4, "sampling_steps": 2}
-ANCHORS = {"to": "dog", "train_max_steps": 1, "sampling_steps": 2}
+ANCHORS = {"to": "dog", "train_max_steps": 1, "sampling_steps": 2, "train_size": 4}
 
 #: A method, what it erases, and its settings.
 CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {

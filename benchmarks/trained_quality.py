@@ -42,7 +42,7 @@ from quality import WEAPONS, Found, Setting, details, keep, mean, overview, requ
 OBJECTS = ("cat", "church", "car", "apple", "guitar")
 STYLES = ("pixel art", "blueprint", "3d")
 MEMORISED = "memorised picture"
-IMAGES = 32
+IMAGES = 64
 #: Whatever is said with the memorised caption's words draws the picture, so its anchors say other things.
 ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
 
@@ -171,7 +171,8 @@ def run(
         spent[said] = trained(request_for(name, kind, setting), path)
         erasers[said] = Eraser.load(path)
         print(f"  {said}: {spent[said]['seconds']:.0f} s, {spent[said]['evaluations']:,} evaluations", flush=True)
-    of_each = max(2, n // max(len(eraser.concepts) for eraser in erasers.values()))
+    # What is retained is drawn as often as each concept, so that of several half as many are enough.
+    of_each = n // 2 if max(len(eraser.concepts) for eraser in erasers.values()) > 1 else n
     if name == MEMORISED:
         found = PROTOCOLS.get("memorised").evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell)
     else:

@@ -107,6 +107,10 @@ def test_statistics_of_another_kind(normal: Any, tmp_path: Path) -> None:
         fid_to_statistics(normal(10), Statistics(np.zeros(3), np.eye(3)), draws=20)
     np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.eye(4))
     (tmp_path / "text.npz").write_text("mu")
-    for name in ("odd", "text", "missing"):
+    np.savez_compressed(tmp_path / "broken.npz", mu=np.zeros(300), sigma=np.eye(300))
+    content = bytearray((tmp_path / "broken.npz").read_bytes())
+    content[60:90] = bytes(byte ^ 0xFF for byte in content[60:90])
+    (tmp_path / "broken.npz").write_bytes(content)
+    for name in ("odd", "text", "missing", "broken"):
         with pytest.raises(BadInput, match=rf"{name}\.npz"):
             Statistics.load(tmp_path / f"{name}.npz")

@@ -15,6 +15,7 @@ they shall compare with a paper's, and read KID or CMMD for small sets.
 from __future__ import annotations
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -66,7 +67,7 @@ class Statistics:
         try:
             with np.load(path, allow_pickle=False) as content:
                 mean, covariance = (np.asarray(content[key], np.float64) for key in ("mu", "sigma"))
-        except (OSError, KeyError, ValueError, BadZipFile, TypeError) as error:
+        except (OSError, KeyError, ValueError, BadZipFile, TypeError, zlib.error) as error:
             raise BadFile(f"Cannot read the statistics mu and sigma from {path}: {error}.") from error
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
             raise BadFile(f"{path} holds no mean (d,) and covariance (d, d) but {mean.shape} and {covariance.shape}.")
