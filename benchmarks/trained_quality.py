@@ -48,17 +48,17 @@ ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
 
 ABLATE: dict[str, Scalar] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
 FEWER: dict[str, Scalar] = {"parameter_group": "cross-attn", "regularization": False}
-ESD: dict[str, Scalar] = {"train_method": "esd-x-strict", "lr": 1e-3}
+ESD: dict[str, Scalar] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4}
 CIE: dict[str, Scalar] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200}
 SEPCE: dict[str, Scalar] = {"scale_factor": 0.01}
 
 SETTINGS = {
     "esd": Setting(
         "esd",
-        ESD | {"iterations": 200},
+        ESD | {"iterations": 180},
         guided=False,
         by_kind={
-            "unsafe": Setting("esd", ESD | {"iterations": 300, "together": True}, guided=False),
+            "unsafe": Setting("esd", ESD | {"iterations": 270, "together": True}, guided=False),
         },
     ),
     "ablate": Setting(
