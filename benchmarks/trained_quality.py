@@ -74,8 +74,8 @@ SETTINGS = {
         CIE | {"threshold": -0.0015},
         guided=False,
         by_kind={
-            "style": Setting("cie", CIE | {"threshold": -2e-4}, guided=False),
-            "unsafe": Setting("cie", CIE | {"threshold": 1e-3}, guided=False),
+            "style": Setting("cie", CIE | {"threshold": -0.0015, "reg_beta": 4e-5}, guided=False),
+            "unsafe": Setting("cie", CIE | {"threshold": -0.0015, "reg_beta": 1e-4}, guided=False),
         },
     ),
     "sepce": Setting(
