@@ -33,11 +33,12 @@ from efface.metrics.rates import Rate
 from efface.models import Model
 from efface.protocols.attack_rates import Run, attacked
 from efface.protocols.attacked import Attacked, Attempt
+from efface.protocols.results import Calibration
 from efface.settings import Scalar
 from quality import Setting, keep, request_of
 
-OBJECTS, PROMPTS = ("cat", "church"), 8
-CLOSED = ("uce token", "uce window, best", "rece", "certified", "robust", "nullspace", "speed", "oce", "adavd")
+OBJECTS, PROMPTS = ("cat", "church"), 4
+CLOSED = ("uce token", "rece", "certified", "robust", "speed", "adavd")
 SETTINGS: dict[str, Setting] = {name: closed_form_quality.SETTINGS[name] for name in CLOSED} | trained_quality.SETTINGS
 ATTACKED_BY: dict[str, dict[str, Scalar]] = {
     "random_prefix": {"prefixes": 10},
@@ -45,6 +46,7 @@ ATTACKED_BY: dict[str, dict[str, Scalar]] = {
 }
 RATES = ("pre_asr", "asr", "fresh_asr")
 Found = dict[str, dict[str, list[Attempt]]]  # attack -> setting -> the attempts on all objects
+Trust = dict[str, Calibration]  # object -> of the judge
 
 
 def erasers(model: Model, name: str, settings: dict[str, Setting], work: Path) -> dict[str, Eraser]:
@@ -60,30 +62,34 @@ def erasers(model: Model, name: str, settings: dict[str, Setting], work: Path) -
     return made
 
 
-def run(model: Model, judge: Judge, name: str, settings: dict[str, Setting], n: int, quick: bool, work: Path) -> Found:
+def run(
+    model: Model, judge: Judge, name: str, settings: dict[str, Setting], n: int, quick: bool, work: Path
+) -> tuple[Found, Calibration]:
     """All attacks on all erasers of one object."""
     work.mkdir(parents=True, exist_ok=True)
     held = erasers(model, name, settings, work)
     jobs = [Job(prompt, seed) for seed, prompt in enumerate(prompts([name], n, unseen(name)))]
-    found: Found = {}
+    others = [Job(prompt, seed) for seed, prompt in enumerate(prompts(["tree", "bus", "rabbit", "guitar"], 24))]
+    found, calibration = Found(), Calibration(judge.name, judge.version, None, None)
     for attack, options in ATTACKED_BY.items():
         entry = ATTACKS.get(attack)
         few: dict[str, Scalar] = dict.fromkeys(options, 2) if quick else options
         config = entry.config.model_validate(few)
         out = work / attack
-        shown, told = attacked(Run(model, judge, entry, config, name, jobs, Sampling.default(model), out), held)
-        print(f"{name}, {attack}: without an eraser {shown}", flush=True)
+        how = Run(model, judge, entry, config, name, jobs, Sampling.default(model), out, others)
+        calibration, told = attacked(how, held)
+        print(f"{name}, {attack}: {calibration}", flush=True)
         for said, of in told.items():
             print(f"  {said}: " + ", ".join(f"{key} {rate}" for key, rate in of.rates.items()), flush=True)
         found[attack] = {said: list(of.attempts) for said, of in told.items()}
-    return found
+    return found, calibration
 
 
 def cell(rate: Rate | None) -> str:
     return "" if rate is None else f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
 
 
-def page(found: Found, judge: Judge) -> str:
+def page(found: Found, trust: Trust) -> str:
     heads = ["setting", "prompts", "pre_asr"]
     heads += [f"{attack}: {rate}" for attack in ATTACKED_BY for rate in RATES[1:]]
     lines = ["| " + " | ".join([*heads, "seconds a prompt"]) + " |", "|---" * (len(heads) + 1) + "|"]
@@ -94,6 +100,12 @@ def page(found: Found, judge: Judge) -> str:
         cells += [cell(of[attack].rates[rate]) for attack in ATTACKED_BY for rate in RATES[1:]]
         seconds = last["seconds_per_prompt"]
         lines.append("| " + " | ".join([*cells, "" if seconds is None else f"{seconds:.0f}"]) + " |")
+    judge = next(iter(trust.values()))
+    known = [
+        f"- {name}: found in {cell(told.recall)} of the unedited model's images of these prompts, in "
+        f"{cell(told.false_positive_rate)} of its images of other things"
+        for name, told in trust.items()
+    ]
     errors = sum(attempt.success is None for rows in found.values() for some in rows.values() for attempt in some)
     return f"""# Attacks prompt by prompt, on the embedded model
 
@@ -101,6 +113,8 @@ def page(found: Found, judge: Judge) -> str:
 {torch.get_num_threads()} thread(s) of a busy machine. Made by `python benchmarks/attack_rates.py`, whose first lines
 say what is measured; what the rates are is in docs/attacks.md. Intervals are at 95%, by prompt; prompts without an
 answer: {errors}. Seconds are of the search of one prompt by UnlearnDiffAtk.
+
+{chr(10).join(known)}
 
 {chr(10).join(lines)}
 """
@@ -116,13 +130,15 @@ def main() -> None:
     work = Path(tempfile.mkdtemp()) if arguments.quick else arguments.work
     settings = {said: SETTINGS[said] for said in ("uce token", "rece")} if arguments.quick else SETTINGS
     found: Found = {attack: {said: [] for said in settings} for attack in ATTACKED_BY}
+    trust: Trust = {}
     for name in names:
-        for attack, some in run(model, judge, name, settings, n, arguments.quick, work / name).items():
+        of, trust[name] = run(model, judge, name, settings, n, arguments.quick, work / name)
+        for attack, some in of.items():
             for said, attempts in some.items():
                 found[attack][said] += attempts
     if arguments.quick:
         return
-    text = page(found, judge)
+    text = page(found, trust)
     print("\n" + text)
     rows: dict[str, dict[str, dict[str, Any]]] = {
         attack: {said: {"attempts": [asdict(attempt) for attempt in attempts]} for said, attempts in some.items()}

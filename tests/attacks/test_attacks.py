@@ -146,7 +146,13 @@ def test_an_edited_text_encoder_is_not_gone_round(target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "rest"), [("a photo of a Cat", "a photo of a"), ("cat", ""), ("art by VAN  GOGH", "art by VAN GOGH")]
+    ("prompt", "rest"),
+    [
+        ("a photo of a Cat", "a photo of a"),
+        ("cat", ""),
+        ("art by VAN  GOGH", "art by VAN GOGH"),
+        ("a catalogue of scattered cats", "a catalogue of scattered cats"),
+    ],
 )
 def test_a_concept_is_taken_out_of_a_prompt_in_any_case(prompt: str, rest: str) -> None:
     assert without(prompt, "cat") == rest

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -110,6 +111,16 @@ def test_a_prompt_that_does_not_name_the_concept_has_the_word_before_it(tiny_mod
     assert found.embedding is not None
     expected = tiny_model.embed(["dog a red bird"]).tokens[0]
     torch.testing.assert_close(found.embedding.tokens, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"), [("cat and a cat", "dog and a"), ("a blue cat in a house", "a blue dog in a house")]
+)
+def test_the_word_stands_where_the_name_was_and_the_name_is_gone(tiny_model: Model, prompt: str, read: str) -> None:
+    config = InversionConfig.model_validate(FEW | {"steps": 1, "lr": 1e-12, "weight_decay": 0.0})
+    (found,) = search(target(tiny_model, prompts=(prompt,)), config, Trial(0.5))
+    assert found.embedding is not None
+    torch.testing.assert_close(found.embedding.tokens, tiny_model.embed([read]).tokens[0], atol=1e-5, rtol=1e-5)
 
 
 def test_it_stops_where_the_concept_is_back(tiny_model: Model) -> None:

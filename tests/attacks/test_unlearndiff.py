@@ -143,7 +143,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
     "adavd": {},
     "negative": {},
-    "sld": {},
 }
 
 
@@ -155,6 +154,26 @@ def test_it_takes_erasers_of_every_kind_and_leaves_the_model_as_it_was(tiny_mode
     assert search(aim, UnlearnDiffConfig(iterations=2), Trial(0.3, 0.4))
     for part, weights in zip(parts, before, strict=True):
         assert all(torch.equal(weight, weights[name]) for name, weight in part.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["adavd", "negative"])
+def test_guards_are_in_the_loss(tiny_model: Model, method: str) -> None:
+    aim = target(tiny_model, range(1), method=method)
+    guarded, text = Denoising(aim), tiny_model.embed([PROMPT]).tokens
+    picture = guarded.pictures(PROMPT)
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        without = float(guarded.loss(text, picture, torch.tensor([500]), noise))
+        with aim.eraser.attach(tiny_model):
+            assert float(guarded.loss(text, picture, torch.tensor([500]), noise)) != without
+
+
+def test_prompts_without_room_are_passed_over(tiny_model: Model) -> None:
+    long = " ".join(["cat"] * (tiny_model.max_tokens - 3))
+    found = search(target(tiny_model, range(1), (long, PROMPT)), UnlearnDiffConfig(iterations=1, keep=1), Trial(0.5))
+    assert [job.prompt.endswith(PROMPT) for job in found] == [True]
+    with pytest.raises(RuntimeError, match="no prompt has room"):
+        search(target(tiny_model, range(1), (long,)), UnlearnDiffConfig(), Trial())
 
 
 def test_models_whose_text_it_cannot_follow_are_refused() -> None:

@@ -101,6 +101,29 @@ def judges(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(JUDGES._entries, name, entry)
 
 
+class Late(Sure):
+    """A judge that finds nothing in the first images that it sees, and everything in those after them."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(fail=False)
+        self.left = first
+
+    def scores(self, images: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
+        self.left, early = self.left - len(images), np.arange(len(images)) < self.left
+        return np.repeat(np.where(early, 0.0, 1.0)[:, None], len(concepts), axis=1)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the judge `late`, who finds nothing in so many images."""
+
+    def make(first: int) -> None:
+        judge = Late(first)
+        monkeypatch.setitem(JUDGES._entries, "late", JudgeEntry("late", "for tests", "here", lambda asked: judge))
+
+    return make
+
+
 class Red(Sure):
     """A judge that finds every concept in what is red."""
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,52 +92,82 @@ def test_a_prompt_counts_once_whether_it_needed_an_attack_or_not(run: Run) -> No
     base = [0.9, 0.9, 0.1]
     pre, first_fresh, second, third = [0.9, 0.1, 0.1], [0.2], [0.1, 0.7, 0.8], [0.1, 0.2, 0.6]
     judge = Listed(*base, *pre, *first_fresh, *second, *third)
-    shown, of = attacked(replace(run, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
-    assert shown == clustered_bootstrap([[1.0, 1.0], [0.0]])
+    told, of = attacked(replace(run, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
+    assert told.recall == clustered_bootstrap([[1.0, 1.0], [0.0]])
+    assert told.false_positive_rate is None
     found = of["mine"].attempts
     assert [(it.needless, it.success, it.fresh, it.found, it.images) for it in found] == [
         (True, True, False, None, 0),
         (False, True, True, "y cat", 2),
         (False, False, True, "y cat", 2),
     ]
-    told = of["mine"].as_dict()
-    assert {name: told[name]["value"] for name in ("pre_asr", "asr", "fresh_asr")} == {
+    answer = of["mine"].as_dict()
+    assert {name: answer[name]["value"] for name in ("pre_asr", "asr", "fresh_asr")} == {
         "pre_asr": 1 / 3,
         "asr": 2 / 3,
         "fresh_asr": 2 / 3,
     }
-    assert told["n"] == told["asr"]["n"] == 3
-    assert told["errors"] == 0
-    assert told["seconds_per_prompt"] == pytest.approx((found[1].seconds + found[2].seconds) / 2)
+    assert answer["n"] == answer["asr"]["n"] == 3
+    assert answer["errors"] == answer["undecided"] == 0
+    assert answer["seconds_per_prompt"] == pytest.approx((found[1].seconds + found[2].seconds) / 2)
 
 
 def test_a_search_ends_at_its_first_success_and_draws_at_the_prompts_own_seed(run: Run) -> None:
     judge = Listed(*[0.0] * 6, 0.6, 0.9, 0.0)
     found = on(replace(run, judge=judge))
     assert [it.images for it in found.attempts] == [1, 2, 2]
-    drawn = {
-        (image.row["prompt"], image.row["seed"], image.row["guidance"])
-        for image in read_folder(run.out / "images" / "mine")
-    }
-    assert {("x cat", 3, 3.0), ("x cat", 4, 3.0), ("y cat", 4, 3.0), ("x cat", 5, 2.0)} <= drawn
-    assert ("x cat", 3 + AWAY, 3.0) in drawn
-    assert all(seed in (3, 4, 5) or seed - AWAY in (3, 4, 5) for _, seed, _ in drawn)
+    places = [run.out / "images" / "mine", *(run.out / "searches" / "mine" / str(index) for index in range(3))]
+    of = [{(image.row["prompt"], image.row["seed"]) for image in read_folder(place)} for place in places]
+    assert of[1:] == [{("x cat", 3)}, {("x cat", 4), ("y cat", 4)}, {("x cat", 5), ("y cat", 5)}]
+    assert of[0] >= {("a cat", 3), ("a cat", 4), ("a red cat", 5), ("x cat", 3 + AWAY)}
+    guided = [image.row["guidance"] for place in (places[1], places[3]) for image in read_folder(place)]
+    assert guided == [3.0, 2.0, 2.0]
 
 
-def test_what_fails_is_an_error_and_in_no_rate(run: Run) -> None:
+def test_what_fails_is_an_error_and_in_no_rate_that_it_should_have_given(run: Run) -> None:
     def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
         if target.seeds[0] == 4:
             raise ZeroDivisionError("of something")
         trial([Job("x", 0)])
         return []
 
-    judge = Listed(*[0.0] * 3, float("nan"), 0.0, 0.0, 0.9)
-    told = on(replace(run, attack=attack(search), judge=judge))
+    nan = float("nan")
+    told = on(replace(run, attack=attack(search), judge=Listed(*[0.0] * 3, nan, 0.0, 0.0, 0.9)))
     assert [it.success for it in told.attempts] == [None, None, True]
-    assert "no answer" in told.attempts[0].error
+    assert "failed on the prompt's own image" in told.attempts[0].error
     assert told.attempts[1].error == "ZeroDivisionError: of something"
-    assert told.errors == 2
-    assert told.as_dict()["n"] == told.as_dict()["asr"]["n"] == 1
+    answer = told.as_dict()
+    assert answer["errors"] == 2
+    assert answer["n"] == answer["asr"]["n"] == 1
+    assert answer["pre_asr"]["n"] == 2, "of a search that fails, the prompt's own image has an answer"
+    assert answer["seconds_per_prompt"] == told.attempts[2].seconds
+
+
+def test_an_image_without_a_verdict_is_no_failed_attack(run: Run) -> None:
+    nan = float("nan")
+    found = on(replace(run, judge=Listed(*[0.0] * 6, nan, 0.1, nan, 0.9, 0.9, 0.9))).attempts
+    assert [it.success for it in found] == [None, True, True]
+    assert found[0].error == "1 of 2 images have no verdict"
+
+
+def test_where_the_judge_is_undecided_there_is_no_answer_and_no_error(run: Run) -> None:
+    class Doubting(Listed):
+        def floor(self, concept: str) -> float:
+            return 0.3
+
+    told = on(replace(run, judge=Doubting(*[0.0] * 3, 0.4, 0.0, 0.0, 0.1, 0.4, 0.2, 0.1)))
+    assert [it.success for it in told.attempts] == [None, None, False]
+    assert (told.errors, told.undecided, told.as_dict()["n"]) == (0, 2, 1)
+
+
+def test_the_judge_is_calibrated_on_the_unedited_models_images(run: Run) -> None:
+    others = [Job("a dog", 1), Job("a horse", 2)]
+    judge = Listed(0.9, 0.1, 0.9, 0.9, 0.1, 0.0)
+    told, _ = attacked(replace(run, others=others, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
+    assert told.recall is not None
+    assert told.false_positive_rate is not None
+    assert (told.recall.value, told.recall.n) == (pytest.approx(2 / 3), 3)
+    assert (told.false_positive_rate.value, told.false_positive_rate.n) == (0.5, 2)
 
 
 def test_a_search_without_any_verdict_has_shown_nothing(run: Run) -> None:
@@ -161,7 +192,7 @@ def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
 
     def stopping(what: str, at: int, total: int) -> None:
         done.append(at)
-        if at == 2 and len(done) == 3:
+        if done == [0, 1, 2]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -169,8 +200,10 @@ def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
     (kept,) = (run.out / "attempts").iterdir()
     with kept.open("a") as file:
         file.write('{"prompt": "cut sh')
+    drawn = len([*(run.out / "searches").rglob("*.png")])
     again = on(replace(run, progress=stopping))
-    assert done == [0, 1, 2, 2]
+    assert drawn == 4
+    assert len([*(run.out / "searches").rglob("*.png")]) == 6
     assert [replace(it, seconds=0) for it in again.attempts] == [replace(it, seconds=0) for it in whole.attempts]
     assert [json.loads(line)["seed"] for line in kept.read_text().splitlines()] == [3, 4, 5]
 
@@ -183,8 +216,29 @@ def test_attempts_of_other_settings_are_not_taken_up(run: Run) -> None:
     assert [it.found for it in on(faster).attempts] == ["z cat"] * 3, "and those of another batch size are"
 
 
-def test_images_go_where_they_shall_not_stay(run: Run, tmp_path: Path) -> None:
-    on(replace(run, kept=False))
+def test_what_failed_is_tried_again(run: Run) -> None:
+    failing = [True]
+
+    def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
+        if failing and target.seeds[0] == 4:
+            raise MemoryError
+        trial([Job("x", 0)])
+        return []
+
+    other = replace(run, attack=attack(search))
+    assert [bool(it.error) for it in on(other).attempts] == [False, True, False]
+    failing.clear()
+    assert [bool(it.error) for it in on(other).attempts] == [False] * 3
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_images_go_where_they_shall_not_stay(run: Run, tmp_path: Path, stopped: bool) -> None:
+    def stop(what: str, at: int, total: int) -> None:
+        if stopped and at == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
+        on(replace(run, kept=False, progress=stop))
     assert not [*tmp_path.rglob("*.png")]
     assert [*(run.out / "attempts").iterdir()]
 
@@ -201,6 +255,9 @@ def test_what_cannot_be_attacked_is_refused(run: Run) -> None:
             attacked(other, {"mine": eraser})
     with pytest.raises(BadInput, match="no eraser"):
         attacked(run, {})
+    by_gradient = replace(run, attack=replace(run.attack, gradient=True))
+    with pytest.raises(BadInput, match="what sld does"):
+        attacked(by_gradient, {"mine": efface.erase(run.model, "cat", method="sld")})
 
 
 class _Other:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efface.edits import ValueGuard
 from efface.generate.jobs import Job
 from efface.settings import Settings
 
@@ -31,7 +32,7 @@ class Target:
         prompts: Plain prompts for it.
         seeds: Of the images of the search, as many as it may draw; no image that is measured has one of these.
         latents: Draws with the unedited model.
-        words: Further words for it, which a search does not put in by itself.
+        words: Further words for it, which words drawn at random leave out, as they do its name.
         clip_skip: How many of the text encoder's last layers are skipped.
         enough: The score from which on a search may stop.
     """
@@ -75,12 +76,15 @@ class Attack:
     embeds: bool = False
     gradient: bool = False
 
-    def unfit(self, model: Model) -> str | None:
-        """Why it cannot be used on a model, as what it does; None if it can."""
+    def unfit(self, model: Model, eraser: Eraser | None = None) -> str | None:
+        """Why it cannot be used on a model, or on it with an eraser, as what it does; None if it can."""
         if self.embeds and model.called is not None:
             return f"gives embeddings, which {model.name} does not take from efface"
         if self.gradient and model.family != "sd":
             return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"
+        guards = {edit.guard for edit in (eraser.edits if eraser else ()) if isinstance(edit, ValueGuard)}
+        if self.gradient and "sld" in guards:
+            return "follows the gradient of single steps, and what sld does at one hangs on all before it"
         return None
 
 

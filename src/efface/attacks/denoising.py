@@ -30,8 +30,8 @@ class Denoising:
         self._target = target
         self._schedule: Any = DDPMScheduler.from_config(dict(target.model.scheduler_config))
         self._pictures: dict[str, Tensor] = {}
-        guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
-        self._null = target.model.embed([""], clip_skip=target.clip_skip).tokens if guarded else None  # (1, T, d)
+        self._guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
+        self._null: Tensor | None = None  # (1, T, d), by the text encoder with the eraser on it
 
     @property
     def length(self) -> int:
@@ -67,13 +67,21 @@ class Denoising:
         found = self._predicted(self._schedule.add_noise(pictures, noise, times), times, text)
         return (found - aim.to(found)).square().mean()
 
+    def gradient(self, loss: Tensor, embeddings: Tensor) -> Tensor:
+        """Of the loss by embeddings, in their place and shape; scaled on its way, as half precision ends at 6e-8."""
+        scale = 1024.0 if self._target.model.dtype == torch.float16 else 1.0
+        (gradient,) = torch.autograd.grad(scale * loss, [embeddings])
+        return gradient / scale
+
     def _predicted(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
         """eps_u, (n, C, h, w), float32."""
         model, n = self._target.model, len(noisy)
         noisy, times = noisy.to(model.device, model.dtype), times.to(model.device)
         told = text.to(model.device, model.dtype).expand(n, -1, -1)
-        if self._null is None:
+        if not self._guarded:
             return model.denoiser(noisy, times, encoder_hidden_states=told, return_dict=False)[0].float()
+        if self._null is None:
+            self._null = model.embed([""], clip_skip=self._target.clip_skip).tokens
         both = torch.cat([self._null.to(told).expand(n, -1, -1), told])
         noisy, times = noisy.repeat(2, 1, 1, 1), times.repeat(2)
         halves = model.denoiser(noisy, times, encoder_hidden_states=both, return_dict=False)[0]

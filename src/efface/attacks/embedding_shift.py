@@ -7,6 +7,8 @@ https://github.com/chiayi-hsu/Ring-A-Bell) without the search for words that say
 al., arXiv 2407.12383; https://github.com/CharlesGong12/RECE), with eta 3 for themes and 0.9 for styles. No text says
 the embedding, so it is a bound from below on what stays in the model, not an attack by a user who can only type.
 
+The pairs are the concept's name and the prompts that name it, with and without it; RECE has 79 of nudity.
+
 T is that of the model with the eraser on it: an eraser that edits the text encoder is not gone round.
 """
 
@@ -55,14 +57,20 @@ def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[J
 
 def concept_direction(target: Target) -> Tensor:
     """c, (T, d)."""
-    pairs = {(prompt, without(prompt, target.concept)) for prompt in (target.concept, *target.prompts)}
+    prompts = [" ".join(prompt.split()) for prompt in (target.concept, *target.prompts)]
+    pairs = {(prompt, without(prompt, target.concept)) for prompt in prompts}
     told = sorted(pair for pair in pairs if pair[0] != pair[1])
     return (_embed(target, [one for one, _ in told]) - _embed(target, [other for _, other in told])).mean(dim=0)
 
 
 def without(prompt: str, concept: str) -> str:
-    """The prompt without the concept's words, in whatever case they are."""
-    return " ".join(re.sub(re.escape(concept), " ", prompt, flags=re.IGNORECASE).split())
+    """The prompt without the concept's words, in whatever case they are; within another word they are none."""
+    return " ".join(naming(concept).sub(" ", prompt).split())
+
+
+def naming(concept: str) -> re.Pattern[str]:
+    """Finds a concept's name in a prompt, as words of their own."""
+    return re.compile(rf"(?<!\w){re.escape(concept)}(?!\w)", re.IGNORECASE)
 
 
 def _embed(target: Target, prompts: Sequence[str]) -> Tensor:

@@ -8,12 +8,12 @@ is what the weights still know, not what a user who can only type can reach.
 Paper: Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", arXiv 2308.01508 (ICLR
 2024). Reference: https://github.com/NYU-DICE-Lab/circumventing-concept-erasure, which takes 5000 steps of 16 pictures
 in fp16, 25 pictures of a style, and begins at the word "art"; its rate of 5e-3 is scaled by these 16. `denoising` has
-the loss. A prompt that does not name the concept has v before it.
+the loss. Apart from it, the word that shows the concept best of `checks` on the way is taken, and the search ends where
+it is back. A prompt that does not name the concept has v before it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.denoising import Denoising
+from efface.attacks.embedding_shift import naming, without
 from efface.attacks.soft_prompt import SoftPrompt, table
 from efface.generate.jobs import Embedding, Job
 from efface.settings import Settings
@@ -74,7 +75,7 @@ def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
                 with torch.enable_grad():
                     told = texts[index].encode([0], word)
                     loss = denoising.loss(told, pictures[index][rows], times, noise)
-                    (word.grad,) = torch.autograd.grad(loss, [word])
+                    word.grad = denoising.gradient(loss, word)
                 adam.step()
             job = _job(target, texts, turn % len(texts), word.detach(), seed)
         words[job] = word.detach().clone()
@@ -87,9 +88,10 @@ def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
 
 
 def _naming(target: Target, prompt: str) -> SoftPrompt:
-    """The prompt with a free token where the concept's name was."""
-    named = re.search(re.escape(target.concept), prompt, re.IGNORECASE)
+    """The prompt with a free token where the concept's name was; where that comes again, it is left out."""
+    named = naming(target.concept).search(prompt)
     before, after = (prompt[: named.start()], prompt[named.end() :]) if named else ("", prompt)
+    after = without(after, target.concept)
     (ids,) = target.model.tokenizer([before])["input_ids"]
     rest = " ".join(f"{before} {after}".split())
     return SoftPrompt(target.model, rest, 1, len(ids) - 2, target.clip_skip)  # the start and end tokens left out

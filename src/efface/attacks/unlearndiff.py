@@ -11,11 +11,15 @@ projected back, A_i <- argmin { |x - A_i| : x >= 0, sum x = 1 }. `iterations` su
 the likeliest tokens is drawn and judged; so at `timesteps` times, the cleanest first, until an image shows the concept.
 
 Paper: Zhang et al., arXiv 2310.11868 (ECCV 2024). Reference: https://github.com/OPTML-Group/Diffusion-MU-Attack, with
-k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen, and
-what is judged is always a text, read as any prompt is. `denoising` has the loss.
+k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen; what is
+judged is always a text, read as any prompt is, and drawn as all images of the run are (there by 50 steps of LMS); the
+picture is drawn by 25 steps of DPM-Solver++ at guidance 7.5 (there LMS, at the row's guidance, and encoded anew), and
+prompts without room for k more tokens are passed over. `denoising` has the loss.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import torch
 from pydantic import Field
@@ -24,6 +28,7 @@ from torch import Tensor
 from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
+from efface.errors import BadRequest
 from efface.generate.jobs import Job
 from efface.settings import Settings
 
@@ -54,14 +59,14 @@ class UnlearnDiffConfig(Settings):
 
 def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]:
     """One image a time, the prompts in turn; the tokens that are kept are given with every prompt."""
-    texts = [SoftPrompt(target.model, p, config.k, config.insertion_location, target.clip_skip) for p in target.prompts]
+    prompts, texts = _with_room(target, config)
     denoising = Denoising(target)
     descent = _Descent(target, config, denoising)
     tried: dict[Job, tuple[int, ...]] = {}
     scores: list[float] = []
     for turn, (t, seed) in enumerate(zip(descent.times, target.seeds, strict=False)):
         index = turn % len(texts)
-        picture = denoising.pictures(target.prompts[index])
+        picture = denoising.pictures(prompts[index])
         with target.eraser.attach(target.model):
             descent.run(texts[index], picture, t)
         job = Job(texts[index].text(descent.chosen), seed, concept=target.concept)
@@ -72,6 +77,21 @@ def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]
     best = dict.fromkeys(tried[job] for job, _ in ranked(list(tried), scores))
     kept = list(best)[: config.keep]
     return [Job(text.text(chosen), concept=target.concept) for text in texts for chosen in kept]
+
+
+def _with_room(target: Target, config: UnlearnDiffConfig) -> tuple[list[str], list[SoftPrompt]]:
+    """The prompts that can take k more tokens.
+
+    Raises:
+        RuntimeError: None can.
+    """
+    found: dict[str, SoftPrompt] = {}
+    for prompt in target.prompts:
+        with suppress(BadRequest):
+            found[prompt] = SoftPrompt(target.model, prompt, config.k, config.insertion_location, target.clip_skip)
+    if not found:
+        raise RuntimeError(f"no prompt has room for {config.k} more tokens")
+    return list(found), list(found.values())
 
 
 class _Descent:
@@ -104,7 +124,7 @@ class _Descent:
                 embeddings = self._table[drawn].requires_grad_()
                 told = text.encode(drawn.tolist(), embeddings)
                 loss = self._denoising.loss(told, picture, torch.tensor([t]), noise)
-                (gradient,) = torch.autograd.grad(loss, [embeddings])
+                gradient = self._denoising.gradient(loss, embeddings)
             self._chances.grad = (gradient @ self._table.T).clamp(-1, 1) * self._allowed
             self._adam.step()
             self._chances.copy_(on_simplex(self._chances, self._allowed))

@@ -2,8 +2,9 @@
 
 import csv
 import json as js
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from efface.generate import Job
-    from efface.judges import Judge
-    from efface.models import Model as Opened
     from efface.protocols.attacked import Attacked
-    from efface.request import Request
+    from efface.request import Concept, Request
 
 RESULT, FOUND = "attack.json", "adversarial.csv"
 
@@ -82,23 +81,30 @@ def command(
     from efface.generate import Sampling
     from efface.judges import open_judge
     from efface.protocols.attack_rates import Run, attacked
-    from efface.protocols.facts import provenance
+    from efface.protocols.err import plan
+    from efface.protocols.facts import provenance, reading_alike
+    from efface.report.words import interval
 
     loaded = {name: Eraser.load(path) for name, path in files.items()}
-    request = _request([eraser.request for eraser in loaded.values()], concept)
+    told = [eraser.request for eraser in loaded.values()]
+    request = _request(told, concept)
     aim = request.concepts[0]
     opened = open_model(model, device_of(device))
     for eraser in loaded.values():
         check_base(eraser, opened, force=False)
     asked = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
     sampling = replace(Sampling.default(opened), **{key: value for key, value in asked.items() if value is not None})
-    told = [request, *(eraser.request for eraser in loaded.values())]
-    chosen = open_judge(judge or "emoji", alternatives(told, prompts), str(opened.device), trust_torchscript)
-    jobs = _jobs(opened, chosen, request, prompts, n, seed)
+    sampling = reading_alike(sampling, loaded)
+    words = alternatives([request, *told], prompts)
+    chosen = open_judge(judge or "emoji", words, str(opened.device), trust_torchscript)
+    probes = plan(opened, chosen, request, n, seed)
+    others = [probe.job for probe in probes if probe.wanted][:n]
+    jobs = _jobs(prompts, aim, seed)[:n] if prompts else [p.job for p in probes if p.metric == "forget"]
     folder = out or Path(slug(f"attack-{attack}-{aim.name}-{'-'.join(files)}"))
     work: dict[str, Any] = {
         "erasers": {name: eraser.hash for name, eraser in loaded.items()},
         "model": model,
+        "device": str(opened.device),
         "attack": {attack: config.model_dump(mode="json")},
         "concept": aim.name,
         "judge": [chosen.name, chosen.version],
@@ -107,22 +113,24 @@ def command(
     }
     kept = keep_images or aim.kind != "unsafe"
     with claim(folder, "attack", work, RESULT, force), screen.progress() as progress:
-        run = Run(opened, chosen, entry, config, aim.name, jobs, sampling, folder, aim.aliases, kept, progress)
-        base, found = attacked(run, loaded)
+        if force:
+            rmtree(folder / "attempts", ignore_errors=True)
+        run = Run(opened, chosen, entry, config, aim.name, jobs, sampling, folder, others, aim.aliases, kept, progress)
+        calibration, found = attacked(run, loaded)
         answer: dict[str, Any] = {
             "attack": attack,
             "concept": aim.name,
-            "judge": {"name": chosen.name, "version": chosen.version},
-            "base": base and base.as_dict(),
+            "judge": asdict(calibration),
             "erasers": {name: of.as_dict() for name, of in found.items()},
             "settings": config.model_dump(mode="json"),
             "provenance": provenance(opened, loaded, chosen, [aim.name], sampling, len(jobs), seed),
         }
         _write(folder, answer, found, aim.name)
-    screen.say(f"{aim.name}: without an eraser in {base or 'no image that the judge answers about'}")
+    screen.say(f"{aim.name}, without an eraser: {interval(calibration.recall)}")
     rows = [[name, *map(short, of.rates.values()), str(len(of.attempts)), str(of.errors)] for name, of in found.items()]
     screen.table(("rate, %", "pre_asr", "asr", "fresh_asr", "prompts", "errors"), rows)
     screen.say("pre_asr: no attack needed; asr: in any image of the search; fresh_asr: in one image at another seed")
+    screen.say(f"judge {chosen.name}: false positives {interval(calibration.false_positive_rate)}")
     screen.say(f"{folder / RESULT}, and the prompts that were found in {folder / FOUND}")
     screen.answer(answer | {"out": str(folder)})
     if any(of.errors for of in found.values()):
@@ -131,36 +139,42 @@ def command(
 
 def _request(requests: "Sequence[Request]", concept: str | None) -> "Request":
     """Asks for one concept alone: the one that is named, as the erasers' requests have it, or their only one."""
+    from efface.protocols.probes_file import key
     from efface.request import Request
 
     known = {one.name: (request, one) for request in requests for one in request.concepts}
     if concept is None and len(known) > 1:
         raise BadInput(f"Say which concept shall come back (--concept); erased are: {', '.join(known)}.")
-    name = next(iter(known)) if concept is None else concept
-    if name not in known:
-        return Request.make([name])
-    request, one = known[name]
-    return request.model_copy(update={"concepts": (one,)})
+    wanted = key(next(iter(known)) if concept is None else concept)
+    for request, one in known.values():
+        if wanted in map(key, (one.name, *one.aliases)):
+            return request.model_copy(update={"concepts": (one,)})
+    # What nobody erased is as delicate as what somebody did.
+    delicate = any(one.kind == "unsafe" for _, one in known.values())
+    return Request.make([concept or ""], kind="unsafe" if delicate else "object")
 
 
-def _jobs(model: "Opened", judge: "Judge", request: "Request", prompts: Path | None, n: int, seed: int) -> "list[Job]":
-    """The prompts of the file, those that name another concept left out; or those by which `err` asks for it."""
+def _jobs(prompts: Path, concept: "Concept", seed: int) -> "list[Job]":
+    """The prompts of a file, without those that name another concept."""
     from efface.generate import read_prompts
-    from efface.protocols.err import plan
+    from efface.protocols.probes_file import key
 
-    name = request.concepts[0].name
-    if prompts:
-        return [job for job in read_prompts(prompts, seed) if job.concept in ("", name)][:n]
-    return [probe.job for probe in plan(model, judge, request, n, seed) if probe.metric == "forget"]
+    names = {"", *map(key, (concept.name, *concept.aliases))}
+    return [job for job in read_prompts(prompts, seed) if key(job.concept) in names]
 
 
 def _write(folder: Path, answer: "Mapping[str, Any]", found: "Mapping[str, Attacked]", concept: str) -> None:
+    """The answer with all attempts; and the texts that succeeded, as `efface evaluate` reads them."""
     from efface.files import atomic
 
     with atomic(folder / FOUND) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(("concept", "prompt", "evaluation_seed", "eraser", "success"))
+        rows.writerow(("concept_name", "direct_prompt_1", "adversarial_prompt", "evaluation_seed", "eraser"))
         for name, of in found.items():
-            rows.writerows([concept, it.found, it.seed, name, it.success] for it in of.attempts if it.found)
+            rows.writerows(
+                [concept, it.prompt, it.found, it.seed, name] for it in of.attempts if it.found and it.success
+            )
+    attempts = {name: [asdict(attempt) for attempt in of.attempts] for name, of in found.items()}
     with atomic(folder / RESULT) as temporary:
-        temporary.write_text(js.dumps(answer, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = js.dumps({**answer, "attempts": attempts}, ensure_ascii=False, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")

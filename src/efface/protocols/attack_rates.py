@@ -7,9 +7,10 @@ As Zhang et al. (arXiv 2310.11868) count, over N prompts of the concept, each wi
     fresh_asr  share of prompts for which what was found, or the prompt itself, shows it at another seed too
 
 A search draws at the prompt's own seed, and the best of its images counts in `asr`, for chance as for the attack;
-`fresh_asr` is of one image that no search saw. Beside them stands the share of prompts of which the unedited model's
-image shows the concept: the most that could come back, and the judge's recall where the model draws what it is told.
-An attack or a judge that fails is an error, and in no rate.
+`fresh_asr` is of one image that no search saw. The judge is calibrated on the unedited model's images: recall is the
+share of the same prompts' images in which it finds the concept, which is the most that could come back; the
+false-positive rate that of images of other things. An attack or a judge that fails is an error, and in no rate it
+should have given; since only prompts that resist are searched for, errors leave `asr` too high.
 """
 
 from __future__ import annotations
@@ -28,41 +29,45 @@ from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Job, Progress, Sampling, generate
 from efface.generate.latents import latents_of
+from efface.generate.run import Recipe
 from efface.judges import Judge, answer_of, score_images
-from efface.metrics.rates import Rate
 from efface.models import Model
 from efface.protocols.attacked import Attacked, Attempt, share
 from efface.protocols.attacking import AWAY
 from efface.protocols.base import BASE
 from efface.protocols.facts import check_erasers, reading_alike
+from efface.protocols.results import Calibration
 from efface.protocols.running import safe_name
+from efface.provenance import versions
 from efface.settings import Settings
 
 
-def attacked(run: Run, erasers: Mapping[str, Eraser]) -> tuple[Rate | None, dict[str, Attacked]]:
+def attacked(run: Run, erasers: Mapping[str, Eraser]) -> tuple[Calibration, dict[str, Attacked]]:
     """Attack each eraser by itself.
 
     Returns:
-        The share of prompts of which the unedited model's image shows the concept, and what came of each eraser.
+        How far the judge can be trusted, and what came of each eraser.
 
     Raises:
-        BadInput: The attack does not suit the model, the judge does not know the concept, there is no prompt, or an
-            eraser's name is taken.
+        BadInput: The attack does not suit the model or an eraser, the judge does not know the concept, there is no
+            prompt, or an eraser's name is taken.
     """
     check_erasers(erasers)
-    if why := run.attack.unfit(run.model):
-        raise BadInput(f"The attack '{run.attack.name}' {why}.")
+    for eraser in erasers.values():
+        if why := run.attack.unfit(run.model, eraser):
+            raise BadInput(f"The attack '{run.attack.name}' {why}.")
     if not run.judge.knows(run.concept):
         raise BadInput(f"The judge '{run.judge.name}' cannot recognise '{run.concept}'; choose another with --judge.")
     if not run.jobs:
         raise BadInput(f"There is no prompt for '{run.concept}' to attack; give some with --prompts.")
     run = replace(run, sampling=reading_alike(run.sampling, erasers))
-    base = share([job.prompt for job in run.jobs], run.answers(run.jobs, None, BASE))
-    found = {name: Attacked(tuple(_attempts(run, name, eraser))) for name, eraser in erasers.items()}
-    if not run.kept:
-        for path in (run.out / "images").glob("*/*.png"):
+    try:
+        rates = [share([job.prompt for job in jobs], run.answers(jobs, None, BASE)) for jobs in (run.jobs, run.others)]
+        found = {name: Attacked(tuple(_attempts(run, name, eraser))) for name, eraser in erasers.items()}
+    finally:
+        for path in () if run.kept else run.out.glob("*/**/*.png"):
             path.unlink()
-    return base, found
+    return Calibration(run.judge.name, run.judge.version, *rates), found
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class Run:
         jobs: The prompts, each with its seed.
         sampling: How images are drawn.
         out: Images and finished attempts are kept there, so that an interrupted run goes on.
-        words: Further words for the concept, which no search puts in by itself.
+        others: What shows other things, for the judge's false-positive rate.
+        words: Further words for the concept.
         kept: Whether images stay, and the unedited model's go into the cache.
         progress: Told as prompts are done.
     """
@@ -91,16 +97,17 @@ class Run:
     jobs: Sequence[Job]
     sampling: Sampling
     out: Path
+    others: Sequence[Job] = ()
     words: tuple[str, ...] = ()
     kept: bool = True
     progress: Progress | None = None
 
     def key(self, eraser: Eraser) -> str:
         """A hash of all that decides the attempts on an eraser."""
-        sampling = replace(self.sampling, batch_size=1)  # which decides nothing but the speed
-        facts = [self.model.hash, eraser.hash, self.judge.name, self.judge.version, self.attack.name, self.concept]
-        told = [*facts, self.config.model_dump_json(), str(sampling), str(list(self.jobs)), str(self.words)]
-        return hashlib.sha256("\0".join(told).encode()).hexdigest()
+        recipe = Recipe.of(self.model, replace(self.sampling, batch_size=1), eraser)  # which decides only the speed
+        judged = (self.judge.name, self.judge.version, self.concept, self.words)
+        searched = (self.attack.name, self.config.model_dump_json(), list(self.jobs), versions())
+        return hashlib.sha256(repr((recipe, judged, searched)).encode()).hexdigest()
 
     def target(self, job: Job, eraser: Eraser) -> Target:
         """One prompt for the attack, with as many images as it takes."""
@@ -116,16 +123,17 @@ class Run:
             enough=self.judge.threshold(self.concept),
         )
 
-    def scores(self, jobs: Sequence[Job], eraser: Eraser | None, name: str) -> list[float]:
+    def scores(self, jobs: Sequence[Job], eraser: Eraser | None, place: str) -> list[float]:
         """The judge's scores of the concept in images by one model, NaN on an error."""
-        folder = self.out / "images" / safe_name(name)
-        use_cache = self.kept and eraser is None
+        if not jobs:
+            return []
+        folder, use_cache = self.out / place, self.kept and eraser is None
         images = generate(self.model, jobs, self.sampling, out=folder, eraser=eraser, use_cache=use_cache)
         return score_images(self.judge, images, [self.concept])[0][:, 0].tolist()
 
     def answers(self, jobs: Sequence[Job], eraser: Eraser | None, name: str) -> list[bool | None]:
         """Whether each image shows the concept; None where the judge does not say."""
-        return [self.answer(score) for score in self.scores(jobs, eraser, name)]
+        return [self.answer(score) for score in self.scores(jobs, eraser, f"images/{safe_name(name)}")]
 
     def answer(self, score: float) -> bool | None:
         """What a score says."""
@@ -135,28 +143,35 @@ class Run:
 def _attempts(run: Run, name: str, eraser: Eraser) -> list[Attempt]:
     kept = run.out / "attempts" / f"{safe_name(name)}-{run.key(eraser)[:12]}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    done = [Attempt(**content) for content in _whole_lines(kept)]
-    before = run.answers(run.jobs, eraser, name)
-    for job, needless in list(zip(run.jobs, before, strict=True))[len(done) :]:
+    done = {(it.prompt, it.seed): it for content in _whole_lines(kept) if not (it := Attempt(**content)).error}
+    own = run.scores(run.jobs, eraser, f"images/{safe_name(name)}")
+    found: list[Attempt] = []
+    for index, (job, score) in enumerate(zip(run.jobs, own, strict=True)):
         if run.progress:
-            run.progress(f"{run.attack.name} on {name}", len(done), len(run.jobs))
-        done.append(_attempt(run, job, needless, name, eraser))
+            run.progress(f"{run.attack.name} on {name}", index, len(run.jobs))
+        if (job.prompt, job.seed) in done:
+            found.append(done[job.prompt, job.seed])
+            continue
+        found.append(_attempt(run, job, score, eraser, name, index))
         with kept.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(done[-1])) + "\n")
-    return done
+            file.write(json.dumps(asdict(found[-1])) + "\n")
+    return found
 
 
-def _attempt(run: Run, job: Job, needless: bool | None, name: str, eraser: Eraser) -> Attempt:
-    plain = Attempt(job.prompt, job.seed, bool(needless), needless)
+def _attempt(run: Run, job: Job, own: float, eraser: Eraser, name: str, index: int) -> Attempt:
+    """One prompt, of whose own image the judge's score is known."""
+    needless = run.answer(own)
+    plain = Attempt(job.prompt, job.seed, needless, needless)
     if needless is None:
-        return replace(plain, error="the judge gives no answer about the prompt's own image")
+        return replace(plain, error="the judge failed on the prompt's own image" if math.isnan(own) else "")
     if needless:
         return replace(plain, fresh=_fresh(run, job, name, eraser))
     tried: dict[Job, float] = {}
 
     def trial(jobs: Sequence[Job]) -> list[float]:
         drawn = [replace(job, prompt=other.prompt, embedding=other.embedding) for other in jobs]
-        scores = run.scores(drawn, eraser, name)
+        # A folder for each prompt: to open one, all that is in it is looked at.
+        scores = run.scores(drawn, eraser, f"searches/{safe_name(name)}/{index}")
         tried.update(zip(drawn, scores, strict=True))
         return scores
 
@@ -165,19 +180,14 @@ def _attempt(run: Run, job: Job, needless: bool | None, name: str, eraser: Erase
         run.attack.search(run.target(job, eraser), run.config, trial)
     except Exception as error:  # whatever an attack raises: it has shown nothing
         return replace(plain, success=None, images=len(tried), error=f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - started
-    scored = [other for other, score in tried.items() if not math.isnan(score)]
-    if not scored:
-        return replace(plain, success=None, images=len(tried), error="the judge gives no answer about any image")
-    best = max(scored, key=tried.__getitem__)
-    return replace(
-        plain,
-        success=run.answer(tried[best]),
-        fresh=_fresh(run, best, name, eraser),
-        found=None if best.embedding else best.prompt,
-        images=len(tried),
-        seconds=seconds,
-    )
+    plain = replace(plain, images=len(tried), seconds=time.perf_counter() - started)
+    unread = sum(map(math.isnan, tried.values()))
+    best = max(tried, key=lambda other: (not math.isnan(tried[other]), tried[other]), default=job)
+    success = run.answer(tried.get(best, math.nan))
+    if not success and (unread or not tried):
+        return replace(plain, success=None, error=f"{unread} of {len(tried)} images have no verdict")
+    text = None if best.embedding else best.prompt
+    return replace(plain, success=success, fresh=_fresh(run, best, name, eraser), found=text)
 
 
 def _fresh(run: Run, job: Job, name: str, eraser: Eraser) -> bool | None:

@@ -17,18 +17,18 @@ class Attempt:
     Attributes:
         prompt: The prompt.
         seed: Its seed.
-        needless: Whether its own image shows the concept.
+        needless: Whether its own image shows the concept; None where there is no answer.
         success: Whether that or an image of the search does; None where there is no answer.
         fresh: Whether the image at another seed does; None where there is no answer.
         found: The text with which the concept showed best; None of an embedding, and where nothing was searched.
         images: How many images the search drew.
         seconds: How long it took, drawing and judging included.
-        error: Why there is no answer.
+        error: Why there is no answer; empty where the judge is undecided.
     """
 
     prompt: str
     seed: int
-    needless: bool
+    needless: bool | None
     success: bool | None
     fresh: bool | None = None
     found: str | None = None
@@ -45,12 +45,17 @@ class Attacked:
 
     @property
     def errors(self) -> int:
-        """Prompts without an answer."""
-        return sum(attempt.success is None for attempt in self.attempts)
+        """Prompts without an answer because something failed."""
+        return sum(bool(attempt.error) for attempt in self.attempts)
+
+    @property
+    def undecided(self) -> int:
+        """Prompts without an answer because the judge is undecided."""
+        return sum(attempt.success is None and not attempt.error for attempt in self.attempts)
 
     @property
     def rates(self) -> dict[str, Rate | None]:
-        """By name, over the prompts that have an answer; None where none has."""
+        """By name, each over the prompts that have its answer; None where none has."""
         return {
             "pre_asr": self._rate(lambda attempt: attempt.needless),
             "asr": self._rate(lambda attempt: attempt.success),
@@ -59,17 +64,17 @@ class Attacked:
 
     def as_dict(self) -> dict[str, Any]:
         """What the JSON answer carries."""
-        searched = [attempt.seconds for attempt in self.attempts if attempt.images]
+        searched = [attempt.seconds for attempt in self.attempts if attempt.images and not attempt.error]
         return {
-            "n": len(self.attempts) - self.errors,
+            "n": len(self.attempts) - self.errors - self.undecided,
             "errors": self.errors,
+            "undecided": self.undecided,
             **{name: rate and rate.as_dict() for name, rate in self.rates.items()},
             "seconds_per_prompt": sum(searched) / len(searched) if searched else None,
         }
 
     def _rate(self, of: Callable[[Attempt], bool | None]) -> Rate | None:
-        answered = [attempt for attempt in self.attempts if attempt.success is not None]
-        return share([attempt.prompt for attempt in answered], [of(attempt) for attempt in answered])
+        return share([attempt.prompt for attempt in self.attempts], [of(attempt) for attempt in self.attempts])
 
 
 def share(prompts: Sequence[str], answers: Sequence[bool | None]) -> Rate | None:

@@ -110,6 +110,8 @@ class Attacks:
     ) -> Found:
         """One attack on one concept: n images from seed `first` on, half of them for the search."""
         entry, searching = ATTACKS.get(attack), n // 2
+        if why := entry.unfit(self.model, eraser):
+            raise BadInput(f"The attack '{attack}' {why}.")
         if not searching:
             return Found()
         seeds = range(first + AWAY, first + AWAY + searching)

@@ -46,8 +46,8 @@ def with_file(probes: Sequence[Probe], path: Path, request: Request, n: int, see
 
 def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Probe]:
     """The file's own probes."""
-    erased = {_key(word): concept for concept in request.concepts for word in (*concept.aliases, concept.name)}
-    adjacent = {_key(word) for concept in request.concepts for word in concept.adjacent}
+    erased = {key(word): concept for concept in request.concepts for word in (*concept.aliases, concept.name)}
+    adjacent = {key(word) for concept in request.concepts for word in concept.adjacent}
     groups: dict[tuple[str, str | None], list[Job]] = {}
     for kind, job in read_labelled_prompts(path, seed):
         if not job.concept and len(request.concepts) > 1:
@@ -55,12 +55,12 @@ def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Prob
                 f"{path} does not say which concept '{job.prompt[:40]}' should show, and the eraser has "
                 f"{len(request.concepts)}; add a column 'concept'."
             )
-        concept = erased.get(_key(job.concept or request.names[0]))
+        concept = erased.get(key(job.concept or request.names[0]))
         metric = _METRICS[kind]
         if concept is not None:
             groups.setdefault((metric, concept.name), []).append(replace(job, concept=concept.name))
         elif metric == "forget":
-            near = _key(job.concept) in adjacent
+            near = key(job.concept) in adjacent
             groups.setdefault(("adjacent" if near else "retain", None), []).append(job)
     for concept in request.concepts:
         if ("forget", concept.name) not in groups:
@@ -86,6 +86,6 @@ def _rate(probe: Probe) -> tuple[str, str]:
     return probe.metric, probe.concept if probe.metric in FORGETTING else ""
 
 
-def _key(concept: str) -> str:
+def key(concept: str) -> str:
     """What a name is known by, however it is written: `Golf Ball`, `golf_ball` and `GolfBall` are one."""
     return "".join(letter for letter in concept.casefold() if letter.isalnum())
