@@ -97,9 +97,9 @@ def run(case: str, quick: bool) -> dict[str, Any]:
     model = random_model(*(SMALL if quick else SD14))
     started = time.perf_counter()
     eraser = efface.erase(model, names, method=method, **options)
+    given = "down" if method == "sepce" else "up"  # sepce's directions, and which rows of a table are trained
     return {
-        # The directions of sepce (down) are not trained.
-        "parameters": sum(t.numel() for edit in eraser.edits for name, t in edit.tensors().items() if name != "down"),
+        "parameters": sum(t.numel() for edit in eraser.edits for name, t in edit.tensors().items() if name != given),
         "seconds": time.perf_counter() - started,
         "gigabytes": megabytes() / 1024,
     }
@@ -135,10 +135,11 @@ def main() -> None:
         print(lines[-1], flush=True)
     if arguments.quick:
         return
-    setting = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    setting = f"torch {torch.__version__}, {torch.get_num_threads()} thread(s) of a busy machine, {platform.machine()}"
     text = f"""# A step on Stable Diffusion 1.4's size
 
-{setting}. Made by `python benchmarks/sd14_step.py`, whose first lines say what is measured. The bar is {BAR:.0f} GB.
+{setting}.
+Made by `python benchmarks/sd14_step.py`, whose first lines say what is measured. The bar is {BAR:.0f} GB.
 
 {chr(10).join(lines)}
 """
