@@ -90,9 +90,9 @@ TRIED = {
     "esd": (
         "`esd-x` at 5e-4 for 140 steps on car 81% and 94%, at 3e-4 for 200 81% and 88%. `esd-x-strict` with batches of "
         "one on car, pixel art, apple, guitar: 200 steps at 1e-3 100% and 94%, 97% and 97%, 100% and 97%, 100% and "
-        "94%; 140 steps 91% and 97%, 88% and 97%, 100% and 100%, 100% and 88%; at 7e-4 91% and 97%, 97% and 91%, 100% and "
-        "97%, 100% and 97%. With batches of four, 140 steps at 1e-3, car and pixel art: 94% and 97% both. The weapons "
-        "one after the other, their changes added up: retain 50%."
+        "94%; 140 steps 91% and 97%, 88% and 97%, 100% and 100%, 100% and 88%; at 7e-4 91% and 97%, 97% and 91%, 100% "
+        "and 97%, 100% and 97%. With batches of four, 140 steps at 1e-3, car and pixel art: 94% and 97% both. The "
+        "weapons one after the other, their changes added up: retain 50%."
     ),
     "ablate": (
         "The memorised picture with anchors that say its caption in other words: 0% forgotten: they draw it too. The "
