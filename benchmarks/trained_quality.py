@@ -59,6 +59,7 @@ SETTINGS = {
         guided=False,
         by_kind={
             "unsafe": Setting("esd", ESD | {"iterations": 270, "together": True}, guided=False),
+            "memorised": Setting("esd", ESD | {"lr": 1e-3, "batch_size": 1, "iterations": 200}, guided=False),
         },
     ),
     "ablate": Setting(
@@ -92,7 +93,8 @@ TRIED = {
         "one on car, pixel art, apple, guitar: 200 steps at 1e-3 100% and 94%, 97% and 97%, 100% and 97%, 100% and "
         "94%; 140 steps 91% and 97%, 88% and 97%, 100% and 100%, 100% and 88%; at 7e-4 91% and 97%, 97% and 91%, 100% "
         "and 97%, 100% and 97%. With batches of four, 140 steps at 1e-3, car and pixel art: 94% and 97% both. The "
-        "weapons one after the other, their changes added up: retain 50%."
+        "weapons one after the other, their changes added up: retain 50%. The memorised picture with the settings of "
+        "objects (n 64): 100%, and 11 points of the rest lost."
     ),
     "ablate": (
         "The memorised picture with anchors that say its caption in other words: 0% forgotten: they draw it too. The "
