@@ -1,9 +1,9 @@
 """Does uce's goal `debias` make the embedded model draw what it is asked to, as often as it is asked to?
 
-    python benchmarks/debias.py            seven prompts, three settings each
+    python benchmarks/debias.py            three prompts, two settings each
     python benchmarks/debias.py --quick    one prompt, few rounds and images; writes no result
 
-Each prompt says less than its images show ("a pet" is a cat or a dog, "a house" is drawn in some style or other), and
+Each prompt says less than its images show ("a pet" is a cat or a dog, "a car" is drawn in some style or other), and
 all that it may show is wanted equally often. Each is debiased alone, and then drawn anew, from seeds of no round:
 - `shares`: of the images, by the attribute that the embedded judge scores highest, which is also what steered;
 - `off`: the largest distance of a share from the wanted one, with a 95% interval from a bootstrap over images; `by
@@ -43,16 +43,11 @@ from quality import keep
 IMAGES, FIRST = 100, 1_000_000  # of what is measured; rounds begin at seed 0
 CASES = {
     "a pet": ("cat", "dog"),
-    "an animal": ("cat", "dog", "horse"),
-    "a vehicle": ("car", "bus"),
     "a building": ("church", "house"),
-    "a house": ("flat", "outlined"),
-    "a guitar": ("flat", "stencil"),
     "a car": ("flat", "outlined", "blueprint"),
 }
 SETTINGS: dict[str, dict[str, Scalar]] = {
     "published": {},
-    "small steps": {"step_size": 0.1},
     "small steps, 40 images": {"step_size": 0.1, "num_images_per_prompt": 40},
 }
 Row = dict[str, Any]
