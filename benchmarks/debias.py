@@ -126,7 +126,7 @@ def run(ground: Ground, prompt: str, attributes: tuple[str, ...], quick: bool, w
         rows[said] = {"options": options, **ground.row(prompt, attributes, eraser), **cost}
         kept.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
         print(f"{prompt}, {said}: {rows[said]}", flush=True)
-    return rows
+    return {said: rows[said] for said in ("before", *SETTINGS)}
 
 
 def line(prompt: str, said: str, row: Row) -> str:
@@ -153,9 +153,10 @@ def page(found: Found, judge: Judge, n: int) -> str:
     return f"""# Debiasing the embedded model
 
 {len(found)} prompts, each debiased alone, then drawn {n} times from other seeds; judge {judge.name} {judge.version};
-torch {torch.__version__}, {torch.get_num_threads()} thread(s). Made by `python benchmarks/debias.py`, whose first lines
-say what is measured. By chance, shares of {n} images are off by: {chance}. "published" is the script of 2025: at most
-30 rounds of 10 images, steps of 1.
+torch {torch.__version__}, {torch.get_num_threads()} thread(s) of a busy machine. Made by
+`python benchmarks/debias.py`, whose first lines say what is measured. By chance, shares of {n} images are off by:
+{chance}. "published" is the script of 2025: at most 30 rounds of 10 images, steps of 1; 30 rounds are those that
+never settled, and what is drawn then is where the last step swung to.
 
 {given}
 
