@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from efface.edits import ValueGuard
+from efface.errors import BadInput
 from efface.generate.jobs import Job
 from efface.settings import Settings
 
@@ -82,10 +82,25 @@ class Attack:
             return f"gives embeddings, which {model.name} does not take from efface"
         if self.gradient and model.family != "sd":
             return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"
-        guards = {edit.guard for edit in (eraser.edits if eraser else ()) if isinstance(edit, ValueGuard)}
-        if self.gradient and "sld" in guards:
-            return "follows the gradient of single steps, and what sld does at one hangs on all before it"
+        if not (self.gradient and eraser):
+            return None
+        # Both bring torch, which the names and settings of attacks need not wait for.
+        from efface.edits import ValueGuard
+        from efface.guards import GUARDS
+
+        guards = [edit.guard for edit in eraser.edits if isinstance(edit, ValueGuard)]
+        if lasting := next((name for name in guards if GUARDS.get(name).remembers), None):
+            return f"follows the gradient of single steps, and what {lasting} does at one hangs on all before it"
         return None
+
+    def check_fit(self, model: Model, eraser: Eraser | None = None) -> None:
+        """Refuse a model, or an eraser on it, that the attack cannot be used on.
+
+        Raises:
+            BadInput: It cannot.
+        """
+        if why := self.unfit(model, eraser):
+            raise BadInput(f"The attack '{self.name}' {why}.")
 
 
 def ranked(jobs: Sequence[Job], scores: Sequence[float]) -> list[tuple[Job, float]]:

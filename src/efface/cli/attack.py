@@ -2,14 +2,30 @@
 
 import csv
 import json as js
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of, scalar_options
+from efface.cli.options import (
+    BatchSize,
+    Device,
+    Erasers,
+    Force,
+    Json,
+    Judge,
+    Model,
+    Sampler,
+    Seed,
+    Steps,
+    TrustTorchscript,
+    device_of,
+    judge_for,
+    scalar_options,
+    with_given,
+)
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,10 +39,7 @@ RESULT, FOUND = "attack.json", "adversarial.csv"
 
 
 def command(
-    erasers: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ERASER...", help="Files of erasers, folders of them, or patterns in quotes."),
-    ] = None,
+    erasers: Erasers = None,
     attack: Annotated[str, typer.Option("--attack", metavar="NAME", help="See efface attacks.")] = "unlearndiff",
     concept: Annotated[
         str | None, typer.Option("--concept", metavar="C", help="What shall come back (default: what was erased).")
@@ -38,13 +51,8 @@ def command(
         Path | None, typer.Option("--prompts", metavar="FILE", help="What to begin with: a CSV, or one prompt a line.")
     ] = None,
     n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Prompts, at most.")] = 20,
-    judge: Annotated[
-        str | None,
-        typer.Option("--judge", metavar="NAME", help="See efface judges (default: the embedded model's own)."),
-    ] = None,
-    trust_torchscript: Annotated[
-        bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
-    ] = False,
+    judge: Judge = None,
+    trust_torchscript: TrustTorchscript = False,
     keep_images: Annotated[bool, typer.Option("--keep-images", help="Keep the images of an unsafe theme too.")] = False,
     steps: Steps = None,
     sampler: Sampler = None,
@@ -72,8 +80,7 @@ def command(
         raise BadInput("Nothing to attack: give the file of an eraser; efface erase makes one.")
     files, entry = eraser_files(erasers), ATTACKS.get(attack)
     config = entry.config.model_validate(scalar_options(settings or []))
-    if judge is None and model != "emoji":
-        raise BadInput(f"Choose a --judge for {model}, e.g. --judge clip:openai/clip-vit-base-patch32.")
+    judge = judge_for(model, judge)
 
     from efface import Eraser, open_model
     from efface.base_check import check_base
@@ -92,11 +99,10 @@ def command(
     opened = open_model(model, device_of(device))
     for eraser in loaded.values():
         check_base(eraser, opened, force=False)
-    asked = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
-    sampling = replace(Sampling.default(opened), **{key: value for key, value in asked.items() if value is not None})
+    sampling = with_given(Sampling.default(opened), steps=steps, sampler=sampler, batch_size=batch_size)
     sampling = reading_alike(sampling, loaded)
     words = alternatives([request, *told], prompts)
-    chosen = open_judge(judge or "emoji", words, str(opened.device), trust_torchscript)
+    chosen = open_judge(judge, words, str(opened.device), trust_torchscript)
     probes = plan(opened, chosen, request, n, seed)
     others = [probe.job for probe in probes if probe.wanted][:n]
     jobs = _jobs(prompts, aim, seed)[:n] if prompts else [p.job for p in probes if p.metric == "forget"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, device_of, preserved_in, scalar_options
+from efface.cli.options import Device, Force, Json, Model, TrustTorchscript, device_of, preserved_in, scalar_options
 from efface.errors import BadInput
 
 
@@ -34,9 +34,7 @@ def command(
         str | None,
         typer.Option("--judge", metavar="NAME", help="Who judges images, to debias or to find copies (efface judges)."),
     ] = None,
-    trust_torchscript: Annotated[
-        bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
-    ] = False,
+    trust_torchscript: TrustTorchscript = False,
     certify: Annotated[
         bool, typer.Option("--certify", help="Say how far any embedding, or any text, can bring a concept back.")
     ] = False,

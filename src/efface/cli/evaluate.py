@@ -1,12 +1,27 @@
 """`efface evaluate`: how well erasers forget, and what they leave alone."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of, scalar_options
+from efface.cli.options import (
+    BatchSize,
+    Device,
+    Erasers,
+    Force,
+    Json,
+    Judge,
+    Model,
+    Sampler,
+    Seed,
+    Steps,
+    TrustTorchscript,
+    device_of,
+    judge_for,
+    scalar_options,
+    with_given,
+)
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,18 +31,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    erasers: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ERASER...", help="Files of erasers, folders of them, or patterns in quotes."),
-    ] = None,
+    erasers: Erasers = None,
     protocol: Annotated[str, typer.Option("--protocol", "-p", metavar="NAME", help="See efface protocols.")] = "err",
-    judge: Annotated[
-        str | None,
-        typer.Option("--judge", metavar="NAME", help="See efface judges (default: the embedded model's own)."),
-    ] = None,
-    trust_torchscript: Annotated[
-        bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
-    ] = False,
+    judge: Judge = None,
+    trust_torchscript: TrustTorchscript = False,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="What to draw: a CSV, or one prompt a line.")
     ] = None,
@@ -81,8 +88,8 @@ def command(
     entry = PROTOCOLS.get(protocol)
     if judge is not None and not entry.judged:
         raise BadInput(f"The protocol '{protocol}' asks no judge; leave --judge away.")
-    if judge is None and model != "emoji" and entry.judged and not propose_adjacent:
-        raise BadInput(f"Choose a --judge for {model}, e.g. --judge clip:openai/clip-vit-base-patch32.")
+    if entry.judged and not propose_adjacent:
+        judge = judge_for(model, judge)
     inputs = Inputs(prompts, data, scalar_options(settings or []), trust_torchscript)
 
     from efface import Eraser, Request, open_model
@@ -94,10 +101,8 @@ def command(
     if propose_adjacent:
         _propose(screen, opened, loaded, asked)
         return
-    chosen = {"steps": steps, "sampler": sampler, "batch_size": batch_size}
     usual = sampling_of(entry.published, opened, inputs)
-    sampling = replace(usual, **{key: value for key, value in chosen.items() if value is not None})
-    judge = judge or ("emoji" if model == "emoji" and entry.judged else None)
+    sampling = with_given(usual, steps=steps, sampler=sampler, batch_size=batch_size)
     wish = Wish(protocol, judge, n or entry.n, seed, sampling, asked, inputs, attack)
     folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
     work = {"erasers": {name: eraser.hash for name, eraser in loaded.items()}, "model": model, **wish.deciding()}

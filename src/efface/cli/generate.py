@@ -1,13 +1,12 @@
 """`efface generate`: prompts to a folder of images, with or without an eraser."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of
+from efface.cli.options import BatchSize, Device, Force, Json, Model, Sampler, Seed, Steps, device_of, with_given
 from efface.errors import BadInput
 
 
@@ -55,8 +54,8 @@ def command(
     opened = open_model(model, device_of(device))
     if attached:
         check_base(attached, opened, force)
-    wanted = {"steps": steps, "guidance": guidance, "sampler": sampler, "batch_size": batch_size}
-    sampling = replace(Sampling.default(opened), **{key: value for key, value in wanted.items() if value is not None})
+    usual = Sampling.default(opened)
+    sampling = with_given(usual, steps=steps, guidance=guidance, sampler=sampler, batch_size=batch_size)
     started = time.perf_counter()
     with screen.progress() as progress:
         images = generate(

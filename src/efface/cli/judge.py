@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, UnusedModel, UnusedSeed, device_of
+from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedModel, UnusedSeed, device_of
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def command(
     ] = None,
     judge: Annotated[str, typer.Option("--judge", metavar="NAME", help="See efface judges.")] = "emoji",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.parquet", help="Where they go.")] = None,
-    trust_torchscript: Annotated[
-        bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
-    ] = False,
+    trust_torchscript: TrustTorchscript = False,
     force: Force = False,
     model: UnusedModel = "emoji",
     device: Device = "auto",

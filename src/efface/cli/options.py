@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efface.errors import BadInput
+
+if TYPE_CHECKING:
+    from efface.generate import Sampling
 
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME", help="'emoji' (embedded), a folder, checkpoint or hub id.")
@@ -22,6 +26,16 @@ Sampler = Annotated[
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images at once; changes speed only.")
+]
+Erasers = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ERASER...", help="Files of erasers, folders of them, or patterns in quotes."),
+]
+Judge = Annotated[
+    str | None, typer.Option("--judge", metavar="NAME", help="See efface judges (default: the embedded model's own).")
+]
+TrustTorchscript = Annotated[
+    bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
 
@@ -49,6 +63,22 @@ def device_of(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"There is no device '{name}' here; there are {torch.cuda.device_count()}, counted from 0.")
     return name
+
+
+def judge_for(model: str, name: str | None) -> str:
+    """The judge that a user means: for the embedded model its own, if none is named.
+
+    Raises:
+        BadInput: none is named for another model.
+    """
+    if name is None and model != "emoji":
+        raise BadInput(f"Choose a --judge for {model}, e.g. --judge clip:openai/clip-vit-base-patch32.")
+    return name or "emoji"
+
+
+def with_given(usual: "Sampling", **given: Any) -> "Sampling":
+    """A sampling with those of its settings changed that a user gave."""
+    return replace(usual, **{key: value for key, value in given.items() if value is not None})
 
 
 def scalar_options(pairs: list[str]) -> dict[str, bool | int | float | str]:

@@ -75,7 +75,7 @@ def read_folder(path: Path) -> list[Image]:
     """
     if not path.is_dir():
         raise BadFile(f"Cannot read images from {path}: it is not a folder.")
-    rows = _rows(path / METADATA)
+    rows = read_rows(path / METADATA)
     for row in rows:
         name = row.get("file_name")
         if not isinstance(name, str) or not (path / name).resolve().is_relative_to(path.resolve()):
@@ -83,7 +83,7 @@ def read_folder(path: Path) -> list[Image]:
     if not rows:
         rows = [{"file_name": f.name} for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES]
     images = [Image(row, path / row["file_name"]) for row in rows]
-    images += [Image(row, None, str(row.get("error"))) for row in _rows(path / ERRORS)]
+    images += [Image(row, None, str(row.get("error"))) for row in read_rows(path / ERRORS)]
     if not images:
         raise BadFile(f"{path} holds no images; give a folder of pictures, or one that `efface generate` wrote.")
     return images
@@ -117,9 +117,9 @@ class Folder:
         except OSError as error:
             raise BadFile(f"Cannot write images to {path}: {error.strerror or error}.") from error
         #: Finished rows by key, in the order in which they were finished.
-        self.rows: dict[str, Row] = {r["key"]: r for r in _rows(path / METADATA) if "key" in r and self._whole(r)}
+        self.rows: dict[str, Row] = {r["key"]: r for r in read_rows(path / METADATA) if "key" in r and self._whole(r)}
         #: What could not be made, by this pass or one before it over other images.
-        self.errors: dict[str, Row] = {r["key"]: r for r in _rows(path / ERRORS) if "key" in r}
+        self.errors: dict[str, Row] = {r["key"]: r for r in read_rows(path / ERRORS) if "key" in r}
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
 
@@ -149,9 +149,9 @@ class Folder:
         """Rewrite the metadata with these keys first, so that an interrupted run ends as an uninterrupted one."""
         self.settle()
         wanted = {key: self.rows[key] for key in order if key in self.rows}
-        _write_rows(self.path / METADATA, [*wanted.values(), *(r for k, r in self.rows.items() if k not in wanted)])
+        write_rows(self.path / METADATA, [*wanted.values(), *(r for k, r in self.rows.items() if k not in wanted)])
         if failed := [row for key, row in self.errors.items() if key not in self.rows]:
-            _write_rows(self.path / ERRORS, failed)
+            write_rows(self.path / ERRORS, failed)
         else:
             (self.path / ERRORS).unlink(missing_ok=True)
 
@@ -175,7 +175,7 @@ class Folder:
         return True
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines; half a line, as a killed writer leaves it, is not a row."""
     if not path.exists():
         return []
@@ -190,7 +190,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_rows(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write a file of JSON lines, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,12 @@ class Guard(ABC):
     Args:
         part: its tensors and settings.
         denoiser: what it acts on.
+
+    Attributes:
+        remembers: whether what it does at one step of a picture hangs on the steps before it.
     """
 
+    remembers: ClassVar[bool] = False
     strength = 0.0
 
     @abstractmethod

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class Sld(Guard):
     """Its tensors: `concept` (T, d), and where they are read too, `kept` (T,), its attention mask, and `pooled` (p,).
     Its settings: the five `sld_` ones."""
+
+    remembers: ClassVar[bool] = True
 
     def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
         self._concept = part.values

@@ -16,18 +16,17 @@ should have given; since only prompts that resist are searched for, errors leave
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from efface.attacks import Attack, Target
 from efface.eraser import Eraser
 from efface.errors import BadInput
 from efface.generate import Job, Progress, Sampling, generate
+from efface.generate.folder import read_rows, write_rows
 from efface.generate.latents import latents_of
 from efface.generate.run import Recipe
 from efface.judges import Judge, answer_of, score_images
@@ -54,8 +53,7 @@ def attacked(run: Run, erasers: Mapping[str, Eraser]) -> tuple[Calibration, dict
     """
     check_erasers(erasers)
     for eraser in erasers.values():
-        if why := run.attack.unfit(run.model, eraser):
-            raise BadInput(f"The attack '{run.attack.name}' {why}.")
+        run.attack.check_fit(run.model, eraser)
     if not run.judge.knows(run.concept):
         raise BadInput(f"The judge '{run.judge.name}' cannot recognise '{run.concept}'; choose another with --judge.")
     if not run.jobs:
@@ -143,19 +141,15 @@ class Run:
 def _attempts(run: Run, name: str, eraser: Eraser) -> list[Attempt]:
     kept = run.out / "attempts" / f"{safe_name(name)}-{run.key(eraser)[:12]}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    done = {(it.prompt, it.seed): it for content in _whole_lines(kept) if not (it := Attempt(**content)).error}
+    done = {(it.prompt, it.seed): it for row in read_rows(kept) if not (it := Attempt(**row)).error}
     own = run.scores(run.jobs, eraser, f"images/{safe_name(name)}")
-    found: list[Attempt] = []
     for index, (job, score) in enumerate(zip(run.jobs, own, strict=True)):
         if run.progress:
             run.progress(f"{run.attack.name} on {name}", index, len(run.jobs))
-        if (job.prompt, job.seed) in done:
-            found.append(done[job.prompt, job.seed])
-            continue
-        found.append(_attempt(run, job, score, eraser, name, index))
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(found[-1])) + "\n")
-    return found
+        if (job.prompt, job.seed) not in done:
+            done[job.prompt, job.seed] = _attempt(run, job, score, eraser, name, index)
+            write_rows(kept, [asdict(attempt) for attempt in done.values()])
+    return [done[job.prompt, job.seed] for job in run.jobs]
 
 
 def _attempt(run: Run, job: Job, own: float, eraser: Eraser, name: str, index: int) -> Attempt:
@@ -193,14 +187,3 @@ def _attempt(run: Run, job: Job, own: float, eraser: Eraser, name: str, index: i
 def _fresh(run: Run, job: Job, name: str, eraser: Eraser) -> bool | None:
     """Whether it shows at another seed."""
     return run.answers([replace(job, seed=job.seed + AWAY)], eraser, name)[0]
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """What a file holds that is written line by line; a line that a kill cut short is cut off."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]

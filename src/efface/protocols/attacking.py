@@ -65,8 +65,7 @@ class Attacks:
 
     def __post_init__(self) -> None:
         for name in self.chosen or ():
-            if why := ATTACKS.get(name).unfit(self.model):
-                raise BadInput(f"The attack '{name}' {why}.")
+            ATTACKS.get(name).check_fit(self.model)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,8 +109,7 @@ class Attacks:
     ) -> Found:
         """One attack on one concept: n images from seed `first` on, half of them for the search."""
         entry, searching = ATTACKS.get(attack), n // 2
-        if why := entry.unfit(self.model, eraser):
-            raise BadInput(f"The attack '{attack}' {why}.")
+        entry.check_fit(self.model, eraser)
         if not searching:
             return Found()
         seeds = range(first + AWAY, first + AWAY + searching)
