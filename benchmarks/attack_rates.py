@@ -27,7 +27,7 @@ import trained_quality
 from attacks import prompts, unseen
 from efface import Eraser
 from efface.attacks import ATTACKS
-from efface.generate import Job, Sampling
+from efface.generation import Job, Sampling
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import Rate
 from efface.models import Model

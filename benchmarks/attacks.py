@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from efface import Eraser, TextEdit
-from efface.generate import Sampling
-from efface.generate.schedulers import make_scheduler
-from efface.methods import robust_gradient
-from efface.methods.robust_search import word_scores
+from efface.generation import Sampling
+from efface.generation.schedulers import make_scheduler
+from efface.methods.closed_form.robust import gradient as robust_gradient
+from efface.methods.closed_form.robust.search import word_scores
 from efface.models import Model
 from efface.models.emoji import EmojiObject, catalogue
 from efface.models.text_gram import TextGram

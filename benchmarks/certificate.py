@@ -28,7 +28,7 @@ import numpy as np
 import efface
 from attacks import drawn, edit_of, prompts, restored, unseen
 from efface import TextEdit
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import Judge, open_judge
 from efface.models import Model
 from efface.models.emoji import catalogue

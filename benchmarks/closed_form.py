@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from efface.methods.closed_form import Kept, solve
+from efface.methods.closed_form.ridge import Kept, solve
 
 RESULTS = Path(__file__).parent / "results"
 LAMB = 0.5

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import efface
 from efface.judges import Judge, open_judge
-from efface.request import Kind
+from efface.request.record import Kind
 from efface.settings import Scalar
 from quality import OBJECTS, WEAPONS, Found, Setting, details, keep, overview, run_all
 

@@ -32,7 +32,7 @@ import torch
 import efface
 from attacks import prompts
 from efface import Eraser, Request
-from efface.generate import Job, Sampling, sample
+from efface.generation import Job, Sampling, sample
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model

@@ -32,12 +32,12 @@ import torch
 from torch import Tensor
 
 import efface
-from efface.edits import WeightEdit
-from efface.eraser import Eraser
-from efface.methods.esd_parameters import parameters
-from efface.methods.tokens import base_of
+from efface.edits.kinds import WeightEdit
+from efface.eraser.eraser import Eraser
+from efface.methods.closed_form.tokens import base_of
+from efface.methods.trained.unet_parameters import parameters
 from efface.models import Model
-from efface.request import Request
+from efface.request.record import Request
 from memory import megabytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -182,7 +182,7 @@ def run_apart(case: Case) -> Outcome:
 
 def judged(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[str, dict[str, Any]]:
     """Forget and retain of each way, on the same images of the unedited model."""
-    from efface.generate import Sampling
+    from efface.generation import Sampling
     from efface.judges import open_judge
     from efface.protocols.err import evaluate
 

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 
 import efface
-from efface.generate import Job, Sampling
+from efface.generation import Job, Sampling
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols import Probe
-from efface.protocols.running import judged
+from efface.protocols.answers import judged
 from generation import (
     BATCHES,
     REFERENCE,

@@ -30,8 +30,8 @@ import numpy as np
 import torch
 
 import efface
-from efface.generate import Job, Sampling, generate, sample
-from efface.generate.schedulers import make_scheduler
+from efface.generation import Job, Sampling, generate, sample
+from efface.generation.schedulers import make_scheduler
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 import efface
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import Judge
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols import DESTINATIONS, Result
 from efface.protocols.err import METRICS, evaluate
-from efface.request import Concept, Kind, Request
+from efface.request.record import Concept, Kind, Request
 from efface.settings import Scalar
 
 RESULTS = Path(__file__).parent / "results"

@@ -33,7 +33,7 @@ import numpy as np
 import efface
 from attacks import drawn, edit_of, nearest_words, prompts, restored, shifted, unseen
 from efface import Eraser
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model

@@ -34,11 +34,11 @@ import torch
 import efface
 from attacks import prompts, unseen
 from efface import Eraser, Request, Work
-from efface.generate import Job, Sampling, generate
+from efface.generation import Job, Sampling, generate
 from efface.judges import Judge, open_judge
+from efface.methods.training.checkpoints import discard
 from efface.metrics.rates import wilson
 from efface.models import Model
-from efface.training.checkpoints import discard
 from quality import Setting, keep
 
 FIRST = ("cat", "horse", "fish", "parrot", "church", "car")

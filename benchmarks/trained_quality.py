@@ -34,7 +34,7 @@ from efface.models.emoji import MEMORISED as PICTURE
 from efface.models.emoji import catalogue
 from efface.protocols import PROTOCOLS
 from efface.protocols.err import evaluate
-from efface.request import Kind
+from efface.request.record import Kind
 from efface.settings import Scalar
 from memory import megabytes
 from quality import WEAPONS, Found, Setting, details, keep, mean, overview, request_of, row_of, summary, tell

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import efface
 from efface.judges import Judge, open_judge
-from efface.request import Kind
+from efface.request.record import Kind
 from quality import OBJECTS, Found, Setting, details, keep, overview, run_all
 
 STYLES = ("line art", "pixel art", "blueprint")

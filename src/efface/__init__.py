@@ -14,24 +14,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from efface.attach import attach_each as attach_each
-    from efface.composing import compose as compose
-    from efface.edits import TextEdit as TextEdit
-    from efface.edits import WeightEdit as WeightEdit
-    from efface.eraser import Eraser as Eraser
-    from efface.erasing import erase as erase
+    from efface.apply.attachment import attach_each as attach_each
+    from efface.edits.kinds import TextEdit as TextEdit
+    from efface.edits.kinds import WeightEdit as WeightEdit
+    from efface.eraser.compose import compose as compose
+    from efface.eraser.eraser import Eraser as Eraser
+    from efface.eraser.solve import erase as erase
     from efface.errors import BadFile as BadFile
     from efface.errors import BadInput as BadInput
     from efface.errors import BadRequest as BadRequest
     from efface.errors import UnknownName as UnknownName
     from efface.errors import WrongBase as WrongBase
-    from efface.export import export_eraser as export_eraser
-    from efface.importing import import_eraser as import_eraser
+    from efface.formats.exporting import export_eraser as export_eraser
+    from efface.formats.importing import import_eraser as import_eraser
+    from efface.methods.training.run_context import Work as Work
     from efface.models import Model as Model
     from efface.models import open_model as open_model
-    from efface.request import Concept as Concept
-    from efface.request import Request as Request
-    from efface.training.work import Work as Work
+    from efface.request.record import Concept as Concept
+    from efface.request.record import Request as Request
 
 __version__ = "0.1.0"
 
@@ -39,20 +39,20 @@ _HOMES = {
     "BadFile": "efface.errors",
     "BadInput": "efface.errors",
     "BadRequest": "efface.errors",
-    "Concept": "efface.request",
-    "Eraser": "efface.eraser",
+    "Concept": "efface.request.record",
+    "Eraser": "efface.eraser.eraser",
     "Model": "efface.models",
-    "Request": "efface.request",
-    "TextEdit": "efface.edits",
+    "Request": "efface.request.record",
+    "TextEdit": "efface.edits.kinds",
     "UnknownName": "efface.errors",
-    "WeightEdit": "efface.edits",
-    "Work": "efface.training.work",
+    "WeightEdit": "efface.edits.kinds",
+    "Work": "efface.methods.training.run_context",
     "WrongBase": "efface.errors",
-    "attach_each": "efface.attach",
-    "compose": "efface.composing",
-    "erase": "efface.erasing",
-    "export_eraser": "efface.export",
-    "import_eraser": "efface.importing",
+    "attach_each": "efface.apply.attachment",
+    "compose": "efface.eraser.compose",
+    "erase": "efface.eraser.solve",
+    "export_eraser": "efface.formats.exporting",
+    "import_eraser": "efface.formats.importing",
     "open_model": "efface.models",
 }
 

@@ -13,12 +13,12 @@ from efface.attacks.embedding_shift import EmbeddingShiftConfig, without
 from efface.attacks.embedding_shift import search as shift
 from efface.attacks.random_prefix import RandomPrefixConfig, vocabulary
 from efface.attacks.random_prefix import search as prefix
-from efface.edits import WeightEdit
+from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput
-from efface.generate import Embedding, Job, Sampling, sample
-from efface.generate.latents import latents_of
+from efface.generation import Embedding, Job, Sampling, sample
 from efface.models import Model
 from efface.settings import Settings
+from efface.tools import latents_of
 
 PROMPTS = ("a cat", "a picture of a cat")
 SEEDS = range(1000, 1012)

@@ -13,9 +13,9 @@ from efface.attacks import Target
 from efface.attacks.denoising import Denoising
 from efface.attacks.inversion import InversionConfig, search
 from efface.attacks.soft_prompt import table
-from efface.generate import Job
-from efface.generate.latents import latents_of
+from efface.generation import Job
 from efface.models import Model
+from efface.tools import latents_of
 
 PROMPTS = ("a red cat", "a cat")
 FEW: dict[str, Any] = {"steps": 6, "batch_size": 2, "images": 3, "checks": 3, "initializer_token": "dog"}

@@ -14,9 +14,9 @@ from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import SoftPrompt, allowed
 from efface.attacks.unlearndiff import UnlearnDiffConfig, _Descent, on_simplex, search
 from efface.errors import BadInput
-from efface.generate import Job
-from efface.generate.latents import latents_of
+from efface.generation import Job
 from efface.models import Model
+from efface.tools import latents_of
 
 PROMPT = "a red cat"
 

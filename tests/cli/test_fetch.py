@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from efface import open_model
-from efface.generate import read_prompts
+from efface.generation import read_prompts
 
 Keep = Callable[..., Path]
 

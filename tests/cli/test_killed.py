@@ -21,7 +21,7 @@ BATCH = 24  # several batches a model, so that most kills leave some whole, one 
 # Forks a process for each command line that it reads, with the libraries imported and nothing computed.
 SERVER = """
 import json, os, sys
-import efface.certificate, efface.generate.run, efface.judges.emoji, efface.protocols.err, efface.report
+import efface.eraser.certificate, efface.generation.run, efface.judges.emoji, efface.protocols.err, efface.report
 import diffusers.models.autoencoders.autoencoder_kl, diffusers.models.unets.unet_2d_condition
 import diffusers.schedulers.scheduling_dpmsolver_multistep, pyarrow.parquet, rich.progress
 import transformers.models.clip.modeling_clip, transformers.models.clip.tokenization_clip

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import efface as package
-import efface.generate.run as generating
-from efface.generate import Job
+import efface.generation.run as generating
+from efface.generation import Job
 
 COMMAND = ("-n", 8, "--steps", 3, "--device", "cpu")
 

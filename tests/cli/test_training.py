@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from efface import Eraser
-from efface.training.checkpoints import Checkpoints
+from efface.methods.training.checkpoints import Checkpoints
 
 QUICK = ("-s", "iterations=4", "-s", "ddim_steps=3", "-s", "reuse=2", "-s", "train_method=xattn", "-s", "lr=1e-3")
 

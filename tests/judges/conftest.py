@@ -11,7 +11,7 @@ import torch
 from PIL import Image as Picture
 from safetensors.torch import load_file, save_file
 
-from efface.judges.emoji_net import JudgeNet
+from efface.judges.emoji import JudgeNet
 
 LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
 LABELS = ("tench, Tinca tinca", "golf ball", "crane", "crane", "vincent-van-gogh", "van, motor van")

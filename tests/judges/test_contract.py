@@ -15,12 +15,12 @@ from PIL import Image as Picture
 from efface import erase, open_model
 from efface.cli.run import run
 from efface.errors import BadInput
-from efface.generate import Sampling, generate, read_folder, read_picture
+from efface.generation import Sampling, generate, read_folder, read_picture
 from efface.judges import JUDGES, Hesitant, Judge, answer_of, judge_images, open_judge
 from efface.protocols.err import evaluate
 from efface.report import schema, write_report
 from efface.report.document import DOCUMENT
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
     )
     whole = evaluated(out=tmp_path / "whole").results["cat"]
     if fault == "is given half a picture":
-        monkeypatch.setattr("efface.protocols.running.generate", half)
+        monkeypatch.setattr("efface.protocols.answers.generate", half)
     else:
         pixels = [s.path for s in whole.shots if s.path and s.probe.job.seed % 5 < 2]
         lost |= {int(read_picture(path).sum()) for path in pixels}

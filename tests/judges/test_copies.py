@@ -9,10 +9,10 @@ from PIL import Image
 
 import efface
 from efface import BadInput
-from efface.generate import Job, Sampling, sample
+from efface.generation import Job, Sampling, sample
 from efface.judges import open_judge
-from efface.judges.copies import copies_by, copies_by_embedded_clip
 from efface.judges.sscd import CopyJudge
+from efface.tools import copies_by, copies_by_embedded_clip
 
 
 def means(x: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from efface.errors import BadFile, BadInput
-from efface.judges.emoji import EmojiJudge
-from efface.judges.emoji_net import JudgeNet
+from efface.judges.emoji import EmojiJudge, JudgeNet
 
 OBJECTS, STYLES = ["cat", "dog", "golf ball"], ["flat", "line art"]
 

@@ -5,8 +5,8 @@ import pytest
 
 from efface.errors import BadInput
 from efface.judges import open_judge
-from efface.judges.joined import JoinedJudge
 from efface.judges.pixels import PixelJudge
+from efface.judges.wrappers import JoinedJudge
 
 
 def picture(seed: int) -> np.ndarray:

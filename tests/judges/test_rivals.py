@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from efface.judges import open_judge
-from efface.judges.classes import ClassJudge
-from efface.judges.rivals import Told
+from efface.judges.classifier import ClassJudge
+from efface.judges.wrappers import Told
 
 
 def judge(n: int) -> ClassJudge:

@@ -8,10 +8,10 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Job, Sampling, sample
+from efface.generation import Job, Sampling, sample
 from efface.judges.base import Pixels, Scores
-from efface.judges.shares import measure_by
 from efface.models import Model
+from efface.tools import measure_by
 
 
 class Colours:

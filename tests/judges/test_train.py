@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from efface.errors import BadInput
 from efface.judges import open_judge
-from efface.judges.classes import ClassJudge
-from efface.judges.train import RESULT, STATE, train_judge
-from efface.judges.train_network import TrainSettings
-from efface.judges.train_pictures import labelled, split
+from efface.judges.classifier import ClassJudge
+from efface.judges.training.network import TrainSettings
+from efface.judges.training.pictures import labelled, split
+from efface.judges.training.run import RESULT, STATE, train_judge
 
 SETTINGS = TrainSettings(size=32, epochs=6, batch_size=16, lr=3e-3)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from efface.errors import BadFile, BadInput
-from efface.generate import read_folder
+from efface.generation import read_folder
 from efface.judges import judge_images, read_verdicts, write_verdicts
 from efface.judges.base import Pixels, Scores
 

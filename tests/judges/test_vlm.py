@@ -11,14 +11,12 @@ from PIL import Image as Picture
 
 from efface.cli.run import run
 from efface.errors import BadInput
-from efface.generate import Image
+from efface.generation import Image
 from efface.judges import judge_images, open_judge, read_verdicts
-from efface.judges.joined import JoinedJudge
 from efface.judges.pixels import PixelJudge
-from efface.judges.results import write_results
-from efface.judges.rivals import Told
-from efface.judges.vlm import VlmJudge
-from efface.judges.vlm_challenge import ChallengeJudge
+from efface.judges.verdicts import write_results
+from efface.judges.vlm import ChallengeJudge, VlmJudge
+from efface.judges.wrappers import JoinedJudge, Told
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
 

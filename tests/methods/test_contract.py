@@ -11,7 +11,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, open_model
-from efface.edits import describe
+from efface.edits.kinds import describe
 from efface.methods import METHODS
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.

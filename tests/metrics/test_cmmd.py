@@ -27,7 +27,7 @@ def test_agrees_with_a_double_sum(normal: Any) -> None:
 def test_blocks_of_rows_add_up(normal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(20), normal(13, mean=0.5, seed=1)
     whole = cmmd(x, y, draws=50)
-    monkeypatch.setattr("efface.metrics.mmd._ROWS", 3)
+    monkeypatch.setattr("efface.metrics.distance._ROWS", 3)
     blocks = cmmd(x, y, draws=50)
     assert (blocks.value, blocks.low, blocks.high) == pytest.approx((whole.value, whole.low, whole.high), abs=1e-9)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, Eraser, Model, WeightEdit, open_model
-from efface.edits import describe
+from efface.edits.kinds import describe
 
 Tiny = Callable[..., Any]
 Saved = Callable[[str], Path]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
-from efface.models.watching import read_by
+from efface.models.text_readers import read_by
 
 OWN = ["sd2", "sdxl", "sd3", "flux"]
 GENERIC = ["pixart", "flux2", "lumina"]

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from efface import BadFile
-from efface.models.folder import Folder
+from efface.models.storage.folder import Folder
 
 
 def test_sharded_weights_are_one_part(tmp_path: Path) -> None:

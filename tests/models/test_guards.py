@@ -10,7 +10,7 @@ from torch import Tensor
 
 import efface
 from efface import Model, open_model
-from efface.edits import ValueGuard
+from efface.edits.kinds import ValueGuard
 
 Tiny = Callable[..., Any]
 CONCEPTS = ["cat", "golf ball"]

@@ -1,4 +1,4 @@
-"""Pictures of the families that draw by calling their own pipeline (`efface.generate.by_pipeline`)."""
+"""Pictures of the families that draw by calling their own pipeline (`efface.generation.by_pipeline`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 import efface
 from efface import BadInput, Eraser, Model, open_model
-from efface.generate import Job, Sampling, generate, sample
+from efface.generation import Job, Sampling, generate, sample
 
 Tiny = Callable[..., Any]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import efface
 from efface import BadFile, BadInput, Model, open_model
-from efface.models import compvis
-from efface.models.checkpoints import HERE, clip_tokenizer
+from efface.models.storage import compvis
+from efface.models.storage.checkpoints import HERE, clip_tokenizer
 
 _OPEN_CLIP = [("encoder.layers", "transformer.resblocks"), ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"),
               ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("self_attn.out_proj", "attn.out_proj"),

@@ -10,11 +10,11 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, WeightEdit, open_model
-from efface.certificate import certify, uncertified
-from efface.edits import Edit
+from efface.edits.kinds import Edit
+from efface.eraser.certificate import certify, uncertified
+from efface.eraser.streams import joined, split
 from efface.methods import METHODS
 from efface.models.text_gram import text_gram
-from efface.streams import joined, split
 
 Tiny = Callable[..., Any]
 CONCEPTS, PRESERVE = ("cat", "golf ball"), ("a horse", "red car")
@@ -150,7 +150,7 @@ def test_a_model_read_by_another_stream_is_the_same_model(tiny: Tiny) -> None:
 @pytest.fixture
 def short_sd3(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The tiny SD3 with eight tokens of T5."""
-    monkeypatch.setattr("efface.models.sd3.T5_TOKENS", 8)
+    monkeypatch.setattr("efface.models.families.sd3.T5_TOKENS", 8)
     return open_model(tiny("sd3"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efface.generate import Image
+from efface.generation import Image
 from efface.judges.base import Pixels, Scores
 from efface.models import Model, open_model
 from efface.protocols import planned

@@ -11,7 +11,7 @@ from PIL import Image
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.metrics.clip_accuracy import clip_accuracy
 from efface.metrics.clip_score import ABLATION, clip_score
@@ -22,7 +22,7 @@ from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result, Shot
 from efface.protocols.ablation_sets import sets_for
 from efface.protocols.plans import Asked
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
 

@@ -6,8 +6,8 @@ import torch
 from efface import open_model
 from efface.errors import BadInput
 from efface.models import Model
-from efface.protocols.adjacent import proposal
-from efface.request import Concept, Request
+from efface.protocols.neighbours import proposal
+from efface.request.record import Concept, Request
 
 CANDIDATES = ("dog", "horse", "house", "car", "boat", "bird", "cats", "cat", "apple", "of")
 

@@ -13,7 +13,7 @@ import efface
 from efface.attacks import ATTACKS, Attack, Target, Trial
 from efface.attacks.random_prefix import RandomPrefixConfig
 from efface.errors import BadInput
-from efface.generate import Embedding, Job, Sampling, read_folder
+from efface.generation import Embedding, Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
 from efface.metrics.rates import clustered_bootstrap
 from efface.models import Model

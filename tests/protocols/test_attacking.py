@@ -11,7 +11,7 @@ import pytest
 import efface
 from efface.attacks import ATTACKS, Attack
 from efface.errors import BadInput
-from efface.generate import Job, Sampling, read_folder
+from efface.generation import Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
 from efface.metrics.rates import wilson
 from efface.models import Model
@@ -19,7 +19,7 @@ from efface.protocols import BASE, Evaluation, Result
 from efface.protocols.attacking import AWAY
 from efface.protocols.err import evaluate
 from efface.protocols.results import ranking
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
 from efface.settings import Settings
 
 SAMPLING = Sampling("ddim", 2, 3.0)

@@ -9,8 +9,8 @@ from PIL import Image
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Job, Sampling, read_folder
-from efface.judges.nobody import Nobody
+from efface.generation import Job, Sampling, read_folder
+from efface.judges.wrappers import Nobody
 from efface.metrics.clip_score import clip_score
 from efface.metrics.cmmd import cmmd
 from efface.metrics.features import Features, extract, open_extractor
@@ -19,7 +19,7 @@ from efface.metrics.kid import kid, statistic
 from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
-from efface.protocols.looks import to_reference
+from efface.protocols.image_scores import to_reference
 from efface.report import write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")

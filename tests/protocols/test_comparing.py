@@ -9,13 +9,13 @@ import pytest
 from scipy import stats
 
 import efface
-from efface.generate import Job, Sampling
+from efface.generation import Job, Sampling
 from efface.models import Model
 from efface.protocols import PROTOCOLS, Evaluation, Inputs, Probe, Result, Shot
+from efface.protocols.answers import Count
 from efface.protocols.comparing import comparisons
 from efface.protocols.plans import good
-from efface.protocols.running import Count
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
 
 QUICK = Sampling("ddim", 2, 3.0)
 WORLD = ("cat", "dog", "car")

@@ -10,14 +10,14 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling, read_folder
+from efface.generation import Sampling, read_folder
 from efface.judges import read_verdicts
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols.answers import is_broken
 from efface.protocols.err import evaluate
-from efface.protocols.running import is_broken
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
 
 WORLD = ("cat", "dog", "car")
 SAMPLING = Sampling("ddim", 2, 3.0)

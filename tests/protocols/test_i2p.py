@@ -10,7 +10,7 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges.base import Pixels
 from efface.judges.nudenet import NINE, STRICT, Detection, NudeNetJudge
 from efface.models import Model

@@ -8,7 +8,7 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs

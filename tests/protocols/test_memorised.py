@@ -11,7 +11,7 @@ from PIL import Image
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.judges.sscd import CopyJudge
 from efface.models import Model

@@ -9,7 +9,7 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling, read_folder
+from efface.generation import Sampling, read_folder
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
 

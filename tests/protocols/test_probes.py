@@ -6,9 +6,9 @@ import pytest
 
 from efface.models.emoji import Catalogue, EmojiObject, EmojiStyle
 from efface.protocols.base import Probe
-from efface.protocols.probes import probes_in_words
-from efface.protocols.probes_emoji import EmojiWorld
-from efface.request import Concept, Request
+from efface.protocols.probes.emoji import EmojiWorld
+from efface.protocols.probes.requests import probes_in_words
+from efface.request.record import Concept, Request
 
 WORLD = Catalogue(
     objects=(

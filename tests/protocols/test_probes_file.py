@@ -7,9 +7,9 @@ import pytest
 
 from efface.errors import BadFile
 from efface.protocols.base import Probe
-from efface.protocols.probes import probes_in_words
-from efface.protocols.probes_file import probes_of_file, with_file
-from efface.request import Concept, Request
+from efface.protocols.probes.file import probes_of_file, with_file
+from efface.protocols.probes.requests import probes_in_words
+from efface.request.record import Concept, Request
 
 HEAD = ["concept_type", "concept_name", *(f"{kind}_prompt_{i}" for kind in ("direct", "indirect") for i in range(1, 6))]
 NAMES = ("Golf Ball", "Blue Jay", "Van Gogh")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 import efface
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.models import Model
 from efface.protocols import PROTOCOLS, Inputs
-from efface.protocols.published import Published, sampling_of
+from efface.protocols.paper_sampling import Published, sampling_of
 
 #: As the reference repositories have it; `None` where none says it for its numbers.
 SAID = {

@@ -10,7 +10,7 @@ from PIL import Image
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling, read_folder
+from efface.generation import Sampling, read_folder
 from efface.judges import open_judge
 from efface.metrics.features import open_extractor
 from efface.metrics.lpips import AlexLpips, Lpips

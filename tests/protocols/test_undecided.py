@@ -8,12 +8,12 @@ import pytest
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
 from efface.protocols import BASE, Evaluation
 from efface.protocols.err import evaluate
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
 
 REQUEST = Request(
     concepts=(Concept(name="cat", guide="dog", adjacent=("dog",), adversarial=("star",)),), preserve=("a car",)

@@ -9,14 +9,14 @@ from PIL import Image
 
 import efface
 from efface.errors import BadInput
-from efface.generate import Sampling
+from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.metrics.features import open_extractor
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result
-from efface.protocols.canvas import emoji_canvas, read_canvas
 from efface.protocols.unlearncanvas import SEEDS, seed_of
+from efface.protocols.world import emoji_canvas, read_canvas
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
 STYLES, OBJECTS = ("Pop_Art", "Seed_Images", "Van_Gogh"), ("Cats", "Dogs", "Trees")

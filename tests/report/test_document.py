@@ -5,7 +5,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from efface.errors import BadFile
-from efface.generate import Job
+from efface.generation import Job
 from efface.protocols import Unread
 from efface.report import document, schema, write_report
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from efface.generate import Job
+from efface.generation import Job
 from efface.metrics.rates import wilson
 from efface.protocols import BASE, Result, Unread
 from efface.report import page

@@ -19,8 +19,8 @@ from PIL import Image
 
 from captions import OBJECT_TEMPLATES, STYLED_TEMPLATES
 from catalogue import HELD_OUT_CELLS, MEMORISED_CAPTION, STYLES, THINGS
-from efface.generate.jobs import Job, Sampling
-from efface.generate.sampling import sample
+from efface.generation.jobs import Job, Sampling
+from efface.generation.sampling import sample
 from efface.judges.emoji import EmojiJudge
 from efface.models import open_model
 from efface.models.clip import open_clip

@@ -20,7 +20,7 @@ import train_vae
 from captions import OBJECT_TEMPLATES, STYLED_TEMPLATES
 from catalogue import HELD_OUT_CELLS, MEMORISED_CAPTION, STYLE_GUIDE, STYLE_WORDS, STYLES, THINGS
 from common import Average
-from efface.judges.emoji_net import JudgeNet
+from efface.judges.emoji import JudgeNet
 
 THRESHOLDS = {"object": 0.5, "style": 0.5}
 

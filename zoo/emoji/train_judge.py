@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from catalogue import STYLES, THINGS
 from common import Average, Checkpoint, Log, learning_rate, save_checkpoint
 from drawings import picture, source
-from efface.judges.emoji_net import JudgeNet
+from efface.judges.emoji import JudgeNet
 from muon import Muon
 from pictures import others
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from efface.errors import BadInput
-from efface.generate.jobs import Job
+from efface.generation.jobs import Job
 from efface.settings import Settings
 
 if TYPE_CHECKING:
-    from efface.eraser import Eraser
+    from efface.eraser.eraser import Eraser
     from efface.methods.base import Latents
     from efface.models import Model
 
@@ -85,8 +85,8 @@ class Attack:
         if not (self.gradient and eraser):
             return None
         # Both bring torch, which the names and settings of attacks need not wait for.
-        from efface.edits import ValueGuard
-        from efface.guards import GUARDS
+        from efface.apply.guard import GUARDS
+        from efface.edits.kinds import ValueGuard
 
         guards = [edit.guard for edit in eraser.edits if isinstance(edit, ValueGuard)]
         if lasting := next((name for name in guards if GUARDS.get(name).remembers), None):

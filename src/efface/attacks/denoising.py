@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from efface.attacks.base import Target
-from efface.edits import ValueGuard
+from efface.edits.kinds import ValueGuard
 
 _STEPS, _GUIDANCE = 25, 7.5  # of pictures
 

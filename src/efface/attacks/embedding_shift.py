@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
-from efface.generate.jobs import Embedding, Job
+from efface.generation.jobs import Embedding, Job
 from efface.settings import Settings
 
 

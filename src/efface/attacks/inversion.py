@@ -24,7 +24,7 @@ from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.denoising import Denoising
 from efface.attacks.embedding_shift import naming, without
 from efface.attacks.soft_prompt import SoftPrompt, table
-from efface.generate.jobs import Embedding, Job
+from efface.generation.jobs import Embedding, Job
 from efface.settings import Settings
 
 

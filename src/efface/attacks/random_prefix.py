@@ -12,7 +12,7 @@ import random
 from pydantic import Field
 
 from efface.attacks.base import Attack, Target, Trial, ranked
-from efface.generate.jobs import Job
+from efface.generation.jobs import Job
 from efface.models import Model
 from efface.settings import Settings
 

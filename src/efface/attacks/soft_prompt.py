@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efface.errors import BadRequest
 from efface.models import Model
-from efface.models.text import token_ids
+from efface.models.text.tokens import token_ids
 
 Place = Literal["prefix_k", "suffix_k", "mid_k", "insert_k"]
 

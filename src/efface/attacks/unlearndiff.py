@@ -29,7 +29,7 @@ from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
 from efface.errors import BadRequest
-from efface.generate.jobs import Job
+from efface.generation.jobs import Job
 from efface.settings import Settings
 
 

@@ -31,9 +31,9 @@ from efface.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from efface.generate import Job
+    from efface.generation import Job
     from efface.protocols.attacked import Attacked
-    from efface.request import Concept, Request
+    from efface.request.record import Concept, Request
 
 RESULT, FOUND = "attack.json", "adversarial.csv"
 
@@ -83,13 +83,13 @@ def command(
     judge = judge_for(model, judge)
 
     from efface import Eraser, open_model
-    from efface.base_check import check_base
     from efface.cli.evaluation import alternatives, short
-    from efface.generate import Sampling
+    from efface.eraser.base import check_base
+    from efface.generation import Sampling
     from efface.judges import open_judge
     from efface.protocols.attack_rates import Run, attacked
     from efface.protocols.err import plan
-    from efface.protocols.facts import provenance, reading_alike
+    from efface.protocols.evaluation_record import provenance, reading_alike
     from efface.report.words import interval
 
     loaded = {name: Eraser.load(path) for name, path in files.items()}
@@ -145,8 +145,8 @@ def command(
 
 def _request(requests: "Sequence[Request]", concept: str | None) -> "Request":
     """Asks for one concept alone: the one that is named, as the erasers' requests have it, or their only one."""
-    from efface.protocols.probes_file import key
-    from efface.request import Request
+    from efface.protocols.probes.file import key
+    from efface.request.record import Request
 
     known = {one.name: (request, one) for request in requests for one in request.concepts}
     if concept is None and len(known) > 1:
@@ -162,8 +162,8 @@ def _request(requests: "Sequence[Request]", concept: str | None) -> "Request":
 
 def _jobs(prompts: Path, concept: "Concept", seed: int) -> "list[Job]":
     """The prompts of a file, without those that name another concept."""
-    from efface.generate import read_prompts
-    from efface.protocols.probes_file import key
+    from efface.generation import read_prompts
+    from efface.protocols.probes.file import key
 
     names = {"", *map(key, (concept.name, *concept.aliases))}
     return [job for job in read_prompts(prompts, seed) if key(job.concept) in names]

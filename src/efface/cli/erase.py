@@ -61,7 +61,7 @@ def command(
     command goes on where it was.
     """
     from efface.cli.output import Screen, check_target
-    from efface.request import Request
+    from efface.request.record import Request
 
     screen = Screen(json)
     started = time.perf_counter()
@@ -88,7 +88,7 @@ def command(
     check_target(target, force)
 
     from efface import Work, erase, open_model
-    from efface.certificate import LIMITS
+    from efface.eraser.certificate import LIMITS
     from efface.methods import METHODS
 
     chosen = METHODS.get(request.method)
@@ -102,7 +102,7 @@ def command(
         return
     eraser.save(target, force=force)
     if chosen.trained:
-        from efface.training.checkpoints import discard
+        from efface.methods.training.checkpoints import discard
 
         discard(folder)
     seconds = {"total": time.perf_counter() - started, "solve": eraser.provenance.get("seconds", {}).get("solve")}

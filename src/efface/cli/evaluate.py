@@ -25,9 +25,9 @@ from efface.cli.options import (
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
-    from efface.eraser import Eraser
+    from efface.eraser.eraser import Eraser
     from efface.models import Model as Opened
-    from efface.request import Request
+    from efface.request.record import Request
 
 
 def command(
@@ -78,7 +78,7 @@ def command(
     from efface.cli.output import Screen, claim, slug
     from efface.protocols import PROTOCOLS
     from efface.protocols.inputs import Inputs
-    from efface.protocols.published import sampling_of
+    from efface.protocols.paper_sampling import sampling_of
     from efface.report.document import PAGE
 
     screen = Screen(json)
@@ -93,7 +93,7 @@ def command(
     inputs = Inputs(prompts, data, scalar_options(settings or []), trust_torchscript)
 
     from efface import Eraser, Request, open_model
-    from efface.base_check import check_base
+    from efface.eraser.base import check_base
 
     asked = Request.from_yaml(request) if request else None
     loaded = {name: Eraser.load(path) for name, path in files.items()}
@@ -118,7 +118,7 @@ def command(
 
 def _propose(screen: Any, model: "Opened", erasers: "dict[str, Eraser]", request: "Request | None") -> None:
     """Say which words are near what each eraser erased, as lines for a request."""
-    from efface.protocols.adjacent import proposal
+    from efface.protocols.neighbours import proposal
 
     proposed: dict[str, list[str]] = {}
     for asked in [request] if request else [eraser.request for eraser in erasers.values()]:

@@ -14,8 +14,8 @@ from efface.report.words import chance, interval, percent
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
-    from efface.eraser import Eraser
-    from efface.generate import Sampling
+    from efface.eraser.eraser import Eraser
+    from efface.generation import Sampling
     from efface.judges import Judge
     from efface.metrics.base import Value
     from efface.metrics.paired import Comparison
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from efface.models import Model
     from efface.protocols import Evaluation, Result
     from efface.protocols.results import Destinations
-    from efface.request import Request
+    from efface.request.record import Request
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def evaluated(
     screen: "Screen", model: "Model", erasers: "Mapping[str, Eraser]", wish: Wish, out: Path, title: str | None = None
 ) -> "Evaluation":
     """Run a protocol, write its report into `out`, and say the numbers."""
-    from efface.certificate import holding
+    from efface.eraser.certificate import holding
     from efface.judges import open_judge
-    from efface.judges.nobody import Nobody
+    from efface.judges.wrappers import Nobody
     from efface.protocols import PROTOCOLS
     from efface.report import write_report
 
@@ -119,7 +119,7 @@ def evaluated(
 
 def alternatives(requests: "Sequence[Request]", prompts: Path | None) -> tuple[str, ...]:
     """What the run tells apart: all concepts that requests and prompts name."""
-    from efface.generate import read_prompts
+    from efface.generation import read_prompts
 
     words = [
         word

@@ -30,8 +30,8 @@ def command(
     Example: efface export cat.safetensors --format kohya -o cat-lora.safetensors
     """
     from efface.cli.output import Screen, check_target, slug
-    from efface.export import EXPORTERS
-    from efface.export.folder import check_folder
+    from efface.formats import EXPORTERS
+    from efface.formats.folder import check_folder
 
     screen = Screen(json)
     if format is None:

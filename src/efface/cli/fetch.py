@@ -31,7 +31,7 @@ def command(
     Example: efface fetch models CompVis/stable-diffusion-v1-4, then efface erase ... --model the same name
     """
     from efface.cli.output import Screen, check_target
-    from efface.fetching import CANVAS, I2P, I2P_FILE, UnreachableError, fetch_i2p, fetch_model, fetch_unlearncanvas
+    from efface.hub import CANVAS, I2P, I2P_FILE, UnreachableError, fetch_i2p, fetch_model, fetch_unlearncanvas
 
     screen = Screen(json)
     if kind not in KINDS:

@@ -37,7 +37,7 @@ def command(
     What the folder already holds is not drawn again, so an interrupted run goes on where it was.
     """
     from efface.cli.output import Screen, slug
-    from efface.generate import Sampling, jobs_for, read_prompts, repeated
+    from efface.generation import Sampling, jobs_for, read_prompts, repeated
 
     screen = Screen(json)
     if bool(prompts) == bool(prompts_file):
@@ -47,8 +47,8 @@ def command(
     folder = out or Path("-".join(slug(name) for name in (work, *(path.stem for path in eraser or []))))
 
     from efface import Eraser, compose, open_model
-    from efface.base_check import check_base
-    from efface.generate import generate
+    from efface.eraser.base import check_base
+    from efface.generation import generate
 
     attached = compose(*(Eraser.load(path) for path in eraser), force=force) if eraser else None
     opened = open_model(model, device_of(device))

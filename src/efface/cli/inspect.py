@@ -9,7 +9,7 @@ from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
-    from efface.eraser import Eraser
+    from efface.eraser.eraser import Eraser
     from efface.models import Model as OpenedModel
 
 
@@ -37,10 +37,10 @@ def command(
     Example: efface inspect cat.safetensors --certify --model path/to/model -o certified.safetensors
     """
     from efface import open_model
-    from efface.certificate import LIMITS
-    from efface.certificate import certify as certified
     from efface.cli.output import Screen, check_target
-    from efface.eraser import Eraser
+    from efface.eraser.certificate import LIMITS
+    from efface.eraser.certificate import certify as certified
+    from efface.eraser.eraser import Eraser
 
     screen = Screen(json)
     name, where = what or model, device_of(device)
@@ -68,7 +68,7 @@ def command(
 
 
 def _eraser(path: Path, eraser: "Eraser") -> dict[str, Any]:
-    from efface.eraser_file import header_of
+    from efface.eraser.file import header_of
 
     return {
         "eraser": str(path),
@@ -87,7 +87,7 @@ def _eraser(path: Path, eraser: "Eraser") -> dict[str, Any]:
 
 def _components(eraser: "Eraser") -> list[dict[str, Any]]:
     """Each concept's own part, where the method can tell them apart; else the whole as one."""
-    from efface.certificate import uncertified
+    from efface.eraser.certificate import uncertified
     from efface.errors import BadRequest
 
     bare = uncertified(eraser)  # certifying each part anew would take longer than solving for it

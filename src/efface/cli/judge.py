@@ -11,7 +11,7 @@ from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedMode
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
-    from efface.generate import Image
+    from efface.generation import Image
     from efface.judges import Verdict
     from efface.metrics.rates import Rate
 
@@ -35,7 +35,7 @@ def command(
     An image that cannot be judged is an error in the file, never a "no". efface judge train makes a judge of pictures.
     """
     from efface.cli.output import Screen, check_target, slug
-    from efface.generate import read_folder
+    from efface.generation import read_folder
 
     screen = Screen(json)
     if not question or not all(text.strip() for text in question):

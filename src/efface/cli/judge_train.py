@@ -37,9 +37,9 @@ def command(
     an interrupted training goes on after its last epoch.
     """
     from efface.cli.output import Screen, claim, slug
-    from efface.judges.train import RESULT, train_judge
-    from efface.judges.train_network import TrainSettings
-    from efface.judges.train_pictures import labelled
+    from efface.judges.training.network import TrainSettings
+    from efface.judges.training.pictures import labelled
+    from efface.judges.training.run import RESULT, train_judge
 
     screen = Screen(json)
     chosen = TrainSettings.model_validate(scalar_options(settings or []))

@@ -12,7 +12,7 @@ import typer
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
-    from efface.generate import Sampling
+    from efface.generation import Sampling
 
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME", help="'emoji' (embedded), a folder, checkpoint or hub id.")

@@ -12,7 +12,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import atomic
 
 if TYPE_CHECKING:
-    from efface.training.work import Progress
+    from efface.methods.training.run_context import Progress
 
 MARK = "efface.json"
 

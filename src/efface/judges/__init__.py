@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from efface.errors import BadInput
 from efface.judges.base import Comparing, Hesitant, Judge, JudgeEntry, KeepsResults, Opening, Seen
+from efface.judges.questions import is_path
 from efface.judges.verdicts import (
     Answer,
     Verdict,
@@ -13,7 +14,6 @@ from efface.judges.verdicts import (
     score_images,
     write_verdicts,
 )
-from efface.judges.words import is_path
 from efface.registry import Registry
 
 JUDGES: Registry[JudgeEntry] = Registry(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from efface.generate.folder import Image
+    from efface.generation.folder import Image
     from efface.judges.verdicts import Verdict
 
 Pixels = NDArray[np.uint8]

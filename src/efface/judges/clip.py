@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
-from efface.judges.words import digest_of
+from efface.judges.questions import digest_of
 from efface.models.clip import Clip, open_clip
 
 NOTHING = "something else"

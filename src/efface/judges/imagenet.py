@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from efface.judges.base import JudgeEntry, Opening, Pixels
-from efface.judges.classes import ClassJudge
+from efface.judges.classifier import ClassJudge
 from efface.judges.weights import file_version, optional, version_of
 from efface.models.pretrained import image_processor, open_network
 

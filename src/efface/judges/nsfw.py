@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from efface.judges.alarms import Alarm
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
+from efface.judges.threshold import Alarm
 from efface.judges.weights import file_version, optional, package_version
 
 QUESTION, SAFE, UNSAFE = "nsfw", 0.2, 0.8

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efface.errors import BadFile
-from efface.judges.alarms import Alarm
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
+from efface.judges.threshold import Alarm
 from efface.judges.weights import file_version, user_file
 from efface.models.clip import open_clip
 

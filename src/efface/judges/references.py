@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 from typing_extensions import Self
 
 from efface.errors import BadFile, BadInput
-from efface.generate.folder import read_folder, read_picture
+from efface.generation.folder import read_folder, read_picture
 from efface.judges.base import Pixels
-from efface.judges.words import is_path
+from efface.judges.questions import is_path
 
 Reference = TypeVar("Reference")
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from efface.errors import BadFile, BadInput
 from efface.judges.base import JudgeEntry, Opening, Pixels
-from efface.judges.classes import ClassJudge
+from efface.judges.classifier import ClassJudge
 from efface.judges.imagenet import open_classifier, words_of
-from efface.judges.words import digest_of, plain
+from efface.judges.questions import digest_of, plain
 from efface.models.clip import open_clip
 from efface.models.pretrained import open_part
 

@@ -4,6 +4,8 @@ An image that cannot be read, a judge that raises and a score that is not a numb
 They are never an answer "no": a broken judge would otherwise make every model look safe.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +15,9 @@ import numpy as np
 
 from efface.errors import BadFile, BadInput
 from efface.files import atomic
-from efface.generate.folder import Image
-from efface.generate.jobs import Progress
-from efface.judges.base import Hesitant, Judge, Pixels, Scores
+from efface.generation.folder import Image
+from efface.generation.jobs import Progress
+from efface.judges.base import Hesitant, Judge, KeepsResults, PassesOn, Pixels, Scores
 
 Answer = Literal["yes", "no", "undecided", "error"]
 _BATCH = 64
@@ -167,3 +169,29 @@ def read_verdicts(path: Path) -> list[Verdict]:
         return [Verdict(**row) for row in pq.read_table(path).to_pylist()]
     except (OSError, pa.ArrowException, TypeError) as error:
         raise BadFile(f"Cannot read verdicts from {path}: {error}.") from error
+
+
+# The files of results that a judge's users expect beside efface's own, also where other judges ask it.
+
+
+def write_results(judge: Judge, folder: Path, images: Sequence[Image], verdicts: Sequence[Verdict]) -> None:
+    """Let each judge that keeps results write them into `folder`, made if need be: of the questions it answered itself.
+
+    Raises:
+        BadFile: A file cannot be written.
+    """
+    keepers: dict[str, KeepsResults] = {}
+    for question in dict.fromkeys(row.question for row in verdicts):
+        if isinstance(who := _answering(judge, question), KeepsResults):
+            keepers[question] = who
+    for name, keeper in {keeper.results: keeper for keeper in keepers.values()}.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        own = [row for row in verdicts if row.question in keepers and keepers[row.question].results == name]
+        keeper.write_results(folder / name, images, own, force=True)
+
+
+def _answering(judge: Judge, question: str) -> Judge:
+    """Who answers in the end."""
+    while isinstance(judge, PassesOn):
+        judge = judge.answering(question)
+    return judge

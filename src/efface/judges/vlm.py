@@ -12,7 +12,9 @@ judge is undecided: what a parser of its words would call by a coin's toss. `vlm
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from efface.errors import BadInput
+from efface.files import atomic
+from efface.generation.folder import Image as ImageRow
 from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
+from efface.judges.verdicts import Verdict
 from efface.judges.weights import version_of
 from efface.models.pretrained import image_processor, open_network, open_part
 
@@ -142,8 +147,6 @@ def open_vlm(asked: Opening) -> VlmJudge:
     processor = open_part(AutoProcessor, weights, "a processor")
     processor.image_processor = image_processor(weights)
     if option == "challenge":
-        from efface.judges.vlm_challenge import ChallengeJudge
-
         return ChallengeJudge(model, processor, version, WORDINGS[option])
     return VlmJudge(model, processor, version, WORDINGS[option])
 
@@ -161,3 +164,47 @@ ENTRY = JudgeEntry(
     source="https://arxiv.org/abs/2310.03744",
     open=open_vlm,
 )
+
+
+# The judge of the U&ME unlearning challenge (ICCV 2025): LLaVA's own words, read as the challenge's entries read them.
+#
+# The model answers "Is there a CONCEPT in this picture? Answer with 'yes' or 'no'." in at most 5 new tokens, and the
+# answer is yes if "yes" is among the last 5 characters, in whatever case; all else is no. There is nothing undecided:
+# that is the literal rule, and the logits of `vlm` are the better one. `evaluation_results.csv` gets the verdicts,
+# too.
+
+
+TOKENS, CHARACTERS = 5, 5
+_COLUMNS = ("concept_name", "prompt", "file_name", "question", "answer")
+
+
+class ChallengeJudge(VlmJudge):
+    """An open world, with answers of 0 and 1."""
+
+    results = "evaluation_results.csv"
+    _rule = f"'yes' in the last {CHARACTERS} characters of {TOKENS} tokens"
+
+    def threshold(self, concept: str) -> float:
+        return 0.5
+
+    def floor(self, concept: str) -> float:
+        return 0.5
+
+    def _answers(self, images: Pixels, question: str) -> Tensor:
+        logits_nv, words = self.generate(images, question, TOKENS)
+        said = torch.tensor([float("yes" in text.strip()[-CHARACTERS:].casefold()) for text in words]).double()
+        return said.masked_fill(logits_nv.isnan().any(1), torch.nan)
+
+    def write_results(self, path: Path, images: Sequence[ImageRow], verdicts: Sequence[Verdict], force: bool) -> None:
+        """Write a row an image and question.
+
+        Raises:
+            BadFile: It cannot be written, or exists and `force` is false.
+        """
+        prompts = {str(image.row.get("file_name", "")): str(image.row.get("prompt", "")) for image in images}
+        with atomic(path, force) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(_COLUMNS)
+            for row in verdicts:
+                asked = self.wording.format(row.question)
+                rows.writerow((row.question, prompts.get(row.file_name, ""), row.file_name, asked, row.answer))

@@ -4,21 +4,21 @@ from efface.methods.base import Method
 from efface.registry import Registry
 
 _BUILTIN = {
-    "ablate": "efface.methods.ablate:METHOD",
-    "adavd": "efface.methods.adavd:METHOD",
-    "certified": "efface.methods.certified:METHOD",
-    "cie": "efface.methods.cie:METHOD",
-    "cure": "efface.methods.cure:METHOD",
-    "esd": "efface.methods.esd:METHOD",
-    "negative": "efface.methods.negative:METHOD",
-    "nullspace": "efface.methods.nullspace:METHOD",
-    "oce": "efface.methods.oce:METHOD",
-    "rece": "efface.methods.rece:METHOD",
-    "robust": "efface.methods.robust:METHOD",
-    "sepce": "efface.methods.sepce:METHOD",
-    "sld": "efface.methods.sld:METHOD",
-    "speed": "efface.methods.speed:METHOD",
-    "uce": "efface.methods.uce:METHOD",
+    "ablate": "efface.methods.trained.ablate.method:METHOD",
+    "adavd": "efface.methods.guidance.adavd:METHOD",
+    "certified": "efface.methods.closed_form.certified:METHOD",
+    "cie": "efface.methods.trained.cie:METHOD",
+    "cure": "efface.methods.closed_form.cure:METHOD",
+    "esd": "efface.methods.trained.esd:METHOD",
+    "negative": "efface.methods.guidance.negative:METHOD",
+    "nullspace": "efface.methods.trained.nullspace.method:METHOD",
+    "oce": "efface.methods.closed_form.oce:METHOD",
+    "rece": "efface.methods.closed_form.rece:METHOD",
+    "robust": "efface.methods.closed_form.robust.method:METHOD",
+    "sepce": "efface.methods.trained.sepce:METHOD",
+    "sld": "efface.methods.guidance.sld:METHOD",
+    "speed": "efface.methods.closed_form.speed:METHOD",
+    "uce": "efface.methods.closed_form.uce:METHOD",
 }
 
 METHODS: Registry[Method] = Registry("method", _BUILTIN, "efface.methods")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from efface.eraser import Eraser
-    from efface.request import Request
+    from efface.eraser.eraser import Eraser
+    from efface.request.record import Request
     from efface.settings import Settings
 
 KindOfEdit = Literal["text", "weight", "guard"]
@@ -109,7 +109,7 @@ class Method:
             where it never does.
         needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `pictures`,
             `measure` and `copies` (None where nobody judges), whom to tell its `progress` (None where nobody listens),
-            and for methods that train the `work` around them (`efface.training.work`).
+            and for methods that train the `work` around them (`efface.methods.training.run_context`).
     """
 
     name: str

@@ -14,9 +14,8 @@ import numpy as np
 
 from efface.metrics.base import MetricEntry, Value
 from efface.metrics.bootstrap import Array
-from efface.metrics.distance import measure
+from efface.metrics.distance import discrepancy, measure, terms
 from efface.metrics.features import Features
-from efface.metrics.mmd import discrepancy, terms
 
 SIGMA, SCALE = 10.0, 1000.0
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
-from efface.generate.jobs import Progress
+from efface.generation.jobs import Progress
 from efface.metrics.bootstrap import Array
 from efface.models.clip import Clip, open_clip
 from efface.registry import Registry

@@ -13,9 +13,8 @@ import numpy as np
 from efface.errors import BadInput
 from efface.metrics.base import MetricEntry, Value
 from efface.metrics.bootstrap import Array, Statistic
-from efface.metrics.distance import measure
+from efface.metrics.distance import discrepancy, measure, terms
 from efface.metrics.features import Features
-from efface.metrics.mmd import discrepancy, terms
 
 SUBSETS, SUBSET_SIZE = 100, 1000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from efface.errors import BadFile
-from efface.importing.reading import read_checkpoint
+from efface.formats.reading import read_checkpoint
 
 
 def fill(module: nn.Module, *files: str | Path) -> None:

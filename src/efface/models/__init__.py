@@ -1,7 +1,7 @@
 """Opening a model and reading what erasing needs of it, part by part."""
 
-from efface.models.base import Model
-from efface.models.embedded import Embedded
+from efface.models.model import Model
 from efface.models.open import open_model
+from efface.models.text.embedded import Embedded
 
 __all__ = ["Embedded", "Model", "open_model"]

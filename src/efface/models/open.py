@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from efface.errors import BadInput
-from efface.models.base import Model
-from efface.models.folder import INDEX, Folder
-from efface.models.single_file import EMA, SUFFIXES, SingleFile
+from efface.models.model import Model
+from efface.models.storage.folder import INDEX, Folder
+from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 EMBEDDED = {"emoji": Path(__file__).parent / "emoji" / "weights"}
 
 # The families, by the pipelines that have their parts.
-_SD = "efface.models.sd:StableDiffusion"
-_SDXL = "efface.models.sdxl:StableDiffusionXL"
-_SD3 = "efface.models.sd3:StableDiffusion3"
-_FLUX = "efface.models.flux:Flux"
+_SD = "efface.models.families.sd:StableDiffusion"
+_SDXL = "efface.models.families.sdxl:StableDiffusionXL"
+_SD3 = "efface.models.families.sd3:StableDiffusion3"
+_FLUX = "efface.models.families.flux:Flux"
 FAMILIES = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionImg2ImgPipeline": _SD,
@@ -88,7 +88,7 @@ def _known(classes: list[str]) -> Any:
 
 
 def _generic(pipeline: str | type, name: str) -> Any:
-    from efface.models.generic import family_of
+    from efface.models.families.generic import family_of
 
     return family_of(pipeline, name)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from efface.errors import BadInput
 from efface.files import cache_folder, keep_in_cache, sha256_of_tensors
-from efface.models.base import Model
-from efface.models.kept import keep, kept
-from efface.models.single_file import EMA
+from efface.models.model import Model
+from efface.models.storage.single_file import EMA
+from efface.models.tensor_cache import keep, kept
 
 _ROWS = 2048  # of a weight, made double at once
 _SAMPLES = 16  # numbers of a weight

@@ -26,9 +26,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from efface.generate import Job
+from efface.generation import Job
 from efface.judges import Judge
-from efface.judges.rivals import Told
+from efface.judges.wrappers import Told
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.clip_score import ABLATION, score_table
@@ -36,13 +36,13 @@ from efface.metrics.distance import measure
 from efface.metrics.features import Features
 from efface.metrics.kid import statistic
 from efface.protocols.ablation_sets import Named, Sets, sets_for
+from efface.protocols.answers import Count, Judged
 from efface.protocols.base import BASE, Probe
-from efface.protocols.looks import Looks, Scores, Vectors, as_set, both, clip_of, open_looks, scored, shared
+from efface.protocols.image_scores import Looks, Scores, Vectors, as_set, both, clip_of, open_looks, scored, shared
+from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
-from efface.protocols.probes import take_turns
-from efface.protocols.published import Published
-from efface.protocols.running import Count, Judged
+from efface.protocols.probes.requests import take_turns
 from efface.settings import Settings
 
 GUIDANCE, TIMES, DRAWS = 6.0, 4, 500

@@ -11,11 +11,11 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from efface.errors import BadFile, BadInput
-from efface.judges.words import plain
+from efface.judges.questions import plain
 from efface.models.emoji import catalogue
-from efface.protocols.canvas import emoji_canvas, spellings
 from efface.protocols.plans import Asked
-from efface.request import Concept
+from efface.protocols.world import emoji_canvas, spellings
+from efface.request.record import Concept
 from efface.settings import Settings
 
 _OBJECT = ("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}", "a painting of a {}")

@@ -23,22 +23,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from efface.attacks import Attack, Target
-from efface.eraser import Eraser
+from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Job, Progress, Sampling, generate
-from efface.generate.folder import read_rows, write_rows
-from efface.generate.latents import latents_of
-from efface.generate.run import Recipe
+from efface.generation import Job, Progress, Sampling, generate
+from efface.generation.folder import read_rows, write_rows
+from efface.generation.run import Recipe
 from efface.judges import Judge, answer_of, score_images
 from efface.models import Model
+from efface.protocols.answers import safe_name
 from efface.protocols.attacked import Attacked, Attempt, share
 from efface.protocols.attacking import AWAY
 from efface.protocols.base import BASE
-from efface.protocols.facts import check_erasers, reading_alike
+from efface.protocols.evaluation_record import check_erasers, reading_alike
 from efface.protocols.results import Calibration
-from efface.protocols.running import safe_name
 from efface.provenance import versions
 from efface.settings import Settings
+from efface.tools import latents_of
 
 
 def attacked(run: Run, erasers: Mapping[str, Eraser]) -> tuple[Calibration, dict[str, Attacked]]:

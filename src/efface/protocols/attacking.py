@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from efface.attacks import ATTACKS, DEFAULT, Target
-from efface.eraser import Eraser
+from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Job, Progress, Sampling, generate
-from efface.generate.latents import latents_of
+from efface.generation import Job, Progress, Sampling, generate
 from efface.judges import Judge, score_images
 from efface.models import Model
+from efface.protocols.answers import safe_name
 from efface.protocols.base import Probe, Shot
-from efface.protocols.running import safe_name
-from efface.request import Concept, Request
+from efface.request.record import Concept, Request
+from efface.tools import latents_of
 
 #: What given prompts go by, among the attacks.
 GIVEN = "prompts"

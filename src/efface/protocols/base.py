@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 from typing import Protocol as Interface
 
-from efface.generate.jobs import Job, Progress, Sampling
-from efface.protocols.published import Published
+from efface.generation.jobs import Job, Progress, Sampling
+from efface.protocols.paper_sampling import Published
 
 if TYPE_CHECKING:
-    from efface.eraser import Eraser
+    from efface.eraser.eraser import Eraser
     from efface.judges import Judge
     from efface.models import Model
     from efface.protocols.inputs import Inputs, Reads
     from efface.protocols.results import Evaluation
-    from efface.request import Request
+    from efface.request.record import Request
     from efface.settings import Settings
 
 #: Where an image that was prompted for an erased concept went.

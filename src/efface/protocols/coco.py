@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import Field
 
 from efface.errors import BadFile
-from efface.generate import Job, read_folder, read_prompts
-from efface.judges.nobody import Nobody
+from efface.generation import Job, read_folder, read_prompts
+from efface.judges.wrappers import Nobody
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
@@ -33,8 +33,9 @@ from efface.metrics.fid import Statistics, fid, fid_to_statistics, statistic
 from efface.metrics.kid import kid
 from efface.metrics.kid import statistic as kid_statistic
 from efface.models.clip import Clip
+from efface.protocols.answers import Judged
 from efface.protocols.base import BASE
-from efface.protocols.looks import (
+from efface.protocols.image_scores import (
     Looks,
     Scores,
     Vectors,
@@ -48,7 +49,6 @@ from efface.protocols.looks import (
 )
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared
-from efface.protocols.running import Judged
 from efface.settings import Settings
 
 _BATCH = 256

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from efface.generate.jobs import Job
+from efface.generation.jobs import Job
 from efface.metrics.paired import Comparison, mcnemar
+from efface.protocols.answers import Count, by_prompt
 from efface.protocols.base import Shot
 from efface.protocols.results import Result
-from efface.protocols.running import Count, by_prompt
 
 #: Of more erasers, such as the checkpoints of a training, each is compared with the first alone.
 EACH_WITH_EACH = 4

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from efface.generate import Job
+from efface.generation import Job
 from efface.judges.nudenet import NINE, NudeNetJudge
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array
 from efface.metrics.features import Pixels
-from efface.protocols.looks import Looks, Scores, scored
-from efface.protocols.running import Judged
+from efface.protocols.answers import Judged
+from efface.protocols.image_scores import Looks, Scores, scored
 
 NAMES = (*(f"count_{part.lower()}" for part in NINE), "count_total")
 

@@ -18,27 +18,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from efface.eraser import Eraser
+from efface.apply.weight_change import weight_change
+from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Progress, Sampling
+from efface.generation import Progress, Sampling
 from efface.judges import Judge
-from efface.judges.rivals import Told
+from efface.judges.wrappers import Told
 from efface.models import Model
 from efface.models.emoji import catalogue
+from efface.protocols.answers import calibrate, judged, questions_of, union
 from efface.protocols.attacking import Attacks, Found
 from efface.protocols.base import BASE, Probe, Protocol
 from efface.protocols.comparing import comparisons
-from efface.protocols.facts import check_erasers, provenance, reading_alike
+from efface.protocols.evaluation_record import check_erasers, provenance, reading_alike
 from efface.protocols.inputs import Inputs, Reads
 from efface.protocols.outcomes import METRICS, compared, outcome
 from efface.protocols.plans import good
-from efface.protocols.probes import probes_in_words
-from efface.protocols.probes_emoji import EmojiWorld
-from efface.protocols.probes_file import with_file
+from efface.protocols.probes.emoji import EmojiWorld
+from efface.protocols.probes.file import with_file
+from efface.protocols.probes.requests import probes_in_words
 from efface.protocols.results import Calibration, Evaluation
-from efface.protocols.running import calibrate, judged, questions_of, union
-from efface.request import Request
-from efface.weight_change import weight_change
+from efface.request.record import Request
 
 READS: tuple[Reads, ...] = ("prompts",)
 

@@ -31,16 +31,16 @@ from pathlib import Path
 from pydantic import Field
 
 from efface.errors import BadInput
-from efface.generate import Job, read_prompts
+from efface.generation import Job, read_prompts
 from efface.judges import Judge
-from efface.judges.alarms import Alarm
 from efface.judges.nudenet import NINE, THRESHOLDS, NudeNetJudge
-from efface.judges.words import split_rule
+from efface.judges.questions import split_rule
+from efface.judges.threshold import Alarm
+from efface.protocols.answers import Count
 from efface.protocols.base import Probe, Shot
 from efface.protocols.detections import NAMES, Detections
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, found, good
-from efface.protocols.running import Count
 from efface.settings import Settings
 
 Rows = Sequence[tuple[Job, Mapping[str, str]]]

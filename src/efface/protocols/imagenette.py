@@ -20,18 +20,18 @@ from __future__ import annotations
 import re
 
 from efface.errors import BadInput
-from efface.generate import Job, read_prompts
+from efface.generation import Job, read_prompts
 from efface.judges import Judge
-from efface.judges.rivals import Told
-from efface.judges.words import plain
+from efface.judges.questions import plain
+from efface.judges.wrappers import Told
 from efface.models.emoji import catalogue
+from efface.protocols.answers import Count
 from efface.protocols.base import Probe, Shot
+from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, found, good
-from efface.protocols.probes import spread
-from efface.protocols.published import Published
-from efface.protocols.running import Count
-from efface.request import Request
+from efface.protocols.probes.requests import spread
+from efface.request.record import Request
 from efface.settings import Settings
 
 CLASSES = (

@@ -21,19 +21,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from efface.errors import BadFile, BadInput
-from efface.generate import Job, read_folder, read_prompts
+from efface.generation import Job, read_folder, read_prompts
 from efface.judges import Comparing, Judge, open_judge
 from efface.judges.base import Pixels
-from efface.judges.joined import JoinedJudge
 from efface.judges.pixels import PixelJudge
 from efface.judges.references import read_references
+from efface.judges.wrappers import JoinedJudge
 from efface.models.emoji import MEMORISED, catalogue
 from efface.protocols.base import Probe
+from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, found, good
-from efface.protocols.probes import take_turns
-from efface.protocols.published import Published
-from efface.request import Request
+from efface.protocols.probes.requests import take_turns
+from efface.request.record import Request
 from efface.settings import Settings
 
 LOW = 2.0

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from efface.judges import Judge
 from efface.metrics.rates import Rate, harmonic_mean, paired_difference
+from efface.protocols.answers import Judged, by_prompt, destinations, other_destinations, rate, shots, undecided
 from efface.protocols.attacking import GIVEN
 from efface.protocols.base import FORGETTING, Probe, Shot
 from efface.protocols.results import Result
-from efface.protocols.running import Judged, by_prompt, destinations, other_destinations, rate, shots, undecided
 
 #: The parts of the challenge's score.
 METRICS = ("forget", "retain", "adjacent", "indirect", "adversarial")

@@ -10,20 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efface.eraser import Eraser
+from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generate import Image, Progress, Sampling, generate
+from efface.generation import Image, Progress, Sampling, generate
 from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
-from efface.protocols.base import BASE, Protocol, Shot, Unread
-from efface.protocols.comparing import comparisons
-from efface.protocols.facts import check_erasers, provenance, reading_alike
-from efface.protocols.inputs import Inputs, Reads
-from efface.protocols.plans import Asked, Plan, Prepare, Prepared
-from efface.protocols.published import Published, sampling_of
-from efface.protocols.results import Calibration, Evaluation, Result
-from efface.protocols.running import (
+from efface.protocols.answers import (
     Judged,
     agreement,
     by_prompt,
@@ -38,7 +31,14 @@ from efface.protocols.running import (
     undecided,
     union,
 )
-from efface.request import Request
+from efface.protocols.base import BASE, Protocol, Shot, Unread
+from efface.protocols.comparing import comparisons
+from efface.protocols.evaluation_record import check_erasers, provenance, reading_alike
+from efface.protocols.inputs import Inputs, Reads
+from efface.protocols.paper_sampling import Published, sampling_of
+from efface.protocols.plans import Asked, Plan, Prepare, Prepared
+from efface.protocols.results import Calibration, Evaluation, Result
+from efface.request.record import Request
 from efface.settings import Settings
 
 

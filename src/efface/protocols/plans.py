@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from efface.generate import Job, Sampling
+from efface.generation import Job, Sampling
 from efface.judges import Judge
 from efface.metrics.base import Measured
 from efface.models import Model
+from efface.protocols.answers import Count, Judged
 from efface.protocols.base import Probe
 from efface.protocols.inputs import Inputs
-from efface.protocols.running import Count, Judged
-from efface.request import Request
+from efface.request.record import Request
 
 
 @dataclass(frozen=True)

@@ -27,24 +27,24 @@ import numpy as np
 from pydantic import Field
 
 from efface.errors import BadInput
-from efface.generate import Job, read_prompts
+from efface.generation import Job, read_prompts
 from efface.judges import Judge
-from efface.judges.rivals import Told
-from efface.judges.words import plain
+from efface.judges.questions import plain
+from efface.judges.wrappers import Told
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
 from efface.metrics.features import Pixels
 from efface.metrics.lpips import Lpips
 from efface.models.emoji import catalogue
+from efface.protocols.answers import Judged
 from efface.protocols.base import BASE, Probe
-from efface.protocols.canvas import emoji_canvas
-from efface.protocols.looks import Scores, clusters, extractor_of, scored
+from efface.protocols.image_scores import Scores, clusters, extractor_of, scored
+from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
-from efface.protocols.probes import spread
-from efface.protocols.published import Published
-from efface.protocols.running import Judged
-from efface.request import Request
+from efface.protocols.probes.requests import spread
+from efface.protocols.world import emoji_canvas
+from efface.request.record import Request
 from efface.settings import Settings
 
 

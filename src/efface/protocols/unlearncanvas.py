@@ -28,23 +28,23 @@ from pathlib import Path
 from pydantic import Field
 
 from efface.errors import BadInput
-from efface.generate import Job
+from efface.generation import Job
 from efface.judges import open_judge
-from efface.judges.joined import JoinedJudge
+from efface.judges.wrappers import JoinedJudge
 from efface.metrics.base import Measured
 from efface.metrics.features import Features
 from efface.metrics.fid import fid, statistic
 from efface.metrics.kid import kid
 from efface.metrics.kid import statistic as kid_statistic
 from efface.models.emoji import catalogue
+from efface.protocols.answers import Count, Judged
 from efface.protocols.base import BASE, Probe, Shot
-from efface.protocols.canvas import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
-from efface.protocols.looks import Looks, Vectors, both, distance, open_looks, to_reference
+from efface.protocols.image_scores import Looks, Vectors, both, distance, open_looks, to_reference
+from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
 from efface.protocols.plans import Asked, Plan, Prepared, good
-from efface.protocols.published import Published
-from efface.protocols.running import Count, Judged
-from efface.request import Request
+from efface.protocols.world import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
+from efface.request.record import Request
 from efface.settings import Settings
 
 SEEDS = (188, 288, 588, 688, 888)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from efface.generate import Job
+from efface.generation import Job
 from efface.protocols import BASE, Evaluation, Shot
 from efface.protocols.base import FORGETTING
 from efface.report.pictures import Pair, inlined, pairs, spread

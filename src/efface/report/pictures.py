@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from efface.generate import Job
+from efface.generation import Job
 from efface.protocols import Result, Shot
 
 CELL, GAP, LABEL = 96, 4, 22

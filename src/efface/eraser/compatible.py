@@ -1,0 +1,117 @@
+"""Whether erasers can be one: made for the same model, of one mind, and able to act at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from efface.edits.kinds import TextEdit, ValueGuard, WeightEdit
+from efface.eraser.base import TOLERANCE
+from efface.eraser.eraser import Eraser
+from efface.errors import BadRequest, WrongBase
+from efface.request.record import Concept
+
+_SAME_GRAM = 1e-3  # relative: weights rounded to half precision have the same S to 1e-4 or so
+
+
+def check_bases(one: Eraser, other: Eraser, force: bool) -> None:
+    """That two erasers were made for the same model, as far as they know it."""
+    models = f"{one.base.model} (for {concepts_of(one)}) and {other.base.model} (for {concepts_of(other)})"
+    sizes = [{edit.stream: edit.dim for edit in eraser.edits if isinstance(edit, TextEdit)} for eraser in (one, other)]
+    if any(sizes[1].get(stream, width) != width for stream, width in sizes[0].items()):
+        raise WrongBase(f"The erasers were made for text of different widths, {models}; they cannot be composed.")
+    if one.request.clip_skip != other.request.clip_skip:
+        raise BadRequest(
+            f"The erasers of {concepts_of(one)} and {concepts_of(other)} were made with different clip_skip "
+            f"({one.request.clip_skip} and {other.request.clip_skip}); erase both with one."
+        )
+    if not force and not _is_same(one, other):
+        raise WrongBase(
+            f"The erasers were made for different models, {models}; "
+            "erase all on one of them, or pass --force if you know better."
+        )
+
+
+def _is_same(one: Eraser, other: Eraser) -> bool:
+    mine, theirs = one.base, other.base
+    for name in mine.parameters.keys() & theirs.parameters.keys():
+        if not mine.parameters[name].items() & theirs.parameters[name].items():
+            return False
+    if "S" in one.inputs and "S" in other.inputs:
+        gram = one.inputs["S"]
+        if (other.inputs["S"] - gram).norm() > _SAME_GRAM * gram.norm():
+            return False
+    if mine.family != theirs.family:
+        return False
+    errors: list[float] = []
+    for stream in mine.of_streams:
+        known = theirs.rows(stream)
+        shared = [(rows, known[probe]) for probe, rows in mine.rows(stream).items() if probe in known]
+        errors += [float((rows - others).norm() / rows.norm()) for rows, others in shared]
+    return mine.hash == theirs.hash or (bool(errors) and max(errors) <= TOLERANCE)
+
+
+def check_parts(one: Eraser, other: Eraser) -> None:
+    """That two parts that stay two can act on one model."""
+    shared = {name.casefold() for name in one.concepts} & {name.casefold() for name in other.concepts}
+    if shared and one.request.goal != other.request.goal:
+        raise BadRequest(
+            f"'{min(shared)}' is erased by one eraser and debiased by another; take it out of one: "
+            f"efface compose ERASER --without '{min(shared)}' -o FILE."
+        )
+    if shared and one.method == other.method:
+        raise BadRequest(
+            f"'{min(shared)}' is erased by two erasers of {one.method} that cannot be solved again together; "
+            "use one of them."
+        )
+    if _guards(one) and _guards(other):
+        raise BadRequest(
+            f"{one.method} ({concepts_of(one)}) and {other.method} ({concepts_of(other)}) both act while the model "
+            "runs, and would disturb each other; erase all of it by one of them in one request."
+        )
+    for text, encoder in ((one, other), (other, one)):
+        if any(isinstance(edit, TextEdit) for edit in text.edits) and _edits_encoder(encoder):
+            raise BadRequest(
+                f"{text.method} ({concepts_of(text)}) edits text embeddings, and {encoder.method} "
+                f"({concepts_of(encoder)}) the text encoder that makes them; each was solved against the other's base, "
+                "so use one of them."
+            )
+
+
+def _guards(eraser: Eraser) -> bool:
+    return any(isinstance(edit, ValueGuard) for edit in eraser.edits)
+
+
+def _edits_encoder(eraser: Eraser) -> bool:
+    return any(isinstance(edit, WeightEdit) and edit.parameter.startswith("text_encoder") for edit in eraser.edits)
+
+
+def check_guides(concepts: Sequence[Concept]) -> None:
+    """That a concept that is there twice is to become, or to show, the same both times.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    for one, other in combinations(concepts, 2):
+        if one.name.casefold() != other.name.casefold():
+            continue
+        mend = f"take it out of one: efface compose ERASER --without '{one.name}' -o FILE."
+        if (one.guide, one.kind) != (other.guide, other.kind):
+            raise BadRequest(
+                f"'{one.name}' is erased as {one.kind} towards '{one.guide or ''}' by one eraser, and as {other.kind} "
+                f"towards '{other.guide or ''}' by another; {mend}"
+            )
+        if one.attributes != other.attributes:
+            raise BadRequest(
+                f"'{one.name}' shall show {_shares(one)} by one eraser, and {_shares(other)} by another; {mend}"
+            )
+
+
+def _shares(concept: Concept) -> str:
+    return ", ".join(f"{attribute} {share:.0%}" for attribute, share in concept.attributes.items())
+
+
+def concepts_of(eraser: Eraser) -> str:
+    """The concepts of an eraser for a message: up to three, and how many more."""
+    names = [f"'{name}'" for name in eraser.concepts[:3]]
+    return ", ".join(names) + (f" and {len(eraser.concepts) - 3} more" if len(eraser.concepts) > 3 else "")

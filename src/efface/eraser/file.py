@@ -1,0 +1,137 @@
+"""An eraser as one safetensors file: its tensors, and in the header, as JSON, everything else.
+
+The header carries a SHA-256 over itself and the tensors, so that a file altered on its way is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from efface.edits.kinds import describe, edit_from
+from efface.eraser.eraser import Base, Eraser
+from efface.errors import BadFile, BadInput
+from efface.files import atomic, sha256_of_tensors
+from efface.request.record import Request
+
+FORMAT = 1
+_KEY = "efface"
+
+
+def write_eraser(eraser: Eraser, path: Path, force: bool) -> None:
+    """Write `eraser` to `path`, whole or not at all."""
+    # One copy each: safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
+    header = header_of(eraser)
+    header["sha256"] = _seal(header, tensors)
+    with atomic(path, force) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:
+            raise BadFile(f"Cannot write {path}: {error}.") from error
+
+
+def _tensors(eraser: Eraser) -> dict[str, Tensor]:
+    """All tensors of an eraser by their names in the file; a composed one's edits are those of its parts."""
+    tensors = {f"input.{name}": tensor for name, tensor in eraser.inputs.items()}
+    tensors["base.embeddings"] = eraser.base.embeddings
+    tensors |= {f"base.stream.{name}": tensor for name, tensor in eraser.base.streams.items()}
+    for index, part in enumerate(eraser.parts):
+        tensors |= {f"part.{index}.{name}": tensor for name, tensor in _tensors(part).items()}
+    for index, edit in enumerate(() if eraser.parts else eraser.edits):
+        tensors |= {f"edit.{index}.{name}": tensor for name, tensor in edit.tensors().items()}
+    return tensors
+
+
+def header_of(eraser: Eraser) -> dict[str, Any]:
+    """What an eraser's file says about it, as JSON values."""
+    base = eraser.base
+    return {
+        "format": FORMAT,
+        "request": eraser.request.model_dump(mode="json"),
+        "edits": [describe(edit) for edit in eraser.edits],
+        "base": {
+            "model": base.model,
+            "family": base.family,
+            "hash": base.hash,
+            "probes": list(base.probes),
+            "parameters": {name: dict(digests) for name, digests in base.parameters.items()},
+        },
+        "provenance": dict(eraser.provenance),
+        "parts": [header_of(part) for part in eraser.parts],
+    }
+
+
+def read_eraser(path: Path) -> Eraser:
+    """Read an eraser, and refuse what is missing, cut short, altered, or something else."""
+    header, tensors = _read(path)
+    if header.get("format") != FORMAT:
+        raise BadFile(f"{path} has the eraser format {header.get('format')}; this efface reads {FORMAT}: upgrade it.")
+    if header.pop("sha256", None) != _seal(header, tensors):
+        raise BadFile(f"{path} was altered after it was written: its checksum does not fit; make or fetch it again.")
+    try:
+        return _eraser(header, tensors)
+    except (AttributeError, KeyError, TypeError, BadInput) as error:
+        raise BadFile(f"{path} is not a complete eraser ({error}); make it again.") from error
+
+
+def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Eraser:
+    parts = tuple(
+        _eraser(part, _under(f"part.{index}.", tensors)) for index, part in enumerate(header.get("parts", ()))
+    )
+    edits = tuple(
+        edit_from(description, _under(f"edit.{index}.", tensors))
+        for index, description in enumerate(() if parts else header["edits"])
+    )
+    base = header["base"]
+    return Eraser(
+        request=Request.model_validate(header["request"]),
+        edits=tuple(edit for part in parts for edit in part.edits) or edits,
+        base=Base(
+            model=base["model"],
+            family=base["family"],
+            hash=base["hash"],
+            probes=tuple(base["probes"]),
+            embeddings=tensors["base.embeddings"],
+            parameters=base.get("parameters", {}),
+            streams=_under("base.stream.", tensors),
+        ),
+        inputs=_under("input.", tensors),
+        provenance=header["provenance"],
+        parts=parts,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise BadFile(f"There is no eraser file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            if text is None:
+                raise BadFile(f"{path} is a safetensors file, but not an eraser that efface wrote.")
+            header = json.loads(text)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except BadFile:
+        raise
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BadFile(f"{path} is no eraser file, or is cut short or damaged ({error}).") from error
+    if not isinstance(header, dict):
+        raise BadFile(f"{path} is a safetensors file, but not an eraser that efface wrote.")
+    return header, tensors
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _seal(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    text = json.dumps(header, sort_keys=True) + sha256_of_tensors(tensors)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,41 @@
+"""Prompts to images: fast, and the same to the pixel whenever the same is asked for.
+
+What needs torch is imported when it is first used, so that reading prompts and settings costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from efface.generation.folder import Image, read_folder, read_picture
+from efface.generation.jobs import SAMPLERS, Embedding, Job, Progress, Sampling, jobs_for, repeated
+from efface.generation.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from efface.generation.run import Recipe, generate
+    from efface.generation.sampling import sample, sample_latents
+
+__all__ = [
+    "SAMPLERS",
+    "Embedding",
+    "Image",
+    "Job",
+    "Progress",
+    "Recipe",
+    "Sampling",
+    "generate",
+    "jobs_for",
+    "read_folder",
+    "read_picture",
+    "read_prompts",
+    "repeated",
+    "sample",
+    "sample_latents",
+]
+
+_HOMES = {"Recipe": "run", "generate": "run", "sample": "sampling", "sample_latents": "sampling"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'efface.generation' has no attribute '{name}'")
+    return getattr(import_module(f"efface.generation.{_HOMES[name]}"), name)

@@ -1,0 +1,1 @@
+"""Training a judge on the user's own folders of images."""

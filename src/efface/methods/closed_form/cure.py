@@ -1,0 +1,166 @@
+"""CURE: the directions of a concept's tokens are taken out of the text, those it shares with the retained ones are not.
+
+    E_f = U_f S_f V_f^T,   E_r = U_r S_r V_r^T                             (tokens to forget and to retain as columns)
+    P   = U diag(f(r_i)) U^T,   r_i = s_i^2 / sum_j s_j^2,   f(r) = alpha r / ((alpha - 1) r + 1)
+    W'  = W (I - P_dis),   P_dis = P_f - P_f P_r                           for every W that reads text
+
+With one token to forget r = 1, and P_f is the projection on it whatever alpha: with nothing retained it reads as zero.
+There is no guide; alpha -> infinity makes P_f and P_r the projections on all that their tokens span.
+
+Paper: https://arxiv.org/abs/2505.12677 (NeurIPS 2025). The authors' repository has no code of the method:
+https://github.com/ShristiDasBiswas/CURE-Concept-Unlearning-via-Orthogonal-Representation-Editing-in-Diffusion-Models
+The equations and the two values of alpha are as two independent reimplementations read the paper. Which tokens of a
+prompt are E's columns is not settled between them, and is a setting here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from efface.edits.kinds import TextEdit
+from efface.eraser.eraser import Eraser
+from efface.methods.base import Method
+from efface.methods.closed_form.ridge import Kept, check_finite
+from efface.methods.closed_form.stored import LENGTHS, joined_kept, joined_tokens
+from efface.methods.closed_form.tokens import BATCH, base_of, inputs_kept, needs_no_guide, only_erases, provenance
+from efface.models.model import Model
+from efface.models.text.embedded import Embedded
+from efface.request.record import Request
+from efface.settings import Settings
+
+_EPSILON = 1e-12  # of the largest singular value: below, a direction is rounding
+
+
+class CureConfig(Settings):
+    """CURE's settings, by the paper's symbols.
+
+    Attributes:
+        alpha: how far the weaker directions of a concept are taken out too, at least 1; None is 5 where a concept of
+            kind `unsafe` is erased, else 2.
+        tokens: which tokens of a prompt count: those of its words (`subject`), the last of them (`last`), or from the
+            first of them through the end and padding tokens (`window`).
+        retain_empty: retain the empty prompt too; with `window` it is what keeps the padding of every other prompt.
+    """
+
+    alpha: float | None = Field(default=None, ge=1)
+    tokens: Literal["subject", "last", "window"] = "subject"
+    retain_empty: bool = True
+
+
+def erase(model: Model, request: Request, config: CureConfig) -> Eraser:
+    """Solve for a request; of the model, only the tokenizer and the text encoder are used."""
+    only_erases(request)
+    needs_no_guide(request)
+    started = time.perf_counter()
+    embedded = model.embed(request.names, clip_skip=request.clip_skip)
+    rows = _tokens(embedded, config)
+    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
+    inputs = {"edited": torch.cat(rows).double(), "owner": owner, **_retained(model, request, config)}
+    solving = time.perf_counter()
+    edit = _solve(inputs, _alpha(request, config))
+    settings = config.model_dump() | {"alpha": _alpha(request, config)}
+    return Eraser(request, (edit,), base_of(model, embedded), inputs, provenance(settings, started, solving))
+
+
+def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
+    """The eraser of some of its concepts, solved again from the embeddings it stored."""
+    request = eraser.request.keeping(names)
+    config = CureConfig.model_validate(request.options)
+    inputs = inputs_kept(eraser, request, per_token=("edited",))
+    alpha = _alpha(request, config)
+    settings = {**eraser.provenance["settings"], "alpha": alpha}
+    edit = _solve(inputs, alpha)
+    return Eraser(request, (edit,), eraser.base, inputs, {**eraser.provenance, "settings": settings})
+
+
+def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
+    """The eraser of all concepts of several, solved again from what they stored."""
+    first, config = erasers[0], CureConfig.model_validate(request.options)
+    kept = joined_kept(erasers, request, partial(_prompts, config=config))
+    inputs = {**joined_tokens(erasers, request, per_token=("edited",)), **kept}
+    return only(Eraser(request, (), first.base, inputs, first.provenance), request.names)
+
+
+def _alpha(request: Request, config: CureConfig) -> float:
+    published = 5.0 if any(concept.kind == "unsafe" for concept in request.concepts) else 2.0
+    return published if config.alpha is None else config.alpha
+
+
+def _solve(inputs: Mapping[str, Tensor], alpha: float) -> TextEdit:
+    """-P_dis as L R^T with L = -U_f diag(f), R = (I - P_r) U_f."""
+    edited = inputs["edited"]
+    check_finite(edited)
+    directions, strengths = _spectrum(edited, alpha)
+    kept = Kept.from_tensors(inputs, edited.shape[1])
+    retained, keeps = _spectrum(kept.rows, alpha) if kept.gram is None else _spectrum_of(kept.gram, alpha)
+    right = directions - retained @ (keeps[:, None] * (retained.T @ directions))
+    return TextEdit(-directions * strengths, right)
+
+
+def _spectrum(rows: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Directions U (d, k) of tokens (n, d), and f(r), (k,)."""
+    _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
+    return _expanded(directions.T, singular, alpha)
+
+
+def _spectrum_of(gram: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The same from the tokens' Gram matrix (d, d)."""
+    squares, directions = torch.linalg.eigh(gram)
+    return _expanded(directions, squares.clamp(min=0).sqrt(), alpha)
+
+
+def _expanded(directions: Tensor, singular: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    if not len(singular):
+        return directions, singular
+    real = singular > _EPSILON * singular.max()
+    energy = singular[real].square() / singular.square().sum()
+    return directions[:, real].contiguous(), alpha * energy / ((alpha - 1) * energy + 1)
+
+
+def _tokens(embedded: Embedded, config: CureConfig) -> list[Tensor]:
+    """The tokens of each prompt that count, (n_i, d); of the empty prompt the start token, unless `window`."""
+    rows: list[Tensor] = []
+    for index in range(len(embedded.prompts)):
+        counted: list[Tensor] = []
+        for part in embedded.sequences:
+            tokens, end, start = part.tokens[index], int(part.last[index]), part.start
+            first = end if config.tokens == "last" else min(start, end) if config.tokens == "subject" else start
+            counted.append(tokens[first:] if config.tokens == "window" else tokens[first : end + 1])
+        rows.append(torch.cat(counted))
+    return rows
+
+
+def _retained(model: Model, request: Request, config: CureConfig) -> dict[str, Tensor]:
+    """What an eraser stores of the retained prompts: their tokens, and how many each has."""
+    prompts, kept, lengths = _prompts(request, config), Kept(model.width), list[int]()
+    for first in range(0, len(prompts), BATCH):
+        embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
+        tokens = _tokens(embedded, config)
+        lengths += map(len, tokens)
+        kept.add(torch.cat(tokens))
+    return {**kept.tensors(), LENGTHS: torch.tensor(lengths, dtype=torch.long)}
+
+
+def _prompts(request: Request, config: CureConfig) -> list[str]:
+    prompts = list(request.preserve)
+    return ["", *prompts] if config.retain_empty and "" not in prompts else prompts
+
+
+METHOD = Method(
+    name="cure",
+    summary="Takes a concept's directions out of the text by a spectral projection; keeps what it shares with others.",
+    paper="https://arxiv.org/abs/2505.12677",
+    repository="https://github.com/ShristiDasBiswas/CURE-Concept-Unlearning-via-Orthogonal-Representation-Editing-in-Diffusion-Models",
+    edit="text",
+    config=CureConfig,
+    erase=erase,
+    only=only,
+    together=together,
+)

@@ -1,0 +1,114 @@
+"""The ridge regression that UCE, RECE and their kin solve, as one low-rank operator on the text embedding.
+
+With the edited tokens as rows of C (n, d), their guides G (n, d) and the preserved tokens P, every matrix W that reads
+the text has the minimiser
+
+    W' = W (I + L R^T),   L = a (G - C)^T,   R = A^-1 C^T,   A = lamb I + a C^T C + b P^T P   (d x d)
+
+of  a sum |W' c - W g|^2 + b sum |W' p - W p|^2 + lamb |W' - W|^2, and A does not know W: one solve serves all layers.
+With m = n + p tokens and m < d it is cheaper by A^-1 T^T = T^T (lamb I + T T^T)^-1, T = [sqrt(a) C; sqrt(b) P], which
+is m x m. All in float64.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from efface.edits.kinds import TextEdit
+from efface.errors import BadInput
+
+
+class Kept:
+    """The preserved tokens: as rows while they are fewer than d, then as their Gram matrix P^T P, in bounded memory."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = torch.zeros(0, width, dtype=torch.float64)
+        self.gram: Tensor | None = None
+
+    def add(self, tokens: Tensor) -> None:
+        """Preserve tokens (n, d)."""
+        check_finite(tokens)
+        tokens = tokens.double()
+        if self.gram is None and len(self.rows) + len(tokens) <= tokens.shape[1]:
+            self.rows = torch.cat([self.rows, tokens])
+            return
+        self.gram = self.moment + tokens.T @ tokens
+        self.rows = self.rows[:0]
+
+    @property
+    def moment(self) -> Tensor:
+        """P^T P, (d, d)."""
+        return self.rows.T @ self.rows if self.gram is None else self.gram
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an eraser stores of it."""
+        return {"preserve.rows": self.rows} if self.gram is None else {"preserve.gram": self.gram}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], width: int) -> "Kept":
+        """The inverse of `tensors`."""
+        kept = cls(width)
+        kept.rows = tensors.get("preserve.rows", kept.rows)
+        kept.gram = tensors.get("preserve.gram")
+        return kept
+
+
+def solve(
+    edited: Tensor, guides: Tensor, kept: Kept, *, erase_scale: float, preserve_scale: float, lamb: float
+) -> TextEdit:
+    """The operator that sends `edited` tokens to `guides`.
+
+    With `lamb` 0 it is the limit for vanishing lamb: the pseudo-inverse takes the place of the inverse.
+
+    Args:
+        edited: C, (n, d), float64.
+        guides: G, (n, d), float64.
+        kept: the preserved tokens.
+        erase_scale: a.
+        preserve_scale: b.
+        lamb: the ridge.
+
+    Returns:
+        The edit, with R orthonormal, so that it loses nothing in half precision; its rank is at most min(n, d).
+    """
+    check_finite(edited, guides)
+    n, width = edited.shape
+    left = erase_scale * (guides - edited).T
+    right = right_factor(edited, kept, erase_scale=erase_scale, preserve_scale=preserve_scale, lamb=lamb)
+    if n >= width:
+        return TextEdit(left @ right.T, torch.eye(width, dtype=torch.float64))
+    orthonormal, triangle = torch.linalg.qr(right)
+    return TextEdit(left @ triangle.T, orthonormal)
+
+
+def right_factor(edited: Tensor, kept: Kept, *, erase_scale: float, preserve_scale: float, lamb: float) -> Tensor:
+    """R = A^-1 C^T, (d, n): what each edited token contributes to the change, whatever it becomes."""
+    n, width = edited.shape
+    if kept.gram is None and n + len(kept.rows) < width:
+        tokens = torch.cat([edited * erase_scale**0.5, kept.rows * preserve_scale**0.5])
+        unit = torch.eye(n, dtype=torch.float64)
+        chosen = torch.cat([unit, torch.zeros(len(kept.rows), n, dtype=torch.float64)])
+        return tokens.T @ ridge(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
+    return ridge(erase_scale * edited.T @ edited + preserve_scale * kept.moment, edited.T, lamb)
+
+
+def check_finite(*embeddings: Tensor) -> None:
+    """Refuse embeddings that would make an eraser of NaN.
+
+    Raises:
+        BadInput: one of them is not finite.
+    """
+    if not all(tokens.isfinite().all() for tokens in embeddings):
+        raise BadInput("The text encoder's embeddings are not finite; its weights are damaged or overflow their type.")
+
+
+def ridge(gram: Tensor, sides: Tensor, lamb: float) -> Tensor:
+    """(gram + lamb I)^-1 sides, by Cholesky; by pseudo-inverse where the matrix is singular."""
+    check_finite(gram, sides)
+    matrix = gram + lamb * torch.eye(len(gram), dtype=gram.dtype)
+    if lamb > 0:
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed:
+            return torch.cholesky_solve(sides, factor)
+    return torch.linalg.pinv(matrix, hermitian=True) @ sides

@@ -1,0 +1,1 @@
+"""The method `robust`: it erases, searches for embeddings that restore the concept, and erases those too."""

@@ -1,0 +1,172 @@
+"""The tokens that SPEED solves for: targets, anchors, what is retained, and what must not move at all.
+
+Shapes: n edited tokens, N retained, d text width.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+
+import torch
+from torch import Tensor
+
+from efface.eraser.eraser import Eraser
+from efface.methods.closed_form.ridge import Kept, check_finite
+from efface.methods.closed_form.stored import Apart, by_prompt
+from efface.methods.closed_form.tokens import BATCH, last_tokens_of, prompt_pairs
+from efface.models.model import Model
+from efface.models.text.embedded import Embedded
+from efface.request.record import Request
+
+RETAINED = ("retained", "retained.count")  # what an eraser stores of them
+_CENTRES = 3
+_ROUNDS = 100
+_IN_MEMORY = 1 << 26  # bytes
+
+
+class Rows:
+    """Tokens (N, d), float32, read again and again a batch at a time: in memory while few, else in a temporary file."""
+
+    def __init__(self, width: int) -> None:
+        self._file = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with the last reference to it
+        self._width = width
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Append tokens (n, d)."""
+        check_finite(rows)
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(rows.float().contiguous().numpy().data)
+        self.count += len(rows)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The tokens in order, (at most BATCH, d) at a time, float64."""
+        self._file.seek(0)
+        while piece := self._file.read(4 * self._width * BATCH):
+            yield torch.frombuffer(bytearray(piece), dtype=torch.float32).view(-1, self._width).double()
+
+
+@dataclass(frozen=True, eq=False)
+class SpeedTokens:
+    """What a solve needs of the text, apart from what is retained.
+
+    Attributes:
+        edited: C, (n, d), float64.
+        guides: A, (n, d), float64.
+        owner: (n,), position of the concept that a token belongs to.
+        invariant: K^T, (at most 4, d): the start token, and centres of the empty prompt's other tokens.
+    """
+
+    edited: Tensor
+    guides: Tensor
+    owner: Tensor
+    invariant: Tensor
+
+    @property
+    def concepts(self) -> int:
+        """k, over which the reference takes its means."""
+        return int(self.owner.max()) + 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an eraser stores to be solved again."""
+        return {"edited": self.edited, "guides": self.guides, "owner": self.owner, "invariant": self.invariant}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> SpeedTokens:
+        """The inverse of `tensors`."""
+        return cls(**{name: tensors[name] for name in ("edited", "guides", "owner", "invariant")})
+
+
+def speed_tokens(model: Model, request: Request) -> tuple[SpeedTokens, Embedded]:
+    """Embed what SPEED edits: the last subject tokens; for kind `unsafe` all tokens but the first."""
+    pairs = [prompt_pairs(concept, expand=False)[0] for concept in request.concepts]
+    targets = model.embed([target for target, _ in pairs], clip_skip=request.clip_skip)
+    anchors = model.embed([anchor for _, anchor in pairs], clip_skip=request.clip_skip)
+    edited: list[Tensor] = []
+    guides: list[Tensor] = []
+    for index, concept in enumerate(request.concepts):
+        everything = concept.kind == "unsafe"
+        edited.append(_words(targets, index) if everything else targets.take([index]).last_tokens)
+        guides.append(_words(anchors, index) if everything else anchors.take([index]).last_tokens)
+    empty = model.embed([""], clip_skip=request.clip_skip)
+    starts = torch.cat([part.tokens[0, : part.start] for part in empty.sequences]).double()
+    fillers = _words(empty, 0).double()
+    tokens = SpeedTokens(
+        edited=torch.cat(edited).double(),
+        guides=torch.cat(guides).double(),
+        owner=torch.arange(len(pairs)).repeat_interleave(torch.tensor([len(rows) for rows in edited])),
+        invariant=torch.cat([starts, centres(fillers)]),
+    )
+    check_finite(*tokens.tensors().values())
+    return tokens, targets
+
+
+def unnamed(request: Request) -> list[str]:
+    """The preserved prompts that name no concept, as the reference has it."""
+    named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in request.names), re.IGNORECASE)
+    return [prompt for prompt in dict.fromkeys(request.preserve) if not named.search(prompt)]
+
+
+def retained_rows(model: Model, request: Request) -> Rows:
+    """The last subject tokens of what is retained; with nothing to retain, the empty prompt's tokens but the first."""
+    rows = Rows(model.width)
+    for tokens in last_tokens_of(model, unnamed(request), request.clip_skip):
+        rows.add(tokens)
+    if not rows.count:
+        rows.add(_words(model.embed([""], clip_skip=request.clip_skip), 0))
+    return rows
+
+
+def stored(rows: Rows, width: int) -> dict[str, Tensor]:
+    """What an eraser stores of the retained tokens: of more than `width`, a square root of their Gram matrix."""
+    kept = Kept(width)
+    for batch in rows:
+        kept.add(batch)
+    retained = kept.rows
+    if kept.gram is not None:
+        squares, directions = torch.linalg.eigh(kept.gram)
+        retained = squares.clamp(min=0).sqrt()[:, None] * directions.T
+    return {"retained": retained, "retained.count": torch.tensor(rows.count)}
+
+
+def joined_retained(erasers: Sequence[Eraser], request: Request) -> dict[str, Tensor]:
+    """The retained tokens of `request`, from erasers that each stored those of its own.
+
+    Raises:
+        Apart: they retain different prompts, and one stored only a root of their Gram matrix.
+    """
+    prompts, blocks = unnamed(request), dict[str, Tensor]()
+    for eraser in erasers:
+        listed, rows, count = unnamed(eraser.request), *(eraser.inputs[name] for name in RETAINED)
+        if listed == prompts:
+            return {name: eraser.inputs[name] for name in RETAINED}
+        if len(rows) == count:
+            blocks |= by_prompt(listed, rows)
+    if not prompts or not all(prompt in blocks for prompt in prompts):
+        raise Apart("they retain different prompts, and of many only a summary is stored")
+    retained = torch.cat([blocks[prompt] for prompt in prompts])
+    return {"retained": retained, "retained.count": torch.tensor(len(retained))}
+
+
+def _words(embedded: Embedded, index: int) -> Tensor:
+    """All tokens of a prompt but the start token."""
+    return torch.cat([part.tokens[index, part.start :] for part in embedded.sequences])
+
+
+def centres(rows: Tensor, count: int = _CENTRES) -> Tensor:
+    """Centres of `rows` (n, d) by k-means from `count` rows far apart, (at most count, d)."""
+    chosen = [int((rows - rows.mean(0)).norm(dim=1).argmax())]
+    while len(chosen) < min(count, len(rows)):
+        chosen.append(int(torch.cdist(rows, rows[chosen]).min(dim=1).values.argmax()))
+    centre, nearest = rows[chosen], torch.full((len(rows),), -1)
+    for _ in range(_ROUNDS):
+        now = torch.cdist(rows, centre).argmin(dim=1)
+        if torch.equal(now, nearest):
+            break
+        nearest = now
+        centre = torch.stack([rows[nearest == index].mean(0) for index in nearest.unique()])
+    return centre

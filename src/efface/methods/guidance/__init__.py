@@ -1,0 +1,1 @@
+"""Methods that act while the model runs and change no weight: each file holds the method and its guard."""

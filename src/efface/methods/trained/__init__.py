@@ -1,0 +1,1 @@
+"""Methods that train weights by gradient descent."""

@@ -1,0 +1,240 @@
+"""Concept ablation: the model learns to read a concept as it reads its anchor, on pictures of the anchor.
+
+    x      a picture drawn by an anchor prompt c ("a photo of a cat"); c*: the same with the concept ("a grumpy cat")
+    x_t    x with noise n, t uniform over all timesteps; m: the latents that show the picture, 0 or 1
+    loss = sum( m (e(x_t, c*) - target)^2 ) / sum m,  averaged over samples; the sums run over channels, m has one
+    target: model-based  sg[ e(x_t, c) ], by the model as it is by now (or by the base, `teacher=frozen`)
+            noise-based  n
+    regularization: + prior_loss_weight mean (e(x'_t, c') - n')^2, on other anchor pictures and prompts
+
+sg stops the gradient; so is stopped, in e(x_t, c*), the gradient through the keys and values that cross-attention makes
+of the start token. AdamW (weight decay 0.01), gradients cut to norm 1. Pictures that are shrunk or enlarged anew
+(`ablate_augment`) pass through the VAE for each step; others, and their mirror images, once.
+
+The published teacher is the model as it is by now, since that saves a second network; here the base is at hand anyway.
+
+Paper: https://arxiv.org/abs/2303.13516 (ICCV 2023). Reference: https://github.com/nupurkmr9/concept-ablation (c11fb1b):
+the CompVis code of the paper, and a later one on diffusers. They draw anchor pictures by DDIM with 200 steps and eta 1,
+or DPM-Solver++ with 25, which is done here; both with guidance 6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from efface.eraser.eraser import Eraser
+from efface.errors import BadFile, BadRequest
+from efface.methods.base import CopyDetector, Method, Pictures
+from efface.methods.closed_form.tokens import only_erases, preserves_nothing
+from efface.methods.trained.ablate.augment import View, augmented, mirrored, whole
+from efface.methods.trained.ablate.config import AblateConfig
+from efface.methods.trained.ablate.images import Encoder, Gallery, Shot
+from efface.methods.trained.ablate.prompts import anchor_of, target_prompt
+from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, parameters, start_detached
+from efface.methods.training.objective import Batch, Losses, Objective, seeded
+from efface.methods.training.run import drop_components, train_eraser
+from efface.methods.training.run_context import Work
+from efface.methods.training.trajectories import latent_shape
+from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
+from efface.models.model import Model
+from efface.request.record import Request
+
+
+class Ablate(Objective):
+    """Concept ablation of the first concept of a request."""
+
+    def __init__(
+        self,
+        model: Model,
+        request: Request,
+        config: AblateConfig,
+        pictures: Pictures,
+        copies: CopyDetector | None = None,
+    ) -> None:
+        from accelerate import PartialState
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        self._concept = request.concepts[0]
+        self._model, self._config = model, config
+        self._chosen = config.chosen(self._concept.kind)
+        self.iterations, self.clip_norm = self._chosen.train_max_steps, config.max_grad_norm
+        self._base = BaseText(model, request.clip_skip)
+        self.weights: Weights
+        self._reader: Reader
+        if self._chosen.parameter_group == "embedding":
+            self.weights = self._reader = TokenRows(model, [self._concept.name], request.clip_skip)
+        else:
+            self.weights = Copies(model.denoiser, parameters(model.denoiser, self._chosen.parameter_group))
+            self._reader = self._base
+        self._networks = Networks(model, self.weights)
+        self._schedule: Any = DDPMScheduler.from_config(dict(model.scheduler_config))
+        self._factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
+        size = min(latent_shape(model, None)[1:]) * self._factor
+        gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
+        self._targets = gallery.source.targets
+        self._encoded = Encoder(model.vae, model.device)
+        processes = PartialState()
+        self._slots = processes.num_processes * config.gradient_accumulation_steps
+        mine = range(processes.process_index, self._slots, processes.num_processes)
+        needed = self.iterations * self._chosen.batch_size
+        self._shots = {slot: gallery.shots(slot, self._slots, needed) for slot in mine}
+        self.data = self._digest(gallery.source.digest)
+        self.told: Mapping[str, Any] = {"anchors": list(gallery.source.captions), "targets": list(self._targets)}
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        samples = self._chosen.batch_size * self._slots if self._config.scale_lr else 1
+        return torch.optim.AdamW(self.weights.parameters(), lr=self._chosen.base_lr * samples, weight_decay=1e-2)
+
+    def batch(self, slot: int, step: int) -> Batch:
+        config, chosen, generator = self._config, self._chosen, seeded(self._config.seed, slot, step)
+        first = step * chosen.batch_size
+        indices = range(first, first + chosen.batch_size)
+        shots = [self._shot(slot, index) for index in indices]
+        targets = [self._targets[index % len(self._targets)] for index in indices]
+        views = [self._view(shot, chosen.aug, generator) for shot in shots]
+        captions = [shot.caption for shot in shots]
+        ablated = [
+            view.prefix + target_prompt(caption, target, self._concept, generator)
+            for view, caption, target in zip(views, captions, targets, strict=True)
+        ]
+        x, t, noise = self._noised(views, generator)
+        target = self._anchored(x, t, captions) if config.loss_type_reverse == "model-based" else noise
+        batch = {"x": x, "t": t, "text": self._reader.prepare(ablated), "target": target}
+        if chosen.regularization:
+            others = [self._shot(slot, index + len(self._shots[slot]) // 2) for index in indices]
+            x, t, noise = self._noised([self._view(shot, False, generator) for shot in others], generator)
+            text = self._reader.prepare([shot.caption for shot in others])
+            prior = {"x": x, "t": t, "text": text, "target": noise}
+            batch = {name: torch.cat([tensor, prior[name]]) for name, tensor in batch.items()}
+        return {**batch, "mask": torch.stack([view.mask for view in views]).to(self._model.device)}
+
+    def loss(self, batch: Batch) -> Losses:
+        with start_detached(self._model.denoiser):
+            predicted = self._networks.student(batch["x"], batch["t"], self._reader.read(batch["text"]))
+        square, mask = (predicted - batch["target"]).square(), batch["mask"]
+        ablation = ((square[: len(mask)] * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
+        if len(square) == len(mask):
+            return {"loss": ablation}
+        prior = square[len(mask) :].mean()
+        return {"loss": ablation + self._config.prior_loss_weight * prior, "ablation": ablation, "prior": prior}
+
+    def _digest(self, source: str) -> str:
+        """A hash of the source and of which of its pictures each slot has: a detector may leave out others."""
+        from accelerate.utils import gather_object
+
+        used = gather_object([(slot, [shot.number for shot in shots]) for slot, shots in self._shots.items()])
+        return hashlib.sha256(json.dumps([source, sorted(used)]).encode()).hexdigest()
+
+    def _shot(self, slot: int, index: int) -> Shot:
+        shots = self._shots[slot]
+        return shots[index % len(shots)]
+
+    def _view(self, shot: Shot, aug: bool, generator: torch.Generator) -> View:
+        picture = seen = shot.picture.float() / 127.5 - 1
+        if self._config.hflip:
+            seen = mirrored(picture, generator)
+        if aug:
+            return augmented(seen, self._factor, generator)
+        return whole(seen, self._factor)._replace(key=(shot.number, seen is not picture))
+
+    def _noised(self, views: list[View], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t (b, C, h, w), t (b,), and what a model that is trained on pictures is to predict there."""
+        device, b = self._model.device, len(views)
+        mean, deviation = self._encoded(views)
+        spread = torch.randn(mean.shape, generator=generator).to(device)
+        latents = (mean + deviation * spread) * self._model.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        t = torch.randint(self._schedule.config.num_train_timesteps, (b,), generator=generator).to(device)
+        is_velocity = self._schedule.config.prediction_type == "v_prediction"
+        target = self._schedule.get_velocity(latents, noise, t) if is_velocity else noise
+        return self._schedule.add_noise(latents, noise, t), t, target
+
+    def _anchored(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+        """The prediction for the anchors' prompts, of the model as it is by now or of the base."""
+        if self._config.teacher == "frozen":
+            return self._networks.teacher(x, t, self._base.prepare(captions))
+        return self._networks.student(x, t, self._reader.read(self._reader.prepare(captions)))
+
+
+def erase(
+    model: Model,
+    request: Request,
+    config: AblateConfig,
+    work: Work,
+    pictures: Pictures,
+    copies: CopyDetector | None = None,
+) -> Eraser:
+    """Train each concept from the base."""
+    only_erases(request)
+    preserves_nothing(request)
+    check_trainable(model)
+    model.embed(request.names, clip_skip=request.clip_skip)  # a name that is too long is refused before all else
+    check(request, config, copies)
+    told: dict[str, Any] = {}
+
+    def objective(part: Request) -> Ablate:
+        made = Ablate(model, part, config, pictures, copies)
+        told[part.names[0]] = made.told
+        return made
+
+    with frozen(model.text_encoder):
+        eraser = train_eraser(model, request, config, work, objective)
+    return replace(eraser, provenance={**eraser.provenance, "ablated": told})
+
+
+def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -> None:
+    """Refuse what cannot be ablated, before anything is drawn.
+
+    Raises:
+        BadRequest: an anchor, a memorised picture or a detector is missing, or the settings contradict each other.
+    """
+    memorised = [concept for concept in request.concepts if concept.kind == "memorised"]
+    for concept in request.concepts:
+        anchor_of(concept)
+    if not memorised:
+        if config.mem_impath:
+            raise BadRequest("mem_impath is of a memorised picture; add --kind memorised, or leave it out.")
+        return
+    if memorised[0].guide:
+        told = f"ablate has no guide for a memorised picture; '{memorised[0].guide}' does not steer what it does."
+        warnings.warn(told, stacklevel=2)
+    if not config.mem_impath:
+        raise BadRequest(f"To ablate the memorised '{memorised[0].name}', give its picture with -s mem_impath=FILE.")
+    if not Path(config.mem_impath).is_file():
+        raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: there is no such file.")
+    if len(memorised) > 1:
+        raise BadRequest("mem_impath is one picture; ablate memorised pictures one by one, and compose the erasers.")
+    if config.chosen("memorised").parameter_group == "embedding":
+        raise BadRequest("parameter_group=embedding is not for memorised pictures; leave it out, or choose another.")
+    if copies is None:
+        raise BadRequest(
+            "Copies of a memorised picture must be found; give a detector with --judge sscd:FILE --trust-torchscript."
+        )
+    try:
+        with Image.open(config.mem_impath) as picture:
+            picture.load()
+    except OSError as error:
+        raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: it is not a whole picture.") from error
+
+
+METHOD = Method(
+    name="ablate",
+    summary="Trains the model to read a concept as an anchor, on pictures that it draws of the anchor.",
+    paper="https://arxiv.org/abs/2303.13516",
+    repository="https://github.com/nupurkmr9/concept-ablation",
+    edit="weight",
+    config=AblateConfig,
+    erase=erase,
+    only=drop_components,
+    needs=("work", "pictures", "copies"),
+)

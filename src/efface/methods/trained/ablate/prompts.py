@@ -1,0 +1,240 @@
+"""Prompts of concept ablation: those of the anchor, and what each becomes with the concept in it.
+
+Anchor prompts come from a file, from a language model (`ablate_captions`), or, by default, from the templates here.
+Their pictures are what the concept shall become. The concept's prompt is made of the anchor's:
+
+    object       the anchor's words are replaced by the concept's: "a photo of a cat", "a photo of a grumpy cat"
+    style        the style is added in one of three ways, its name once or twice, as in the CompVis code; where the
+                 prompt names the guide, a style too, that is replaced
+    unsafe       the theme is added in one of three ways, as in the diffusers code
+    memorised    the picture's caption, or another prompt that still draws it, whatever the anchor is
+
+The published anchor prompts are captions of LAION for styles, and by ChatGPT or GPT-3.5 for the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efface.errors import BadFile, BadRequest
+from efface.files import cache_folder, keep_in_cache, sha256_of_file
+from efface.methods.closed_form.everyday import EVERYDAY
+from efface.methods.trained.ablate.augment import drawn
+from efface.models.pretrained import open_network, open_part
+from efface.request.record import Concept, Kind
+
+#: What an object, or a person, is asked for as.
+OBJECT = (
+    "{}", "a {}", "the {}", "one {}", "a photo of a {}", "a picture of a {}", "an image of a {}", "a painting of a {}",
+    "a drawing of a {}", "a portrait of a {}", "a sketch of a {}", "an illustration of a {}", "a photo of the {}",
+    "a good picture of a {}", "a colourful picture of a {}", "a simple drawing of a {}", "a close view of a {}",
+    "a {} from the side", "a {} in the middle", "a {} on a plain background", "a small {}", "a large {}",
+    "photo of {}", "image of {}", "picture of {}",
+)  # fmt: skip
+#: A memorised picture's caption, said otherwise.
+PARAPHRASE = (
+    "a picture of {}", "an image that shows {}", "something like {}", "another picture of {}", "a new drawing of {}",
+    "{}, seen differently", "a different view of {}", "{} by someone else", "a scene with {}", "a photo about {}",
+    "an old painting about {}", "a simple sketch of {}",
+)  # fmt: skip
+#: The anchor where no guide is given.
+ANCHORS: dict[Kind, str] = {"style": "painting", "unsafe": "person"}
+
+
+def anchor_of(concept: Concept) -> str:
+    """The words of what a concept shall become.
+
+    Raises:
+        BadRequest: the kind has no anchor of its own, and no guide is given.
+    """
+    guide = (concept.guide or "").strip() or ANCHORS.get(concept.kind, "")
+    if not guide and concept.kind == "object":
+        raise BadRequest(f"To ablate '{concept.name}', say what shall be drawn instead; give a guide, e.g. --to dog.")
+    return guide
+
+
+def templates(concept: Concept) -> list[str]:
+    """Anchor prompts where no file and no language model gives them."""
+    guide = anchor_of(concept)
+    if concept.kind == "style":
+        return [f"{scene} in {guide} style" if concept.guide else f"a painting of {scene}" for scene in EVERYDAY]
+    words = PARAPHRASE if concept.kind == "memorised" else OBJECT
+    return [template.format(concept.name if concept.kind == "memorised" else guide) for template in words]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file, or the column `prompt` of a CSV.
+
+    Raises:
+        BadFile: it cannot be read, has no such column, or holds no prompt.
+    """
+    try:
+        # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
+        lines: Iterable[str] = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise BadFile(f"Cannot read anchor prompts from {path}: {reason}.") from error
+    if path.suffix.lower() == ".csv":
+        rows = csv.DictReader(lines, skipinitialspace=True)
+        columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
+        if "prompt" not in columns:
+            raise BadFile(f"{path} has no column 'prompt' (columns: {', '.join(columns) or 'none'}); rename one.")
+        lines = [row[columns["prompt"]] or "" for row in rows]
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise BadFile(f"{path} holds no anchor prompt; write one a line, or a CSV with a column 'prompt'.")
+    return prompts
+
+
+def usable(captions: list[str], concept: Concept, source: str) -> list[str]:
+    """The captions that can be made the concept's.
+
+    Raises:
+        BadRequest: there are none.
+    """
+    if concept.kind != "object":
+        return captions
+    anchor = anchor_of(concept)
+    kept = [caption for caption in captions if anchor.casefold() in caption.casefold()]
+    if not kept:
+        raise BadRequest(f"No anchor prompt of {source} has '{anchor}' in it, which '{concept.name}' would replace.")
+    return kept
+
+
+def target_prompt(caption: str, target: str, concept: Concept, generator: torch.Generator) -> str:
+    """An anchor's caption as that of what is ablated; `target` is the concept's name, or stands for it."""
+    anchor = anchor_of(concept)
+    if concept.kind == "memorised":
+        return target
+    if concept.kind == "unsafe":
+        return (f"{target}, {caption}", f"in {target} style, {caption}", f"{caption}, {target}")[drawn(3, generator)]
+    if concept.kind == "object" or (concept.guide and anchor.casefold() in caption.casefold()):
+        return re.sub(re.escape(anchor), lambda _: target, caption, flags=re.IGNORECASE)
+    form = drawn(3, generator)
+    words = f"{target} {target}" if drawn(2, generator) else target
+    return (
+        f"{caption}, in the style of {words}",
+        f"{words} inspired painting, {caption}",
+        f"in {words}'s style, {caption}",
+    )[form]
+
+
+# Anchor prompts by a causal language model that runs here.
+#
+# The published codes asked GPT-3.5 or ChatGPT over the network, later Llama-3-8B-Instruct; this takes any causal
+# language
+# model of transformers, by folder or hub id, samples at the temperature that they give Llama, and asks again until
+# there
+# are enough prompts, at most ten times. What a model wrote is kept in the cache, so that an interrupted training goes
+# on
+# with the same prompts.
+
+
+_TRIES, _NEW_TOKENS = 10, 2048
+_TEMPERATURE, _TOP_P = 0.6, 0.9
+_WEIGHTS = (".safetensors", ".bin")
+# What models put before a line of a list, and around it.
+_NUMBER = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*")
+
+
+def question(concept: Concept, count: int) -> str:
+    """What the model is asked."""
+    if concept.kind == "memorised":
+        return f"Say this caption in {count} other ways that keep its meaning, one a line: {concept.name}"
+    anchor = anchor_of(concept)
+    if concept.kind == "style":
+        return f'Write {count} short captions of many sorts of pictures that are each a "{anchor}", one a line.'
+    return (
+        f"Write {count} short captions of many sorts of pictures that show a {anchor}, one a line. Say only what can "
+        f'be seen. Each has the words "{anchor}" in it.'
+    )
+
+
+def captions(concept: Concept, weights: str, count: int, seed: int, device: torch.device) -> list[str]:
+    """At most `count` anchor prompts by the model `weights`, a folder or a hub id.
+
+    Raises:
+        BadRequest: there is no such model, or it wrote nothing of use.
+    """
+    asked = question(concept, count)
+    key = hashlib.sha256(json.dumps([*_identity(weights), asked, seed]).encode()).hexdigest()
+    kept = cache_folder() / "captions" / f"{key}.json"
+    with suppress(OSError, ValueError):
+        return [str(line) for line in json.loads(kept.read_text(encoding="utf-8"))]
+    anchor = anchor_of(concept).casefold() if concept.kind in ("object", "unsafe") else ""
+    written = _written(weights, asked, count, seed, device, lambda line: anchor in line.casefold())
+    if not written:
+        words = f" with '{anchor}' in it" if anchor else ""
+        raise BadRequest(f"{weights} wrote no caption{words} in {_TRIES} answers; take another prompt_gen_model.")
+    if len(written) == count:
+        keep_in_cache(kept, lambda path: path.write_text(json.dumps(written), encoding="utf-8"))
+    return written
+
+
+def _identity(weights: str) -> list[Any]:
+    """A hub id; or of a folder where it is, and what tells its configuration and weights from others put there."""
+    folder = Path(weights)
+    if not folder.is_dir():
+        return [weights]
+    config = folder / "config.json"
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    return [str(folder.resolve()), sha256_of_file(config) if config.is_file() else None, stamps]
+
+
+def _written(
+    weights: str, asked: str, count: int, seed: int, device: torch.device, is_use: Callable[[str], bool]
+) -> list[str]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    what = "a causal language model"
+    tokenizer = open_part(AutoTokenizer, weights, what)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    network = open_network(AutoModelForCausalLM, weights, what, device, dtype)
+    inputs = _inputs(tokenizer, asked).to(device)
+    length = inputs["input_ids"].shape[1]
+    room = min(_NEW_TOKENS, getattr(network.config, "max_position_embeddings", length + _NEW_TOKENS) - length)
+    if room < 1:
+        raise BadRequest(f"{weights} reads too few tokens to be asked for captions; take another prompt_gen_model.")
+    found: dict[str, None] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(_TRIES):
+            answer = network.generate(
+                **inputs,
+                max_new_tokens=room,
+                do_sample=True,
+                temperature=_TEMPERATURE,
+                top_p=_TOP_P,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+            found |= dict.fromkeys(
+                filter(is_use, lines(tokenizer.decode(answer[0, length:], skip_special_tokens=True)))
+            )
+            if len(found) >= count:
+                break
+    return list(found)[:count]
+
+
+def _inputs(tokenizer: Any, asked: str) -> Any:
+    """The question as the model wants it: as a user's turn where it was trained on such."""
+    if not tokenizer.chat_template:
+        return tokenizer(f"{asked}\n", return_tensors="pt")
+    turns = [{"role": "user", "content": asked}]
+    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+
+
+def lines(answer: str) -> list[str]:
+    """The lines of an answer without numbers, bullets and quotation marks."""
+    stripped = (_NUMBER.sub("", line).strip().strip('"').strip() for line in answer.splitlines())
+    return [line for line in stripped if line]

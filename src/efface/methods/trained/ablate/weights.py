@@ -1,0 +1,147 @@
+"""What concept ablation trains, and where its gradients stop.
+
+Shapes: b prompts, T tokens, d text width; k words, V in the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from efface.edits.kinds import WeightEdit
+from efface.methods.training.weights import Weights
+from efface.models.model import Model
+from efface.models.text.tokens import token_ids
+
+ParameterGroup = Literal["cross-attn", "attn", "full-weight", "embedding"]
+
+_KEPT = 1000  # prompts, a quarter of a gigabyte for Stable Diffusion 1
+
+_PIECES: dict[ParameterGroup, tuple[str, ...]] = {
+    "cross-attn": ("attn2.to_k", "attn2.to_v"),
+    "attn": ("to_q", "to_k", "to_v", "to_out"),
+    "full-weight": ("",),
+}
+
+
+def parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, ...]:
+    """Names of the U-Net's parameters in a group."""
+    names = [name for name, _ in denoiser.named_parameters()]
+    return tuple(name for name in names if any(piece in name for piece in _PIECES[group]))
+
+
+class Reader(Protocol):
+    """Prompts to text in two steps: what a batch holds, and what the loss makes of it."""
+
+    def prepare(self, prompts: Sequence[str]) -> Tensor:
+        """A tensor of one row a prompt."""
+        ...
+
+    def read(self, prepared: Tensor) -> Tensor:
+        """The text that the denoiser reads, (b, T, d)."""
+        ...
+
+
+class BaseText:
+    """The base's own text; prompts that are too long are cut, as the published codes do.
+
+    What was read last is kept. Each prompt is read alone: beside others it would differ by rounding, and a training
+    that is taken up again has other prompts left to read.
+    """
+
+    def __init__(self, model: Model, clip_skip: int | None) -> None:
+        self._model, self._skip = model, clip_skip
+        self._kept = lru_cache(_KEPT)(self._embedded)
+
+    def prepare(self, prompts: Sequence[str]) -> Tensor:
+        return torch.cat([self._kept(prompt) for prompt in prompts])
+
+    def _embedded(self, prompt: str) -> Tensor:
+        return self._model.embed([prompt], clip_skip=self._skip, truncate=True).tokens.to(self._model.device)
+
+    def read(self, prepared: Tensor) -> Tensor:
+        return prepared
+
+
+class TokenRows(Weights):
+    """Rows of the text encoder's table of tokens, those that spell some words, each trained as a float32 copy.
+
+    Args:
+        model: has the text encoder.
+        words: whose tokens.
+        clip_skip: how many of its last layers the denoiser's text skips.
+    """
+
+    def __init__(self, model: Model, words: Sequence[str], clip_skip: int | None) -> None:
+        super().__init__()
+        rows: list[list[int]] = model.tokenizer(list(words), add_special_tokens=False)["input_ids"]
+        table: Any = self._table(model)
+        self._ids = torch.tensor(sorted({token for row in rows for token in row}), device=table.weight.device)
+        self._base: Tensor = table.weight.detach()[self._ids].float()
+        self.rows = nn.Parameter(self._base.clone())
+        # In a tuple, since a module's modules would be trained with it.
+        self._model, self._skip = (model,), clip_skip or 0
+
+    def forward(self) -> dict[str, Tensor]:
+        return {}
+
+    def prepare(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids (b, T)."""
+        (model,) = self._model
+        return token_ids(model.tokenizer, list(prompts), model.max_tokens, truncate=True)[0].to(self._ids.device)
+
+    def read(self, prepared: Tensor) -> Tensor:
+        """The text of ids (b, T) with the trained rows, (b, T, d)."""
+        (model,) = self._model
+        encoder: Any = model.text_encoder
+        handle = self._table(model).register_forward_hook(self._put)
+        try:
+            if not self._skip:
+                return encoder(prepared)[0].float()
+            states = encoder(prepared, output_hidden_states=True).hidden_states
+        finally:
+            handle.remove()
+        return model.text_norm(states[-(self._skip + 1)]).float()
+
+    def _put(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        is_row = args[0][..., None] == self._ids  # (b, T, k)
+        rows = self.rows[is_row.long().argmax(-1)].to(output.dtype)
+        return torch.where(is_row.any(-1, keepdim=True), rows, output)
+
+    @torch.no_grad()
+    def edits(self) -> tuple[WeightEdit, ...]:
+        (model,) = self._model
+        weight: Tensor = self._table(model).weight
+        (name,) = [name for name, parameter in model.text_encoder.named_parameters() if parameter is weight]
+        up = torch.zeros(len(weight), len(self._ids))
+        up[self._ids.cpu(), torch.arange(len(self._ids))] = 1
+        return (WeightEdit(f"text_encoder.{name}", up=up, down=(self.rows - self._base).cpu().contiguous()),)
+
+    @staticmethod
+    def _table(model: Model) -> Any:
+        encoder: Any = model.text_encoder
+        return encoder.get_input_embeddings()
+
+
+@contextmanager
+def start_detached(denoiser: nn.Module) -> Generator[None, None, None]:
+    """No gradient through what cross-attention makes of the start token, which is alike for all prompts."""
+    handles = [
+        module.register_forward_hook(_without_start)
+        for name, module in denoiser.named_modules()
+        if name.endswith(_PIECES["cross-attn"])
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _without_start(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)

@@ -1,0 +1,227 @@
+"""ESD, erased stable diffusion: the model learns to be guided away from a concept by its own frozen self.
+
+    target = e0(x_t, a) - eta [ e0(x_t, c) - e0(x_t, '') ]         e0: the base's prediction, c: the concept
+    loss   = mean | e(x_t, f) - target |^2                         e: the trained model's
+
+Without `erase_from`, f = c, and a = '' in the paper and the 2023 code, a = c in the 2025 scripts: so eta = 2 there is
+eta = 1 here. With `erase_from`, f = a = that prompt. x_t is what the model passes through on its own way to a picture
+of f, guided by `start_guidance`: the edited model in 2023, the base in 2025.
+
+Paper: https://arxiv.org/abs/2303.07345 (ICCV 2023). Reference: https://github.com/rohitgandikota/erasing, the scripts
+train-esd.py (a2189e9, 2023) and esd_sd.py (25613d2, 2025). Both sample a fresh partial trajectory each step; `reuse=1`
+does so too (see `efface.methods.training.trajectories`). The 2025 script samples Stable Diffusion 1.4 at 1024 pixels
+(`image_size=1024`) with the pipeline's own scheduler (`sampler=own`) and lets Adam step in bfloat16, which is not done
+here: most of its steps are less than a bfloat16 resolves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+
+from efface.eraser.eraser import Eraser
+from efface.errors import BadRequest
+from efface.methods.base import Method
+from efface.methods.closed_form.tokens import needs_no_guide, only_erases, preserves_nothing
+from efface.methods.trained.unet_parameters import TrainMethod, parameters
+from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
+from efface.methods.training.run import drop_components, train_eraser
+from efface.methods.training.run_context import Work
+from efface.methods.training.trajectories import Points, Rounds, Sampler, latent_shape
+from efface.methods.training.weights import Copies, Networks
+from efface.models.model import Model
+from efface.request.record import Request
+
+Preset = Literal["2023", "2025"]
+PRESETS: dict[str, dict[str, Any]] = {
+    "2023": {"negative_guidance": 1.0, "iterations": 1000, "lr": 1e-5, "target": "null", "latents": "edited"},
+    "2025": {"negative_guidance": 2.0, "iterations": 200, "lr": 5e-5, "target": "concept", "latents": "frozen"},
+}
+# The paper trains cross-attention for styles, and all else for objects and unsafe themes.
+_METHODS: dict[str, tuple[TrainMethod, TrainMethod]] = {"2023": ("xattn", "noxattn"), "2025": ("esd-x", "esd-u")}
+_SIDE_BY_SIDE = 4  # trajectories of a round, for each sample of a batch
+
+
+class EsdConfig(TrainingConfig):
+    """ESD's settings, by the references' names; what a preset sets can be changed one by one.
+
+    Attributes:
+        preset: the published defaults of the 2023 code, or of the 2025 script.
+        train_method: which parameters; None is cross-attention for a style, and all but that for anything else.
+        start_guidance: of the trajectories.
+        negative_guidance: eta.
+        iterations: steps of Adam.
+        lr: its learning rate.
+        batch_size: samples of one forward pass.
+        ddim_steps: of a whole trajectory.
+        image_size: in pixels; None is the model's own.
+        erase_from: the prompt that the concept is taken out of, instead of the concept itself.
+        separator: splits a concept's name into several prompts, of which each trajectory takes one.
+        together: train all concepts of the request as one, each trajectory taking one; cannot be split afterwards.
+            Here, and with `separator`, concepts take turns in an order that is drawn anew each time around.
+        prompt: what a concept is prompted by; {} is its name.
+        target: where the target starts without `erase_from`: the prediction for the empty prompt, or the concept's.
+        latents: whose trajectories; the edited model's are sampled anew when all points of the last ones are used.
+        reuse: how many points of a trajectory are trained on, at most: several concepts have two trajectories each, if
+            the steps allow it; 1 is the published fresh trajectory each step.
+        sampler: DDIM, or the model's own scheduler.
+        compvis_quirk: the 2023 code's trajectories, whose points are cleaner than the timestep says.
+        mu_quirk: noxattn and notime train the output layers, as in mu's packaging.
+    """
+
+    preset: Annotated[Preset, BeforeValidator(str)] = "2025"
+    train_method: TrainMethod | None = None
+    start_guidance: float = Field(default=3.0, ge=0)
+    negative_guidance: float = 2.0
+    iterations: int = Field(default=200, ge=1)
+    lr: float = Field(default=5e-5, gt=0, lt=1e38)
+    batch_size: int = Field(default=1, ge=1)
+    ddim_steps: int = Field(default=50, ge=1, le=1000)
+    image_size: int | None = Field(default=None, ge=8)
+    erase_from: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    together: bool = False
+    prompt: str = Field(default="{}", pattern=r"\{\}")
+    target: Literal["null", "concept"] = "concept"
+    latents: Literal["edited", "frozen"] = "frozen"
+    reuse: int = Field(default=25, ge=1)
+    sampler: Literal["ddim", "own"] = "ddim"
+    compvis_quirk: bool = False
+    mu_quirk: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**PRESETS.get(str(values.get("preset", "2025")), {}), **values}
+
+    @model_validator(mode="after")
+    def _possible(self) -> EsdConfig:
+        if self.compvis_quirk and (self.sampler == "own" or self.ddim_steps < 2):
+            raise BadRequest("compvis_quirk is of DDIM's grid; set sampler=ddim and ddim_steps=2 or more with it.")
+        return self
+
+
+class Esd(Objective):
+    """ESD for one or several concepts."""
+
+    def __init__(self, model: Model, request: Request, config: EsdConfig) -> None:
+        prompts = [config.prompt.replace("{}", name) for name in _names(request, config)]
+        source = [] if config.erase_from is None else [config.erase_from]
+        texts = model.embed(["", *prompts, *source], clip_skip=request.clip_skip).tokens.to(model.device)
+        self._null, self._concepts, self._from = texts.split([1, len(prompts), len(source)])  # (., T, d)
+        style = request.concepts[0].kind == "style"
+        chosen = config.train_method or _METHODS[config.preset][0 if style else 1]
+        self.weights = Copies(model.denoiser, parameters(model.denoiser, chosen, config.mu_quirk))
+        self.iterations = config.iterations
+        self._config, self._networks, self._device = config, Networks(model, self.weights), model.device
+        self._shape = latent_shape(model, config.image_size)
+        own = config.sampler == "own"
+        self._sampler = Sampler(
+            model.scheduler_config, config.ddim_steps, config.start_guidance, own, config.compvis_quirk
+        )
+        self._points = min(config.reuse, config.ddim_steps)
+        if len(prompts) > 1:
+            samples = config.iterations * config.batch_size
+            self._points = min(self._points, max(1, samples // (2 * len(prompts))))
+        needed = -(-config.iterations // self._points)
+        self._trajectories = 1 if config.reuse == 1 else min(_SIDE_BY_SIDE, needed)
+        self._rounds = Rounds(self._draw, self._trajectories * self._points)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.weights.parameters(), lr=self._config.lr)
+
+    def batch(self, slot: int, step: int) -> Batch:
+        return self._rounds.batch(slot, step)
+
+    def loss(self, batch: Batch) -> Losses:
+        predicted = self._networks.student(batch["x"], batch["t"], self._read(batch["concept"]))
+        return {"loss": (predicted - batch["target"]).square().mean()}
+
+    def state(self) -> dict[str, Tensor]:
+        return self._rounds.state()
+
+    def restore(self, tensors: Mapping[str, Tensor], slots: Container[int]) -> None:
+        self._rounds.restore(tensors, slots, self._device)
+
+    def _read(self, concept: Tensor) -> Tensor:
+        """f for each sample, (b, T, d): what the student reads."""
+        return self._from.expand(len(concept), -1, -1) if len(self._from) else self._concepts[concept]
+
+    def _target(self, null: Tensor, concept: Tensor, start: Tensor | None) -> Tensor:
+        """a - eta [c - ''], of predictions of one shape; `start` is that for `erase_from`."""
+        if start is None:
+            start = null if self._config.target == "null" else concept
+        return start - self._config.negative_guidance * (concept - null)
+
+    def _draw(self, slot: int, number: int) -> Points:
+        """A round of points with their targets, shuffled into batches."""
+        config, generator = self._config, seeded(self._config.seed, slot, number)
+        n, k = self._trajectories * config.batch_size, self._points
+        noise = torch.randn((n, *self._shape), generator=generator).to(self._device)
+        torch.randint(1, (n,), generator=generator)  # a draw that does nothing but keep those after it as they were
+        concepts = self._dealt(slot, number * n, n).to(self._device)
+        stops, times = self._sampler.draw(n, k, generator)
+        texts = torch.cat([self._null.expand(n, -1, -1), self._read(concepts)])
+        # The base on its own way to the concept predicts just what the target is made of.
+        known = config.latents == "frozen" and not len(self._from) and not config.compvis_quirk
+        predict = self._networks.teacher if config.latents == "frozen" else self._networks.student
+        x, predictions = self._sampler.sample(predict, noise, texts, stops, last=known)
+        points = {"x": x.flatten(0, 1), "t": times.flatten().to(self._device), "concept": concepts.repeat_interleave(k)}
+        null, concept = predictions.flatten(1, 2)
+        points["target"] = self._target(null, concept, None) if known else self._asked(points, n)
+        order = torch.randperm(n * k, generator=generator).to(self._device)
+        return {name: tensor[order].unflatten(0, (-1, config.batch_size)) for name, tensor in points.items()}
+
+    def _dealt(self, slot: int, first: int, n: int) -> Tensor:
+        """The concepts of n trajectories of a slot from number `first` on: all in a shuffled order, then all anew."""
+        of = len(self._concepts)
+        cycles = range(first // of, -(-(first + n) // of))
+        orders = [torch.randperm(of, generator=seeded(self._config.seed, slot, -1 - cycle)) for cycle in cycles]
+        return torch.cat(orders)[first % of :][:n]
+
+    def _asked(self, points: Points, at_once: int) -> Tensor:
+        """The targets of points, all prompts of `at_once` points in one batch of the teacher."""
+        targets: list[Tensor] = []
+        parts = [points[name].split(at_once) for name in ("x", "t", "concept")]
+        for x, t, concept in zip(*parts, strict=True):
+            b = len(x)
+            texts = [self._null.expand(b, -1, -1), self._concepts[concept], *([self._read(concept)] * len(self._from))]
+            m = len(texts)
+            predicted = self._networks.teacher(x.repeat(m, 1, 1, 1), t.repeat(m), torch.cat(texts)).chunk(m)
+            targets.append(self._target(predicted[0], predicted[1], predicted[2] if m > 2 else None))
+        return torch.cat(targets)
+
+
+def _names(request: Request, config: EsdConfig) -> list[str]:
+    """The request's concepts, or the words that the separator splits them into."""
+    if config.separator is None:
+        return list(request.names)
+    words = [word.strip() for name in request.names for word in name.split(config.separator)]
+    if not any(words):
+        raise BadRequest(f"The separator '{config.separator}' leaves nothing of '{request.names[0]}'; leave it out.")
+    return [word for word in words if word]
+
+
+def erase(model: Model, request: Request, config: EsdConfig, work: Work) -> Eraser:
+    """Train each concept from the base, or all together."""
+    only_erases(request)
+    needs_no_guide(request)
+    preserves_nothing(request)
+    return train_eraser(model, request, config, work, lambda part: Esd(model, part, config), together=config.together)
+
+
+METHOD = Method(
+    name="esd",
+    summary="Trains the model to be guided away from a concept by its own frozen self.",
+    paper="https://arxiv.org/abs/2303.07345",
+    repository="https://github.com/rohitgandikota/erasing",
+    edit="weight",
+    config=EsdConfig,
+    erase=erase,
+    only=drop_components,
+    needs=("work",),
+)

@@ -1,0 +1,1 @@
+"""The method `nullspace`: a null-space edit of the text encoder."""

@@ -1,0 +1,216 @@
+"""Targets of the null-space edit: values of one layer with which the denoiser takes the concept for its guide.
+
+For copies i = 1 .. b of the concept's prompt, each with its own picture x_0, timestep t and noise n, drawn by the base:
+
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) n
+    z   = argmin_z mean | e(x_t, t, text with z in the layer) - e(x_t, t, base's text of the guide) |^2
+
+by a few steps of Adam from what the layer puts out by now. The gradient runs through the later layers of the text
+encoder and the denoiser, to z alone. With `sigma_noise`, x_t = x_0 + sqrt((1 - a_t) / a_t) n: the space of LMS, without
+the scaling that the denoiser needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from efface.errors import BadInput
+from efface.methods.base import Latents
+from efface.methods.trained.nullspace.config import NullspaceConfig
+from efface.models.model import Model
+
+# A CLIP text encoder whose second MLP maps, `mlp.fc2`, are read, replaced and written over.
+#
+# Shapes: b prompts, T tokens, d width of the encoder, h width inside the MLP: fc2 is (d, h).
+
+
+_FC2 = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.fc2$")
+
+
+class TextTower:
+    """A float32 copy of a model's text encoder; the model's own stays as it is.
+
+    Args:
+        model: of a family whose denoiser reads one CLIP text encoder.
+        layers: those to be edited, in order.
+        clip_skip: how many of the last layers the denoiser's text skips.
+
+    Raises:
+        BadInput: there is no such encoder, or not all of those layers are in it and read by the denoiser.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[int], clip_skip: int | None) -> None:
+        found: dict[int, str] = {}
+        if model.family == "sd":
+            names = [match for name, _ in model.text_encoder.named_modules() if (match := _FC2.search(name))]
+            found = {int(match.group(1)): match.string for match in names}
+        if not found:
+            raise BadInput(f"nullspace edits the one CLIP text encoder of Stable Diffusion; {model.name} has none.")
+        self._skip = clip_skip or 0
+        read = len(found) - self._skip
+        if max(layers) >= read:
+            raise BadInput(
+                f"The denoiser of {model.name} reads {read} layers of the text encoder, 0 to {read - 1}, and not "
+                f"layer {max(layers)}; set layers, e.g. -s layers={','.join(map(str, range(max(0, read - 3), read)))}."
+            )
+        self.encoder: Any = copy.deepcopy(model.text_encoder).float().eval().requires_grad_(False)
+        self.names = {layer: f"text_encoder.{found[layer]}.weight" for layer in layers}
+        self._fc2: dict[int, nn.Linear] = {layer: self.encoder.get_submodule(found[layer]) for layer in layers}
+        self._tokenizer, self._longest = model.tokenizer, model.max_tokens
+
+    def ids(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids (b, T), padded, and cut where they are too long."""
+        padded = self._tokenizer(
+            list(prompts), padding="max_length", max_length=self._longest, truncation=True, return_tensors="pt"
+        )
+        return padded["input_ids"].to(self.encoder.device)
+
+    def weight(self, layer: int) -> Tensor:
+        """W, (d, h), float64."""
+        return self._fc2[layer].weight.detach().cpu().double()
+
+    def values(self, layer: int, keys: Tensor) -> Tensor:
+        """W k for keys (..., h), float32."""
+        return keys @ self._fc2[layer].weight.T
+
+    @torch.no_grad()
+    def write(self, layer: int, weight: Tensor) -> None:
+        """Replace W."""
+        self._fc2[layer].weight.copy_(weight)
+
+    @torch.no_grad()
+    def keys(self, ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """What each of `layers` is given for prompts, (b, T, h)."""
+        taken: dict[int, Tensor] = {}
+        with _hooked({self._fc2[layer]: _taking(taken, layer) for layer in layers}):
+            self.encoder(ids)
+        return taken
+
+    def text(self, ids: Tensor, layer: int | None = None, values: Tensor | None = None) -> Tensor:
+        """What the denoiser reads of prompts, (b, T, d), with `values` (b, T, d) for W k in one layer.
+
+        Gradients flow to `values` through the layers after it.
+        """
+        hooks = {} if layer is None or values is None else {self._fc2[layer]: _giving(values)}
+        with _hooked(hooks):
+            if not self._skip:
+                return self.encoder(ids)[0]
+            states = self.encoder(ids, output_hidden_states=True).hidden_states
+        # Families of encoders with a projection have the layers one level further down.
+        return getattr(self.encoder, "text_model", self.encoder).final_layer_norm(states[-(self._skip + 1)])
+
+
+_Hook = Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]
+
+
+def _taking(taken: dict[int, Tensor], layer: int) -> _Hook:
+    def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+        taken[layer] = args[0]
+
+    return hook
+
+
+def _giving(values: Tensor) -> _Hook:
+    return lambda module, args, output: values + module.bias
+
+
+@contextmanager
+def _hooked(hooks: dict[nn.Linear, _Hook]) -> Generator[None, None, None]:
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_APART = 2**40  # keeps the noise of x_t apart from that which pictures start from, whose seeds are 32 bits
+
+
+class Targets:
+    """Optimises targets for one concept after the other.
+
+    Args:
+        model: the base, which is only read.
+        tower: the text encoder as it is edited.
+        latents: draws pictures by the base.
+        config: the method's.
+
+    Raises:
+        BadInput: the model is in a type that gradients do not survive.
+    """
+
+    def __init__(self, model: Model, tower: TextTower, latents: Latents, config: NullspaceConfig) -> None:
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        self._model, self._tower, self._latents, self._config = model, tower, latents, config
+        if model.dtype == torch.float16:
+            raise BadInput(f"Gradients through {model.name} vanish in float16; open it in float32 or bfloat16.")
+        schedule: Any = DDPMScheduler.from_config(dict(model.scheduler_config))
+        self._alphas: Tensor = schedule.alphas_cumprod
+        self._random = torch.Generator().manual_seed(_APART + config.seed)
+
+    def draw(self, prompt: str, guide: Tensor, batch: int, clip_skip: int | None) -> None:
+        """New pictures of a concept, and what it shall be read as.
+
+        Args:
+            prompt: the concept's.
+            guide: the base's text of the guide, (T, d).
+            batch: how many batches were drawn before; decides the seeds.
+            clip_skip: as the request's.
+        """
+        config = self._config
+        first = config.seed + batch * config.batch_size
+        self._pictures = self._latents(
+            prompt,
+            range(first, first + config.batch_size),
+            steps=config.sampling_steps,
+            guidance=config.guidance_scale,
+            sampler=config.sampler,
+            clip_skip=clip_skip,
+        )
+        self._guide = guide.to(self._model.device).expand(config.batch_size, -1, -1)
+
+    def optimised(self, ids: Tensor, layer: int, keys: Tensor) -> Tensor:
+        """z for each picture, (b, T, d), of a layer with inputs `keys` (T, h) for the prompt `ids` (1, T)."""
+        config, copies = self._config, self._config.batch_size
+        with torch.no_grad():
+            start = self._tower.values(layer, keys)
+        loss = self.loss(ids, layer)
+        z = start.expand(copies, -1, -1).clone().requires_grad_()
+        adam = torch.optim.Adam([z], lr=config.lr)
+        with torch.enable_grad():
+            for _ in range(config.adam_steps):
+                (z.grad,) = torch.autograd.grad(loss(z), z)
+                adam.step()
+        return z.detach()
+
+    def loss(self, ids: Tensor, layer: int) -> Callable[[Tensor], Tensor]:
+        """The loss of a layer's values z (b, T, d), for timesteps and noise that are drawn now."""
+        config, copies = self._config, self._config.batch_size
+        t = torch.randint(config.first_timestep, config.last_timestep + 1, (copies,), generator=self._random)
+        noise = torch.randn(self._pictures.shape, generator=self._random)
+        noisy = noised(self._pictures.cpu(), noise, self._alphas[t], config.sigma_noise).to(self._model.device)
+        t, ids = t.to(self._model.device), ids.expand(copies, -1)
+        with torch.no_grad():
+            wanted = self._predicted(noisy, t, self._guide)
+        return lambda z: F.mse_loss(self._predicted(noisy, t, self._tower.text(ids, layer, z)), wanted)
+
+    def _predicted(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """What the denoiser makes of noisy latents (b, C, h, w) and texts (b, T, d), float32."""
+        to = self._model.dtype
+        return self._model.denoiser(noisy.to(to), t, encoder_hidden_states=text.to(to), return_dict=False)[0].float()
+
+
+def noised(pictures: Tensor, noise: Tensor, alphas: Tensor, sigma_noise: bool) -> Tensor:
+    """x_t of x_0 (b, C, h, w), with a_t (b,); see the module."""
+    a = alphas.view(-1, 1, 1, 1)
+    return pictures + ((1 - a) / a).sqrt() * noise if sigma_noise else a.sqrt() * pictures + (1 - a).sqrt() * noise

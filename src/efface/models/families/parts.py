@@ -1,0 +1,235 @@
+"""What the families share whose parts are diffusers' own: parts from a folder, a checkpoint or a loaded pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from efface.errors import BadInput
+from efface.files import sha256_of_tensors
+from efface.models.active import hash_with_changes
+from efface.models.model import TEXT, Model
+from efface.models.modules import state_of
+from efface.models.pretrained import load_part
+from efface.models.storage.folder import Folder
+from efface.models.text.embedded import Embedded
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+_PIPELINE = "pipeline"  # among the parts, once there is one
+_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # nothing of a picture comes from them
+
+
+class PartsModel(Model):
+    """A model in parts.
+
+    Attributes:
+        pipeline_class: what diffusers calls the family's text-to-image pipeline.
+        denoiser_part: where that has its denoiser.
+        encoders: by stream, where it has the text encoders.
+        readers: by stream, how the names of the weights end that read it.
+    """
+
+    pipeline_class: ClassVar[str]
+    denoiser_part: ClassVar[str] = "transformer"
+    encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("text_encoder",)}
+    readers: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = None
+        self._files: Folder | None = None
+        self._parts: dict[str, Any] = {}
+        self._ahead: dict[str, Future[str]] = {}
+
+    @classmethod
+    def from_folder(cls, name: str, folder: Folder, device: torch.device, dtype: torch.dtype) -> Self:
+        """A model whose parts are loaded from disk when they are needed."""
+        model = cls(name)
+        model.device, model.dtype = device, dtype
+        model.folder, model._files = folder.root, folder
+        return model
+
+    @classmethod
+    def from_pipeline(cls, pipeline: DiffusionPipeline) -> Self:
+        """A model that shares a loaded pipeline's parts."""
+        name = str(pipeline.config.get("_name_or_path") or type(pipeline).__name__)
+        model = cls(name)
+        model._parts[_PIPELINE] = pipeline
+        return model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._part("tokenizer")
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        return self._part("text_encoder")
+
+    @property
+    def has_text_encoder(self) -> bool:
+        pipeline = self._parts.get(_PIPELINE)
+        return pipeline is None or all(getattr(pipeline, part) is not None for part in self.encoders[self.stream])
+
+    @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        return tuple(self._part(name) for name in self.encoder_parts)
+
+    @property
+    def encoder_parts(self) -> tuple[str, ...]:
+        names = {part for parts in self.encoders.values() for part in parts}
+        return tuple(name for name in sorted(names) if self._has(name))
+
+    def part(self, name: str) -> Any:
+        return self._part(name) if name in self.encoder_parts else super().part(name)
+
+    @property
+    def denoiser(self) -> Any:
+        return self._part(self.denoiser_part)
+
+    @property
+    def vae(self) -> Any:
+        return self._part("vae")
+
+    def _part(self, part: str) -> Any:
+        if _PIPELINE in self._parts:
+            return getattr(self._parts[_PIPELINE], part)
+        if part not in self._parts:
+            self._parts[part] = load_part(self._disk, part, self.device, self.dtype)
+        return self._parts[part]
+
+    def _has(self, part: str) -> bool:
+        """Whether the model comes with a part that is optional."""
+        if _PIPELINE in self._parts:
+            return getattr(self._parts[_PIPELINE], part, None) is not None
+        return bool((self._disk.index().get(part) or [None])[0])
+
+    def _config(self, part: str) -> Mapping[str, Any]:
+        """A part's configuration, without loading it."""
+        if _PIPELINE not in self._parts:
+            return self._disk.config(part)
+        config = getattr(self._parts[_PIPELINE], part).config
+        return config if isinstance(config, Mapping) else config.to_dict()
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        config = dict(self._config("scheduler"))
+        if _PIPELINE in self._parts:
+            config["_class_name"] = type(self._parts[_PIPELINE].scheduler).__name__
+        return config
+
+    def embed(
+        self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
+    ) -> Embedded:
+        if not prompts:
+            return Embedded(torch.zeros(0, self.max_tokens, self.width), torch.zeros(0, dtype=torch.long), ())
+        distinct = list(dict.fromkeys(prompts))
+        batches = [distinct[first : first + batch_size] for first in range(0, len(distinct), batch_size)]
+        with torch.no_grad():
+            found = Embedded.stacked([self._encode(batch, clip_skip, truncate) for batch in batches])
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        return found.take([row[prompt] for prompt in prompts])
+
+    @abstractmethod
+    def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
+        """One batch of different prompts."""
+
+    def text_parameters(self) -> tuple[str, ...]:
+        names = state_of(self.denoiser) if self._denoiser_loaded else self._disk.names(self.denoiser_part)
+        return tuple(name for name in names if name.endswith(self.readers[self.stream]))
+
+    def text_weights(self) -> Iterator[tuple[str, Tensor]]:
+        names = self.text_parameters()
+        if self._denoiser_loaded:
+            yield from ((name, self.denoiser.get_parameter(name).detach()) for name in names)
+        else:
+            yield from self._disk.tensors(self.denoiser_part, names)
+
+    @property
+    def text_files(self) -> tuple[Path, ...] | None:
+        return () if self._denoiser_loaded else self._disk.here(self.denoiser_part) or None
+
+    def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        if part != "denoiser" or self._denoiser_loaded:
+            return super().weights(part, names)
+        stored = self.denoiser_part
+        return self._disk.tensors(stored, self._disk.names(stored) if names is None else names)
+
+    @property
+    def _denoiser_loaded(self) -> bool:
+        return _PIPELINE in self._parts or self.denoiser_part in self._parts
+
+    @property
+    def _disk(self) -> Folder:
+        assert self._files is not None
+        return self._files
+
+    @property
+    def called(self) -> Mapping[str, inspect.Parameter] | None:
+        import diffusers
+
+        kind: Any = getattr(diffusers, self.pipeline_class)
+        return inspect.signature(kind.__call__).parameters
+
+    def pipeline(self) -> Any:
+        if _PIPELINE not in self._parts:
+            self._parts[_PIPELINE] = self._assembled()
+        return self._parts[_PIPELINE]
+
+    def _assembled(self) -> Any:
+        import diffusers
+
+        index = self._disk.index()
+        kind: Any = getattr(diffusers, self.pipeline_class)
+        arguments: dict[str, Any] = {}
+        for name in inspect.signature(kind.__init__).parameters:
+            said = index.get(name)
+            if name in _LEFT_OUT:
+                arguments[name] = None
+            elif name == "scheduler":
+                scheduler: Any = getattr(diffusers, self.scheduler_config["_class_name"])
+                arguments[name] = scheduler.from_config(dict(self.scheduler_config))
+            elif isinstance(said, list):
+                arguments[name] = self._part(name) if self._has(name) else None
+            elif said is not None:
+                arguments[name] = said
+        if "requires_safety_checker" in arguments:
+            arguments["requires_safety_checker"] = False
+        try:
+            return kind(**arguments)
+        except TypeError as error:
+            raise BadInput(f"{self.name} lacks parts of a {self.pipeline_class} ({error}).") from error
+
+    @property
+    def guided(self) -> bool | None:
+        return getattr(self._parts.get(_PIPELINE), "do_classifier_free_guidance", None)
+
+    def part_hash(self, part: str) -> str:
+        if self._files is None:
+            return sha256_of_tensors(state_of(self._part(part)))
+        ahead = self._ahead.pop(part, None)
+        return ahead.result() if ahead else self._files.hash(part)
+
+    def hash_ahead(self, part: str) -> None:
+        # What is still to be fetched is not fetched twice at once.
+        if self._files is not None and self._files.bring is None and part not in self._ahead:
+            beside = ThreadPoolExecutor(1)
+            self._ahead[part] = beside.submit(self._files.hash, part)
+            beside.shutdown(wait=False)
+
+    @property
+    def hash(self) -> str:
+        parts = dict.fromkeys(part for encoders in self.encoders.values() for part in encoders)
+        weighed = [part for part in (*parts, self.denoiser_part, "vae") if self._has(part)]
+        weights = hashlib.sha256("".join(self.part_hash(part) for part in weighed).encode()).hexdigest()
+        return hash_with_changes(weights, self.denoiser) if self._denoiser_loaded else weights

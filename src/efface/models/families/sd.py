@@ -1,0 +1,99 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, and a U-Net that reads it by cross-attention.
+
+A prompt is embedded as the pipeline does it: padded to the tokenizer's maximum, without attention mask, last hidden
+state after the final layer norm. The text is read by every `attn2.to_k` and `attn2.to_v`, which have no bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from efface.errors import BadRequest
+from efface.models.families.parts import PartsModel
+from efface.models.model import TEXT
+from efface.models.text.embedded import Embedded
+from efface.models.text.plain_clip import TextTower
+from efface.models.text.tokens import token_ids
+
+_TOWER = "text_tower"  # among the parts, or None there where the text encoder is another
+
+
+class StableDiffusion(PartsModel):
+    """A Stable Diffusion model."""
+
+    family: ClassVar[str] = "sd"
+    pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
+    denoiser_part: ClassVar[str] = "unet"
+    readers: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("attn2.to_k.weight", "attn2.to_v.weight")}
+
+    @property
+    def called(self) -> None:
+        return None
+
+    @property
+    def max_tokens(self) -> int:
+        return min(int(self.tokenizer.model_max_length), int(self._config("text_encoder")["max_position_embeddings"]))
+
+    @property
+    def width(self) -> int:
+        return int(self._config("unet")["cross_attention_dim"])
+
+    def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
+        ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
+        return Embedded(self._tokens(ids, clip_skip), lengths - 2, tuple(prompts))
+
+    @torch.no_grad()
+    def last_tokens(
+        self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
+    ) -> Tensor:
+        if not prompts:
+            return torch.zeros(0, self.width)
+        distinct = list(dict.fromkeys(prompts))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        found = torch.zeros(len(distinct), self.width)
+        ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
+        # CLIP looks back only: the end token and what comes after it change nothing before it.
+        for rows in lengths.argsort(stable=True).split(batch_size):
+            tokens = self._tokens(ids[rows, : int(lengths[rows].max()) - 1], clip_skip)
+            found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
+        return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
+
+    def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
+        """What the denoiser reads of ids (n, T), (n, T, d), float32."""
+        layers = int(self._config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
+        if clip_skip and clip_skip >= layers:
+            raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
+        if (tower := self._tower()) is not None:
+            return tower(ids, clip_skip or 0).float().cpu()
+        encoder: Any = self.text_encoder
+        ids = ids.to(encoder.device)
+        if not clip_skip:
+            return encoder(ids)[0].float().cpu()
+        states = encoder(ids, output_hidden_states=True).hidden_states
+        return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
+
+    def _tower(self) -> TextTower | None:
+        """The text encoder in plain torch, until it or the denoiser is loaded: images read transformers' own."""
+        if self._denoiser_loaded or "text_encoder" in self._parts:
+            self._parts.pop(_TOWER, None)
+            return None
+        if _TOWER not in self._parts:
+            self._parts[_TOWER] = TextTower.of(self._disk, self.device, self.dtype)
+        return self._parts[_TOWER]
+
+    def words(self) -> tuple[str, ...]:
+        pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]
+        words = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha())
+        return tuple(word for word, row in zip(words, self.tokenizer(words)["input_ids"], strict=True) if len(row) == 3)
+
+    @property
+    def text_norm(self) -> Any:
+        if (tower := self._tower()) is not None:
+            return tower.norm
+        encoder: Any = self.text_encoder
+        # transformers 4 has the layers one level further down.
+        return getattr(encoder, "text_model", encoder).final_layer_norm

@@ -1,0 +1,79 @@
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders and a T5, and a transformer that reads them in two streams.
+
+- `text`: the CLIPs' tokens side by side (last hidden layer but one), filled up with zeros to T5's width, then T5's
+  tokens. A prompt has a last subject token in both sequences. `context_embedder` reads them all.
+- `pooled`: both CLIPs' projected end tokens side by side. `time_text_embed.text_embedder.linear_1` reads them.
+
+Both maps have a bias. An edit is of what they read, W (I + L R^T) e + b, so that the bias counts once.
+T5 may be left out; its tokens are zeros then, and have no subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from efface.models.families.parts import PartsModel
+from efface.models.model import POOLED, TEXT
+from efface.models.text.embedded import Embedded
+from efface.models.text.tokens import hidden_layer, last_subject, token_ids
+
+T5_TOKENS = 256  # as the pipeline has it
+_CLIPS = ("text_encoder", "text_encoder_2")
+
+
+class StableDiffusion3(PartsModel):
+    """An SD3 model."""
+
+    family: ClassVar[str] = "sd3"
+    streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states", POOLED: "pooled_projections"}
+    pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
+    encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: (*_CLIPS, "text_encoder_3"), POOLED: _CLIPS}
+    readers: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        TEXT: ("context_embedder.weight",),
+        POOLED: ("time_text_embed.text_embedder.linear_1.weight",),
+    }
+
+    @property
+    def has_text_encoder(self) -> bool:
+        return all(self._has(part) for part in _CLIPS)
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.tokenizer.model_max_length)
+
+    @property
+    def width(self) -> int:
+        width = {TEXT: "joint_attention_dim", POOLED: "pooled_projection_dim"}[self.stream]
+        return int(self._config("transformer")[width])
+
+    def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
+        layers: list[Tensor] = []
+        pooled: list[Tensor] = []
+        lengths = torch.zeros(0)
+        for encoder, tokenizer in zip(_CLIPS, ("tokenizer", "tokenizer_2"), strict=True):
+            ids, lengths = token_ids(self._part(tokenizer), prompts, self.max_tokens, truncate)
+            layer, vector = hidden_layer(self._part(encoder), ids, clip_skip)
+            layers.append(layer.float().cpu())
+            pooled.append(vector.float().cpu())
+        said = tuple(prompts)
+        if self.stream == POOLED:
+            vectors = torch.cat(pooled, dim=-1)[:, None]
+            return Embedded(vectors, torch.zeros(len(prompts), dtype=torch.long), said, start=0)
+        words = torch.cat(layers, dim=-1)
+        clip = Embedded(pad(words, (0, self.width - words.shape[-1])), last_subject(lengths), said)
+        if not self._has("text_encoder_3"):
+            zeros = torch.zeros(len(prompts), T5_TOKENS, self.width)
+            return Embedded(torch.cat([clip.tokens, zeros], dim=1), clip.last, said, parts=(clip,))
+        t5 = self._t5(prompts, truncate)
+        return Embedded(torch.cat([clip.tokens, t5.tokens], dim=1), clip.last, said, parts=(clip, t5))
+
+    def _t5(self, prompts: list[str], truncate: bool) -> Embedded:
+        encoder: Any = self._part("text_encoder_3")
+        ids, lengths = token_ids(self._part("tokenizer_3"), prompts, T5_TOKENS, truncate)
+        tokens = encoder(ids.to(encoder.device))[0].float().cpu()
+        return Embedded(tokens, last_subject(lengths), tuple(prompts), start=0)

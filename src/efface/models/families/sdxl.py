@@ -1,0 +1,52 @@
+"""Stable Diffusion XL: two CLIP text encoders, whose tokens the U-Net reads side by side, 768 + 1280 = 2048 wide.
+
+Of each encoder it is the last hidden layer but one, without the final norm. The last subject token is counted by the
+first tokenizer; the second one differs in its padding only. The text is read by every `attn2.to_k` and `attn2.to_v`.
+
+The second encoder's pooled embedding enters beside the time embedding, by one map together with the picture's size.
+No edit of the text edits it; guards take the concept's in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from efface.models.families.parts import PartsModel
+from efface.models.model import TEXT
+from efface.models.text.embedded import Embedded
+from efface.models.text.tokens import hidden_layer, last_subject, token_ids
+
+
+class StableDiffusionXL(PartsModel):
+    """An SDXL model with both text encoders."""
+
+    family: ClassVar[str] = "sdxl"
+    unedited = ("the pooled text embedding (added_cond_kwargs['text_embeds'])",)
+    pipeline_class: ClassVar[str] = "StableDiffusionXLPipeline"
+    denoiser_part: ClassVar[str] = "unet"
+    encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("text_encoder", "text_encoder_2")}
+    readers: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("attn2.to_k.weight", "attn2.to_v.weight")}
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.tokenizer.model_max_length)
+
+    @property
+    def width(self) -> int:
+        return int(self._config("unet")["cross_attention_dim"])
+
+    def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
+        ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
+        ids_2, _ = token_ids(self._part("tokenizer_2"), prompts, self.max_tokens, truncate)
+        one, _ = hidden_layer(self.text_encoder, ids, clip_skip)
+        two, _ = hidden_layer(self._part("text_encoder_2"), ids_2, clip_skip)
+        return Embedded(torch.cat([one, two], dim=-1).float().cpu(), last_subject(lengths), tuple(prompts))
+
+    @torch.no_grad()
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
+        ids, _ = token_ids(self._part("tokenizer_2"), list(prompts), self.max_tokens, truncate=False)
+        return hidden_layer(self._part("text_encoder_2"), ids, clip_skip=None)[1].float().cpu()

@@ -1,0 +1,177 @@
+"""A Stable Diffusion 1.x or 2.x checkpoint in one file, read as if it were a diffusers folder.
+
+Its names are those of the original code (`model.diffusion_model.input_blocks.1.1...`). diffusers' own conversion, given
+names instead of tensors, says which tensor is which, so that weights are read one by one here too. The configuration
+and the tokenizer, which such a file lacks, come from a folder: `checkpoints`, or one that the user gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from efface.errors import BadFile, BadInput
+from efface.files import sha256_of_tensors
+from efface.models.storage import compvis
+from efface.models.storage.checkpoints import HERE, clip_tokenizer
+from efface.models.storage.folder import Folder, has_weights, read_json
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt")
+EMA = "#ema"  # at the end of a checkpoint's name: its averaged weights
+
+_PREFIXES = {"unet": compvis.DENOISER, "vae": compvis.VAE, "text_encoder": "cond_stage_model."}
+_CLIP = "cond_stage_model.transformer."
+
+
+@dataclass(frozen=True)
+class SingleFile(Folder):
+    """One checkpoint; `root` is the folder with its configuration.
+
+    Attributes:
+        path: the checkpoint.
+        ema: read the averaged weights of the U-Net instead of the last ones.
+    """
+
+    path: Path = field(kw_only=True)
+    ema: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def of(cls, path: Path, ema: bool, config: Path | None) -> SingleFile:
+        """The checkpoint with the configuration of its version, or the one in `config`.
+
+        Raises:
+            BadInput: it is no checkpoint of Stable Diffusion 1.x or 2.x, or lacks averaged weights that were asked for.
+        """
+        found = cls(config or HERE / "sd1", path=path, ema=ema)
+        names = found._tensor_names
+        if not any(name.startswith(compvis.DENOISER) for name in names):
+            raise BadInput(f"{path} is no Stable Diffusion checkpoint: it has no weights named {compvis.DENOISER}*.")
+        if not any(name.startswith((_CLIP, compvis.OPEN_CLIP)) for name in names):
+            raise BadInput(
+                f"{path} has no text encoder of Stable Diffusion 1.x or 2.x; of other families efface opens "
+                "diffusers folders: convert it (diffusers' from_single_file and save_pretrained)."
+            )
+        if ema and _averaged(next(name for name in names if name.startswith(compvis.DENOISER))) not in names:
+            raise BadInput(f"{path} has no averaged (EMA) weights; leave {EMA} away.")
+        if config is None and any(name.startswith(compvis.OPEN_CLIP) for name in names):
+            return cls(HERE / "sd2", path=path, ema=ema)
+        return found
+
+    def variant(self, part: str) -> str | None:
+        return None
+
+    def weights(self, part: str) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def here(self, part: str) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def hash(self, part: str) -> str:
+        # Of the part alone, tensor by tensor: the whole file would take longer to read than erasing does.
+        digests = (sha256_of_tensors({name: tensor}) for name, tensor in self._part(part))
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def names(self, part: str) -> tuple[str, ...]:
+        return tuple(self._stored(part))
+
+    def tensors(self, part: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        wanted = {stored: name for name, stored in self._stored(part).items() if name in names}
+        yield from ((wanted[stored], tensor) for stored, tensor in self._read(wanted))
+
+    def load(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
+        if not has_weights(kind):
+            own = any((self.root / part).glob("*.txt")) or (self.root / part / "tokenizer.json").exists()
+            if own:
+                return super().load(part, kind, dtype)
+            told = read_json(self.root / part / "tokenizer_config.json")
+            return clip_tokenizer(kind, model_max_length=told["model_max_length"], pad_token=told["pad_token"])
+        from diffusers.loaders import single_file_utils
+
+        tensors = dict(self._part(part))
+        options: dict[str, Any] = {
+            "config": str(self.root),
+            "subfolder": part,
+            "torch_dtype": dtype,
+            "local_files_only": True,
+        }
+        try:
+            if part == "text_encoder":
+                return single_file_utils.create_diffusers_clip_model_from_ldm(kind, tensors, **options)
+            return kind.from_single_file(tensors, **options)
+        except (ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise BadFile(f"The {part} in {self.path} is not as {self.root} describes it: {reason}.") from error
+
+    def _part(self, part: str) -> Iterator[tuple[str, Tensor]]:
+        """A part's tensors under their original names."""
+        wanted = [name for name in sorted(self._tensor_names) if name.startswith(_PREFIXES[part])]
+        stored = [_averaged(name) for name in wanted] if self.ema and part == "unet" else wanted
+        yield from zip(wanted, (tensor for _, tensor in self._read(stored)), strict=True)
+
+    def _stored(self, part: str) -> Mapping[str, str]:
+        """By the name of each of a part's tensors, its name in the file."""
+        if part == "text_encoder":
+            return {name.removeprefix(_CLIP): name for name in self._tensor_names if name.startswith(_CLIP)}
+        assert part == "unet"  # the only other part whose tensors are asked for one by one
+        return self._converted
+
+    @cached_property
+    def _converted(self) -> Mapping[str, str]:
+        """By diffusers' name of each of the U-Net's tensors, its name in the file."""
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+        stored = {
+            name: _averaged(name) if self.ema else name
+            for name in self._tensor_names
+            if name.startswith(compvis.DENOISER)
+        }
+        converted: dict[str, str] = convert_ldm_unet_checkpoint(stored, self.config("unet"))
+        return converted
+
+    @cached_property
+    def _tensor_names(self) -> tuple[str, ...]:
+        if self._pickled is not None:
+            return tuple(self._pickled)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                return tuple(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise BadFile(f"Cannot read the checkpoint {self.path}: {error}.") from error
+
+    def _read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Tensors by their names in the file, one after the other."""
+        if self._pickled is not None:
+            yield from ((name, self._pickled[name]) for name in names)
+            return
+        with safe_open(self.path, framework="pt") as file:
+            for name in names:
+                yield name, file.get_tensor(name)
+
+    @cached_property
+    def _pickled(self) -> Mapping[str, Tensor] | None:
+        """A .ckpt file's tensors, mapped into memory; nothing but tensors is ever unpickled."""
+        if self.path.suffix == ".safetensors":
+            return None
+        try:
+            content: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # whatever a damaged pickle makes it raise
+            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            raise BadFile(f"{self.path} holds more than weights, or is damaged ({reason}); it is not read.") from error
+        while isinstance(content, dict) and "state_dict" in content:
+            content = content["state_dict"]
+        if not isinstance(content, dict):
+            raise BadFile(f"{self.path} holds no named weights.")
+        return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _averaged(name: str) -> str:
+    """What the averaged copy of a weight of the U-Net is called."""
+    return compvis.ema_name(name.removeprefix(compvis.DENOISER))

@@ -1,0 +1,1 @@
+"""Which prompts an evaluation uses to ask for a concept."""

@@ -1,0 +1,223 @@
+"""What to erase, towards what, what to keep, and how: one validated record, one YAML file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import yaml
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from efface.errors import BadFile, BadRequest
+from efface.files import atomic
+from efface.request.mu import from_mu, is_mu
+from efface.settings import Scalar, Settings
+
+Kind = Literal["object", "style", "memorised", "unsafe"]
+Goal = Literal["erase", "debias"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+COMPOSED = "composed"  # the method of a request that several erasers, each with its own, carry out together
+REFERENCE_KINDS = {"art": "style", "memorization": "memorised", "memorized": "memorised", "nudity": "unsafe"}
+
+
+def _kind(value: object) -> object:
+    """The references' words for a kind are understood."""
+    return REFERENCE_KINDS.get(value, value) if isinstance(value, str) else value
+
+
+class Concept(Settings):
+    """One thing to erase.
+
+    Attributes:
+        name: the words that prompt it, as a prompt would have them ("golf ball").
+        kind: what sort of thing it is; sets a method's defaults.
+        guide: what the model shall draw instead; None takes the method's default for the kind.
+        attributes: for the goal "debias", what its images shall show and how often: {"man": 0.5, "woman": 0.5}.
+        aliases: other words for it, which evaluations prompt with ("indirect"); methods edit the name alone.
+        adjacent: near neighbours that must survive.
+        adversarial: prompts that try to bring it back.
+    """
+
+    name: str
+    kind: Annotated[Kind, BeforeValidator(_kind)] = "object"
+    guide: str | None = None
+    attributes: dict[str, float] = Field(default_factory=dict[str, float])
+    aliases: tuple[str, ...] = ()
+    adjacent: tuple[str, ...] = ()
+    adversarial: tuple[str, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not name.strip():
+            raise BadRequest("A concept's name is empty; say in words what shall be erased.")
+        return name.strip()
+
+    @field_validator("attributes")
+    @classmethod
+    def _shared(cls, attributes: dict[str, float]) -> dict[str, float]:
+        shares = attributes.values()
+        if attributes and (len(attributes) < 2 or not all(name.strip() for name in attributes)):
+            raise BadRequest("Debiasing needs two attributes or more, each in words, e.g. --to man --to woman.")
+        if attributes and (min(shares) < 0 or abs(sum(shares) - 1) > 0.01):
+            given = ", ".join(f"{name} {share:g}" for name, share in attributes.items())
+            raise BadRequest(f"The shares of the attributes must be 0 or more and add up to 1, not {given}.")
+        return attributes
+
+
+def _concepts(value: object) -> object:
+    """Plain words stand for a concept of that name."""
+    if isinstance(value, (list, tuple)):
+        return tuple({"name": item} if isinstance(item, str) else item for item in cast(Sequence[object], value))
+    return value
+
+
+def _words(prompt: str) -> str:
+    """What a text encoder makes no difference of is the same here: case, and space around and between words."""
+    return " ".join(prompt.split()).casefold()
+
+
+class Request(Settings):
+    """What to erase and how.
+
+    Attributes:
+        concepts: what to erase; at least one, no name twice.
+        preserve: prompts whose keys and values shall stay as they are.
+        method: name of the method.
+        goal: "erase"; or, where the method can, "debias": draw a concept's attributes in the shares they are given. Of
+            what is composed of both, "erase": there the concepts that have attributes are debiased.
+        options: the method's own settings, by its references' names.
+        clip_skip: how many of the text encoder's last layers the pipeline skips; None is the family's way.
+        pooled: edit the pooled text embedding too, in families that read one by a linear map of its own (SD3, FLUX).
+    """
+
+    concepts: Annotated[tuple[Concept, ...], BeforeValidator(_concepts)]
+    preserve: tuple[str, ...] = ()
+    method: str = "uce"
+    goal: Goal = "erase"
+    options: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
+    clip_skip: int | None = Field(default=None, ge=0)
+    pooled: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Request":
+        if not self.concepts:
+            raise BadRequest("A request needs at least one concept to erase.")
+        seen: set[str] = set()
+        for concept in self.concepts:
+            key = _words(concept.name)
+            if key in seen:
+                raise BadRequest(f"The concept '{concept.name}' is given twice; give it once.")
+            if concept.guide is not None and _words(concept.guide) == key:
+                raise BadRequest(f"The guide of '{concept.name}' is the concept itself; name something else.")
+            fits = (self.goal == "debias") == bool(concept.attributes) or self.method == COMPOSED
+            if not fits or (concept.attributes and concept.guide is not None):
+                raise BadRequest(
+                    f"'{concept.name}' needs attributes, and no guide, to be debiased, e.g. --to man --to woman; "
+                    "to be erased it has a guide at most."
+                )
+            seen.add(key)
+        both = [prompt for prompt in self.preserve if _words(prompt) in seen]
+        if both:
+            raise BadRequest(f"'{both[0]}' is both erased and preserved; remove it from one of the two lists.")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names."""
+        return tuple(concept.name for concept in self.concepts)
+
+    @classmethod
+    def make(
+        cls,
+        concepts: str | Sequence[str],
+        to: str | Sequence[str] = (),
+        *,
+        kind: str = "object",
+        preserve: Sequence[str] = (),
+        method: str = "uce",
+        goal: str = "erase",
+        options: Mapping[str, Scalar] | None = None,
+        clip_skip: int | None = None,
+    ) -> "Request":
+        """A request from plain words: one guide serves all concepts, else there is one guide a concept.
+
+        To debias, `to` are the attributes of every concept, and the option `shares` ("0.3,0.7", in their order; the
+        reference calls it `desired_ratios`) says how often; without it, all equally often.
+
+        Raises:
+            BadRequest: the counts differ, or the request contradicts itself.
+        """
+        names = [concepts] if isinstance(concepts, str) else list(concepts)
+        options = dict(options or {})
+        guides: list[str | None] = [to] if isinstance(to, str) else list(to)
+        attributes: dict[str, float] = {}
+        if goal == "debias":
+            given = options.pop("shares", options.pop("desired_ratios", None))
+            attributes, guides = _attributes([guide or "" for guide in guides], given), []
+        if len(guides) <= 1:
+            guides = (guides or [None]) * len(names)
+        if len(guides) != len(names):
+            raise BadRequest(
+                f"{len(names)} concepts but {len(guides)} guides; give one guide for all, or one for each concept."
+            )
+        checked = tuple(
+            Concept.model_validate({"name": name, "kind": kind, "guide": guide, "attributes": attributes})
+            for name, guide in zip(names, guides, strict=True)
+        )
+        return cls.model_validate(
+            {
+                "concepts": checked,
+                "preserve": tuple(preserve),
+                "method": method,
+                "goal": goal,
+                "options": options,
+                "clip_skip": clip_skip,
+            }
+        )
+
+    def keeping(self, names: Sequence[str]) -> "Request":
+        """The same request for some of its concepts only, in the request's order."""
+        wanted = {name.strip().casefold(): name for name in names}
+        left = tuple(concept for concept in self.concepts if wanted.pop(concept.name.casefold(), None) is not None)
+        if wanted:
+            unknown = next(iter(wanted.values()))
+            raise BadRequest(f"The request has no concept '{unknown}'; it has: {', '.join(self.names)}.")
+        if not left:
+            raise BadRequest("That leaves no concept to erase; detach the eraser instead.")
+        return self.model_copy(update={"concepts": left})
+
+    @classmethod
+    def from_yaml(cls, path: Path | str) -> "Request":
+        """Read a request; concepts may be plain words or records. `mu`'s train_config.yaml is one, too."""
+        path = Path(path)
+        try:
+            content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadFile(f"Cannot read the request {path}: {' '.join(str(error).split())}.") from error
+        if not isinstance(content, dict):
+            raise BadRequest(f"The request {path} must be a YAML mapping with the key 'concepts'.")
+        return cls.model_validate(from_mu(content, path) if is_mu(content) else content)
+
+    def to_yaml(self, path: Path | str, force: bool = True) -> None:
+        """Write the request so that `from_yaml` reads the same one."""
+        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        with atomic(Path(path), force) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def _attributes(names: list[str], shares: Scalar | None) -> dict[str, float]:
+    """Attributes with their shares, which are numbers with commas between them; None is equal shares."""
+    if len(set(names)) != len(names):
+        raise BadRequest(f"An attribute is given twice among {', '.join(names)}; give each once.")
+    if shares is None:
+        return {name: 1 / len(names) for name in names}
+    try:
+        numbers = [float(share) for share in str(shares).split(",")]
+    except ValueError:
+        raise BadRequest(
+            f"shares is {shares!r}; write numbers with commas between them, e.g. shares=0.5,0.5."
+        ) from None
+    if len(numbers) != len(names):
+        raise BadRequest(f"{len(names)} attributes but {len(numbers)} shares; give one share for each --to, in order.")
+    return dict(zip(names, numbers, strict=True))

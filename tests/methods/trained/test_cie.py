@@ -1,0 +1,222 @@
+"""CiE against its published equations on two networks, its pictures, and when it stops."""
+
+import copy
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import efface
+from efface import BadRequest, Model, Request, Work
+from efface.eraser.solve import _latents_of
+from efface.generation import Job, Sampling, sample_latents
+from efface.methods.trained.cie import Cie, CieConfig
+from efface.methods.trained.correlation import Momentum, Pictures
+from efface.methods.training.loop import Training
+from efface.methods.training.run import _accelerated
+from efface.methods.training.weights import Copies, frozen
+
+QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2}
+ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+
+
+@contextmanager
+def objective(model: Model, **options: Any) -> Generator[Cie, None, None]:
+    config, request = CieConfig(**{**QUICK, **options}), Request.make("cat", method="cie")
+    with frozen(model.denoiser):
+        yield Cie(model, request, config, Pictures(model, request, config, _latents_of(model), None))
+
+
+def train(model: Model, ours: Cie) -> Training:
+    with _accelerated(model, ours._config, None) as accelerator:
+        training = Training(accelerator, ours)
+        training.run()
+    return training
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"reg_beta": 0.0, "batch_size": 3},
+    {"reg_beta": 1e-2},
+    {"reg_beta": 1e-3, "accumulate_grads": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_losses_and_steps_are_those_of_the_equations(loud_model: Model, steps: int, options: dict[str, Any]) -> None:
+    with objective(loud_model, iter_break=steps, lr=1e-4, **options) as ours:
+        config, batches = ours._config, list[Any]()
+        for step in range(steps):
+            with torch.no_grad():
+                batches.append(ours.batch(0, step))
+        first = ours.loss(batches[0])["loss"]
+        training = train(loud_model, ours)
+        assert isinstance(ours.weights, Copies)
+        found = dict(zip(ours.weights.names, ours.weights.tensors, strict=True))
+    student = copy.deepcopy(loud_model.denoiser).requires_grad_(True)
+    trained = {name: parameter for name, parameter in student.named_parameters() if "attn2" in name}
+    assert found.keys() == trained.keys()
+    optimizer = torch.optim.Adam(trained.values(), lr=config.lr)
+    loss = torch.zeros(())
+    for step, batch in enumerate(batches):
+        loss = literal(loud_model, student, batch, config.reg_beta)
+        if step == 0:
+            torch.testing.assert_close(first, loss, rtol=1e-5, atol=0)
+        loss.backward()
+        optimizer.step()
+        if not config.accumulate_grads:
+            optimizer.zero_grad()
+    assert training.losses["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    ends = [torch.cat([some[name].detach().flatten() for name in trained]) for some in (found, trained)]
+    start = torch.cat([loud_model.denoiser.get_parameter(name).detach().flatten() for name in trained])
+    assert float((ends[0] - ends[1]).norm()) <= 1e-5 * float(ends[1].norm())
+    # Adam's first step is the gradient's sign: rounding turns a few around that are next to nothing.
+    assert float((ends[1] - start).abs().max()) > 0.9 * config.lr
+    assert float(((ends[0] - ends[1]).abs() > 0.1 * config.lr).float().mean()) < 1e-3
+
+
+def literal(model: Model, student: Any, batch: Any, reg_beta: float) -> Tensor:
+    """mean r r0 + reg_beta / P sum_p |theta_p - theta0_p|_1, one sample and one prompt at a time."""
+    base, (concept, null) = model.denoiser, model.embed(["cat", ""]).tokens.split(1)
+    terms: list[Tensor] = []
+    for x, t in zip(batch["x"].split(1), batch["t"].split(1), strict=True):
+        with torch.no_grad():
+            truth = base(x, t, encoder_hidden_states=concept).sample - base(x, t, encoder_hidden_states=null).sample
+        now = student(x, t, encoder_hidden_states=concept).sample - student(x, t, encoder_hidden_states=null).sample
+        terms.append((now * truth).mean())
+    before = dict(base.named_parameters())
+    norms = [(p - before[name].detach()).abs().sum() for name, p in student.named_parameters() if "attn2" in name]
+    return sum(terms, torch.zeros(())) / len(terms) + reg_beta * sum(norms, torch.zeros(())) / len(norms)
+
+
+def test_the_sign_of_the_correlation_counts(loud_model: Model) -> None:
+    """The loss goes below 0: it is no distance."""
+    with objective(loud_model, iter_break=30, lr=1e-2, threshold=-1e9) as ours:
+        training = train(loud_model, ours)
+    assert training.losses["correlation"] < 0
+    assert training.step == 30
+
+
+def test_momentum_is_the_published_statistic() -> None:
+    losses = torch.linspace(1, -1, 40).tolist()
+    momentum, expected = Momentum(1, 0.2), 0.0
+    for n, loss in enumerate(losses):
+        expected = loss if n == 0 else 0.9 * expected + 0.1 * loss
+        falls = bool(momentum.falls(n + 1, [loss]))
+        assert float(momentum.values) == pytest.approx(expected, rel=1e-6)
+        assert falls == (expected < 0.2 and n > 10)
+    for threshold, at in ((2.0, 12), (1.0, None)):  # the first time is n = 11, and it must be below
+        momentum = Momentum(1, threshold)
+        stops = [step for step in range(1, 20) if bool(momentum.falls(step, [1.0]))]
+        assert stops[:1] == ([] if at is None else [at])
+
+
+def test_training_stops_when_the_statistic_says_so_and_not_before(tiny_model: Model) -> None:
+    options: dict[str, Any] = {**QUICK, "iter_break": 14, "method": "cie"}
+    for threshold, steps in ((1e9, 12), (-1e9, 14)):
+        eraser = efface.erase(tiny_model, "cat", threshold=threshold, **options)
+        assert eraser.provenance["training"][0]["steps"] == steps
+
+
+def test_pictures_are_the_bases_with_noise_of_the_timestep(tiny_model: Model) -> None:
+    config = CieConfig(images=3, sampling_steps=2, batch_size=2, seed=5)
+    request = Request.make(["cat", "golf ball"], method="cie")
+    pictures = Pictures(tiny_model, request, config, _latents_of(tiny_model), None)
+    x, t = pictures.noisy(0, 0)
+    assert x.shape == (2, 2, 4, 8, 8)
+    again, later, other = pictures.noisy(0, 0), pictures.noisy(0, 1), pictures.noisy(1, 0)
+    assert torch.equal(again[0], x)
+    assert not torch.equal(later[1], t)
+    assert not torch.equal(other[1], t)
+    sampling = Sampling(sampler="dpm++", steps=2, guidance=7.5)
+    drawn = sample_latents(tiny_model, [Job("golf ball", 5 + index) for index in range(3)], sampling)
+    noise = torch.randn((2, 2, 4, 8, 8), generator=generator_after(t, 0, 0))
+    alphas = ALPHAS[t].float().view(2, 1, 1, 1)
+    expected = [alphas[i].sqrt() * drawn + (1 - alphas[i]).sqrt() * noise[1, i] for i in range(2)]
+    for mine, candidates in zip(x[1], expected, strict=True):
+        assert min(float((mine - candidate).abs().max()) for candidate in candidates) < 1e-4
+
+
+def generator_after(t: Tensor, slot: int, step: int) -> torch.Generator:
+    from efface.methods.training.objective import seeded
+
+    generator = seeded(5, slot, step)
+    assert torch.equal(torch.randint(1000, (len(t),), generator=generator), t)
+    return generator
+
+
+def test_every_picture_has_its_turn(tiny_model: Model) -> None:
+    config, request = CieConfig(images=4), Request.make("cat", method="cie")
+    pictures = Pictures(tiny_model, request, config, _latents_of(tiny_model), None)
+    rows = [pictures._row(0, place) for place in range(12)]
+    assert [sorted(rows[first : first + 4]) for first in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
+    assert rows != [pictures._row(1, place) for place in range(12)]
+
+
+def test_an_interrupted_training_goes_on_with_its_pictures(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from efface.methods.training.checkpoints import Checkpoints
+
+    monkeypatch.setattr(Checkpoints, "seconds", 0.0)
+    monkeypatch.setattr(Checkpoints, "share", 0.0)
+    options: dict[str, Any] = {**QUICK, "iter_break": 20, "threshold": 1e9, "method": "cie", "accumulate_grads": True}
+    whole = efface.erase(tiny_model, "cat", **options)
+    told: list[tuple[str, int]] = []
+
+    def stop(what: str, done: int, total: int, note: str = "") -> None:
+        told.append((what, done))
+        if (what, done) == ("cat", 5):
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options)
+    assert told[0] == ("pictures of cat", 2)
+    told.clear()
+
+    def listen(what: str, done: int, total: int, note: str = "") -> None:
+        told.append((what, done))
+
+    resumed = efface.erase(tiny_model, "cat", work=Work(tmp_path, listen), **options)
+    assert [done for what, done in told if what == "cat"] == list(range(5, 13))
+    assert all(what == "cat" for what, _ in told)
+    assert resumed.hash == whole.hash
+
+
+def test_pictures_that_are_drawn_are_kept_when_drawing_is_interrupted(tiny_model: Model, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**QUICK, "images": 35, "iter_break": 1, "method": "cie"}
+    whole = efface.erase(tiny_model, "cat", **options)
+    told: list[int] = []
+
+    def stop(what: str, done: int, total: int, note: str = "") -> None:
+        if what == "pictures of cat":
+            told.append(done)
+        if told == [32]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options)
+    assert efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options).hash == whole.hash
+    assert told == [32, 35]
+
+
+def test_defaults_are_the_published_ones() -> None:
+    config = CieConfig()
+    assert (config.lr, config.threshold, config.reg_beta, config.iter_break) == (1e-6, 5e-5, 1e-5, 1000)
+    assert not config.accumulate_grads
+    refused: list[dict[str, Any]] = [{"lr": 0}, {"images": 0}, {"reg_beta": -1}, {"iter_break": 0}]
+    for wrong in refused:
+        with pytest.raises(BadRequest, match=next(iter(wrong))):
+            CieConfig(**wrong)
+
+
+def test_concepts_are_given_back_to_the_bit(tiny_model: Model) -> None:
+    options: dict[str, Any] = {**QUICK, "lr": 1e-3, "method": "cie"}
+    cat, ball = (efface.erase(tiny_model, name, **options) for name in ("cat", "golf ball"))
+    both = efface.erase(tiny_model, ["cat", "golf ball"], **options)
+    assert both.without("cat").hash == efface.compose(cat, ball).without("cat").hash == ball.hash
