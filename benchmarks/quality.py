@@ -140,7 +140,7 @@ def row_of(result: Result, recall: float | None, wrong: float | None) -> dict[st
     }
 
 
-def tell(what: str, done: int, total: int) -> None:
+def tell(what: str, done: int, total: int, note: str = "") -> None:
     if done == total:
         print(f"  {what}: {total}", flush=True)
 

@@ -33,7 +33,7 @@ import torch
 
 import efface
 from attacks import prompts, unseen
-from efface import Eraser, Request, Work
+from efface import Eraser, Request, RunContext
 from efface.generation import Job, Sampling, generate
 from efface.judges import Judge, open_judge
 from efface.methods.training.checkpoints import discard
@@ -97,7 +97,7 @@ def erased(model: Model, scenario: Scenario, setting: Setting, work: Path) -> di
         if path.exists() and (kept := Eraser.load(path)).request == request:
             return kept
         folder = path.with_suffix(".training")
-        eraser = efface.erase(model, request, work=Work(folder, force=True))
+        eraser = efface.erase(model, request, work=RunContext(folder, force=True))
         eraser.save(path, force=True)
         discard(folder)
         return eraser

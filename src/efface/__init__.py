@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from efface.errors import WrongBase as WrongBase
     from efface.formats.exporting import export_eraser as export_eraser
     from efface.formats.importing import import_eraser as import_eraser
-    from efface.methods.training.run_context import Work as Work
     from efface.models import Model as Model
     from efface.models import open_model as open_model
+    from efface.progress import RunContext as RunContext
     from efface.request.record import Concept as Concept
     from efface.request.record import Request as Request
 
@@ -46,7 +46,7 @@ _HOMES = {
     "TextEdit": "efface.edits.kinds",
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits.kinds",
-    "Work": "efface.methods.training.run_context",
+    "RunContext": "efface.progress",
     "WrongBase": "efface.errors",
     "attach_each": "efface.apply.attachment",
     "compose": "efface.eraser.compose",

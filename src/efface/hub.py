@@ -15,7 +15,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import atomic
 
 if TYPE_CHECKING:
-    from efface.methods.training.run_context import Progress
+    from efface.progress import Progress
 
 HUB = "https://huggingface.co"
 I2P, I2P_FILE = "AIML-TUDA/i2p", "i2p_benchmark.csv"

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from efface.errors import BadFile, BadInput
 from efface.generation.folder import cached, keep, read_folder, read_picture
-from efface.generation.jobs import Job, Progress, Sampling
+from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.judges.base import Comparing, Judge
 from efface.models import Model
+from efface.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

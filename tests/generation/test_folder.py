@@ -18,9 +18,10 @@ from torch import Tensor
 
 import efface
 from efface.errors import BadFile
-from efface.generation import Job, Progress, Sampling, generate, read_folder
+from efface.generation import Job, Sampling, generate, read_folder
 from efface.generation.folder import Folder, cached, file_name
 from efface.models import Model
+from efface.progress import Progress
 
 JOBS = [Job(prompt, seed) for prompt in ("a cat", "a <script>/../dog") for seed in range(3)]
 SAMPLING = Sampling("ddim", 3, 3.0, batch_size=2)
@@ -31,7 +32,7 @@ class StoppedError(Exception):
 
 
 def stop_at(count: int) -> Progress:
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int, note: str = "") -> None:
         if done == count:
             raise StoppedError
 
@@ -126,7 +127,7 @@ def test_a_run_that_goes_on_runs_the_batches_of_one_that_was_never_stopped(
         (tmp_path / "holes" / path.name).unlink()
     told: list[tuple[int, int]] = []
 
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int, note: str = "") -> None:
         told.append((done, total))
 
     again = run("holes", tell)

@@ -51,7 +51,11 @@ def same(one: Path, other: Path) -> bool:
 def test_it_learns_and_opens_as_a_judge(pictures: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     result = train_judge(
-        pictures, tmp_path, "style", SETTINGS, progress=lambda what, done, total: told.append((what, done, total))
+        pictures,
+        tmp_path,
+        "style",
+        SETTINGS,
+        progress=lambda what, done, total, note="": told.append((what, done, total)),
     )
     assert told == [("epochs", i + 1, 6) for i in range(6)]
     confusion = np.array(result["confusion"])
@@ -89,7 +93,7 @@ def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, t
     train_judge(pictures, again, "object", settings)
     assert same(one, again)
 
-    def stop(what: str, done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int, note: str = "") -> None:
         if done == 2:
             raise StoppedError
 
@@ -97,13 +101,13 @@ def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, t
         train_judge(pictures, stopped, "object", settings, progress=stop)
     assert (stopped / STATE).is_file()
     told: list[int] = []
-    train_judge(pictures, stopped, "object", settings, progress=lambda what, done, total: told.append(done))
+    train_judge(pictures, stopped, "object", settings, progress=lambda what, done, total, note="": told.append(done))
     assert told == [3]
     assert same(one, stopped)
 
     (stopped / STATE).write_bytes((one / "model.safetensors").read_bytes())  # of other work: not taken up
     told.clear()
-    train_judge(pictures, stopped, "object", settings, 1, progress=lambda what, done, total: told.append(done))
+    train_judge(pictures, stopped, "object", settings, 1, progress=lambda what, done, total, note="": told.append(done))
     train_judge(pictures, other, "object", settings, 1)
     assert told == [1, 2, 3]
     assert same(stopped, other)

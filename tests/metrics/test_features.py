@@ -36,7 +36,7 @@ def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("efface.metrics.features._BATCH", 2)
     calls: list[tuple[str, int, int]] = []
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int, note: str = "") -> None:
         calls.append((what, done, total))
 
     parts = extract(ModuleExtractor(MeanColour(), "colour"), images, ["p"] * 7, progress)

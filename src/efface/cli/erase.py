@@ -87,7 +87,7 @@ def command(
     target = out or Path(f"{_name(request.names)}-{request.method}.safetensors")
     check_target(target, force)
 
-    from efface import Work, erase, open_model
+    from efface import RunContext, erase, open_model
     from efface.eraser.certificate import LIMITS
     from efface.methods import METHODS
 
@@ -97,7 +97,7 @@ def command(
     folder = target.with_suffix(".training")
     with screen.progress() as tell:
         opened = open_model(model, device_of(device))
-        eraser = erase(opened, request, certify=certify, judge=asked, work=Work(folder, tell, force))
+        eraser = erase(opened, request, certify=certify, judge=asked, work=RunContext(folder, tell, force))
     if int(os.environ.get("RANK", 0)) > 0:  # of processes launched together, the first writes what all have
         return
     eraser.save(target, force=force)

@@ -12,7 +12,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import atomic
 
 if TYPE_CHECKING:
-    from efface.methods.training.run_context import Progress
+    from efface.progress import Progress
 
 MARK = "efface.json"
 

@@ -12,9 +12,9 @@ from efface.eraser.base import with_parameters
 from efface.eraser.streams import joined
 from efface.errors import BadRequest
 from efface.methods import METHODS
-from efface.methods.training.run_context import Work
 from efface.models import Model, open_model
 from efface.models.model import TEXT
+from efface.progress import RunContext
 from efface.request.record import Request
 from efface.settings import Scalar
 
@@ -38,7 +38,7 @@ def erase(
     clip_skip: int | None = None,
     certify: bool = False,
     judge: Judge | None = None,
-    work: Work | None = None,
+    work: RunContext | None = None,
     **options: Scalar,
 ) -> Eraser:
     """Make an eraser; the model stays as it is until the eraser is attached or baked.
@@ -74,7 +74,7 @@ def erase(
     chosen = METHODS.get(concepts.method)
     settings = chosen.config.model_validate(concepts.options)
     opened = model if isinstance(model, Model) else open_model(model)
-    work = work or Work()
+    work = work or RunContext()
     tools: dict[Tool, Callable[[], Any]] = {
         "copies": lambda: _copies_of(judge, opened),
         "latents": lambda: _latents_of(opened),
@@ -110,7 +110,7 @@ def _measure_of(judge: Judge | None, model: Model) -> Measure | None:
     return measure_by(judge, model)
 
 
-def _pictures_of(model: Model, work: Work) -> Pictures:
+def _pictures_of(model: Model, work: RunContext) -> Pictures:
     from efface.tools import CachedPictures
 
     return CachedPictures(model, work.progress)

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from efface.generation.folder import Image, read_folder, read_picture
-from efface.generation.jobs import SAMPLERS, Embedding, Job, Progress, Sampling, jobs_for, repeated
+from efface.generation.jobs import SAMPLERS, Embedding, Job, Sampling, jobs_for, repeated
 from efface.generation.prompts import read_prompts
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ __all__ = [
     "Embedding",
     "Image",
     "Job",
-    "Progress",
     "Recipe",
     "Sampling",
     "generate",

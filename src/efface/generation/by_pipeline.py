@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from efface.errors import BadInput
-from efface.generation.jobs import Job, Progress, Sampling, guidance_option
+from efface.generation.jobs import Job, Sampling, guidance_option
 from efface.generation.schedulers import make_scheduler
 from efface.models import Model
 from efface.models.text_readers import silenced
+from efface.progress import Progress
 
 Pixels = NDArray[np.uint8]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from efface.errors import BadInput
 
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 
 Sampler = Literal["dpm++", "ddim", "lms", "own"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
-
-
-class Progress(Protocol):
-    """Told what is being done, how much of it is done and how much there is."""
-
-    def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 
 from efface.eraser.eraser import Eraser
 from efface.generation.folder import Folder, Image, cached, file_name, is_kept, keep
-from efface.generation.jobs import Job, Progress, Sampling
+from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
 from efface.models import Model
+from efface.progress import Progress
 
 _NOT_FINITE = "the model gave numbers that are not finite"
 

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput, BadRequest
-from efface.generation.jobs import Job, Progress, Sampling
+from efface.generation.jobs import Job, Sampling
 from efface.generation.schedulers import make_scheduler
 from efface.models import Embedded, Model
+from efface.progress import Progress
 
 Pixels = NDArray[np.uint8]
 

@@ -16,8 +16,8 @@ import numpy as np
 from efface.errors import BadFile, BadInput
 from efface.files import atomic
 from efface.generation.folder import Image
-from efface.generation.jobs import Progress
 from efface.judges.base import Hesitant, Judge, KeepsResults, PassesOn, Pixels, Scores
+from efface.progress import Progress
 
 Answer = Literal["yes", "no", "undecided", "error"]
 _BATCH = 64

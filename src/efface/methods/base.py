@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 KindOfEdit = Literal["text", "weight", "guard"]
 Tool = Literal["copies", "latents", "measure", "pictures", "progress", "work"]
 
-#: Told what is being done, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
-
 
 class Latents(Protocol):
     """Draws with the unedited model."""
@@ -109,7 +106,7 @@ class Method:
             where it never does.
         needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `pictures`,
             `measure` and `copies` (None where nobody judges), whom to tell its `progress` (None where nobody listens),
-            and for methods that train the `work` around them (`efface.methods.training.run_context`).
+            and for methods that train the `work` around them (`efface.progress`).
     """
 
     name: str

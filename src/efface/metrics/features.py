@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
-from efface.generation.jobs import Progress
 from efface.metrics.bootstrap import Array
 from efface.models.clip import Clip, open_clip
+from efface.progress import Progress
 from efface.registry import Registry
 
 Pixels = NDArray[np.uint8]

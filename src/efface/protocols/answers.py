@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Image, Job, Progress, Sampling, generate
+from efface.generation import Image, Job, Sampling, generate
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts, write_results
 from efface.metrics.rates import Rate, clustered_bootstrap
 from efface.models import Model
+from efface.progress import Progress
 from efface.protocols.base import BASE, FORGETTING, Destination, Probe, Shot
 
 #: What an answer adds to a rate, or None if it does not count there, which must depend on its probe alone.

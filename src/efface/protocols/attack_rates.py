@@ -25,11 +25,12 @@ from pathlib import Path
 from efface.attacks import Attack, Target
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Job, Progress, Sampling, generate
+from efface.generation import Job, Sampling, generate
 from efface.generation.folder import read_rows, write_rows
 from efface.generation.run import Recipe
 from efface.judges import Judge, answer_of, score_images
 from efface.models import Model
+from efface.progress import Progress
 from efface.protocols.answers import safe_name
 from efface.protocols.attacked import Attacked, Attempt, share
 from efface.protocols.attacking import AWAY

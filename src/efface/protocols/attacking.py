@@ -12,9 +12,10 @@ from typing import Any
 from efface.attacks import ATTACKS, DEFAULT, Target
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Job, Progress, Sampling, generate
+from efface.generation import Job, Sampling, generate
 from efface.judges import Judge, score_images
 from efface.models import Model
+from efface.progress import Progress
 from efface.protocols.answers import safe_name
 from efface.protocols.base import Probe, Shot
 from efface.request.record import Concept, Request

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 from typing import Protocol as Interface
 
-from efface.generation.jobs import Job, Progress, Sampling
+from efface.generation.jobs import Job, Sampling
+from efface.progress import Progress
 from efface.protocols.paper_sampling import Published
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from pathlib import Path
 from efface.apply.weight_change import weight_change
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Progress, Sampling
+from efface.generation import Sampling
 from efface.judges import Judge
 from efface.judges.wrappers import Told
 from efface.models import Model
 from efface.models.emoji import catalogue
+from efface.progress import Progress
 from efface.protocols.answers import calibrate, judged, questions_of, union
 from efface.protocols.attacking import Attacks, Found
 from efface.protocols.base import BASE, Probe, Protocol

@@ -12,10 +12,11 @@ from typing import Any
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Image, Progress, Sampling, generate
+from efface.generation import Image, Sampling, generate
 from efface.judges import Judge
 from efface.metrics.rates import Rate, paired_difference
 from efface.models import Model
+from efface.progress import Progress
 from efface.protocols.answers import (
     Judged,
     agreement,

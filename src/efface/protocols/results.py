@@ -87,7 +87,7 @@ class Evaluation:
         judge: Name, version and calibration.
         results: By eraser name; `base` is the unedited model.
         provenance: Model, samplings, erasers, seeds and library versions.
-        certificates: Eraser name -> concept -> `free`, `text`, `ceiling` (`efface.eraser.certificate`), where one holds.
+        certificates: By eraser and concept, `free`, `text`, `ceiling` (`efface.eraser.certificate`), where one holds.
         comparisons: Two erasers' rates on the same prompts and seeds, the second minus the first.
     """
 

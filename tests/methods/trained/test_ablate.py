@@ -484,7 +484,7 @@ def test_a_killed_training_ends_as_one_that_was_not(
             if steps == [1, 2]:
                 raise Stop
 
-    work = efface.Work(tmp_path / "t", tell)
+    work = efface.RunContext(tmp_path / "t", tell)
     for _ in range(2):  # killed at its first picture, and at its second step
         with pytest.raises(Stop):
             made(tiny_model, group, work=work, **options)

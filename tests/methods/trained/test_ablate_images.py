@@ -113,7 +113,7 @@ def test_files_that_cannot_be_read_are_named(tiny_model: Model, tmp_path: Path) 
 def test_pictures_are_drawn_once(tiny_model: Model, tiny_sd: Path) -> None:
     how: dict[str, Any] = {"steps": 1, "guidance": 2.0, "sampler": "ddim"}
     told: list[tuple[str, int, int]] = []
-    first = CachedPictures(tiny_model, lambda what, done, total: told.append((what, done, total)))
+    first = CachedPictures(tiny_model, lambda what, done, total, note="": told.append((what, done, total)))
     some = first.draw(["a dog", "a car", "a dog"], [1, 2, 1], what="anchors", **how)
     assert np.array_equal(some[0], some[2])
     assert told == [("anchors", 1, 2), ("anchors", 2, 2)]
@@ -138,7 +138,7 @@ def test_an_interrupted_run_draws_in_the_batches_that_it_began_with(
         batches.append([job.seed for job in jobs])
         return sample(model, jobs, how)
 
-    def interrupted(what: str, done: int, total: int) -> None:
+    def interrupted(what: str, done: int, total: int, note: str = "") -> None:
         if done == n + 1:
             raise KeyboardInterrupt
 
@@ -207,7 +207,7 @@ def test_a_memorised_picture_is_ablated_with_a_detector(tiny_model: Model, tmp_p
     }  # fmt: skip
     request = Request.make("the star", kind="memorised", method="ablate", options=options)
     config = AblateConfig.model_validate(options)
-    eraser = erase(tiny_model, request, config, efface.Work(), CachedPictures(tiny_model), Bright([]))
+    eraser = erase(tiny_model, request, config, efface.RunContext(), CachedPictures(tiny_model), Bright([]))
     assert eraser.kind_of_edit == "weight"
     assert eraser.provenance["ablated"]["the star"]["targets"] == ["the star"]
 
@@ -223,7 +223,7 @@ def test_a_memorised_picture_is_read_before_anything_is_drawn(tiny_model: Model,
     request = Request.make("the star", "a moon", kind="memorised", method="ablate")
     config = AblateConfig(mem_impath=str(original))
     with pytest.warns(UserWarning, match="'a moon' does not steer"), pytest.raises(BadInput, match="not a whole"):
-        erase(tiny_model, request, config, efface.Work(), Undrawn(tiny_model), Bright([]))
+        erase(tiny_model, request, config, efface.RunContext(), Undrawn(tiny_model), Bright([]))
 
 
 def test_a_training_does_not_go_on_with_other_pictures(tiny_model: Model, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_training_does_not_go_on_with_other_pictures(tiny_model: Model, tmp_pa
     config = AblateConfig.model_validate(options)
 
     def run(copy: int) -> str:
-        work, pictures = efface.Work(tmp_path / "t"), CachedPictures(tiny_model)
+        work, pictures = efface.RunContext(tmp_path / "t"), CachedPictures(tiny_model)
         return erase(tiny_model, request, config, work, pictures, Bright([drawn[copy]])).hash
 
     assert run(0) == run(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import BadRequest, Model, Request, Work
+from efface import BadRequest, Model, Request, RunContext
 from efface.eraser.solve import _latents_of
 from efface.generation import Job, Sampling, sample_latents
 from efface.methods.trained.cie import Cie, CieConfig
@@ -175,14 +175,14 @@ def test_an_interrupted_training_goes_on_with_its_pictures(
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
-        efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options)
+        efface.erase(tiny_model, "cat", work=RunContext(tmp_path, stop), **options)
     assert told[0] == ("pictures of cat", 2)
     told.clear()
 
     def listen(what: str, done: int, total: int, note: str = "") -> None:
         told.append((what, done))
 
-    resumed = efface.erase(tiny_model, "cat", work=Work(tmp_path, listen), **options)
+    resumed = efface.erase(tiny_model, "cat", work=RunContext(tmp_path, listen), **options)
     assert [done for what, done in told if what == "cat"] == list(range(5, 13))
     assert all(what == "cat" for what, _ in told)
     assert resumed.hash == whole.hash
@@ -200,8 +200,8 @@ def test_pictures_that_are_drawn_are_kept_when_drawing_is_interrupted(tiny_model
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options)
-    assert efface.erase(tiny_model, "cat", work=Work(tmp_path, stop), **options).hash == whole.hash
+        efface.erase(tiny_model, "cat", work=RunContext(tmp_path, stop), **options)
+    assert efface.erase(tiny_model, "cat", work=RunContext(tmp_path, stop), **options).hash == whole.hash
     assert told == [32, 35]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 import efface
-from efface import BadInput, BadRequest, Eraser, Model, Request, WeightEdit, Work
+from efface import BadInput, BadRequest, Eraser, Model, Request, RunContext, WeightEdit
 from efface.eraser.solve import _latents_of
 from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
@@ -391,8 +391,8 @@ def test_an_interrupted_joint_training_goes_on(
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
-        efface.erase(tiny_model, BOTH, work=Work(tmp_path, crash), **options)
-    assert efface.erase(tiny_model, BOTH, work=Work(tmp_path), **options).hash == whole.hash
+        efface.erase(tiny_model, BOTH, work=RunContext(tmp_path, crash), **options)
+    assert efface.erase(tiny_model, BOTH, work=RunContext(tmp_path), **options).hash == whole.hash
 
 
 def test_a_checkpoint_of_other_directions_is_refused(tiny_model: Model, tmp_path: Path) -> None:
@@ -401,9 +401,9 @@ def test_a_checkpoint_of_other_directions_is_refused(tiny_model: Model, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        efface.erase(tiny_model, "cat", method="sepce", work=Work(tmp_path, crash), **QUICK)
+        efface.erase(tiny_model, "cat", method="sepce", work=RunContext(tmp_path, crash), **QUICK)
     with pytest.raises(BadInput, match="--force"):
-        efface.erase(tiny_model, "cat", preserve=["dog"], method="sepce", work=Work(tmp_path), **QUICK)
+        efface.erase(tiny_model, "cat", preserve=["dog"], method="sepce", work=RunContext(tmp_path), **QUICK)
 
 
 def test_half_precision_stays_in_the_null_space(tiny_model: Model) -> None:

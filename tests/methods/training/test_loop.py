@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import efface
-from efface import BadInput, Eraser, Model, Request, Work
+from efface import BadInput, Eraser, Model, Request, RunContext
 from efface.methods.trained.esd import Esd, EsdConfig
 from efface.methods.training import run as erasing
 from efface.methods.training.checkpoints import Checkpoints, discard
@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {
 DIVERGES: dict[str, Any] = {"iterations": 40, "reuse": 1, "lr": 1e3}
 
 
-def trained(model: Model, concepts: Any = "cat", work: Work | None = None, **options: Any) -> Eraser:
+def trained(model: Model, concepts: Any = "cat", work: RunContext | None = None, **options: Any) -> Eraser:
     chosen: dict[str, Any] = {**OPTIONS, **options}
     return efface.erase(model, concepts, method="esd", work=work, **chosen)
 
@@ -64,9 +64,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_model: Model, tmp_path:
     whole = trained(tiny_model, "cat", **options)
     stop = Stop(3, how)
     with pytest.raises(RuntimeError if how == "crash" else KeyboardInterrupt):
-        trained(tiny_model, "cat", work=Work(tmp_path / "t", stop), **options)
+        trained(tiny_model, "cat", work=RunContext(tmp_path / "t", stop), **options)
     rest = Stop(0, "")
-    resumed = trained(tiny_model, "cat", work=Work(tmp_path / "t", rest), **options)
+    resumed = trained(tiny_model, "cat", work=RunContext(tmp_path / "t", rest), **options)
     assert resumed.hash == whole.hash
     # After a crash in step 3 the checkpoint of step 2 is the last; Ctrl-C still leaves that of step 3.
     assert [done for _, done, _, _ in rest.told] == ([3, 4, 5] if how == "crash" else [4, 5])
@@ -80,9 +80,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_model: Model, tmp_path:
 
 @pytest.mark.usefixtures("_every_step")
 def test_concepts_that_are_done_are_not_trained_again(tiny_model: Model, tmp_path: Path) -> None:
-    work = Work(tmp_path, Stop(99, ""))
+    work = RunContext(tmp_path, Stop(99, ""))
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_model, ["cat", "dog"], work=Work(tmp_path, StopIn("dog")))
+        trained(tiny_model, ["cat", "dog"], work=RunContext(tmp_path, StopIn("dog")))
     eraser = trained(tiny_model, ["cat", "dog"], work=work)
     assert isinstance(work.progress, Stop)
     assert {what for what, *_ in work.progress.told} == {"dog"}
@@ -132,7 +132,7 @@ def test_gradients_that_are_never_zeroed_are_taken_up_again(tiny_model: Model, t
 def test_a_training_that_diverges_keeps_the_last_weights_of_use(tiny_model: Model, tmp_path: Path) -> None:
     """However short it was, and whether or not it was time for a checkpoint."""
     with pytest.raises(BadInput, match=r"diverged: the loss of step \d+ .* learning rate below 1000") as caught:
-        trained(tiny_model, "cat", work=Work(tmp_path), **DIVERGES)
+        trained(tiny_model, "cat", work=RunContext(tmp_path), **DIVERGES)
     assert "\n" not in str(caught.value)
     (path,) = tmp_path.glob("component-0-step-*.safetensors")
     assert str(caught.value).endswith(f" steps, whose loss was still finite, is {path}.")
@@ -186,19 +186,19 @@ def test_no_eraser_is_made_of_weights_that_are_not_finite(tiny_model: Model) -> 
 @pytest.mark.usefixtures("_every_step")
 def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: Model, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
-        trained(tiny_model, "cat", work=Work(tmp_path, Stop(3, "crash")))
+        trained(tiny_model, "cat", work=RunContext(tmp_path, Stop(3, "crash")))
     others: list[tuple[str, dict[str, Any]]] = [("dog", {}), ("cat", {"seed": 1})]
     for name, options in others:
         with pytest.raises(BadInput, match="--force"):
-            trained(tiny_model, name, work=Work(tmp_path), **options)
+            trained(tiny_model, name, work=RunContext(tmp_path), **options)
     path = tmp_path / "component-0.checkpoint.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:100])
     with pytest.raises(BadInput, match="damaged"):
-        trained(tiny_model, "cat", work=Work(tmp_path))
+        trained(tiny_model, "cat", work=RunContext(tmp_path))
     path.write_bytes(content)
     forced = Stop(0, "")
-    eraser = trained(tiny_model, "dog", work=Work(tmp_path, forced, force=True))
+    eraser = trained(tiny_model, "dog", work=RunContext(tmp_path, forced, force=True))
     assert [done for _, done, _, _ in forced.told] == [1, 2, 3, 4, 5]
     assert eraser.hash == trained(tiny_model, "dog").hash
 
@@ -208,13 +208,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
     tiny_model: Model, tmp_path: Path, small_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with small_disk(), pytest.raises(BadInput, match="Cannot write") as caught:
-        trained(tiny_model, "cat", work=Work(tmp_path))
+        trained(tiny_model, "cat", work=RunContext(tmp_path))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["component-0.jsonl"]
 
 
 def test_erasers_on_the_way_are_kept_where_asked_for(tiny_model: Model, tmp_path: Path) -> None:
-    eraser = trained(tiny_model, "cat", Work(tmp_path), save_freq=2, reuse=1)
+    eraser = trained(tiny_model, "cat", RunContext(tmp_path), save_freq=2, reuse=1)
     discard(tmp_path)
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["component-0-step-2.safetensors", "component-0-step-4.safetensors", "component-0.jsonl"]
@@ -227,21 +227,21 @@ def test_erasers_of_an_earlier_training_are_not_mixed_with_the_new_one(tiny_mode
     def kept() -> set[str]:
         return {path.stem.removeprefix("component-") for path in tmp_path.glob("component-*-step-*")}
 
-    trained(tiny_model, ["cat", "dog"], Work(tmp_path), save_freq=1)
+    trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), save_freq=1)
     assert kept() == {f"{component}-step-{step}" for component in (0, 1) for step in range(1, 6)}
     with pytest.raises(BadInput, match="--force"):
-        trained(tiny_model, ["cat", "dog"], Work(tmp_path), save_freq=2, lr=1e-4)
+        trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), save_freq=2, lr=1e-4)
     assert len(kept()) == 10
     others: dict[str, Any] = {"save_freq": 2, "lr": 1e-4}
     with pytest.raises(KeyboardInterrupt):  # in the first concept
-        trained(tiny_model, ["cat", "dog"], Work(tmp_path, Stop(2, "interrupt"), force=True), **others)
+        trained(tiny_model, ["cat", "dog"], RunContext(tmp_path, Stop(2, "interrupt"), force=True), **others)
     assert kept() == {"0-step-2"}
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_model, ["cat", "dog"], Work(tmp_path, StopIn("dog"), force=True), **others)
+        trained(tiny_model, ["cat", "dog"], RunContext(tmp_path, StopIn("dog"), force=True), **others)
     assert kept() == {"0-step-2", "0-step-4", "1-step-2"}
-    trained(tiny_model, ["cat", "dog"], Work(tmp_path), **others)
+    trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), **others)
     assert kept() == {"0-step-2", "0-step-4", "1-step-2", "1-step-4"}
-    trained(tiny_model, "cat", Work(tmp_path), **others)
+    trained(tiny_model, "cat", RunContext(tmp_path), **others)
     assert kept() == {"0-step-2", "0-step-4"}
 
 
@@ -272,10 +272,10 @@ def test_tensorboard_shows_each_step_once_after_an_interruption(tiny_model: Mode
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     options: dict[str, Any] = {"report_to": "tensorboard"}
     with pytest.raises(RuntimeError):
-        trained(tiny_model, ["cat", "dog"], Work(tmp_path, Stop(3, "crash")), **options)
+        trained(tiny_model, ["cat", "dog"], RunContext(tmp_path, Stop(3, "crash")), **options)
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_model, ["cat", "dog"], Work(tmp_path, StopIn("dog")), **options)
-    trained(tiny_model, ["cat", "dog"], Work(tmp_path), **options)
+        trained(tiny_model, ["cat", "dog"], RunContext(tmp_path, StopIn("dog")), **options)
+    trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), **options)
     events = reader.EventAccumulator(str(tmp_path / "efface"))
     events.Reload()
     for index, name in enumerate(("cat", "dog")):
@@ -289,7 +289,7 @@ def test_what_a_tracker_fails_with_is_one_sentence(tiny_model: Model, tmp_path: 
     pytest.importorskip("tensorboard")
     (tmp_path / "efface").write_text("a file where the tracker wants a folder")
     with pytest.raises(BadInput, match=r"report_to=tensorboard failed.* leave it out") as caught:
-        trained(tiny_model, "cat", Work(tmp_path), report_to="tensorboard")
+        trained(tiny_model, "cat", RunContext(tmp_path), report_to="tensorboard")
     assert "\n" not in str(caught.value)
 
 
@@ -310,8 +310,8 @@ import efface
 from accelerate import PartialState
 
 eraser = efface.erase(
-    sys.argv[1], "cat", method="esd", work=efface.Work(Path(sys.argv[2]) / "work"), iterations=3, ddim_steps=3, reuse=2,
-    lr=1e-3, train_method="xattn", latents="edited",
+    sys.argv[1], "cat", method="esd", work=efface.RunContext(Path(sys.argv[2]) / "work"), iterations=3, ddim_steps=3,
+    reuse=2, lr=1e-3, train_method="xattn", latents="edited",
 )
 state = PartialState()
 assert state.num_processes == 2

@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from efface.errors import BadFile
 from efface.files import atomic
 from efface.generation.folder import read_picture
-from efface.generation.jobs import Progress
 from efface.judges.imagenet import Classifier
 from efface.judges.training.network import TrainSettings, head_of, network
 from efface.judges.training.pictures import Split, labelled, split
 from efface.judges.training.state import load_state, save_state
 from efface.models.pretrained import quiet
+from efface.progress import Progress
 from efface.provenance import versions
 
 RESULT, STATE = "judge.json", "training.safetensors"

@@ -29,7 +29,7 @@ from torch import Tensor
 from efface.edits.kinds import Edit, TextEdit
 from efface.eraser.eraser import Eraser
 from efface.errors import BadRequest
-from efface.methods.base import Measure, Method, Progress
+from efface.methods.base import Measure, Method
 from efface.methods.closed_form.ridge import Kept, right_factor, solve
 from efface.methods.closed_form.stored import EMPTY, joined_kept, joined_tokens
 from efface.methods.closed_form.tokens import (
@@ -44,6 +44,7 @@ from efface.methods.closed_form.tokens import (
 from efface.methods.closed_form.uce_debias import DebiasConfig, balanced
 from efface.methods.closed_form.uce_tensor import deflected, deflected_again, side_by_side
 from efface.models.model import Model
+from efface.progress import Progress
 from efface.request.record import Request
 
 

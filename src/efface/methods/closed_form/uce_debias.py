@@ -28,8 +28,9 @@ from torch import Tensor
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadRequest
-from efface.methods.base import Measure, Progress
+from efface.methods.base import Measure
 from efface.models.model import Model
+from efface.progress import Progress
 from efface.request.record import Request
 from efface.settings import Settings
 

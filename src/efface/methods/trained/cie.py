@@ -26,9 +26,9 @@ from efface.methods.trained.correlation import CorrelationConfig, Momentum, Pict
 from efface.methods.trained.unet_parameters import parameters
 from efface.methods.training.objective import Batch, Losses, Objective
 from efface.methods.training.run import drop_components, train_eraser
-from efface.methods.training.run_context import Work
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
+from efface.progress import RunContext
 from efface.request.record import Request
 
 
@@ -88,7 +88,7 @@ class Cie(Objective):
         return concept - null
 
 
-def erase(model: Model, request: Request, config: CieConfig, latents: Latents, work: Work) -> Eraser:
+def erase(model: Model, request: Request, config: CieConfig, latents: Latents, work: RunContext) -> Eraser:
     """Train each concept from the base."""
     only_erases(request)
     needs_no_guide(request)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from efface.methods.base import Latents
 from efface.methods.training.objective import TrainingConfig, seeded
-from efface.methods.training.run_context import Progress
 from efface.models.model import Model
+from efface.progress import Progress
 from efface.request.record import Request
 
 _ALPHA, _FIRST = 0.9, 11

@@ -30,10 +30,10 @@ from efface.methods.closed_form.tokens import needs_no_guide, only_erases, prese
 from efface.methods.trained.unet_parameters import TrainMethod, parameters
 from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
 from efface.methods.training.run import drop_components, train_eraser
-from efface.methods.training.run_context import Work
 from efface.methods.training.trajectories import Points, Rounds, Sampler, latent_shape
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
+from efface.progress import RunContext
 from efface.request.record import Request
 
 Preset = Literal["2023", "2025"]
@@ -206,7 +206,7 @@ def _names(request: Request, config: EsdConfig) -> list[str]:
     return [word for word in words if word]
 
 
-def erase(model: Model, request: Request, config: EsdConfig, work: Work) -> Eraser:
+def erase(model: Model, request: Request, config: EsdConfig, work: RunContext) -> Eraser:
     """Train each concept from the base, or all together."""
     only_erases(request)
     needs_no_guide(request)

@@ -38,9 +38,9 @@ from efface.methods.trained.correlation import CorrelationConfig, Momentum, Pict
 from efface.methods.trained.sepce_basis import EXACT, Confined, bases, protected
 from efface.methods.training.objective import Batch, Losses, Objective
 from efface.methods.training.run import drop_components, train_eraser
-from efface.methods.training.run_context import Work
 from efface.methods.training.weights import Networks, check_trainable
 from efface.models.model import Model
+from efface.progress import RunContext
 from efface.request.record import Request
 
 _NORM = "norm of the first"  # |r r0|_2, averaged over slots as all that is logged
@@ -170,7 +170,7 @@ class Sepce(Objective):
         return (norms[0] if self._active[0] == 0 else self._first) / norms
 
 
-def erase(model: Model, request: Request, config: SepceConfig, latents: Latents, work: Work) -> Eraser:
+def erase(model: Model, request: Request, config: SepceConfig, latents: Latents, work: RunContext) -> Eraser:
     """Train each concept's change from the base, or all at once; either way each can be left out."""
     only_erases(request)
     needs_no_guide(request)

@@ -20,10 +20,10 @@ from efface.methods.closed_form.tokens import base_of, provenance
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Objective, TrainingConfig
-from efface.methods.training.run_context import Work
 from efface.methods.training.tracking import check_tracker, finish, track
 from efface.methods.training.weights import check_trainable, frozen
 from efface.models.model import Model
+from efface.progress import RunContext
 from efface.provenance import versions
 from efface.request.record import Request
 
@@ -39,7 +39,7 @@ def train_eraser(
     model: Model,
     request: Request,
     config: TrainingConfig,
-    work: Work,
+    work: RunContext,
     objective_of: Callable[[Request], Objective],
     *,
     together: bool = False,
@@ -85,7 +85,7 @@ class _Frame:
     accelerator: Accelerator
     model: Model
     config: TrainingConfig
-    work: Work
+    work: RunContext
     base: Base
     facts: Mapping[str, Any]
     count: int

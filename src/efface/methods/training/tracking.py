@@ -27,7 +27,7 @@ def check_tracker(config: TrainingConfig, folder: Path | None) -> None:
     if config.report_to not in [str(tracker) for tracker in get_available_trackers()]:
         raise BadInput(f"report_to={config.report_to} needs a package; run `pip install {config.report_to}`.")
     if folder is None:
-        raise BadInput(f"report_to={config.report_to} needs a folder; pass work=Work(folder=...).")
+        raise BadInput(f"report_to={config.report_to} needs a folder; pass context=RunContext(folder=...).")
 
 
 def track(accelerator: Accelerator, config: TrainingConfig, values: Mapping[str, float], step: int) -> None:

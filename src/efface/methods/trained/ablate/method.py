@@ -43,10 +43,10 @@ from efface.methods.trained.ablate.prompts import anchor_of, target_prompt
 from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, parameters, start_detached
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
 from efface.methods.training.run import drop_components, train_eraser
-from efface.methods.training.run_context import Work
 from efface.methods.training.trajectories import latent_shape
 from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
 from efface.models.model import Model
+from efface.progress import RunContext
 from efface.request.record import Request
 
 
@@ -170,7 +170,7 @@ def erase(
     model: Model,
     request: Request,
     config: AblateConfig,
-    work: Work,
+    work: RunContext,
     pictures: Pictures,
     copies: CopyDetector | None = None,
 ) -> Eraser:

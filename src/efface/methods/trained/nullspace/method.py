@@ -33,13 +33,14 @@ from torch import Tensor
 from efface.edits.kinds import WeightEdit
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput, BadRequest
-from efface.methods.base import Latents, Method, Progress
+from efface.methods.base import Latents, Method
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.closed_form.ridge import ridge
 from efface.methods.closed_form.tokens import base_of, only_erases, prompt_pairs, provenance
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.methods.trained.nullspace.targets import Targets, TextTower
 from efface.models.model import Model
+from efface.progress import Progress
 from efface.request.record import Request
 
 # The null-space edit of one weight, and the directions that it may use.
