@@ -19,8 +19,8 @@ BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/n
 help:
 	@echo "make demo    install, erase two concepts from the embedded model, write demo/report.html"
 	@echo "make test    install what is missing and run the tests"
-	@echo "make check   lint, format and types"
-	@echo "make format  let ruff mend what it can"
+	@echo "make check   lint, format, docstrings and types"
+	@echo "make format  let ruff fix what it can"
 	@echo "make docs    build the site into site/"
 	@echo "make build   build the wheel into dist/"
 
@@ -58,6 +58,7 @@ test: $(VENV)/.extra-test
 check: $(VENV)/.extra-check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python tools/check_docstrings.py
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.extra-check

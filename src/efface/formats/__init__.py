@@ -1,6 +1,9 @@
-"""Formats of other tools: exporters by name, and readers. Other packages add exporters by the entry point
-`efface.exporters`.
+"""File formats of other tools: exporters by name, and readers.
+
+Other packages add exporters by the entry point group `efface.exporters`.
 """
+
+from __future__ import annotations
 
 from efface.formats.base import Exported, Exporter
 from efface.registry import Registry
