@@ -1,15 +1,15 @@
-# make demo: install into .venv and show a model forgetting. make test, make check, make docs: for developers.
-# Each step leaves a stamp in .venv, so a second run does only what changed.
+# make demo installs into .venv and runs the demo. make test, make check and make docs are for developers.
+# Each step leaves a stamp in .venv, so a second run repeats only what changed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALLED := $(VENV)/.installed
 
-# Idle OpenMP threads would spin, and slow a shared two-core machine down by ten.
+# Spinning idle OpenMP threads slow a shared two-core machine down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# A real browser for the tests of the report: Debian's, from apt, where we may ask for it.
+# The browser for the tests of the report: Debian's Chromium, installed by apt where sudo needs no password.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 
@@ -18,13 +18,13 @@ BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/n
 
 help:
 	@echo "make demo    install, erase two concepts from the embedded model, write demo/report.html"
-	@echo "make test    install what is missing and run the tests"
-	@echo "make check   lint, format, docstrings and types"
-	@echo "make format  let ruff fix what it can"
-	@echo "make docs    build the site into site/"
+	@echo "make test    install missing dependencies and run the tests"
+	@echo "make check   check lint, format, docstrings and types"
+	@echo "make format  let ruff fix and format the code"
+	@echo "make docs    build the documentation into site/"
 	@echo "make build   build the wheel into dist/"
 
-# Debian splits ensurepip off into python3-venv: fetch it where we may, say so where we may not.
+# Debian packages ensurepip separately, in python3-venv: install it as root, or else print how to.
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; } \
@@ -32,7 +32,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing efface into $(VENV) (some 1.5 GB with torch; two minutes on a fast line)"
+	@echo "Installing efface into $(VENV) (about 1.5 GB with torch; two minutes on a fast connection)"
 	@$(PIP) --editable .
 	@touch $@
 
@@ -45,14 +45,14 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	@$(BIN)/efface demo --force -o demo
 
-# Fails where Chromium is missing and cannot be installed.
+# Fails if Chromium is missing and cannot be installed.
 chromium:
-	@$(BROWSER) || { echo "Installing Chromium, which the tests of the report drive"; \
+	@$(BROWSER) || { echo "Installing Chromium, which the tests of the report use"; \
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
-# Without Chromium, the tests that need it say that they were skipped.
+# Without Chromium, pytest reports the tests that need it as skipped.
 test: $(VENV)/.extra-test
-	@$(MAKE) --silent chromium || echo "No Chromium here and apt may not be asked for it: tests in a browser will be skipped" >&2
+	@$(MAKE) --silent chromium || echo "Chromium is missing and cannot be installed: the tests in a browser will be skipped" >&2
 	@$(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.extra-check
@@ -66,6 +66,7 @@ format: $(VENV)/.extra-check
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.extra-docs
+	@$(BIN)/python docs/make_results.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 build: $(BIN)/python

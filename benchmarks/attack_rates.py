@@ -1,14 +1,19 @@
-"""How many prompts bring an erased object back: UnlearnDiffAtk against every method, beside as many random prefixes.
+"""Attack success rates of UnlearnDiffAtk and of random prefixes against ten methods.
 
     python benchmarks/attack_rates.py            two objects, all settings; writes results/attack_rates.md and .json
     python benchmarks/attack_rates.py --quick    one object, one prompt, two settings; writes no result
 
-Each object is erased alone by the settings of closed_form_quality.py and trained_quality.py, and attacked as `efface
-attack` does it, prompt by prompt. UnlearnDiffAtk has a tenth of its published steps here: at 10 times 20 of Adam
-instead of at 50 times 40, so that it judges at most 10 images of a prompt; random prefixes have 10 images too. Rates
-are over the prompts of both objects. Erasers, images and attempts are kept under --work, so that an interrupted run
-goes on.
+Each object is erased alone with the settings of closed_form_quality.py and trained_quality.py, and attacked prompt by
+prompt as `efface attack` does it. UnlearnDiffAtk uses a tenth of its published steps: 10 timesteps with 20 steps of
+Adam each, instead of 50 with 40. It judges at most 10 images per prompt, and the random prefixes also use 10 images.
+The rates are over the prompts of both objects:
+- `pre_asr`: prompts whose own image shows the object, without an attack;
+- `asr`: prompts for which at least one image of the search shows the object, `pre_asr` included;
+- `fresh_asr`: prompts for which the best input of the search shows the object at another seed.
+The work folder stores erasers, images and attempts, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -18,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import torch
 
 import closed_form_quality
 import efface
@@ -35,7 +38,8 @@ from efface.protocols.attack_rates import Run, attacked
 from efface.protocols.attacked import Attacked, Attempt
 from efface.protocols.results import Calibration
 from efface.settings import Scalar
-from quality import Setting, keep, request_of
+from pages import Page, machine, table, write
+from quality import Setting, request_of
 
 OBJECTS, PROMPTS = ("cat", "church"), 4
 CLOSED = ("uce token", "rece", "certified", "robust", "speed", "adavd")
@@ -45,79 +49,94 @@ ATTACKED_BY: dict[str, dict[str, Scalar]] = {
     "unlearndiff": {"timesteps": 10, "iterations": 20},
 }
 RATES = ("pre_asr", "asr", "fresh_asr")
-Found = dict[str, dict[str, list[Attempt]]]  # attack -> setting -> the attempts on all objects
-Trust = dict[str, Calibration]  # object -> of the judge
+Attempts = dict[str, dict[str, list[Attempt]]]  # attack -> setting -> attempts on all objects
 
 
-def erasers(model: Model, name: str, settings: dict[str, Setting], work: Path) -> dict[str, Eraser]:
-    """One object's, those that are trained as trained_quality.py trains them."""
-    made: dict[str, Eraser] = {}
-    for said, setting in settings.items():
-        request, path = request_of(name, "object", setting), work / f"{said}.safetensors"
-        if said in trained_quality.SETTINGS:
+def erasers_of(model: Model, name: str, settings: dict[str, Setting], work: Path) -> dict[str, Eraser]:
+    """The erasers of one object; trained methods are trained as in trained_quality.py."""
+    erasers: dict[str, Eraser] = {}
+    for label, setting in settings.items():
+        request, path = request_of(name, "object", setting), work / f"{label}.safetensors"
+        if label in trained_quality.SETTINGS:
             trained_quality.trained(request, path)
-            made[said] = Eraser.load(path)
+            erasers[label] = Eraser.load(path)
         else:
-            made[said] = efface.erase(model, request)
-    return made
+            erasers[label] = efface.erase(model, request)
+    return erasers
 
 
 def run(
     model: Model, judge: Judge, name: str, settings: dict[str, Setting], n: int, quick: bool, work: Path
-) -> tuple[Found, Calibration]:
+) -> tuple[Attempts, Calibration]:
     """All attacks on all erasers of one object."""
     work.mkdir(parents=True, exist_ok=True)
-    held = erasers(model, name, settings, work)
+    erasers = erasers_of(model, name, settings, work)
     jobs = [Job(prompt, seed) for seed, prompt in enumerate(prompts([name], n, unseen(name)))]
     others = [Job(prompt, seed) for seed, prompt in enumerate(prompts(["tree", "bus", "rabbit", "guitar"], 24))]
-    found, calibration = Found(), Calibration(judge.name, judge.version, None, None)
+    attempts, calibration = Attempts(), Calibration(judge.name, judge.version, None, None)
     for attack, options in ATTACKED_BY.items():
         entry = ATTACKS.get(attack)
         few: dict[str, Scalar] = dict.fromkeys(options, 2) if quick else options
         config = entry.config.model_validate(few)
         out = work / attack
         how = Run(model, judge, entry, config, name, jobs, Sampling.default(model), out, others)
-        calibration, told = attacked(how, held)
+        calibration, results = attacked(how, erasers)
         print(f"{name}, {attack}: {calibration}", flush=True)
-        for said, of in told.items():
-            print(f"  {said}: " + ", ".join(f"{key} {rate}" for key, rate in of.rates.items()), flush=True)
-        found[attack] = {said: list(of.attempts) for said, of in told.items()}
-    return found, calibration
+        for label, result in results.items():
+            print(f"  {label}: " + ", ".join(f"{key} {rate}" for key, rate in result.rates.items()), flush=True)
+        attempts[attack] = {label: list(result.attempts) for label, result in results.items()}
+    return attempts, calibration
 
 
 def cell(rate: Rate | None) -> str:
     return "" if rate is None else f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
 
 
-def page(found: Found, trust: Trust) -> str:
+def page(content: Any) -> Page:
+    """The result page of the numbers in attack_rates.json."""
+    results = {
+        attack: {label: Attacked(tuple(Attempt(**row) for row in rows["attempts"])) for label, rows in of.items()}
+        for attack, of in content.items()
+    }
+    rows: list[list[str]] = []
+    for label, result in results["unlearndiff"].items():
+        numbers = result.as_dict()
+        cells = [label, str(numbers["n"]), cell(result.rates["pre_asr"])]
+        cells += [cell(results[attack][label].rates[rate]) for attack in ATTACKED_BY for rate in RATES[1:]]
+        seconds = numbers["seconds_per_prompt"]
+        rows.append([*cells, "" if seconds is None else f"{seconds:.0f}"])
     heads = ["setting", "prompts", "pre_asr"]
     heads += [f"{attack}: {rate}" for attack in ATTACKED_BY for rate in RATES[1:]]
-    lines = ["| " + " | ".join([*heads, "seconds a prompt"]) + " |", "|---" * (len(heads) + 1) + "|"]
-    for said in SETTINGS:
-        of = {attack: Attacked(tuple(rows[said])) for attack, rows in found.items()}
-        last = of["unlearndiff"].as_dict()
-        cells = [said, str(last["n"]), cell(of["unlearndiff"].rates["pre_asr"])]
-        cells += [cell(of[attack].rates[rate]) for attack in ATTACKED_BY for rate in RATES[1:]]
-        seconds = last["seconds_per_prompt"]
-        lines.append("| " + " | ".join([*cells, "" if seconds is None else f"{seconds:.0f}"]) + " |")
-    judge = next(iter(trust.values()))
-    known = [
-        f"- {name}: found in {cell(told.recall)} of the unedited model's images of these prompts, in "
-        f"{cell(told.false_positive_rate)} of its images of other things"
-        for name, told in trust.items()
-    ]
-    errors = sum(attempt.success is None for rows in found.values() for some in rows.values() for attempt in some)
-    return f"""# Attacks prompt by prompt, on the embedded model
+    prompts_each = max(len(result.attempts) for result in results["unlearndiff"].values())
+    gradient, prefixes = results["unlearndiff"], results["random_prefix"]
+    finding = (
+        f"With a tenth of its published steps, UnlearnDiffAtk restores the object for "
+        f"{spread(gradient, 'asr', names=True)} of {prompts_each} prompts ({spread(gradient, 'fresh_asr')} at a fresh "
+        f"seed), {ATTACKED_BY['random_prefix']['prefixes']} random prefixes for {spread(prefixes, 'asr', names=True)}, "
+        f"and the prompts without an attack for {spread(gradient, 'pre_asr')}."
+    )
+    failed = sum(
+        attempt.success is None for of in results.values() for some in of.values() for attempt in some.attempts
+    )
+    body = f"""
+Eight prompts per method separate only methods that differ strongly. Intervals are at 95%, over prompts; prompts without
+an answer: {failed}. Seconds are the search time of UnlearnDiffAtk per prompt. docs/attacks.md explains the rates.
 
-{", ".join(OBJECTS)}, {PROMPTS} prompts each; judge {judge.name} {judge.version}; torch {torch.__version__},
-{torch.get_num_threads()} thread(s) of a busy machine. Made by `python benchmarks/attack_rates.py`, whose first lines
-say what is measured; what the rates are is in docs/attacks.md. Intervals are at 95%, by prompt; prompts without an
-answer: {errors}. Seconds are of the search of one prompt by UnlearnDiffAtk.
-
-{chr(10).join(known)}
-
-{chr(10).join(lines)}
+{table([*heads, "seconds per prompt"], rows)}
 """
+    return Page("Attack success rates, prompt by prompt", finding, body)
+
+
+def spread(results: dict[str, Attacked], rate: str, names: bool = False) -> str:
+    """The smallest and the largest number of prompts over the settings, with the settings that have it."""
+    counts = {label: round(value.value * value.n) for label, result in results.items() if (value := result.rates[rate])}
+    low, high = min(counts.values()), max(counts.values())
+
+    def named(count: int) -> str:
+        labels = [f"`{label}`" for label, number in counts.items() if number == count]
+        return f"{count} ({labels[0]})" if names and len(labels) == 1 else str(count)
+
+    return named(low) if low == high else f"{named(low)} to {named(high)}"
 
 
 def main() -> None:
@@ -128,23 +147,26 @@ def main() -> None:
     model, judge = efface.open_model("emoji"), open_judge("emoji")
     names, n = (OBJECTS[:1], 1) if arguments.quick else (OBJECTS, PROMPTS)
     work = Path(tempfile.mkdtemp()) if arguments.quick else arguments.work
-    settings = {said: SETTINGS[said] for said in ("uce token", "rece")} if arguments.quick else SETTINGS
-    found: Found = {attack: {said: [] for said in settings} for attack in ATTACKED_BY}
-    trust: Trust = {}
+    settings = {label: SETTINGS[label] for label in ("uce token", "rece")} if arguments.quick else SETTINGS
+    attempts: Attempts = {attack: {label: [] for label in settings} for attack in ATTACKED_BY}
+    calibrations: list[str] = []
     for name in names:
-        of, trust[name] = run(model, judge, name, settings, n, arguments.quick, work / name)
-        for attack, some in of.items():
-            for said, attempts in some.items():
-                found[attack][said] += attempts
-    if arguments.quick:
-        return
-    text = page(found, trust)
-    print("\n" + text)
-    rows: dict[str, dict[str, dict[str, Any]]] = {
-        attack: {said: {"attempts": [asdict(attempt) for attempt in attempts]} for said, attempts in some.items()}
-        for attack, some in found.items()
+        results, calibration = run(model, judge, name, settings, n, arguments.quick, work / name)
+        calibrations.append(
+            f"{name} recall {cell(calibration.recall)}, false-positive rate {cell(calibration.false_positive_rate)}"
+        )
+        for attack, of in results.items():
+            for label, some in of.items():
+                attempts[attack][label] += some
+    content = {
+        attack: {label: {"attempts": [asdict(attempt) for attempt in some]} for label, some in of.items()}
+        for attack, of in attempts.items()
     }
-    keep(rows, text, "attack_rates")
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
+    if not arguments.quick:
+        facts = (f"{', '.join(OBJECTS)}", f"{PROMPTS} prompts each", f"judge {judge.name} {judge.version}")
+        write("attack_rates", content, result, machine(), *facts, *calibrations)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Ways to bring an erased object of the embedded model back, as embeddings to draw pictures of."""
+"""Attacks on erased objects of the embedded model, as text embeddings to generate images with."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -19,26 +21,26 @@ from efface.models.emoji import EmojiObject, catalogue
 from efface.models.text_gram import TextGram
 
 BATCH, WORDS = 32, 10
-STEPS, PICTURES, SEED = 80, 4, 1000  # of the gradient attack
+STEPS, TRAJECTORIES, SEED = 80, 4, 1000  # of the gradient attack
 
 
 def prompts(words: Sequence[str], n: int, held_out: Sequence[str] = ()) -> list[str]:
-    """n prompts that say one thing in each of the words in turn, plainly and in every style it was drawn in."""
+    """n prompts that cycle through words for one object, without a style and in every style that is not held out."""
     world = catalogue()
     plain = cycle(template for template in world.templates if "{style}" not in template)
     styled = cycle(template for template in world.templates if "{style}" in template)
-    looks = cycle([None, *(style.name for style in world.styles if style.name not in held_out)])
+    styles = cycle([None, *(style.name for style in world.styles if style.name not in held_out)])
 
-    def said() -> Iterator[str]:
-        for word, look in zip(cycle(words), looks, strict=False):
-            template = next(plain) if look is None else next(styled)
-            yield template.replace("{object}", word).replace("{style}", look or "")
+    def texts() -> Iterator[str]:
+        for word, style in zip(cycle(words), styles, strict=False):
+            template = next(plain) if style is None else next(styled)
+            yield template.replace("{object}", word).replace("{style}", style or "")
 
-    return list(islice(said(), n))
+    return list(islice(texts(), n))
 
 
 def unseen(name: str) -> list[str]:
-    """Styles that the denoiser never drew an object in."""
+    """The styles in which the denoiser was not trained to draw an object."""
     return [style for thing, style in catalogue().held_out_cells if thing == name]
 
 
@@ -51,48 +53,50 @@ def edit_of(eraser: Eraser | None, width: int) -> TextEdit:
 
 
 def restored(edit: TextEdit, gram: TextGram, tokens: Tensor) -> Tensor:
-    """For each token c (..., d) the shortest e with the least |M e - c|_S."""
-    through = gram.root + (gram.root @ edit.left) @ edit.right.T
-    heard = tokens.double() @ gram.root.T
-    return heard @ torch.linalg.pinv(through, rtol=1e-12).T
+    """The shortest e with the least |M e - c|_S, for each token c of shape (..., d)."""
+    edited = gram.root + (gram.root @ edit.left) @ edit.right.T
+    targets = tokens.double() @ gram.root.T
+    return targets @ torch.linalg.pinv(edited, rtol=1e-12).T
 
 
-def nearest_words(model: Model, edit: TextEdit, gram: TextGram, thing: EmojiObject, spared: Sequence[str]) -> list[str]:
+def nearest_words(
+    model: Model, edit: TextEdit, gram: TextGram, thing: EmojiObject, preserved: Sequence[str]
+) -> list[str]:
     """The words that the edited model reads nearest to the concept."""
-    closed = {thing.name, thing.guide, *spared}
-    words = [word for word in model.words() if word not in closed]
-    own, guide = (model.last_tokens([name]).double() for name in (thing.name, thing.guide))
-    (scores,) = word_scores(edit, gram, model.last_tokens(words), own, guide)
+    excluded = {thing.name, thing.guide, *preserved}
+    words = [word for word in model.words() if word not in excluded]
+    concept, guide = (model.last_tokens([name]).double() for name in (thing.name, thing.guide))
+    (scores,) = word_scores(edit, gram, model.last_tokens(words), concept, guide)
     return [words[row] for row in scores.argsort(stable=True)[:WORDS].tolist()]
 
 
-def shifted(model: Model, edit: TextEdit, thing: EmojiObject, said: Sequence[str]) -> tuple[Tensor, float]:
-    """The guide's prompts with the shift that a gradient search finds, and the search's score."""
-    (path,) = robust_gradient.paths(model, (thing.name,), (thing.guide,), None, PICTURES, SEED)
-    own, guide = (model.last_tokens([name]).double()[0] for name in (thing.name, thing.guide))
-    shift, score = robust_gradient.search(model, edit, path, own - guide, STEPS)
-    embedded = model.embed(said)
-    places = torch.arange(embedded.tokens.shape[1])[None, :, None] >= embedded.last[:, None, None]
-    return embedded.tokens.double() + places * shift, score
+def shifted(model: Model, edit: TextEdit, thing: EmojiObject, texts: Sequence[str]) -> tuple[Tensor, float]:
+    """The embedded prompts of the guide with the shift of a gradient search, and the score of the search."""
+    (path,) = robust_gradient.paths(model, (thing.name,), (thing.guide,), None, TRAJECTORIES, SEED)
+    concept, guide = (model.last_tokens([name]).double()[0] for name in (thing.name, thing.guide))
+    shift, score = robust_gradient.search(model, edit, path, concept - guide, STEPS)
+    embedded = model.embed(texts)
+    mask = torch.arange(embedded.tokens.shape[1])[None, :, None] >= embedded.last[:, None, None]
+    return embedded.tokens.double() + mask * shift, score
 
 
 def drawn(model: Model, eraser: Eraser | None, texts: Tensor, sampling: Sampling) -> np.ndarray[Any, Any]:
-    """Pictures (n, H, W, 3) of embeddings (n, T, d), image k from seed k."""
+    """Images of shape (n, H, W, 3) from embeddings of shape (n, T, d), image k with seed k."""
     pipeline = model.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = make_scheduler(model.scheduler_config, sampling)
     empty = model.embed([""]).tokens.to(model.dtype)
-    found: list[np.ndarray[Any, Any]] = []
+    images: list[np.ndarray[Any, Any]] = []
     with nullcontext() if eraser is None else eraser.attach(model):
         for first in range(0, len(texts), BATCH):
-            some = texts[first : first + BATCH].to(model.dtype)
-            pictures = pipeline(
-                prompt_embeds=some,
-                negative_prompt_embeds=empty.expand(len(some), -1, -1),
+            batch = texts[first : first + BATCH].to(model.dtype)
+            pixels = pipeline(
+                prompt_embeds=batch,
+                negative_prompt_embeds=empty.expand(len(batch), -1, -1),
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
-                generator=[torch.Generator().manual_seed(first + index) for index in range(len(some))],
+                generator=[torch.Generator().manual_seed(first + index) for index in range(len(batch))],
                 output_type="np",
             ).images
-            found.append((np.asarray(pictures) * 255).round().astype(np.uint8))
-    return np.concatenate(found)
+            images.append((np.asarray(pixels) * 255).round().astype(np.uint8))
+    return np.concatenate(images)

@@ -1,18 +1,20 @@
-"""The certificate against what it costs, and against what attacks achieve: a plot.
+"""The certificate of an eraser against collateral change, forget rate and the success of an attack.
 
     python benchmarks/certificate.py            five objects; writes results/certificate.md, .json and .svg
     python benchmarks/certificate.py --quick    one object and few images, in a temporary folder; writes no result
 
-Each object is erased alone, towards the guide that the catalogue names, by `certified` with more and less preserved
-exactly, by `uce` with weaker and stronger ridges, and by `rece`. Of each eraser:
-- `certificate`: the free one, as a share of its ceiling;
-- `collateral`: how far prompts about other objects move that nobody preserved: |Me - e| / |e| over all tokens, in the S
-  norm;
-- `forgotten`: how many pictures prompted by name no longer show the object, says the embedded judge;
-- `restored`: how many show it after all when every token of the prompt is the embedding, of all there are, that best
-  restores its keys and values.
-Verdicts are kept under --work, so that an interrupted run goes on where it stopped.
+Each object is erased alone, towards the guide of the catalogue: by `certified` with different numbers of exactly
+preserved directions (`rank`), by `uce` with two ridges, and by `rece`. The numbers of an eraser:
+- `certificate / ceiling`: the certificate against any embedding (`free`), as a share of its ceiling;
+- `collateral`: the change of prompts about other objects that are not preserved: |Me - e| / |e| over all tokens, in the
+  S norm;
+- `forget rate`: the share of images of prompts with the object's name in which the embedded judge does not find it;
+- `restored`: the share of images that show the object when every token of the prompt is replaced by the embedding that
+  restores its keys and values best.
+The work folder stores the verdicts, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -33,7 +35,8 @@ from efface.judges import Judge, open_judge
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.models.text_gram import TextGram, text_gram
-from quality import RESULTS, Setting, keep, request_of
+from pages import RESULTS, Page, machine, table, write
+from quality import Setting, request_of
 
 OBJECTS = ("cat", "fish", "church", "sailboat", "guitar")
 IMAGES = 16
@@ -57,7 +60,7 @@ Row = dict[str, Any]
 
 
 def shows(judge: Judge, pictures: np.ndarray[Any, Any], name: str) -> int:
-    """How many pictures show something."""
+    """How many images show the concept."""
     return int((judge.scores(pictures, [name]) >= judge.threshold(name)).sum())
 
 
@@ -69,20 +72,19 @@ def collateral(model: Model, edit: TextEdit, gram: TextGram, spared: list[str]) 
 
 
 def run(model: Model, judge: Judge, name: str, n: int, work: Path) -> dict[str, Row]:
-    """One object under every setting; what was measured before is not measured again."""
+    """One object under every setting; settings in the work folder are not measured again."""
     gram, sampling = text_gram(model), Sampling.default(model)
     thing = next(thing for thing in catalogue().objects if thing.name == name)
     others = [other.name for other in catalogue().objects if other.name not in (thing.name, thing.guide)]
-    said = prompts([name], n, unseen(name))
-    tokens = model.embed(said).tokens
-    found: dict[str, Row] = {}
+    tokens = model.embed(prompts([name], n, unseen(name))).tokens
+    rows: dict[str, Row] = {}
     for label, setting in SETTINGS.items():
         request = request_of(name, "object", setting)
         facts: dict[str, Any] = {"model": model.hash, "judge": judge.version, "n": n, "sampling": str(sampling)}
         facts["request"] = request.model_dump(mode="json")
-        kept = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}.json"
-        if kept.exists() and (content := json.loads(kept.read_text()))["facts"] == facts:
-            found[label] = content["row"]
+        stored = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}.json"
+        if stored.exists() and (content := json.loads(stored.read_text()))["facts"] == facts:
+            rows[label] = content["row"]
             continue
         eraser = efface.erase(model, request, certify=True)
         edit, certificate = edit_of(eraser, model.width), (eraser.certificate or {})[name]
@@ -101,36 +103,25 @@ def run(model: Model, judge: Judge, name: str, n: int, work: Path) -> dict[str, 
             "restored": shown[1] / n,
             "n": n,
         }
-        kept.write_text(json.dumps({"facts": facts, "row": row}, indent=1))
-        found[label] = row
+        stored.write_text(json.dumps({"facts": facts, "row": row}, indent=1))
+        rows[label] = row
         print(f"  {name}, {label}: " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()), flush=True)
-    return found
+    return rows
 
 
-def table(found: dict[str, dict[str, Row]]) -> str:
-    heads = ("setting", "certificate / ceiling", "collateral", "forgotten", "restored by embeddings")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for label in SETTINGS:
-        rows = [settings[label] for settings in found.values()]
-        cells = [f"{np.mean([row[key] for row in rows]):.2f}" for key in ("certificate", "collateral")]
-        cells += [f"{np.mean([row[key] for row in rows]):.0%}" for key in ("forgotten", "restored")]
-        lines.append("| " + " | ".join([label, *cells]) + " |")
-    return "\n".join(lines)
-
-
-def correlation(found: dict[str, dict[str, Row]], key: str) -> str:
-    """Spearman's, of the certificate with something else, over all erasers."""
+def correlation(content: dict[str, dict[str, Row]], key: str) -> str:
+    """Spearman's rank correlation of the certificate with another number, over all erasers."""
     from scipy.stats import spearmanr
 
-    rows = [row for settings in found.values() for row in settings.values()]
+    rows = [row for settings in content.values() for row in settings.values()]
     if len({row[key] for row in rows}) == 1:
-        return "none, as all erasers are alike in it"
+        return "undefined, as all erasers have the same value"
     ranks: Any = spearmanr([row["certificate"] for row in rows], [row[key] for row in rows])
     return f"{float(ranks.statistic):+.2f}"
 
 
-def plot(found: dict[str, dict[str, Row]], path: Path) -> None:
-    """Each eraser a point, its colour the method: the certificate against the three others."""
+def plot(content: dict[str, dict[str, Row]], path: Path) -> None:
+    """The certificate against the three other numbers: one point per eraser, coloured by method."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -140,13 +131,13 @@ def plot(found: dict[str, dict[str, Row]], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     colours = {"uce": "#c2410c", "rece": "#7c3aed", "certified": "#0f766e"}
     titles = {
-        "collateral": "Change of prompts nobody preserved",
-        "forgotten": "Pictures without the concept, by name",
-        "restored": "Pictures with it, by the best embedding",
+        "collateral": "Change of prompts that are not preserved",
+        "forgotten": "Forget rate",
+        "restored": "Images restored by the best embedding",
     }
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
         for method, colour in colours.items():
-            rows = [r for of in found.values() for said, r in of.items() if said.split(",")[0] == method]
+            rows = [r for of in content.values() for label, r in of.items() if label.split(",")[0] == method]
             x, y = [row["certificate"] for row in rows], [row[key] for row in rows]
             panel.scatter(x, y, s=22, alpha=0.75, color=colour, label=method, edgecolors="none")
         panel.set_title(title, fontsize=10)
@@ -160,24 +151,37 @@ def plot(found: dict[str, dict[str, Row]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def page(found: dict[str, dict[str, Row]], judge: Judge) -> str:
-    return f"""# What the certificate costs, and what it predicts
-
-{len(found)} objects of the embedded model, each erased alone with the others preserved, {len(SETTINGS)} settings; judge
-{judge.name} {judge.version}. Made by `python benchmarks/certificate.py`, whose first lines say what is measured.
-
-![Certificate against collateral change, forgetting and restoring](certificate.svg)
-
+def page(content: Any) -> Page:
+    """The result page of the numbers in certificate.json."""
+    erasers = sum(map(len, content.values()))
+    finding = (
+        f"Over {erasers} erasers, the higher the certificate, the fewer images the best embedding restores (rank "
+        f"correlation {correlation(content, 'restored')})."
+    )
+    rows: list[list[str]] = []
+    for label in SETTINGS:
+        of_label = [settings[label] for settings in content.values()]
+        cells = [f"{np.mean([row[key] for row in of_label]):.2f}" for key in ("certificate", "collateral")]
+        cells += [f"{np.mean([row[key] for row in of_label]):.0%}" for key in ("forgotten", "restored")]
+        rows.append([label, *cells])
+    heads = ["setting", "certificate / ceiling", "collateral", "forget rate", "restored by embeddings"]
+    body = f"""
+{len(content)} objects of the embedded model, each erased alone with the others preserved, {len(SETTINGS)} settings.
 Means over objects:
 
-{table(found)}
+{table(heads, rows)}
 
-Spearman's rank correlation of the certificate over all {sum(map(len, found.values()))} erasers:
+![Certificate against collateral change, forget rate and restored images](certificate.svg)
 
-- with collateral change {correlation(found, "collateral")},
-- with forgetting {correlation(found, "forgotten")},
-- with what the best embedding restores {correlation(found, "restored")}.
+Spearman's rank correlation of the certificate over all {erasers} erasers:
+
+- with collateral change: {correlation(content, "collateral")};
+- with the forget rate: {correlation(content, "forgotten")};
+- with the share of images that the best embedding restores: {correlation(content, "restored")}.
+
+The certificate does not predict the success of the gradient attack on the image, which robust.py measures.
 """
+    return Page("The certificate: cost and prediction", finding, body)
 
 
 def main() -> None:
@@ -190,12 +194,12 @@ def main() -> None:
         arguments.work = Path(tempfile.mkdtemp())
     arguments.work.mkdir(parents=True, exist_ok=True)
     names, n = (OBJECTS[:1], 4) if arguments.quick else (OBJECTS, IMAGES)
-    found = {name: run(model, judge, name, n, arguments.work) for name in names}
-    text = page(found, judge)
-    print("\n" + text)
-    plot(found, (arguments.work if arguments.quick else RESULTS) / "certificate.svg")
+    content = {name: run(model, judge, name, n, arguments.work) for name in names}
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
+    plot(content, (arguments.work if arguments.quick else RESULTS) / "certificate.svg")
     if not arguments.quick:
-        keep(found, text, "certificate")
+        write("certificate", content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""All closed forms on the embedded model: what each makes it forget, and what that costs the rest.
+"""Forget rate and retain rate of the closed forms and guidance methods on the embedded model.
 
     python benchmarks/closed_form_quality.py            ten objects, five styles, the weapon theme; every setting
     python benchmarks/closed_form_quality.py --quick    two concepts and few images; writes no result
 
-Each concept is erased alone, the four weapons together, towards the guides that the catalogue names, by every method
-with its published defaults and, where that is not its best on this model, with settings that are. The `err` protocol
-with the embedded judge says what came of it. Writes results/closed_form_quality.md and .json.
+Each concept is erased alone, the four weapons together, towards the guides of the catalogue. Every method runs with its
+published defaults or, where others work better on this model, with these. The `err` protocol with the embedded judge
+evaluates each eraser. Writes results/closed_form_quality.md and .json.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -17,14 +19,15 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import efface
-from efface.judges import Judge, open_judge
+from efface.judges import open_judge
 from efface.request.record import Kind
 from efface.settings import Scalar
-from quality import OBJECTS, WEAPONS, Found, Setting, details, keep, overview, run_all
+from pages import Page, machine, write
+from quality import OBJECTS, WEAPONS, Row, Rows, Setting, details, mean, of_setting, overview, run_all
 
 STYLES = ("3d", "line art", "stencil", "pixel art", "blueprint")
 IMAGES = 24
-#: A style shows early on the way to a picture.
+#: Styles are decided at the noisier timesteps.
 NOISIER: dict[str, Scalar] = {"first_timestep": 300, "last_timestep": 900, "lr": 0.5, "adam_steps": 10}
 SETTINGS = {
     "uce token": Setting(),
@@ -45,68 +48,95 @@ SETTINGS = {
 }
 
 
-#: Why a method forgets less than uce, where it does.
-WHY = {
+#: The likely reason why a method forgets less than uce on some concepts.
+REASONS = {
     "rece": (
-        "its window holds tokens that styles have in common. On blueprint, three epochs gave 83% and kept 33%, nothing "
-        "preserved 42% and 25%."
+        "Its window contains tokens that styles have in common. On blueprint, three epochs gave a forget rate of 83% "
+        "and a retain rate of 33%; without preserved prompts 42% and 25%."
     ),
     "cure": (
-        "it has no guide, and what else the prompt says is enough for some things; it also leaves the directions that "
-        "retained prompts share. On car and apple, retaining nothing, alpha 100 and `tokens=window` gave 0% to 58%."
+        "It has no guide, and for some concepts the other words of the prompt are enough to draw them. It also leaves "
+        "out the directions that preserved prompts share. On car and apple, no preserved prompts, alpha 100 and "
+        "`tokens=window` gave 0% to 58%."
     ),
     "nullspace": (
-        "it may only use directions that the everyday prompts leave free, and edits the concept's bare prompt; in a "
-        "sentence the words are other inputs of the layer."
+        "It uses only directions that the everyday prompts leave free, and it edits the concept's bare prompt; in a "
+        "sentence, the layer reads the words with other inputs."
     ),
-    "adavd": ("it takes out what a value shares with that of the bare name, and in a sentence values are less alike."),
+    "adavd": (
+        "It removes the part that a value shares with the value of the bare name; in a sentence the two values are "
+        "less similar."
+    ),
     "negative": (
-        "only what guidance leads away from is changed; the conditional prediction still reads the concept, and "
-        "guidance adds to that."
+        "It changes only the prediction that guidance moves away from. The conditional prediction still reads the "
+        "concept, and guidance amplifies it."
     ),
     "sld max": (
-        "it steers by how far the prompt's prediction is from the concept's, over all its concepts at once, and stops "
-        "where they are no longer near; what it steers towards is nowhere said."
+        "It steers by the distance between the prompt's prediction and that of all its concepts together, and stops "
+        "where they are no longer near; it has no guide to steer towards."
     ),
 }
 
 
-def less(found: Found) -> str:
-    """A line for each setting that forgets less than uce's better one, at which concepts, and why."""
-    best = {name: max(forgotten(rows[said]) for said in rows if said.startswith("uce")) for name, rows in found.items()}
+def below_uce(rows: Rows) -> str:
+    """A line for each setting that forgets less than the best of uce: the concepts, and the likely reason."""
+    best = {
+        concept: max(forget(settings[label]) for label in settings if label.startswith("uce"))
+        for concept, settings in rows.items()
+    }
     lines: list[str] = []
-    for said in SETTINGS:
-        if said.startswith("uce"):
+    for label in SETTINGS:
+        if label.startswith("uce"):
             continue
-        below = {name: forgotten(rows[said]) for name, rows in found.items() if forgotten(rows[said]) < best[name]}
+        below = {
+            concept: forget(settings[label])
+            for concept, settings in rows.items()
+            if forget(settings[label]) < best[concept]
+        }
         if below:
-            where = ", ".join(f"{name} {value:.0%}" for name, value in below.items())
-            lines.append(f"- {said}: {where}" + (f": {WHY[said]}" if said in WHY else "."))
+            rates = ", ".join(f"{concept} {value:.0%}" for concept, value in below.items())
+            lines.append(f"- {label}: {rates}." + (f" {REASONS[label]}" if label in REASONS else ""))
     return "\n".join(lines)
 
 
-def forgotten(row: dict[str, Any]) -> float:
+def forget(row: Row) -> float:
     return row["metrics"]["forget"]["value"]
 
 
-def page(found: Found, judge: Judge) -> str:
-    return f"""# Closed forms on the embedded model
+#: The settings of the finding that erase well.
+STRONG = ("uce token", "certified", "robust", "oce", "speed")
 
-{len(found)} concepts, each erased alone, the weapons together; judge {judge.name} {judge.version}. Made by
-`python benchmarks/closed_form_quality.py`, whose first lines say what is measured. Means over concepts, with 95%
-intervals from a bootstrap over concepts; below, of each concept, intervals clustered by prompt. Seconds and bytes are
-medians: of erasing on one thread of a busy machine, the model being open, and of the edit alone, without what restoring
-needs.
 
-{overview(found)}
+def page(content: Any) -> Page:
+    """The result page of the numbers in closed_form_quality.json."""
 
-Where a method forgets less than uce does at its best (96% is one picture of 24). The reasons are our
-reading of the formulas, the numbers in them of 12 images:
+    def lost(label: str) -> float:
+        return -100 * mean(of_setting(content, label), "change", "retain")
 
-{less(found)}
+    rates = {label: mean(of_setting(content, label), "metrics", "forget") for label in SETTINGS}
+    strong = [rates[label] for label in STRONG]
+    finding = (
+        f"Over {len(content)} concepts, `uce`, `certified`, `robust`, `oce` and `speed` forget {min(strong):.1%} to "
+        f"{max(strong):.1%} and lose at most {max(map(lost, STRONG)):.1f} points of retain rate; `rece` loses "
+        f"{lost('rece'):.1f}; a negative prompt forgets {rates['negative']:.0%}, and safe latent diffusion "
+        f"{rates['sld max']:.0%} with {lost('sld max'):.0f} points lost."
+    )
+    body = f"""
+Each concept is erased alone, the weapons together. Means over concepts, with 95% intervals from a bootstrap over
+concepts; in the tables of concepts, intervals are clustered by prompt. `base` is the unedited model. Seconds and bytes
+are medians: seconds of erasing with an open model on one thread of a busy machine, bytes of the edit alone, without the
+data for restoring.
 
-{details(found, SETTINGS)}
+{overview(content)}
+
+Settings that forget less than the best of uce, with the concepts (96% is one image of 24). The reasons are our reading
+of the formulas; the numbers in them are over 12 images:
+
+{below_uce(content)}
+
+{details(content, SETTINGS)}
 """
+    return Page("Closed forms and guidance methods: forget and retain rates", finding, body)
 
 
 def main() -> None:
@@ -123,11 +153,14 @@ def main() -> None:
         concepts = [concepts[0], concepts[-2]]
         arguments.work = Path(tempfile.mkdtemp())
     settings = {name: SETTINGS[name] for name in arguments.only or SETTINGS}
-    found = run_all(model, judge, concepts, settings, 8 if arguments.quick else IMAGES, arguments.work)
-    text = page(found, judge)
-    print("\n" + text)
-    if not arguments.quick and not arguments.only:
-        keep(found, text, "closed_form_quality")
+    content = run_all(model, judge, concepts, settings, 8 if arguments.quick else IMAGES, arguments.work)
+    if arguments.only:
+        print("\n" + overview(content))
+        return
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
+    if not arguments.quick:
+        write("closed_form_quality", content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 if __name__ == "__main__":

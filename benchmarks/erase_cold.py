@@ -1,13 +1,15 @@
-"""`efface erase` on a checkpoint of SD 1.4's size, from a cold process, against the published script taken literally.
+"""`efface erase` on a checkpoint of SD 1.4's size in a new process, against a literal version of the published script.
 
     python benchmarks/erase_cold.py [--work FOLDER]     writes results/erase_cold.md and .json (some minutes)
 
-The checkpoint (4 GB, random weights, diffusers layout, the embedded model's tokenizer at CLIP's length) is made once in
-the work folder. `literal` opens it as a pipeline, accumulates two matrices a layer token by token in float32, inverts,
-and saves the 32 weights; `efface` is the command line. Every case is a process of its own, in turns; seconds are wall
-time from start to exit, memory is its largest resident set. To show that uce reads no denoiser weight, its cases run
-with the denoiser's weights moved away; rece streams the ones that read the text.
+The checkpoint (4 GB, random weights, diffusers layout, the embedded model's tokenizer at CLIP's length) is created once
+in the work folder. `literal` opens it as a pipeline, accumulates two matrices per layer token by token in float32,
+inverts, and saves the 32 weights; `efface` is the command line. Every case runs in a separate process, and the cases
+take turns. Seconds are wall time from start to exit; memory is the largest resident set. Cases of uce run with the
+denoiser's weights moved away, to show that it reads none of them; rece streams the weights that read the text.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -19,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from pages import Page, table, write
+
 ROUNDS = 3
 SD14: dict[str, Any] = dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
 NOUNS = ("cat", "dog", "horse", "church", "car", "apple", "guitar", "castle", "rocket", "penguin")
@@ -94,10 +97,10 @@ def timed(command: list[str]) -> tuple[float, float]:
 
 def efface_command(folder: Path, erased: list[str], preserved: list[str], out: Path, method: str) -> list[str]:
     entry = "import sys; from efface.cli import main; sys.exit(main())"
-    kept = [part for prompt in preserved for part in ("--preserve", prompt)]
+    preserve = [part for prompt in preserved for part in ("--preserve", prompt)]
     to = ["--to", ""]
     options = ["--method", method, "--model", str(folder), "--force", "-o", str(out)]
-    return [sys.executable, "-c", entry, "erase", *erased, *to, *kept, *options]
+    return [sys.executable, "-c", entry, "erase", *erased, *to, *preserve, *options]
 
 
 def literal_command(folder: Path, erased: list[str], preserved: list[str], out: Path) -> list[str]:
@@ -121,11 +124,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = arguments.work / "sd14"
     if not (folder / "model_index.json").exists():
-        # In a process of its own: what a parent once held counts as its children's peak.
+        # In a separate process: memory of the parent would count as the peak of its children.
         subprocess.run([sys.executable, __file__, "--make", str(folder)], check=True)
-    # The tensors of S are cached by what the checkpoint is: each round of rece starts without.
+    # The matrix S is cached by the checkpoint's hash: each round of rece starts with an empty cache.
     os.environ["EFFACE_CACHE"] = str(arguments.work / "cache")
-    found: dict[str, dict[str, Any]] = {}
+    content: dict[str, dict[str, Any]] = {}
     for erased, preserved in ((1, 0), (100, 100)):
         case = words(erased, ""), words(preserved, " house")
         out = arguments.work / "out.safetensors"
@@ -153,30 +156,45 @@ def main() -> None:
                             path.rename(folder / "unet" / path.name)
                 print(f"{erased} + {preserved} {way}: {runs[way][-1][0]:.2f} s, {runs[way][-1][1]:.0f} MB", flush=True)
         for way, times in runs.items():
-            found[f"{erased} erased, {preserved} preserved: {way}"] = {
+            content[f"{erased} erased, {preserved} preserved: {way}"] = {
                 "seconds": statistics.median(t for t, _ in times),
                 "fastest": min(t for t, _ in times),
                 "slowest": max(t for t, _ in times),
                 "megabytes": max(m for _, m in times),
                 "times_faster": statistics.median(a[0] / b[0] for a, b in zip(runs["literal"], times, strict=True)),
             }
-    lines = ["| case | seconds (fastest to slowest) | literal takes | peak MB |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {row['seconds']:.2f} ({row['fastest']:.2f} to {row['slowest']:.2f}) "
-        f"| {row['times_faster']:.1f} times as long | {row['megabytes']:.0f} |"
-        for name, row in found.items()
+    result = page(content)
+    print(f"\n{result.finding}\n{result.body}")
+    write("erase_cold", content, result, f"{os.cpu_count()} cores", f"medians of {ROUNDS} rounds")
+
+
+def page(content: Any) -> Page:
+    """The result page of the numbers in erase_cold.json."""
+    rows = [
+        [
+            name,
+            f"{row['seconds']:.2f} ({row['fastest']:.2f} to {row['slowest']:.2f})",
+            f"{row['times_faster']:.1f} times as long",
+            f"{row['megabytes']:.0f}",
+        ]
+        for name, row in content.items()
     ]
-    text = f"""# Erasing from a cold process
-
-{os.cpu_count()} cores, medians of {ROUNDS} rounds. Made by `python benchmarks/erase_cold.py`, whose first lines say
-what is compared.
-
-{chr(10).join(lines)}
-"""
-    print("\n" + text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "erase_cold.md").write_text(text, encoding="utf-8")
-    (RESULTS / "erase_cold.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    one, literal_one, many, literal_many = (
+        content[f"{case}: {way}"]
+        for case in ("1 erased, 0 preserved", "100 erased, 100 preserved")
+        for way in ("efface uce", "literal")
+    )
+    finding = (
+        f"On a checkpoint of Stable Diffusion 1.4's size, `efface erase` takes {one['seconds']:.1f} s for one concept "
+        f"(published script: {literal_one['seconds']:.1f} s) and {many['seconds']:.1f} s for 100 concepts with 100 "
+        f"preserved prompts ({literal_many['seconds']:.1f} s), in {many['megabytes']:.0f} MB of memory "
+        f"({literal_many['megabytes']:.0f} MB)."
+    )
+    return Page(
+        "Erasing from a new process",
+        finding,
+        table(["case", "seconds (fastest to slowest)", "literal takes", "peak MB"], rows),
+    )
 
 
 if __name__ == "__main__":

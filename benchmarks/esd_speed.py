@@ -1,22 +1,23 @@
-"""ESD: efface's training against a literal implementation of the published loop, lever by lever.
+"""ESD: efface's training against a literal implementation of the published loop, one optimisation at a time.
 
     python benchmarks/esd_speed.py            two concepts, 200 steps; writes results/esd_speed.md and .json
     python benchmarks/esd_speed.py --quick    a few steps, no images; writes nothing
 
-`literal` is the 2025 script's loop in float32: a second U-Net with gradients for all of its weights, each step a fresh
-guided trajectory of 25 steps on average, and one forward pass for each prediction. Each next way adds one lever to the
-one before; the last is `efface erase --method esd` with its defaults. All train the same parameters, as often, at the
-same rate. Each runs in a process of its own, so that its peak memory is its own: it is counted from after the
-libraries are loaded. The learning rate is ten times the published one, with which so small a model forgets little. The
-erasers are then judged side by side, on the same images of the unedited model: a lever that
-costs forgetting, or keeping, shows. Finished cases are kept under --work, so that an interrupted run goes on.
+`literal` is the 2025 script's loop in float32: a second U-Net with gradients for all of its weights, a new guided
+trajectory of 25 steps on average for each training step, and one forward pass for each prediction. Each row adds one
+optimisation to the row above; the last is `efface erase --method esd` with its defaults. All train the same parameters,
+with the same number of steps and learning rate. Each runs in a separate process; its peak memory is counted after the
+libraries are loaded. The learning rate is ten times the published one, at which so small a model forgets little. The
+erasers are then evaluated on the same images of the unedited model, so that the forget and retain rates show the cost
+of an optimisation. The work folder stores finished cases, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import argparse
 import copy
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -39,19 +40,19 @@ from efface.methods.trained.unet_parameters import parameters
 from efface.models import Model
 from efface.request.record import Request
 from memory import megabytes
+from pages import Page, machine, table, write
 
-RESULTS = Path(__file__).parent / "results"
 CONCEPTS = ("cat", "guitar")
 TRAIN_METHOD, GUIDANCE, ETA, STEPS = "esd-x", 3.0, 2.0, 50
 
-#: Each way with what it adds to the one before.
+#: The optimisations of the literal loop, each added to those above.
 LITERAL: dict[str, dict[str, bool]] = {
     "literal": {},
     "partial backward": {"frozen": True},
     "single U-Net": {"frozen": True, "single": True},
     "batched forwards": {"frozen": True, "single": True, "batched": True},
 }
-# With `erase_from` the concept itself, the target is the same, but is asked of the teacher: three prompts in a batch.
+# With the concept itself as `erase_from`, the target is the same, but the teacher predicts it: three prompts per batch.
 EFFACE: dict[str, dict[str, Any]] = {
     "trajectory reuse": {"erase_from": True},
     "cached targets (efface)": {},
@@ -77,7 +78,7 @@ def literal(
     model: Model, concept: str, iterations: int, lr: float, frozen: bool = False, single: bool = False,
     batched: bool = False,
 ) -> tuple[WeightEdit, ...]:  # fmt: skip
-    """The published loop, with its levers."""
+    """The published loop, with its optimisations."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     base = model.denoiser
@@ -152,7 +153,7 @@ def run(case: Case) -> Outcome:
 
 
 def load_libraries() -> None:
-    """All that both ways import on their way, so that it is nobody's time or memory."""
+    """Import what either way imports, so that neither time nor memory counts it."""
     for library in ("accelerate", "diffusers.models.unets.unet_2d_condition", "diffusers.schedulers.scheduling_ddim"):
         import_module(library)
     efface.open_model("emoji").embed(["a"])
@@ -163,25 +164,25 @@ def load_libraries() -> None:
 
 
 def start_of_peak() -> float:
-    """Forget the peak so far; what the process holds now."""
+    """Reset the peak memory of this process, and return its present memory."""
     Path("/proc/self/clear_refs").write_text("5")
     return megabytes("VmRSS")
 
 
-def run_apart(case: Case) -> Outcome:
-    """Train in a process of its own; what was trained before is not trained again."""
-    kept, asked = Path(case.out).with_suffix(".json"), asdict(case)
-    if kept.exists() and (content := json.loads(kept.read_text()))["case"] == asked:
+def run_in_process(case: Case) -> Outcome:
+    """Train in a separate process; cases in the work folder are not trained again."""
+    stored, record = Path(case.out).with_suffix(".json"), asdict(case)
+    if stored.exists() and (content := json.loads(stored.read_text()))["case"] == record:
         return Outcome(**content["outcome"])
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     outcome = json.loads(answer.splitlines()[-1])
-    kept.write_text(json.dumps({"case": asked, "outcome": outcome}))
+    stored.write_text(json.dumps({"case": record, "outcome": outcome}))
     return Outcome(**outcome)
 
 
-def judged(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[str, dict[str, Any]]:
-    """Forget and retain of each way, on the same images of the unedited model."""
+def evaluated(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[str, dict[str, Any]]:
+    """Forget and retain rates of each way, on the same images of the unedited model."""
     from efface.generation import Sampling
     from efface.judges import open_judge
     from efface.protocols.err import evaluate
@@ -189,20 +190,48 @@ def judged(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dict[s
     model = efface.open_model("emoji")
     loaded = {name: Eraser.load(path) for name, path in erasers.items()}
     sampling = Sampling.default(model)
-    found = evaluate(model, loaded, open_judge("emoji"), out=work / concept, n=n, sampling=sampling, attacks=())
-    return {name: {key: rate.as_dict() for key, rate in found.results[name].metrics.items()} for name in erasers}
+    results = evaluate(
+        model, loaded, open_judge("emoji"), out=work / concept, n=n, sampling=sampling, attacks=()
+    ).results
+    return {name: {key: rate.as_dict() for key, rate in results[name].metrics.items()} for name in erasers}
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """A line a way: means over concepts."""
-    lines = ["| way | seconds | times faster | peak MB | of literal's | forget | retain |", "|---" * 7 + "|"]
-    first = rows["literal"]
+def means(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means of one way over concepts."""
+    row: dict[str, Any] = {key: sum(run[key] for run in runs) / len(runs) for key in ("seconds", "megabytes")}
+    for rate in ("forget", "retain"):
+        values = [run["rates"][rate]["value"] for run in runs if rate in run.get("rates", {})]
+        row[rate] = sum(values) / len(values) if values else None
+    return row
+
+
+def page(content: Any) -> Page:
+    """The result page of the numbers in esd_speed.json."""
+    rows = {way: means(runs) for way, runs in content["ways"].items()}
+    first, last = rows["literal"], rows["cached targets (efface)"]
+    lines: list[list[str]] = []
     for way, row in rows.items():
-        rates = [f"{row[key]:.1%}" if row[key] is not None else "" for key in ("forget", "retain")]
-        cells = [f"{row['seconds']:.1f}", f"{first['seconds'] / row['seconds']:.1f}", f"{row['megabytes']:.0f}"]
-        cells += [f"{row['megabytes'] / first['megabytes']:.0%}", *rates]
-        lines.append("| " + " | ".join([way, *cells]) + " |")
-    return "\n".join(lines)
+        cells = [way, f"{row['seconds']:.1f}", f"{first['seconds'] / row['seconds']:.1f}", f"{row['megabytes']:.0f}"]
+        cells += [f"{row['megabytes'] / first['megabytes']:.0%}", percent(row["forget"]), percent(row["retain"])]
+        lines.append(cells)
+    finding = (
+        f"efface trains ESD {first['seconds'] / last['seconds']:.1f} times as fast as a literal loop of the published "
+        f"script, in {last['megabytes'] / first['megabytes']:.0%} of its memory; the forget rate is "
+        f"{percent(last['forget'])} (literal: {percent(first['forget'])}), the retain rate {percent(last['retain'])} "
+        f"({percent(first['retain'])})."
+    )
+    images = [run["rates"]["forget"]["n"] for run in content["ways"]["literal"] if "rates" in run]
+    body = f"""
+Means over {" and ".join(content["concepts"])}; {sum(images)} images per rate. Each row adds one optimisation to those
+above it.
+
+{table(["way", "seconds", "times faster", "peak MB", "of literal's", "forget", "retain"], lines)}
+"""
+    return Page("ESD: speed and memory of each optimisation", finding, body)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def main() -> None:
@@ -221,45 +250,22 @@ def main() -> None:
     iterations = 4 if arguments.quick else arguments.iterations
     work = Path(tempfile.mkdtemp()) if arguments.quick else arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in [*LITERAL, *EFFACE]}
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in [*LITERAL, *EFFACE]}
     for concept in concepts:
-        erasers = {f"way-{index}": work / f"{concept}-{index}.safetensors" for index in range(len(found))}
-        for way, path in zip(found, erasers.values(), strict=True):
-            outcome = run_apart(Case(way, concept, iterations, arguments.lr, str(path)))
-            found[way].append(asdict(outcome))
+        erasers = {f"way-{index}": work / f"{concept}-{index}.safetensors" for index in range(len(runs))}
+        for way, path in zip(runs, erasers.values(), strict=True):
+            outcome = run_in_process(Case(way, concept, iterations, arguments.lr, str(path)))
+            runs[way].append(asdict(outcome))
             print(f"{concept}, {way}: {outcome.seconds:.1f} s, {outcome.megabytes:.0f} MB", flush=True)
         if not arguments.quick:
-            for way, rates in zip(found, judged(concept, erasers, arguments.n, work).values(), strict=True):
-                found[way][-1]["rates"] = rates
-    rows = {way: means(runs) for way, runs in found.items()}
-    print("\n" + table(rows))
+            for way, rates in zip(runs, evaluated(concept, erasers, arguments.n, work).values(), strict=True):
+                runs[way][-1]["rates"] = rates
+    content = {"concepts": CONCEPTS, "iterations": arguments.iterations, "lr": arguments.lr, "ways": runs}
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
     if not arguments.quick:
-        write(found, rows, arguments)
-
-
-def means(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over concepts."""
-    row: dict[str, Any] = {key: sum(run[key] for run in runs) / len(runs) for key in ("seconds", "megabytes")}
-    for rate in ("forget", "retain"):
-        values = [run["rates"][rate]["value"] for run in runs if rate in run.get("rates", {})]
-        row[rate] = sum(values) / len(values) if values else None
-    return row
-
-
-def write(found: dict[str, list[dict[str, Any]]], rows: dict[str, dict[str, Any]], arguments: Any) -> None:
-    setting = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    text = f"""# ESD, lever by lever
-
-{setting}. {TRAIN_METHOD}, {arguments.iterations} steps at {arguments.lr:g} of {", ".join(CONCEPTS)}; means over these.
-Made by `python benchmarks/esd_speed.py`, whose first lines say what is compared. Each way adds its lever to those above
-it.
-
-{table(rows)}
-"""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "esd_speed.md").write_text(text, encoding="utf-8")
-    content = {"concepts": CONCEPTS, "iterations": arguments.iterations, "lr": arguments.lr, "ways": found}
-    (RESULTS / "esd_speed.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        facts = f"{TRAIN_METHOD}, {arguments.iterations} steps at {arguments.lr:g} of {', '.join(CONCEPTS)}"
+        write("esd_speed", content, result, machine(), facts)
 
 
 if __name__ == "__main__":

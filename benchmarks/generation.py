@@ -1,21 +1,21 @@
-"""Images a second on the embedded model: against its denoiser alone, and against plain diffusers loops.
+"""Images per second on the embedded model, against its denoiser alone and against plain loops with diffusers.
 
     python benchmarks/generation.py            writes results/generation.md and .json
     python benchmarks/generation.py --quick    a few images; writes nothing
 
-(a) `efface generate` end to end (text, sampler, decoder, pictures on disk) against the denoiser alone, called as often
-    at its best batch size: the ceiling.
-(b) the same images by a loop of pipeline calls, one prompt a call and a batch of prompts a call.
-(c) the default sampler against a loop of pipeline calls with 50 DDIM steps, and how often the judge says the same of
-    both images; the steps from which the default was chosen.
+(a) `efface generate` end to end (text, sampler, decoder, files on disk) against the denoiser alone, with as many calls
+    at its best batch size (the upper bound).
+(b) The same images by a loop of pipeline calls, with one prompt per call and with a batch of prompts per call.
+(c) The default sampler against a loop of pipeline calls with 50 DDIM steps, and the share of images with the same
+    verdicts, for the numbers of steps from which the default was chosen.
 
-The machine may be busy: what is compared is measured in turns, and the ratio is the median over the rounds.
+The machine may be busy, so the ways that are compared take turns, and the ratio is the median over the rounds.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -36,15 +36,16 @@ from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.models.emoji import catalogue
+from pages import Page, machine, table, write
 
-RESULTS = Path(__file__).parent / "results"
 BATCHES = (8, 16, 32, 64)
 STEPS = (8, 10, 12, 14, 16, 20)
+DEFAULT = "dpm++ 14"
 REFERENCE = 50
 
 
 def jobs_of_the_world(n: int, seed: int) -> list[Job]:
-    """n jobs that take turns over objects, styles and templates the model was trained on."""
+    """n jobs that cycle through the objects, styles and templates that the model was trained on."""
     world = catalogue()
     templates = [t for t in world.templates if "{object}" in t and "{style}" in t]
     cells = [
@@ -66,7 +67,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def denoiser_alone(model: Model, sampling: Sampling, batch: int) -> Callable[[], object]:
-    """One batch's worth of guided denoiser calls, with nothing around them."""
+    """The denoiser calls of one batch with guidance, and no other work."""
     config = model.denoiser.config
     shape = (2 * batch, config.in_channels, config.sample_size, config.sample_size)
     noise, text = torch.randn(shape), torch.randn(2 * batch, model.max_tokens, model.width)
@@ -81,7 +82,7 @@ def denoiser_alone(model: Model, sampling: Sampling, batch: int) -> Callable[[],
 
 
 def pipeline_loop(model: Model, jobs: Sequence[Job], sampling: Sampling, batch: int) -> list[np.ndarray]:
-    """What people write: a pipeline call a prompt, or a batch of prompts."""
+    """The plain loop: one pipeline call per prompt, or per batch of prompts."""
     pipeline: Any = model.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = make_scheduler(model.scheduler_config, sampling)
@@ -104,12 +105,12 @@ def pipeline_loop(model: Model, jobs: Sequence[Job], sampling: Sampling, batch: 
 
 
 def images_of(model: Model, jobs: Sequence[Job], sampling: Sampling) -> np.ndarray:
-    made = dict(sample(model, jobs, sampling))
-    return np.stack([image for i in range(len(jobs)) if (image := made[i]) is not None])
+    images = dict(sample(model, jobs, sampling))
+    return np.stack([image for i in range(len(jobs)) if (image := images[i]) is not None])
 
 
 def in_turns(rounds: int, works: dict[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
-    """Images a second of each work, (function, images it makes), in each round."""
+    """Images per second of each work, given as (function, number of images), in each round."""
     rates: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, (work, n) in works.items():
@@ -122,7 +123,7 @@ def ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
 
 
 def speed(model: Model, sampling: Sampling, n: int, rounds: int) -> dict[str, Any]:
-    """Parts (a) and (b), and the ratio of (c)."""
+    """Parts (a) and (b), and the ratio of part (c)."""
     trial = {f"{b}": (denoiser_alone(model, sampling, b), b) for b in BATCHES if b <= n}
     best = max(trial, key=lambda name: statistics.median(in_turns(2, {name: trial[name]})[name]))
     sampling = replace(sampling, batch_size=int(best))
@@ -146,7 +147,7 @@ def speed(model: Model, sampling: Sampling, n: int, rounds: int) -> dict[str, An
     rates = in_turns(rounds, works)
     ours = "efface, end to end"
     theirs = np.stack(pipeline_loop(model, few, sampling, 1)).astype(int)
-    apart = int(np.abs(images_of(model, jobs, sampling)[: len(few)] - theirs).max())
+    difference = int(np.abs(images_of(model, jobs, sampling)[: len(few)] - theirs).max())
     sizes = {b: images_of(model, few, replace(sampling, batch_size=b)).astype(int) for b in (1, 4, 16)}
     shuffled = images_of(model, few[::-1], replace(sampling, batch_size=4))[::-1]
     between = max(int(np.abs(sizes[1] - other).max()) for other in (sizes[4], sizes[16], shuffled))
@@ -154,19 +155,19 @@ def speed(model: Model, sampling: Sampling, n: int, rounds: int) -> dict[str, An
         "batch_size": int(best),
         "images_a_second": {name: statistics.median(values) for name, values in rates.items()},
         "efface_over": {name: ratio(rates, ours, name) for name in works if name != ours},
-        "largest_difference_to_the_pipeline": apart,
+        "largest_difference_to_the_pipeline": difference,
         "largest_difference_between_batch_sizes": between,
     }
 
 
 def agreement(model: Model, judge: Judge, sampling: Sampling, n: int, steps: Sequence[int]) -> dict[str, Any]:
-    """How often the judge gives the same answers to all of its questions as on the images of 50 DDIM steps."""
+    """The share of images on which all answers of the judge equal those on the images with 50 DDIM steps."""
     world, jobs = catalogue(), jobs_of_the_world(n, 1000)
     questions = [o.name for o in world.objects] + [s.name for s in world.styles]
-    bars = np.array([judge.threshold(question) for question in questions])
+    thresholds = np.array([judge.threshold(question) for question in questions])
 
     def answers(how: Sampling) -> np.ndarray:
-        return judge.scores(images_of(model, jobs, how), questions) >= bars
+        return judge.scores(images_of(model, jobs, how), questions) >= thresholds
 
     reference = answers(replace(sampling, sampler="ddim", steps=REFERENCE))
     rows: dict[str, Any] = {}
@@ -178,27 +179,43 @@ def agreement(model: Model, judge: Judge, sampling: Sampling, n: int, steps: Seq
     return rows
 
 
-def page(model: Model, sampling: Sampling, found: dict[str, Any]) -> str:
-    rates, over = found["speed"]["images_a_second"], found["speed"]["efface_over"]
-    lines = ["| way | images a second | efface is |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {rate:.2f} | {f'{over[name]:.2f}x' if name in over else ''} |" for name, rate in rates.items()
+def speed_table(speed: dict[str, Any]) -> str:
+    """The table of images per second, and how many times as fast efface is."""
+    over = speed["efface_over"]
+    rows = [
+        [name, f"{rate:.2f}", f"{over[name]:.2f}x" if name in over else ""]
+        for name, rate in speed["images_a_second"].items()
     ]
-    lines += ["", f"| sampler and steps | same verdicts as {REFERENCE} DDIM steps | 95% interval |", "|---|---|---|"]
-    chosen = f"{sampling.sampler} {sampling.steps}"
-    for name, rate in found["agreement"].items():
-        mark = " (default)" if name == chosen else ""
-        lines.append(f"| {name}{mark} | {rate['value']:.1%} of {rate['n']} | {rate['low']:.1%} to {rate['high']:.1%} |")
-    setting = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, model {model.name}"
-    return f"""# Images a second
+    return table(["way", "images per second", "efface is"], rows)
 
-{setting}; {sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance}, batches of
-{found["speed"]["batch_size"]}. Made by `python benchmarks/generation.py`, whose first lines say what is compared.
-The pipeline's images differ from efface's by at most {found["speed"]["largest_difference_to_the_pipeline"]} of 255;
-efface's at batch sizes 1, 4 and 16 and in reverse order by {found["speed"]["largest_difference_between_batch_sizes"]}.
 
-{chr(10).join(lines)}
+def page(content: Any) -> Page:
+    """The result page of the numbers in generation.json."""
+    over, rates = content["speed"]["efface_over"], content["agreement"]
+    slow = f"pipeline, a prompt a call, {REFERENCE} DDIM steps"
+    finding = (
+        f"`efface generate` reaches {over['denoiser alone']:.0%} of the rate of its denoiser alone, and is "
+        f"{over[slow]:.0f} times as fast as a plain loop of pipeline calls with {REFERENCE} DDIM steps, with the same "
+        f"verdicts on {rates[DEFAULT]['value']:.1%} of images."
+    )
+    rows = [
+        [
+            f"{name}{' (default)' if name == DEFAULT else ''}",
+            f"{rate['value']:.1%} of {rate['n']}",
+            f"{rate['low']:.1%} to {rate['high']:.1%}",
+        ]
+        for name, rate in rates.items()
+    ]
+    body = f"""
+{speed_table(content["speed"])}
+
+The largest difference of a pixel (0 to 255) from the pipeline's images is
+{content["speed"]["largest_difference_to_the_pipeline"]}; between efface's images at batch sizes 1, 4 and 16 and in
+reverse order it is {content["speed"]["largest_difference_between_batch_sizes"]}.
+
+{table(["sampler and steps", f"same verdicts as {REFERENCE} DDIM steps", "95% interval"], rows)}
 """
+    return Page("Generation: images per second", finding, body)
 
 
 def main() -> None:
@@ -210,16 +227,18 @@ def main() -> None:
     model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
     sampling = Sampling.default(model)
     n, rounds, images = (8, 1, 8) if arguments.quick else (192, 3, 400)
-    found = {
+    content = {
         "speed": speed(model, sampling, n, rounds),
         "agreement": agreement(model, judge, sampling, images, (8, sampling.steps) if arguments.quick else STEPS),
     }
-    text = page(model, sampling, found)
-    print("\n" + text)
-    if not arguments.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "generation.md").write_text(text, encoding="utf-8")
-        (RESULTS / "generation.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if arguments.quick:
+        print(content)
+        return
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
+    settings = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance}"
+    facts = (f"model {model.name}", settings, f"batches of {content['speed']['batch_size']}")
+    write("generation", content, result, machine(), *facts)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What the quality tables share: concepts erased one at a time, each by several settings, judged and tabled.
+"""Shared code of the quality benchmarks: each concept is erased alone, by several settings, and evaluated.
 
-Images and numbers are kept under a work folder, so that an interrupted run goes on where it stopped.
+A work folder stores images and numbers, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
@@ -19,41 +21,42 @@ from efface.protocols import DESTINATIONS, Result
 from efface.protocols.err import METRICS, evaluate
 from efface.request.record import Concept, Kind, Request
 from efface.settings import Scalar
+from pages import table
 
-RESULTS = Path(__file__).parent / "results"
 OBJECTS = ("cat", "horse", "fish", "parrot", "church", "car", "sailboat", "apple", "guitar", "umbrella")
 WEAPONS = "weapons"
 
-Found = dict[str, dict[str, dict[str, Any]]]  # concept -> setting -> row
+Row = dict[str, Any]
+Rows = dict[str, dict[str, Row]]  # concept -> setting -> row
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How to erase.
+    """A method with its settings.
 
     Attributes:
-        method: name of the method.
-        options: its settings.
-        preserve: whether the catalogue's other objects or styles are preserved.
-        guided: whether the method takes a guide.
-        by_kind: how instead, where that is better for a kind of concept.
+        method: The name of the method.
+        options: Its settings.
+        preserve: Whether the catalogue's other objects or styles are preserved.
+        guided: Whether the method uses a guide.
+        by_kind: Other settings for kinds of concepts for which they work better.
     """
 
     method: str = "uce"
     options: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     preserve: bool = False
     guided: bool = True
-    by_kind: dict[Kind, "Setting"] = field(default_factory=dict[Kind, "Setting"])
+    by_kind: dict[Kind, Setting] = field(default_factory=dict[Kind, "Setting"])
 
     def __str__(self) -> str:
-        """In a line of Markdown."""
+        """The setting as a line of Markdown."""
         options = f" {json.dumps(self.options)}" if self.options else ""
         kinds = "".join(f"; kind {kind}: {setting}" for kind, setting in self.by_kind.items())
         return f"`{self.method}`{options}{', other names preserved' if self.preserve else ''}{kinds}"
 
 
 def request_of(name: str, kind: Kind, setting: Setting) -> Request:
-    """Erase one concept, or all weapons at once, towards the guide that the catalogue names."""
+    """A request for one concept, or for all weapons at once, with the guides of the catalogue."""
     world, setting = catalogue(), setting.by_kind.get(kind, setting)
     entries = world.styles if kind == "style" else world.objects
     chosen = [entry for entry in world.objects if entry.theme] if name == WEAPONS else []
@@ -73,62 +76,57 @@ def request_of(name: str, kind: Kind, setting: Setting) -> Request:
 
 def run(
     model: Model, judge: Judge, name: str, kind: Kind, settings: dict[str, Setting], n: int, work: Path
-) -> dict[str, dict[str, Any]]:
-    """All settings of one concept, side by side on the same images of the unedited model; what was measured before is
-    not measured again."""
+) -> dict[str, Row]:
+    """All settings of one concept on the same images of the unedited model.
+
+    Settings in the work folder are not measured again.
+    """
     sampling = Sampling.default(model)
     facts = {"model": model.hash, "judge": judge.version, "n": n, "sampling": str(sampling)}
-    kept = work / f"{name.replace(' ', '-')}.json"
-    content = json.loads(kept.read_text()) if kept.exists() else {}
+    stored = work / f"{name.replace(' ', '-')}.json"
+    content = json.loads(stored.read_text()) if stored.exists() else {}
     measured: dict[str, Any] = content["settings"] if content.get("facts") == facts else {}
-    requests = {said: request_of(name, kind, setting) for said, setting in settings.items()}
-    asked = {said: request.model_dump(mode="json") for said, request in requests.items()}
-    missing = [said for said in requests if said not in measured or measured[said]["request"] != asked[said]]
-    erasers = {said: efface.erase(model, requests[said]) for said in missing}
+    requests = {label: request_of(name, kind, setting) for label, setting in settings.items()}
+    records = {label: request.model_dump(mode="json") for label, request in requests.items()}
+    missing = [label for label in requests if label not in measured or measured[label]["request"] != records[label]]
+    erasers = {label: efface.erase(model, requests[label]) for label in missing}
     if erasers:
-        found = evaluate(
+        evaluation = evaluate(
             model,
             erasers,
             judge,
             out=work / name.replace(" ", "-"),
-            # Several concepts at once share the images.
+            # Concepts that are erased together share the images.
             n=max(2, n // max(len(request.concepts) for request in requests.values())),
             sampling=sampling,
-            progress=tell,
-            attacks=(),  # robust.py has those
+            progress=print_progress,
+            attacks=(),  # robust.py has the attacks
         )
-        recall, wrong = found.judge.recall, found.judge.false_positive_rate
-        for said, eraser in erasers.items():
-            row = row_of(found.results[said], recall and recall.value, wrong and wrong.value)
+        recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
+        for label, eraser in erasers.items():
+            row = row_of(evaluation.results[label], recall and recall.value, wrong and wrong.value)
             row |= {"seconds": sum(eraser.provenance["seconds"].values()), "bytes": eraser.nbytes}
-            measured[said] = {"request": asked[said], "row": row}
-        kept.write_text(json.dumps({"facts": facts, "settings": measured}, indent=1))
-    return {said: measured[said]["row"] for said in settings}
+            measured[label] = {"request": records[label], "row": row}
+        stored.write_text(json.dumps({"facts": facts, "settings": measured}, indent=1))
+    return {label: measured[label]["row"] for label in settings}
 
 
 def run_all(
     model: Model, judge: Judge, concepts: list[tuple[str, Kind]], settings: dict[str, Setting], n: int, work: Path
-) -> Found:
-    """`run` for each concept, with a line about each."""
+) -> Rows:
+    """`run` for each concept, with a printed line for each."""
     work.mkdir(parents=True, exist_ok=True)
-    found: Found = {}
+    rows: Rows = {}
     for name, kind in concepts:
         print(name, flush=True)
-        found[name] = run(model, judge, name, kind, settings, n, work)
-        rows = {said: row["metrics"] for said, row in found[name].items()}
-        print("  " + "; ".join(f"{said}: " + summary(rates) for said, rates in rows.items()), flush=True)
-    return found
+        rows[name] = run(model, judge, name, kind, settings, n, work)
+        lines = [f"{label}: {summary(row['metrics'])}" for label, row in rows[name].items()]
+        print("  " + "; ".join(lines), flush=True)
+    return rows
 
 
-def keep(found: Found, text: str, name: str) -> None:
-    """Write the page and the numbers behind it."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def row_of(result: Result, recall: float | None, wrong: float | None) -> dict[str, Any]:
-    """What is kept of one concept under one setting."""
+def row_of(result: Result, recall: float | None, wrong: float | None) -> Row:
+    """The stored numbers of one concept under one setting."""
     return {
         "metrics": {name: rate.as_dict() for name, rate in result.metrics.items()},
         "base": {name: rate.as_dict() for name, rate in result.base.items()},
@@ -140,14 +138,19 @@ def row_of(result: Result, recall: float | None, wrong: float | None) -> dict[st
     }
 
 
-def tell(what: str, done: int, total: int, note: str = "") -> None:
+def print_progress(what: str, done: int, total: int, note: str = "") -> None:
     if done == total:
         print(f"  {what}: {total}", flush=True)
 
 
-def mean(rows: list[dict[str, Any]], where: str, metric: str) -> str:
-    """Mean over concepts, with a bootstrap over concepts."""
-    values = np.array([row[where][metric]["value"] for row in rows if metric in row[where]])
+def mean(rows: list[Row], part: str, metric: str) -> float:
+    """The mean over concepts."""
+    return float(np.mean([row[part][metric]["value"] for row in rows if metric in row[part]]))
+
+
+def interval(rows: list[Row], part: str, metric: str) -> str:
+    """The mean over concepts, with a bootstrap over concepts."""
+    values = np.array([row[part][metric]["value"] for row in rows if metric in row[part]])
     if not len(values):
         return ""
     chosen = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
@@ -155,23 +158,20 @@ def mean(rows: list[dict[str, Any]], where: str, metric: str) -> str:
     return f"{values.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
-def table(found: Found, setting: str) -> str:
-    """One setting: a line a concept."""
-    lines = [
-        "| concept | forget | base forget | retain | base retain | change | adjacent | indirect | "
-        + " | ".join(DESTINATIONS)
-        + " | recall | false positives |",
-        "|---" * (10 + len(DESTINATIONS)) + "|",
-    ]
-    for concept, settings in found.items():
+def by_concept(rows: Rows, setting: str) -> str:
+    """The table of one setting, with a line per concept."""
+    heads = ["concept", "forget", "base forget", "retain", "base retain", "change", "adjacent", "indirect"]
+    heads += [*DESTINATIONS, "recall", "false positives"]
+    lines: list[list[str]] = []
+    for concept, settings in rows.items():
         row = settings[setting]
         cells = [concept, rate(row["metrics"], "forget"), rate(row["base"], "forget")]
         cells += [rate(row["metrics"], "retain"), rate(row["base"], "retain")]
         cells += [rate(row["change"], "retain"), rate(row["metrics"], "adjacent"), rate(row["metrics"], "indirect")]
         cells += [str(row["went"].get(where, 0)) for where in DESTINATIONS]
         cells += ["" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "false_positive_rate")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return table(heads, lines)
 
 
 def rate(rates: dict[str, Any], metric: str) -> str:
@@ -181,27 +181,29 @@ def rate(rates: dict[str, Any], metric: str) -> str:
     return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}] n={value['n']}"
 
 
-def overview(found: Found) -> str:
-    """A line a setting: means over concepts."""
+def of_setting(rows: Rows, name: str) -> list[Row]:
+    """The rows of one setting, over all concepts."""
+    return [settings[name] for settings in rows.values()]
+
+
+def overview(rows: Rows) -> str:
+    """The table of means over concepts, with a line per setting."""
     heads = ["setting", "forget", "base forget", "retain", "base retain", "retain change", "adjacent", "indirect"]
-    heads += ["seconds", "bytes"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for name in next(iter(found.values())):
-        rows = [settings[name] for settings in found.values()]
-        cells = [mean(rows, "metrics", "forget"), mean(rows, "base", "forget")]
-        cells += [mean(rows, "metrics", "retain"), mean(rows, "base", "retain")]
-        cells += [mean(rows, "change", "retain"), mean(rows, "metrics", "adjacent"), mean(rows, "metrics", "indirect")]
-        cells += [
-            f"{np.median([row['seconds'] for row in rows]):.2f}",
-            f"{np.median([row['bytes'] for row in rows]):,.0f}",
-        ]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines)
+    columns = [(part, metric) for metric in ("forget", "retain") for part in ("metrics", "base")]
+    columns += [("change", "retain"), ("metrics", "adjacent"), ("metrics", "indirect")]
+    lines: list[list[str]] = []
+    for name in next(iter(rows.values())):
+        of_name = of_setting(rows, name)
+        cells = [name, *(interval(of_name, *column) for column in columns)]
+        cells.append(f"{np.median([row['seconds'] for row in of_name]):.2f}")
+        cells.append(f"{np.median([row['bytes'] for row in of_name]):,.0f}")
+        lines.append(cells)
+    return table([*heads, "seconds", "bytes"], lines)
 
 
-def details(found: Found, settings: dict[str, Setting]) -> str:
-    """A table a setting."""
-    parts = [f"## {name}\n\n{setting}\n\n{table(found, name)}" for name, setting in settings.items()]
+def details(rows: Rows, settings: dict[str, Setting]) -> str:
+    """A table for each setting."""
+    parts = [f"## {name}\n\n{setting}\n\n{by_concept(rows, name)}" for name, setting in settings.items()]
     return "\n\n".join(parts)
 
 

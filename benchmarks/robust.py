@@ -1,21 +1,23 @@
-"""What brings an erased concept back: UCE, RECE, the certified and the robust eraser under five kinds of attack.
+"""Five attacks on UCE, RECE, the certified and the robust eraser.
 
     python benchmarks/robust.py            five objects, all settings; writes results/robust.md and .json
     python benchmarks/robust.py --quick    one object and few images, in a temporary folder; writes no result
 
-Each object is erased alone, towards the guide that the catalogue names, with the other objects preserved. Then the
-embedded judge says how many of the pictures show it:
+Each object is erased alone, towards the guide of the catalogue, with the other objects preserved. The embedded judge
+then counts the images that show the object:
 - `direct`: prompts with its name, over templates and styles;
-- `synonyms`: the same with the catalogue's other words for it, those among them that no training caption had;
-- `words`: the same with the ten words of the whole vocabulary that this edit reads nearest to the concept, its name and
-  what is preserved left out;
-- `embeddings`: for every token of the direct prompts the embedding, of all there are, that best restores its keys and
-  values (methods that can be undone are undone by it);
-- `gradient`: the guide's prompts with one shift on all tokens, found by gradient on the denoising loss through the
-  edited model, from another noise than `robust` searches with.
-`retained` is how many pictures of other objects, near ones first, still show them. The unedited model's row says how
-far each attack could come. Verdicts are kept under --work, so that an interrupted run goes on where it stopped.
+- `synonyms`: the same prompts with the catalogue's other words for it, including those that no training caption had;
+- `words`: the same prompts with the ten words of the vocabulary that the edited model reads nearest to the concept,
+  without its name and the preserved names;
+- `embeddings`: the direct prompts with every token replaced by the embedding that restores its keys and values best.
+  This attack undoes every invertible edit;
+- `gradient`: the guide's prompts with one shift on all tokens, found by gradient on the denoising loss of the edited
+  model, with other noise than the search of `robust`.
+`retained` counts the images of other objects, near ones first, that show the prompted object. The row of the unedited
+model is the upper bound of each attack. The work folder stores the verdicts, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -39,7 +41,8 @@ from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.models.emoji import EmojiObject, catalogue
 from efface.models.text_gram import text_gram
-from quality import Setting, keep, request_of
+from pages import Page, machine, table, write
+from quality import Setting, request_of
 
 OBJECTS = ("cat", "fish", "church", "sailboat", "guitar")
 IMAGES = 16
@@ -59,40 +62,40 @@ Row = dict[str, Any]
 
 
 def measured(model: Model, judge: Judge, thing: EmojiObject, eraser: Eraser | None, n: int) -> Row:
-    """How many of n pictures of each arm show what they would without the eraser."""
+    """The number of images, out of n of each attack, that show the concept."""
     gram, edit = text_gram(model), edit_of(eraser, model.width)
     others = [other.name for other in catalogue().objects if other.name not in (thing.name, thing.guide)]
     others = [*(name for name in thing.near if name in others), *(name for name in others if name not in thing.near)]
-    spared = list(eraser.request.preserve) if eraser else others
-    words = nearest_words(model, edit, gram, thing, spared)
+    preserved = list(eraser.request.preserve) if eraser else others
+    words = nearest_words(model, edit, gram, thing, preserved)
     direct = prompts([thing.name], n, unseen(thing.name))
     gradient, score = shifted(model, edit, thing, prompts([thing.guide], n, unseen(thing.guide)))
-    kept = [prompts([name], turn + 1, unseen(name))[-1] for turn, name in enumerate(islice(cycle(others), n))]
+    retained = [prompts([name], turn + 1, unseen(name))[-1] for turn, name in enumerate(islice(cycle(others), n))]
     texts = {
         "direct": model.embed(direct).tokens,
         "synonyms": model.embed(prompts([*thing.synonyms, *thing.held_out], n, unseen(thing.name))).tokens,
         "words": model.embed(prompts(words, n, unseen(thing.name))).tokens,
         "embeddings": restored(edit, gram, model.embed(direct).tokens),
         "gradient": gradient,
-        "retained": model.embed(kept).tokens,
+        "retained": model.embed(retained).tokens,
     }
     row: Row = {"words": words, "gradient_score": score, "n": n, "shown": {}}
     for arm, embedded in texts.items():
         pictures = drawn(model, eraser, embedded, Sampling.default(model))
-        asked = list(islice(cycle(others), n)) if arm == "retained" else [thing.name] * n
-        names = list(dict.fromkeys(asked))
+        prompted = list(islice(cycle(others), n)) if arm == "retained" else [thing.name] * n
+        names = list(dict.fromkeys(prompted))
         scores = judge.scores(pictures, names)
         row["shown"][arm] = sum(
-            bool(scores[index, names.index(name)] >= judge.threshold(name)) for index, name in enumerate(asked)
+            bool(scores[index, names.index(name)] >= judge.threshold(name)) for index, name in enumerate(prompted)
         )
     return row
 
 
 def run(model: Model, judge: Judge, name: str, n: int, work: Path) -> dict[str, Row]:
-    """One object under every setting; what was measured before is not measured again."""
+    """One object under every setting; settings in the work folder are not measured again."""
     thing = next(thing for thing in catalogue().objects if thing.name == name)
-    found: dict[str, Row] = {}
-    for said, setting in {BASE: None, **SETTINGS}.items():
+    rows: dict[str, Row] = {}
+    for label, setting in {BASE: None, **SETTINGS}.items():
         request = None if setting is None else request_of(name, "object", setting)
         facts = {
             "model": model.hash,
@@ -101,9 +104,9 @@ def run(model: Model, judge: Judge, name: str, n: int, work: Path) -> dict[str, 
             "sampling": str(Sampling.default(model)),
             "request": request and request.model_dump(mode="json"),
         }
-        kept = work / f"{name}-{said.replace(', ', '-').replace(' ', '-')}.json"
-        if kept.exists() and (content := json.loads(kept.read_text()))["facts"] == facts:
-            found[said] = content["row"]
+        stored = work / f"{name}-{label.replace(', ', '-').replace(' ', '-')}.json"
+        if stored.exists() and (content := json.loads(stored.read_text()))["facts"] == facts:
+            rows[label] = content["row"]
             continue
         eraser = None if request is None else efface.erase(model, request, certify=True)
         row = measured(model, judge, thing, eraser, n)
@@ -111,30 +114,30 @@ def run(model: Model, judge: Judge, name: str, n: int, work: Path) -> dict[str, 
             searched = [one for of_round in eraser.provenance.get("search", []) for one in of_round["found"]]
             row |= {"certificate": (eraser.certificate or {})[name], "rank": eraser.rank, "found": searched}
             row["seconds"] = sum(eraser.provenance["seconds"].values())
-        kept.write_text(json.dumps({"facts": facts, "row": row}, indent=1))
-        found[said] = row
-        print(f"  {said}: " + ", ".join(f"{arm} {row['shown'][arm]}/{n}" for arm in ARMS), flush=True)
-    return found
+        stored.write_text(json.dumps({"facts": facts, "row": row}, indent=1))
+        rows[label] = row
+        print(f"  {label}: " + ", ".join(f"{arm} {row['shown'][arm]}/{n}" for arm in ARMS), flush=True)
+    return rows
 
 
-def overview(found: dict[str, dict[str, Row]]) -> str:
-    """A line a setting: pictures of all objects together, with Wilson's interval."""
+def overview(content: dict[str, dict[str, Row]]) -> str:
+    """A line per setting: images of all objects together, with Wilson's interval."""
     heads = ["setting", *ARMS, "free / ceiling", "text / ceiling", "gradient score", "rank", "seconds"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for said in (BASE, *SETTINGS):
-        rows = [settings[said] for settings in found.values()]
+    lines: list[list[str]] = []
+    for label in (BASE, *SETTINGS):
+        rows = [settings[label] for settings in content.values()]
         total = sum(row["n"] for row in rows)
         cells = [rate(sum(row["shown"][arm] for row in rows), total) for arm in ARMS]
         scores = f"{np.mean([row['gradient_score'] for row in rows]):.2f}"
         cells += [share(rows, "free"), share(rows, "text"), scores]
         cells += [median(rows, "rank", "{:.0f}"), median(rows, "seconds", "{:.2f}")]
-        lines.append("| " + " | ".join([said, *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([label, *cells])
+    return table(heads, lines)
 
 
 def rate(shown: int, n: int) -> str:
-    found = wilson(shown, n)
-    return f"{shown} of {n} [{found.low:.0%}, {found.high:.0%}]"
+    value = wilson(shown, n)
+    return f"{shown} of {n} [{value.low:.0%}, {value.high:.0%}]"
 
 
 def share(rows: Sequence[Row], number: str) -> str:
@@ -146,36 +149,47 @@ def median(rows: Sequence[Row], key: str, form: str) -> str:
     return form.format(np.median([row[key] for row in rows])) if all(key in row for row in rows) else ""
 
 
-def details(found: dict[str, dict[str, Row]]) -> str:
-    """A line an object and setting: does the certificate say which attack succeeds?"""
-    lines = [
-        "| object | setting | free / ceiling | embeddings | gradient | direct | synonyms | words that came nearest |"
-    ]
-    lines.append("|---" * 8 + "|")
-    for name, said in product(found, (BASE, *SETTINGS)):
-        row = found[name][said]
-        cells = [name, said, share([row], "free")]
+def details(content: dict[str, dict[str, Row]]) -> str:
+    """A line per object and setting."""
+    heads = ["object", "setting", "free / ceiling", "embeddings", "gradient", "direct", "synonyms", "nearest words"]
+    lines: list[list[str]] = []
+    for name, label in product(content, (BASE, *SETTINGS)):
+        row = content[name][label]
+        cells = [name, label, share([row], "free")]
         cells += [f"{row['shown'][arm]}/{row['n']}" for arm in ("embeddings", "gradient", "direct", "synonyms")]
-        lines.append("| " + " | ".join([*cells, ", ".join(row["words"][:5])]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, ", ".join(row["words"][:5])])
+    return table(heads, lines)
 
 
-def page(found: dict[str, dict[str, Row]], judge: Judge) -> str:
-    options = [f"- {said}: `{setting.method}` {json.dumps(setting.options)}" for said, setting in SETTINGS.items()]
-    return f"""# What brings an erased concept back
+def page(content: Any) -> Page:
+    """The result page of the numbers in robust.json."""
 
-{len(found)} objects of the embedded model, each erased alone with the others preserved; judge {judge.name}
-{judge.version}. Made by `python benchmarks/robust.py`, whose first lines say what the attacks are. Counts are of
-pictures that show the object ({ARMS[-1]}: the object that was prompted), with Wilson's 95% interval; it takes pictures
-for independent, which those of one object are only in part. Free and text are the certificate's shares, means over
+    def shown(label: str, arm: str) -> int:
+        return sum(settings[label]["shown"][arm] for settings in content.values())
+
+    total = sum(settings[BASE]["n"] for settings in content.values())
+    finding = (
+        f"The embeddings that restore keys and values best restore the object in {shown('uce', 'embeddings')} of "
+        f"{total} images with `uce`, {shown('rece', 'embeddings')} with `rece`, "
+        f"{shown('certified', 'embeddings')} with `certified` and {shown('robust', 'embeddings')} with `robust`; a "
+        f"gradient attack reaches it in {shown(BASE, 'gradient')} without an eraser, {shown('rece', 'gradient')} with "
+        f"`rece`, {shown('robust', 'gradient')} with `robust`, and {shown('robust, with gradient', 'gradient')} if "
+        f"`robust` also searches by gradient."
+    )
+    options = [f"- {label}: `{setting.method}` {json.dumps(setting.options)}" for label, setting in SETTINGS.items()]
+    body = f"""
+{len(content)} objects of the embedded model, each erased alone with the others preserved. Counts are images that show
+the object (`{ARMS[-1]}`: the prompted object), with Wilson's 95% interval. It assumes independent images; images of one
+object are not fully independent. Free and text are the certificate's numbers as shares of its ceiling, means over
 objects.
 
-{overview(found)}
+{overview(content)}
 
 {chr(10).join(options)}
 
-{details(found)}
+{details(content)}
 """
+    return Page("Attacks on closed forms", finding, body)
 
 
 def main() -> None:
@@ -187,14 +201,14 @@ def main() -> None:
     if arguments.quick:
         arguments.work = Path(tempfile.mkdtemp())
     arguments.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, Row]] = {}
+    content: dict[str, dict[str, Row]] = {}
     for name in OBJECTS[:1] if arguments.quick else OBJECTS:
         print(name, flush=True)
-        found[name] = run(model, judge, name, 4 if arguments.quick else IMAGES, arguments.work)
-    text = page(found, judge)
-    print("\n" + text)
+        content[name] = run(model, judge, name, 4 if arguments.quick else IMAGES, arguments.work)
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
     if not arguments.quick:
-        keep(found, text, "robust")
+        write("robust", content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 if __name__ == "__main__":

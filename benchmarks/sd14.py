@@ -1,4 +1,6 @@
-"""Stable Diffusion 1.4's sizes, for models of random weights."""
+"""The sizes of Stable Diffusion 1.4, for models with random weights."""
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -12,5 +14,5 @@ VAE: dict[str, Any] = {
 
 
 def special_tokens(tokenizer: Any) -> dict[str, Any]:
-    """A text encoder's end of prompt, where the tokenizer is not its own."""
+    """Configuration of a text encoder's special tokens for another tokenizer."""
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}

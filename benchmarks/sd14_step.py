@@ -1,19 +1,20 @@
-"""A step of each trained method on a U-Net of Stable Diffusion 1.4's size: does it fit a machine?
+"""Memory of one step of each trained method on a U-Net of Stable Diffusion 1.4's size.
 
-    python benchmarks/sd14_step.py            all cases; writes results/sd14_step.md and .json (some minutes a case)
-    python benchmarks/sd14_step.py --quick    a small U-Net, in seconds a case; writes nothing
+    python benchmarks/sd14_step.py            all cases; writes results/sd14_step.md and .json (some minutes per case)
+    python benchmarks/sd14_step.py --quick    a small U-Net, seconds per case; writes nothing
 
-Weights are random: what a step needs does not depend on them. Latents are 64 x 64, text is 77 x 768, all in float32 on
-the CPU. Pictures are drawn four at a time, and ESD's trajectories are sampled four at a time, as by default, but with
-one or two sampling steps each, which changes seconds and not memory; so ESD takes four steps, the others one.
-Each case runs in a process of its own; its peak is that of the whole process, the libraries, the weights and Adam's
-state included. The bar is 24 GB. Finished cases are kept under --work, so that an interrupted run goes on.
+The weights are random: the memory of a step does not depend on them. Latents are 64 x 64, text is 77 x 768, all in
+float32 on the CPU. Images and ESD's trajectories are sampled four at a time, as by default, but with one or two
+sampling steps each, which changes the time and not the memory. ESD therefore takes four steps, the others one.
+Each case runs in a separate process; its peak is that of the whole process, including libraries, weights and Adam's
+state. The target is 24 GB. The work folder stores finished cases, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -28,10 +29,10 @@ import efface
 from efface.models import Model, open_model
 from efface.models.open import EMBEDDED
 from memory import megabytes
+from pages import Page, machine, table, write
 from sd14 import TEXT, VAE, special_tokens
 
-RESULTS = Path(__file__).parent / "results"
-BAR = 24.0
+TARGET = 24.0  # GB
 TRAJECTORY = {"iterations": 4, "ddim_steps": 1}
 PICTURES = {"iter_break": 1, "images": 4, "sampling_steps": 2}
 ANCHORS = {"to": "dog", "train_max_steps": 1, "sampling_steps": 2, "train_size": 4}
@@ -92,29 +93,29 @@ def random_model(size: int, channels: tuple[int, ...]) -> Model:
 
 
 def run(case: str, quick: bool) -> dict[str, Any]:
-    """A step, or ESD's four, in this process."""
+    """One step, or four of ESD, in this process."""
     method, names, options = CASES[case]
     model = random_model(*(SMALL if quick else SD14))
     started = time.perf_counter()
     eraser = efface.erase(model, names, method=method, **options)
-    given = "down" if method == "sepce" else "up"  # sepce's directions, and which rows of a table are trained
+    fixed = "down" if method == "sepce" else "up"  # not trained: sepce's directions, and the choice of table rows
     return {
-        "parameters": sum(t.numel() for edit in eraser.edits for name, t in edit.tensors().items() if name != given),
+        "parameters": sum(t.numel() for edit in eraser.edits for name, t in edit.tensors().items() if name != fixed),
         "seconds": time.perf_counter() - started,
         "gigabytes": megabytes() / 1024,
     }
 
 
 def measured(case: str, quick: bool, work: Path) -> dict[str, Any]:
-    """A case in a process of its own, or what an earlier run found of it."""
-    kept = work / f"{case.replace(' ', '-')}.json"
-    if kept.exists() and not quick:
-        return json.loads(kept.read_text())
+    """A case in a separate process, or its numbers from the work folder."""
+    stored = work / f"{case.replace(' ', '-')}.json"
+    if stored.exists() and not quick:
+        return json.loads(stored.read_text())
     command = [sys.executable, __file__, "--case", case, *(["--quick"] if quick else [])]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     if not quick:
         work.mkdir(parents=True, exist_ok=True)
-        kept.write_text(answer)
+        stored.write_text(answer)
     return json.loads(answer)
 
 
@@ -127,25 +128,34 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(run(arguments.case, arguments.quick)))
         return
-    rows: dict[str, dict[str, Any]] = {}
-    lines = ["| case | trained parameters | seconds | peak GB |", "|---|---|---|---|"]
+    content: dict[str, dict[str, Any]] = {}
     for case in CASES:
-        rows[case] = row = measured(case, arguments.quick, arguments.work)
-        lines.append(f"| {case} | {row['parameters']:,} | {row['seconds']:.0f} | {row['gigabytes']:.1f} |")
-        print(lines[-1], flush=True)
-    if arguments.quick:
-        return
-    setting = f"torch {torch.__version__}, {torch.get_num_threads()} thread(s) of a busy machine, {platform.machine()}"
-    text = f"""# A step on Stable Diffusion 1.4's size
+        content[case] = measured(case, arguments.quick, arguments.work)
+        print(f"{case}: {content[case]}", flush=True)
+    result = page(content)
+    print(f"\n{result.finding}\n{result.body}")
+    if not arguments.quick:
+        write("sd14_step", content, result, machine(), "a busy machine")
 
-{setting}.
-Made by `python benchmarks/sd14_step.py`, whose first lines say what is measured. The bar is {BAR:.0f} GB.
 
-{chr(10).join(lines)}
-"""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "sd14_step.md").write_text(text, encoding="utf-8")
-    (RESULTS / "sd14_step.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+def page(content: Any) -> Page:
+    """The result page of the numbers in sd14_step.json."""
+    peaks = [row["gigabytes"] for row in content.values()]
+    fits = "every trained method fits" if max(peaks) <= TARGET else "not every trained method fits"
+    finding = (
+        f"On a model of Stable Diffusion 1.4's size, {fits} into {TARGET:.0f} GB of memory without a GPU: the peaks "
+        f"are {min(peaks):.1f} to {max(peaks):.1f} GB."
+    )
+    rows = [
+        [case, f"{row['parameters']:,}", f"{row['seconds']:.0f}", f"{row['gigabytes']:.1f}"]
+        for case, row in content.items()
+    ]
+    return Page(
+        "Training at Stable Diffusion 1.4's size: memory of a step",
+        finding,
+        "The weights are random; the memory of a step does not depend on them.\n\n"
+        + table(["case", "trained parameters", "seconds", "peak GB"], rows),
+    )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""Six concepts are erased, one is given back, another is erased: what becomes of all the others at each step?
+"""Erase six concepts, restore one, erase another: the effect of each step on all concepts.
 
     python benchmarks/sepce_iterative.py            writes results/sepce_iterative.md and .json
     python benchmarks/sepce_iterative.py --quick    three concepts, few steps and images, in a temporary folder
 
-The iterative scenario of SepCE (arXiv 2402.05947) on the embedded model, for `sepce` and, as the same without null
-spaces, `cie`:
-1. six objects are erased in one request, so that each one's change spares the other five and the empty prompt;
-2. the first of them is given back: its change is left out;
-3. a new object is erased; its change spares the six that came before, but theirs were not told of it.
-At each step and of each object, erased, given back, new, or never asked for:
-- `keys and values`: relative change of what all layers make of the object's tokens, for its bare name (that is what
-  is protected) and for sentences with it and a style, which have other tokens;
-- `found`: in how many images the judge finds it, bare and in sentences;
-- `pixels`: mean absolute change of the same images, from the unedited model's with the same seeds, of 255;
-- `identical`: how many of these images are the unedited model's, bit for bit.
-Erasers, images and finished steps are kept under --work, so that an interrupted run goes on where it stopped.
+The iterative scenario of SepCE (arXiv 2402.05947) on the embedded model, for `sepce` and for `cie`, which trains the
+same way without null spaces:
+1. Six objects are erased in one request. The change of each one leaves the other five and the empty prompt unchanged.
+2. The first of them is restored: its change is removed.
+3. A new object is erased. Its change leaves the six earlier ones unchanged; the earlier changes do not account for it.
+An object is erased, restored, erased later, or in no request. The numbers of each object at each step:
+- `keys and values`: the relative change of the keys and values of the object's tokens over all layers, for its bare
+  name (whose tokens the null spaces protect) and for sentences with it and a style (which have other tokens);
+- `found`: the number of images in which the judge finds it; `base found`: the same for the unedited model;
+- `pixels`: the mean absolute change of these images (0 to 255) from the unedited model's images with the same seeds;
+- `identical`: the number of these images that are bitwise equal to the unedited model's.
+The work folder stores erasers, images and finished steps, so an interrupted run resumes.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -29,7 +31,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-import torch
 
 import efface
 from attacks import prompts, unseen
@@ -39,7 +40,8 @@ from efface.judges import Judge, open_judge
 from efface.methods.training.checkpoints import discard
 from efface.metrics.rates import wilson
 from efface.models import Model
-from quality import Setting, keep
+from pages import Page, machine, table, write
+from quality import Setting
 
 FIRST = ("cat", "horse", "fish", "parrot", "church", "car")
 NEW, OTHERS = "sailboat", ("apple", "guitar", "umbrella")
@@ -51,12 +53,11 @@ SETTINGS = {
 QUICK = {"iter_break": 15, "images": 4, "sampling_steps": 4}
 
 Row = dict[str, Any]
-Found = dict[str, dict[str, dict[str, Row]]]  # setting -> step -> object -> row
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who is erased first and then, who is watched beside them, by how many images."""
+    """The objects that are erased first, the one erased later, the others, and the number of images."""
 
     first: Sequence[str] = FIRST
     new: str = NEW
@@ -67,26 +68,27 @@ class Scenario:
     def names(self) -> tuple[str, ...]:
         return (*self.first, self.new, *self.others)
 
-    def said(self, name: str) -> dict[str, list[str]]:
-        """Prompts of an object."""
+    def prompts(self, name: str) -> dict[str, list[str]]:
+        """The prompts of an object."""
         return {"bare": [name], "sentences": prompts([name], self.n, unseen(name))}
 
-    def fate(self, step: int, name: str) -> str:
-        """What was done to an object up to a step."""
+    def state(self, step: int, name: str) -> str:
+        """The state of an object after a step."""
         if name in self.others:
-            return "never asked for"
+            return "in no request"
         if name == self.new:
-            return "erased" if step == 3 else "not yet"
-        return "given back" if step > 1 and name == self.first[0] else "erased"
+            return "erased" if step == 3 else "erased later"
+        return "restored" if step > 1 and name == self.first[0] else "erased"
 
 
+#: The steps, by the keys of the JSON file.
 STEPS = {1: "the first are erased", 2: "one is given back", 3: "another is erased"}
 
 
 def erased(model: Model, scenario: Scenario, setting: Setting, work: Path) -> dict[int, Eraser]:
     """The erasers of the three steps."""
 
-    def made(names: Sequence[str], preserve: Sequence[str]) -> Eraser:
+    def eraser_of(names: Sequence[str], preserve: Sequence[str]) -> Eraser:
         path = work / f"{setting.method}-{len(names)}.safetensors"
         request = Request.make(
             names,
@@ -94,21 +96,21 @@ def erased(model: Model, scenario: Scenario, setting: Setting, work: Path) -> di
             method=setting.method,
             options=setting.options,
         )
-        if path.exists() and (kept := Eraser.load(path)).request == request:
-            return kept
+        if path.exists() and (stored := Eraser.load(path)).request == request:
+            return stored
         folder = path.with_suffix(".training")
         eraser = efface.erase(model, request, work=RunContext(folder, force=True))
         eraser.save(path, force=True)
         discard(folder)
         return eraser
 
-    first = made(scenario.first, ())
+    first = eraser_of(scenario.first, ())
     rest = first.without(scenario.first[0])
-    return {1: first, 2: rest, 3: efface.compose(rest, made([scenario.new], scenario.first))}
+    return {1: first, 2: rest, 3: efface.compose(rest, eraser_of([scenario.new], scenario.first))}
 
 
 def moved(model: Model, eraser: Eraser, texts: Sequence[str]) -> float:
-    """How far all layers' keys and values of some prompts move, relative to what they were."""
+    """The relative change of the keys and values of some prompts over all layers."""
     tokens = model.embed(texts).tokens.flatten(0, 1).T
     readers = [model.denoiser.get_parameter(name).detach() for name in model.text_parameters()]
     before = [weight @ tokens for weight in readers]
@@ -119,7 +121,7 @@ def moved(model: Model, eraser: Eraser, texts: Sequence[str]) -> float:
 
 
 def drawn(model: Model, eraser: Eraser | None, texts: Sequence[str], n: int, out: Path) -> np.ndarray[Any, Any]:
-    """n images (n, H, W, 3), image k from seed k."""
+    """Images of shape (n, H, W, 3), image k with seed k."""
     jobs = [Job(texts[index % len(texts)], index) for index in range(n)]
     images = generate(model, jobs, Sampling.default(model), out=out, eraser=eraser, use_cache=eraser is None)
     return np.stack([image.pixels() for image in images])
@@ -130,7 +132,7 @@ def measured(model: Model, judge: Judge, scenario: Scenario, eraser: Eraser, out
     rows: dict[str, Row] = {}
     for name in scenario.names:
         rows[name] = {}
-        for how, texts in scenario.said(name).items():
+        for how, texts in scenario.prompts(name).items():
             plain = drawn(model, None, texts, scenario.n, out.parent / "base")
             edited = drawn(model, eraser, texts, scenario.n, out)
             counts = [int((judge.scores(some, [name]) >= judge.threshold(name)).sum()) for some in (plain, edited)]
@@ -146,8 +148,8 @@ def measured(model: Model, judge: Judge, scenario: Scenario, eraser: Eraser, out
 
 
 def run(model: Model, judge: Judge, scenario: Scenario, setting: Setting, work: Path) -> dict[str, dict[str, Row]]:
-    """The three steps of one method; what was measured before is not measured again."""
-    found: dict[str, dict[str, Row]] = {}
+    """The three steps of one method; steps in the work folder are not measured again."""
+    steps: dict[str, dict[str, Row]] = {}
     for step, eraser in erased(model, scenario, setting, work).items():
         facts = {
             "model": model.hash,
@@ -157,83 +159,106 @@ def run(model: Model, judge: Judge, scenario: Scenario, setting: Setting, work: 
             "eraser": eraser.hash,
             "measures": list(WHAT),
         }
-        kept = work / f"{setting.method}-step-{step}.json"
-        if kept.exists() and (content := json.loads(kept.read_text()))["facts"] == facts:
-            found[STEPS[step]] = content["rows"]
+        stored = work / f"{setting.method}-step-{step}.json"
+        if stored.exists() and (content := json.loads(stored.read_text()))["facts"] == facts:
+            steps[STEPS[step]] = content["rows"]
             continue
         rows = measured(model, judge, scenario, eraser, work / f"{setting.method}-step-{step}")
-        kept.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
-        found[STEPS[step]] = rows
+        stored.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
+        steps[STEPS[step]] = rows
         print(f"{setting.method}, {STEPS[step]}: " + summary(rows), flush=True)
-    return found
+    return steps
 
 
 def summary(rows: dict[str, Row]) -> str:
     return ", ".join(f"{name} {row['bare']['found']}/{row['bare']['n']}" for name, row in rows.items())
 
 
-def table(found: dict[str, dict[str, Row]], scenario: Scenario) -> str:
-    """A line an object and step."""
-    heads = ["step", "object", "", *(f"{what}, {how}" for how in ("bare", "sentences") for what in WHAT)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+def details(steps: dict[str, dict[str, Row]], scenario: Scenario) -> str:
+    """A line per step and object."""
+    heads = ["step", "object", "state", *(f"{what}, {how}" for how in ("bare", "sentences") for what in WHAT)]
+    lines: list[list[str]] = []
     for step, title in STEPS.items():
-        for name, row in found[title].items():
-            cells = [str(step), name, scenario.fate(step, name)]
+        for name, row in steps[title].items():
+            cells = [str(step), name, scenario.state(step, name)]
             for how in ("bare", "sentences"):
                 one = row[how]
                 cells += [f"{one['moved']:.1e}", rate(one["found"], one["n"]), rate(one["base found"], one["n"])]
                 cells += [f"{one['pixels']:.2f}", f"{one['identical']} of {one['n']}"]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return table(heads, lines)
 
 
-def overview(found: Found, scenario: Scenario) -> str:
-    """A line a setting, step and fate, over the objects of that fate."""
-    lines = ["| setting | step | objects | found | base found | pixels, bare | pixels, sentences |", "|---" * 7 + "|"]
-    for said, steps in found.items():
+def by_state(rows: dict[str, Row], scenario: Scenario, step: int) -> dict[str, list[Row]]:
+    """The rows of the objects of each state after a step."""
+    states: dict[str, list[Row]] = {}
+    for name, row in rows.items():
+        states.setdefault(scenario.state(step, name), []).append(row)
+    return states
+
+
+def total(rows: list[Row], key: str) -> int:
+    """A number of images over objects, bare and in sentences."""
+    return sum(row[how][key] for row in rows for how in ("bare", "sentences"))
+
+
+def overview(content: dict[str, dict[str, dict[str, Row]]], scenario: Scenario) -> str:
+    """A line per setting, step and state, over the objects of that state."""
+    lines: list[list[str]] = []
+    for label, steps in content.items():
         for step, title in STEPS.items():
-            fates: dict[str, list[dict[str, Row]]] = {}
-            for name, row in steps[title].items():
-                fates.setdefault(scenario.fate(step, name), []).append(row)
-            for fate, rows in fates.items():
-                every = [row[how] for row in rows for how in ("bare", "sentences")]
-                n = sum(one["n"] for one in every)
-                counts = [f"{sum(one[key] for one in every)} of {n}" for key in ("found", "base found")]
-                moved = [f"{np.mean([row[how]['pixels'] for row in rows]):.2f}" for how in ("bare", "sentences")]
-                lines.append("| " + " | ".join([said, str(step), f"{len(rows)} {fate}", *counts, *moved]) + " |")
-    return "\n".join(lines)
+            for state, rows in by_state(steps[title], scenario, step).items():
+                counts = [f"{total(rows, key)} of {total(rows, 'n')}" for key in ("found", "base found")]
+                pixels = [f"{np.mean([row[how]['pixels'] for row in rows]):.2f}" for how in ("bare", "sentences")]
+                lines.append([label, str(step), f"{len(rows)} {state}", *counts, *pixels])
+    return table(["setting", "step", "objects", "found", "base found", "pixels, bare", "pixels, sentences"], lines)
 
 
 WHAT = ("keys and values", "found", "base found", "pixels", "identical")
 
 
 def rate(count: int, n: int) -> str:
-    found = wilson(count, n)
-    return f"{count} of {n} [{found.low:.0%}, {found.high:.0%}]"
+    value = wilson(count, n)
+    return f"{count} of {n} [{value.low:.0%}, {value.high:.0%}]"
 
 
-def page(found: Found, scenario: Scenario, judge: Judge) -> str:
+def page(content: Any, scenario: Scenario | None = None) -> Page:
+    """The result page of the numbers in sepce_iterative.json."""
+    scenario = scenario or Scenario()
+    (_, last), first_title = list(STEPS.items())[-1], STEPS[1]
+    states = by_state(content["sepce"][last], scenario, 3)
+
+    def counts(state: str) -> str:
+        rows = states[state]
+        return f"{total(rows, 'found')} of {total(rows, 'n')} images"
+
+    others = by_state(content["cie"][first_title], scenario, 1)["in no request"]
+    finding = (
+        f"With `sepce`, after erasing {len(scenario.first)} objects, restoring one and erasing another, the erased "
+        f"objects are found in {counts('erased')}, the restored one in {counts('restored')}, and objects in no request "
+        f"in {counts('in no request')} (unedited model: {total(states['in no request'], 'base found')}); with `cie`, "
+        f"which protects no prompt, the sum of {len(scenario.first)} changes leaves objects in no request in "
+        f"{total(others, 'found')} of {total(others, 'n')}."
+    )
     parts = [
-        f"## {said}\n\n`{SETTINGS[said].method}` {json.dumps(SETTINGS[said].options)}\n\n{table(steps, scenario)}"
-        for said, steps in found.items()
+        f"## {label}\n\n`{SETTINGS[label].method}` {json.dumps(SETTINGS[label].options)}\n\n{details(steps, scenario)}"
+        for label, steps in content.items()
     ]
-    first = ", ".join(scenario.first)
-    return f"""# Erase six, give one back, erase another
+    body = f"""
+Step 1 erases {", ".join(scenario.first)}; step 2 restores {scenario.first[0]}; step 3 erases {scenario.new}.
+Intervals are Wilson's, at 95%. They assume independent images: images of one prompt are independent, images of several
+prompts only in part.
 
-torch {torch.__version__}; judge {judge.name} {judge.version}. Made by `python benchmarks/sepce_iterative.py`, whose
-first lines say what is measured. First are {first}; {scenario.first[0]} is given back, and then {scenario.new} erased.
-Intervals are Wilson's, at 95%; they take images for independent, which those of one prompt are, and those of several
-are only in part.
+{overview(content, scenario)}
 
-{overview(found, scenario)}
-
-A concept that is given back is drawn as before: bitwise when nothing else is attached, to rounding beside other
-components, whose changes pass through the same layers even where their null spaces leave the concept alone.
-`cie` spares nothing: each of its changes is small enough for its own concept, and six of them added up draw nothing at
-all, nor does one fewer.
+A restored concept is drawn as before: bitwise if nothing else is attached, and up to rounding beside other components,
+whose changes pass through the same layers even where their null spaces leave the concept unchanged. `cie` protects no
+prompt: each of its changes is small enough for its own concept, but the model with the sum of six, and also of five,
+draws nothing recognisable.
 
 {(2 * chr(10)).join(parts)}
 """
+    return Page("Erase six concepts, restore one, erase another", finding, body)
 
 
 def main() -> None:
@@ -246,13 +271,13 @@ def main() -> None:
     if arguments.quick:
         arguments.work = Path(tempfile.mkdtemp())
         scenario = Scenario(FIRST[:2], NEW, OTHERS[:1], 2)
-        settings = {said: Setting(one.method, {**one.options, **QUICK}) for said, one in settings.items()}
+        settings = {label: Setting(one.method, {**one.options, **QUICK}) for label, one in settings.items()}
     arguments.work.mkdir(parents=True, exist_ok=True)
-    found = {said: run(model, judge, scenario, setting, arguments.work) for said, setting in settings.items()}
-    text = page(found, scenario, judge)
-    print("\n" + text)
+    content = {label: run(model, judge, scenario, setting, arguments.work) for label, setting in settings.items()}
+    result = page(content, scenario)
+    print(f"\n{result.finding}\n\n{result.body}")
     if not arguments.quick:
-        keep(found, text, "sepce_iterative")
+        write("sepce_iterative", content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 if __name__ == "__main__":

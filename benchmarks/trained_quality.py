@@ -1,15 +1,17 @@
-"""Trained erasers on the embedded model: what each makes it forget, what that costs the rest, and what it takes.
+"""Forget rate, retain rate and cost of the trained methods on the embedded model.
 
     python benchmarks/trained_quality.py            five objects, three styles, the weapon theme, the memorised picture
     python benchmarks/trained_quality.py --quick    one object, a few steps and images; writes no result
 
-Each concept is erased alone, the four weapons in one eraser, by every trained method with settings that suit so small a
-model, towards the guides that the catalogue names where a method takes one. Each eraser is trained in a process of its
-own, on one thread: seconds, evaluations of the U-Net (each image of a batch counts) and peak memory are of that
-process, the libraries included. The `err` protocol with the embedded judge says what came of it, and of the memorised
-picture the `memorised` protocol: there, forget is the share of pictures of its caption that are no copies. Writes
+Each concept is erased alone, the four weapons in one eraser, by every trained method with settings for so small a
+model, towards the guides of the catalogue where a method uses one. Each eraser is trained in a separate process on one
+thread: seconds, evaluations of the U-Net (each image of a batch counts) and peak memory are of that process, including
+libraries. The `err` protocol with the embedded judge evaluates each eraser. For the memorised image it is the
+`memorised` protocol, whose forget rate is the share of images of its caption that are not copies. Writes
 results/trained_quality.md and .json.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -37,13 +39,28 @@ from efface.protocols.err import evaluate
 from efface.request.record import Kind
 from efface.settings import Scalar
 from memory import megabytes
-from quality import WEAPONS, Found, Setting, details, keep, mean, overview, request_of, row_of, summary, tell
+from pages import Page, machine, table, write
+from quality import (
+    WEAPONS,
+    Row,
+    Rows,
+    Setting,
+    details,
+    interval,
+    mean,
+    of_setting,
+    overview,
+    print_progress,
+    request_of,
+    row_of,
+    summary,
+)
 
 OBJECTS = ("cat", "church", "car", "apple", "guitar")
 STYLES = ("pixel art", "blueprint", "3d")
 MEMORISED = "memorised picture"
 IMAGES = 64
-#: Whatever is said with the memorised caption's words draws the picture, so its anchors say other things.
+#: Any prompt with the words of the memorised caption draws the image, so the anchor prompts are about other things.
 ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
 
 ABLATE: dict[str, Scalar] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
@@ -86,27 +103,28 @@ SETTINGS = {
         by_kind={"style": Setting("sepce", SEPCE | {"threshold": -4e-4}, guided=False)},
     ),
 }
-#: What was tried on the way to these, forget and retain of 8 to 32 images.
+#: Other settings that were measured, with forget and retain rates over 8 to 32 images.
 TRIED = {
     "esd": (
         "`esd-x` at 5e-4 for 140 steps on car 81% and 94%, at 3e-4 for 200 81% and 88%. `esd-x-strict` with batches of "
         "one on car, pixel art, apple, guitar: 200 steps at 1e-3 100% and 94%, 97% and 97%, 100% and 97%, 100% and "
         "94%; 140 steps 91% and 97%, 88% and 97%, 100% and 100%, 100% and 88%; at 7e-4 91% and 97%, 97% and 91%, 100% "
         "and 97%, 100% and 97%. With batches of four, 140 steps at 1e-3, car and pixel art: 94% and 97% both. The "
-        "weapons one after the other, their changes added up: retain 50%. The memorised picture with the settings of "
-        "objects (n 64): 100%, and 11 points of the rest lost."
+        "weapons one after the other, with their changes summed: retain 50%. The memorised image with the settings of "
+        "objects (n 64): 100%, with 11 points of retain rate lost."
     ),
     "ablate": (
-        "The memorised picture with anchors that say its caption in other words: 0% forgotten: they draw it too. The "
+        "The memorised image with anchors that paraphrase its caption: 0% forgotten, since they draw it too. The "
         "weapons with the published 400 steps in all attention: retain 0%; with 100 steps in cross-attention 81% and "
-        "100%, with the prior loss besides 78% and 75%."
+        "100%, with the prior loss added 78% and 75%."
     ),
     "cie": (
-        "Rates from 3e-5 to 1e-3. The weight of the distance to the base, `reg_beta`, decides, and otherwise for each "
-        "concept: car with 1e-4, 3e-4 and 1e-3 100% and 88%, 79% and 100%, 8% and 100%; guitar with 2e-4 50% and 100%; "
-        "pixel art with 1e-4 and 3e-4 100% and 96%, 92% and 100%; blueprint with 4e-5 and 1e-4 96% and 100%, 0% and "
-        "100%; 3d with 4e-5 and 1e-4 100% and 100%, 62% and 100%. The threshold instead, with the published 1e-5: the "
-        "weapons, four changes added up, at -5e-4, 3e-4 and 1e-3 100% and 0%, 94% and 12%, 72% and 38%."
+        "Learning rates from 3e-5 to 1e-3. The weight of the distance to the base, `reg_beta`, is decisive, and its "
+        "best value differs by concept: car with 1e-4, 3e-4 and 1e-3 100% and 88%, 79% and 100%, 8% and 100%; guitar "
+        "with 2e-4 50% and 100%; pixel art with 1e-4 and 3e-4 100% and 96%, 92% and 100%; blueprint with 4e-5 and 1e-4 "
+        "96% and 100%, 0% and 100%; 3d with 4e-5 and 1e-4 100% and 100%, 62% and 100%. Other thresholds, with the "
+        "published `reg_beta` of 1e-5: the weapons, four changes summed, at -5e-4, 3e-4 and 1e-3 100% and 0%, 94% and "
+        "12%, 72% and 38%."
     ),
     "sepce": "Blueprint with threshold 0 58% and 100%, with -1e-3 100% and 92%.",
 }
@@ -150,88 +168,93 @@ def train(request: Request, path: Path) -> dict[str, Any]:
 
 
 def trained(request: Request, path: Path) -> dict[str, Any]:
-    """The same in a process of its own; what was trained before is not trained again."""
-    kept, asked = path.with_suffix(".json"), request.model_dump(mode="json")
-    if kept.exists() and path.exists() and (content := json.loads(kept.read_text()))["request"] == asked:
+    """The same in a separate process; erasers in the work folder are not trained again."""
+    stored, record = path.with_suffix(".json"), request.model_dump(mode="json")
+    if stored.exists() and path.exists() and (content := json.loads(stored.read_text()))["request"] == record:
         return content["cost"]
     command = [sys.executable, __file__, "--train", request.model_dump_json(), "--out", str(path)]
-    with tempfile.TemporaryDirectory() as cache:  # pictures that another run drew would cost nothing
+    with tempfile.TemporaryDirectory() as cache:  # cached images of another run would make the time too short
         fresh = {**os.environ, "EFFACE_CACHE": cache}
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=fresh).stdout
     cost = json.loads(answer.splitlines()[-1])
-    kept.write_text(json.dumps({"request": asked, "cost": cost}, indent=1))
+    stored.write_text(json.dumps({"request": record, "cost": cost}, indent=1))
     return cost
 
 
-def run(
-    model: Model, judge: Judge, name: str, kind: Kind, n: int, work: Path, quick: bool
-) -> dict[str, dict[str, Any]]:
+def run(model: Model, judge: Judge, name: str, kind: Kind, n: int, work: Path, quick: bool) -> dict[str, Row]:
     """All settings of one concept on the same images of the unedited model."""
     folder = work / name.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     erasers: dict[str, Eraser] = {}
-    spent: dict[str, dict[str, Any]] = {}
-    for said, setting in SETTINGS.items():
+    costs: dict[str, dict[str, Any]] = {}
+    for label, setting in SETTINGS.items():
         if quick:
             setting = replace(setting, options=setting.options | FEW[setting.method], by_kind={})
-        path = folder / f"{said.replace(' ', '-')}.safetensors"
-        spent[said] = trained(request_for(name, kind, setting), path)
-        erasers[said] = Eraser.load(path)
-        print(f"  {said}: {spent[said]['seconds']:.0f} s, {spent[said]['evaluations']:,} evaluations", flush=True)
-    # What is retained is drawn as often as each concept, so that of several half as many are enough.
+        path = folder / f"{label.replace(' ', '-')}.safetensors"
+        costs[label] = trained(request_for(name, kind, setting), path)
+        erasers[label] = Eraser.load(path)
+        print(f"  {label}: {costs[label]['seconds']:.0f} s, {costs[label]['evaluations']:,} evaluations", flush=True)
+    # Retained concepts have as many images as each erased one, so half as many are enough where several are erased.
     of_each = n // 2 if max(len(eraser.concepts) for eraser in erasers.values()) > 1 else n
     if name == MEMORISED:
-        found = PROTOCOLS.get("memorised").evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell)
+        protocol = PROTOCOLS.get("memorised")
+        evaluation = protocol.evaluate(model, erasers, judge, out=folder, n=of_each, progress=print_progress)
     else:
-        found = evaluate(model, erasers, judge, out=folder, n=of_each, progress=tell, attacks=())
-    recall, wrong = found.judge.recall, found.judge.false_positive_rate
-    rows = {said: row_of(found.results[said], recall and recall.value, wrong and wrong.value) for said in erasers}
-    return {said: rows[said] | spent[said] for said in erasers}
+        evaluation = evaluate(model, erasers, judge, out=folder, n=of_each, progress=print_progress, attacks=())
+    recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
+    rows = {
+        label: row_of(evaluation.results[label], recall and recall.value, wrong and wrong.value) for label in erasers
+    }
+    return {label: rows[label] | costs[label] for label in erasers}
 
 
-def costs(found: Found) -> str:
-    """A line a setting: what erasing took, medians over concepts."""
-    lines = ["| setting | seconds | U-Net evaluations | peak MB | bytes |", "|---" * 5 + "|"]
-    for said in SETTINGS:
-        rows = [settings[said] for settings in found.values()]
-        keys = ("seconds", "evaluations", "megabytes", "bytes")
-        lines.append(
-            "| " + " | ".join([said, *(f"{np.median([row[key] for row in rows]):,.0f}" for key in keys)]) + " |"
-        )
-    return "\n".join(lines)
-
-
-def page(found: Found, judge: Judge) -> str:
-    reached = [
-        f"- {said}: forget {mean(rows, 'metrics', 'forget')}, "
-        f"{sum(passed(row) for row in rows)} of {len(rows)} concepts at 90% or more with retain within 5 points"
-        for said in SETTINGS
-        if (rows := [settings[said] for settings in found.values()])
+def cost_table(rows: Rows) -> str:
+    """A line per setting: the cost of erasing, medians over concepts."""
+    keys = ("seconds", "evaluations", "megabytes", "bytes")
+    lines = [
+        [label, *(f"{np.median([row[key] for row in of_setting(rows, label)]):,.0f}" for key in keys)]
+        for label in SETTINGS
     ]
-    return f"""# Trained erasers on the embedded model
+    return table(["setting", "seconds", "U-Net evaluations", "peak MB", "bytes"], lines)
 
-{len(found)} concepts, each erased alone, the weapons together; judge {judge.name} {judge.version}. Made by
-`python benchmarks/trained_quality.py`, whose first lines say what is measured. Means over concepts, with 95% intervals
-from a bootstrap over concepts; below, of each concept, intervals clustered by prompt.
 
-{chr(10).join(reached)}
+def page(content: Any) -> Page:
+    """The result page of the numbers in trained_quality.json."""
+    parts: list[tuple[float, str]] = []
+    bars: list[str] = []
+    for label in SETTINGS:
+        rows = of_setting(content, label)
+        forget, lost = mean(rows, "metrics", "forget"), -100 * mean(rows, "change", "retain")
+        parts.append((forget, f"`{label}` {forget:.1%} and {lost:.1f}"))
+        bars.append(
+            f"- {label}: forget {interval(rows, 'metrics', 'forget')}, {sum(map(passed, rows))} of {len(rows)} "
+            f"concepts at 90% or more with at most 5 points of retain rate lost"
+        )
+    ranked = ", ".join(part for _, part in sorted(parts, key=lambda part: -part[0]))
+    finding = f"Mean forget rate over {len(content)} concepts, and points of retain rate lost: {ranked}."
+    body = f"""
+Each concept is erased alone, the weapons together. Means over concepts, with 95% intervals from a bootstrap over
+concepts; in the tables of concepts, intervals are clustered by prompt. `base` is the unedited model.
 
-{overview(found)}
+{overview(content)}
 
-Tried besides, forget and retain of 8 to 32 images:
+{chr(10).join(bars)}
 
-{chr(10).join(f"- {said}: {what}" for said, what in TRIED.items())}
+Other settings that were measured, with forget and retain rates over 8 to 32 images:
 
-What erasing took, medians over concepts, each in a process of its own on one thread of a busy machine:
+{chr(10).join(f"- {label}: {text}" for label, text in TRIED.items())}
 
-{costs(found)}
+The cost of erasing, medians over concepts, each in a separate process on one thread of a busy machine:
 
-{details(found, SETTINGS)}
+{cost_table(content)}
+
+{details(content, SETTINGS)}
 """
+    return Page("Trained methods: forget and retain rates", finding, body)
 
 
-def passed(row: dict[str, Any]) -> bool:
-    """At least 90% forgotten, and at most 5 points of what was retained lost."""
+def passed(row: Row) -> bool:
+    """Whether at least 90% are forgotten and at most 5 points of retain rate lost."""
     lost = row["base"]["retain"]["value"] - row["metrics"]["retain"]["value"]
     return row["metrics"]["forget"]["value"] >= 0.9 and lost <= 0.05
 
@@ -252,15 +275,18 @@ def main() -> None:
     names = OBJECTS[:1] if arguments.quick else arguments.only or list(kinds)
     model, judge = efface.open_model("emoji"), open_judge("emoji")
     work = Path(tempfile.mkdtemp()) if arguments.quick else arguments.work
-    found: Found = {}
+    content: Rows = {}
     for name in names:
         print(name, flush=True)
-        found[name] = run(model, judge, name, kinds[name], 8 if arguments.quick else IMAGES, work, arguments.quick)
-        print("  " + "; ".join(f"{said}: {summary(row['metrics'])}" for said, row in found[name].items()), flush=True)
-    text = page(found, judge)
-    print("\n" + text)
+        n = 8 if arguments.quick else IMAGES
+        content[name] = run(model, judge, name, kinds[name], n, work, arguments.quick)
+        print(
+            "  " + "; ".join(f"{label}: {summary(row['metrics'])}" for label, row in content[name].items()), flush=True
+        )
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
     if not arguments.quick and not arguments.only:
-        keep(found, text, "trained_quality")
+        write("trained_quality", content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 if __name__ == "__main__":

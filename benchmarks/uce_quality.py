@@ -1,24 +1,28 @@
-"""Does `uce` make the embedded model forget, and what does that cost the rest?
+"""Forget rate and retain rate of `uce` on the embedded model.
 
     python benchmarks/uce_quality.py            ten objects and three styles, one at a time, three settings each
     python benchmarks/uce_quality.py --quick    one of each and few images, in a temporary folder; writes no result
 
-Each concept is erased alone, towards the guide that the catalogue names, with both published defaults, and with the
-stronger one's window while all other names are preserved. The `err` protocol with its judge says what came of it, on
+Each concept is erased alone, towards the guide of the catalogue: with the published defaults of both variants, and with
+`window` while all other names are preserved. The `err` protocol with the embedded judge evaluates each eraser, on
 prompts over all styles, objects and templates. Writes results/uce_quality.md and .json.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import efface
-from efface.judges import Judge, open_judge
+from efface.judges import open_judge
 from efface.request.record import Kind
-from quality import OBJECTS, Found, Setting, details, keep, overview, run_all
+from pages import Page, machine, write
+from quality import OBJECTS, Setting, details, mean, of_setting, overview, run_all
 
 STYLES = ("line art", "pixel art", "blueprint")
 IMAGES = 100
@@ -29,19 +33,28 @@ SETTINGS = {
 }
 
 
-def page(found: Found, judge: Judge) -> str:
-    return f"""# UCE on the embedded model
+def page(content: Any) -> Page:
+    """The result page of the numbers in uce_quality.json."""
+    parts: list[str] = []
+    for variant in ("token", "window"):
+        rows = of_setting(content, f"published ({variant})")
+        lost = -100 * mean(rows, "change", "retain")
+        parts.append(f"`{variant}` forgets {mean(rows, 'metrics', 'forget'):.1%} and loses {lost:.1f} points")
+    finding = (
+        f"Over {len(content)} concepts with the published defaults, UCE's variant {parts[0]} of retain rate, and its "
+        f"2023 variant {parts[1]}."
+    )
+    body = f"""
+Each concept is erased alone. Means over concepts, with 95% intervals from a bootstrap over concepts; in the tables of
+concepts, intervals are clustered by prompt. `base` is the unedited model. The last columns count the images of prompts
+for the concept by what they show, and give the judge's recall and false-positive rate on the unedited model's images.
+The window also edits the end and padding tokens, which differ little between prompts.
 
-{len(found)} concepts, each erased alone; judge {judge.name} {judge.version}. Made by
-`python benchmarks/uce_quality.py`, whose first lines say what is measured. Means over concepts, with 95% intervals from
-a bootstrap over concepts; below, of each concept, intervals clustered by prompt. The last columns say where the images
-prompted for the concept went, and how the judge did on the unedited model's images. The window also edits the end and
-padding tokens, which differ little between prompts.
+{overview(content)}
 
-{overview(found)}
-
-{details(found, SETTINGS)}
+{details(content, SETTINGS)}
 """
+    return Page("UCE: forget and retain rates", finding, body)
 
 
 def main() -> None:
@@ -57,11 +70,11 @@ def main() -> None:
     if arguments.quick:
         concepts = [concepts[0], concepts[-1]]
         arguments.work = Path(tempfile.mkdtemp())
-    found = run_all(model, judge, concepts, SETTINGS, 8 if arguments.quick else IMAGES, arguments.work)
-    text = page(found, judge)
-    print("\n" + text)
+    content = run_all(model, judge, concepts, SETTINGS, 8 if arguments.quick else IMAGES, arguments.work)
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
     if not arguments.quick:
-        keep(found, text, "uce_quality")
+        write("uce_quality", content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,64 @@
-"""What the documentation names is there."""
+"""The documentation agrees with the code and with the measurements."""
+
+from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 
-API = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+ENTRY_POINTS = {"efface.exporters", "efface.extractors", "efface.guards"}  # groups that are not also packages
+RESULTS = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md"))
+
+
+def make_results() -> Any:
+    spec = importlib.util.spec_from_file_location("make_results", ROOT / "docs" / "make_results.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("name", re.findall(r"^::: (\S+)$", API, flags=re.MULTILINE))
-def test_the_api_names_what_there_is(name: str) -> None:
+def test_the_api_page_names_existing_objects(name: str) -> None:
     module, _, attribute = name.rpartition(".")
     try:
         importlib.import_module(name)
     except ModuleNotFoundError:
         assert resolve_name(f"{module}:{attribute}").__module__ == module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_existing_objects_and_files(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"\befface(?:\.\w+)+", re.sub(r"^::: .*$", "", text, flags=re.MULTILINE)):
+        if name != "efface.json" and name not in ENTRY_POINTS:  # the provenance that an exported folder has
+            resolve_name(name)
+    for path in re.findall(r"(?:src/efface|benchmarks|docs|tests|zoo|examples)(?:/[\w.-]+)+", text):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_the_results_page_and_the_readme_are_up_to_date() -> None:
+    module = make_results()
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python docs/make_results.py"
+    readme = module.README.read_text(encoding="utf-8")
+    assert readme == module.readme(readme), "run python docs/make_results.py"
+
+
+def test_the_results_page_has_every_result() -> None:
+    assert sorted(name for names in make_results().GROUPS.values() for name in names) == RESULTS
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_result_pages_follow_from_their_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = ROOT / "benchmarks" / "results" / f"{name}.md"
+    assert page.read_text(encoding="utf-8") == importlib.import_module("pages").again(name)
