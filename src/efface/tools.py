@@ -22,7 +22,7 @@ from efface.generation.folder import cached, keep, read_folder, read_picture
 from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
-from efface.judges.base import Comparing, Judge
+from efface.judges.base import Judge, ReferenceJudge
 from efface.models import Model
 from efface.progress import Progress
 
@@ -178,12 +178,12 @@ def copies_by(judge: Judge) -> CopyDetector:
     Raises:
         BadInput: it does not compare pictures.
     """
-    if not isinstance(judge, Comparing):
+    if not isinstance(judge, ReferenceJudge):
         raise BadInput(f"The judge '{judge.name}' does not compare pictures; take sscd:FILE with --trust-torchscript.")
 
     def copies(pictures: Sequence[Picture], original: Path) -> list[bool]:
-        knowing = judge.knowing({"": [_read(original)]})
-        return (knowing.scores(np.stack(pictures), [""])[:, 0] >= knowing.threshold("")).tolist()
+        comparing = judge.with_references({"": [_read(original)]})
+        return (comparing.scores(np.stack(pictures), [""])[:, 0] >= comparing.threshold("")).tolist()
 
     return copies
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from efface import Eraser
-from efface.judges import JUDGES, Opening
+from efface.judges import JUDGES, JudgeOptions
 
 BALANCE = ("--goal", "debias", "--to", "cat", "--to", "dog", "--judge", "sure")
 FEW = ("-s", "num_images_per_prompt=2", "-s", "num_inference_steps=2")
@@ -23,7 +23,7 @@ def test_debias_asks_the_judge_and_says_the_shares(efface, tiny_sd, judges):
 
 
 def test_the_judge_of_debiasing_computes_on_the_models_device(efface, tiny_sd, judges, monkeypatch):
-    asked: list[Opening] = []
+    asked: list[JudgeOptions] = []
     entry = JUDGES.get("sure")
     monkeypatch.setitem(JUDGES._entries, "sure", replace(entry, open=lambda how: asked.append(how) or entry.open(how)))
     command = ("erase", "a bird", *BALANCE, *FEW, "-s", "shares=1,0", "--model", tiny_sd, "-o", "x.safetensors")

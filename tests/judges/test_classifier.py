@@ -10,16 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from efface.errors import BadFile, BadInput
 from efface.judges import open_judge
-from efface.judges.classifier import ClassJudge
 from efface.judges.clip import ClipJudge
+from efface.judges.shared.classifier import ClassifierJudge
 
 CLASSES = [["tench", "Tinca tinca"], ["crane"], ["crane"], ["golf_ball"], ["vincent-van-gogh", "van Gogh"]]
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 3.0, -1.0], [0.0, 4.0, 4.0, 1.0, 4.5]])
 PICTURES = np.zeros((2, 8, 8, 3), np.uint8)
 
 
-def judge_of(logits: torch.Tensor = LOGITS) -> ClassJudge:
-    return ClassJudge("any", "1", CLASSES, lambda _: logits)
+def judge_of(logits: torch.Tensor = LOGITS) -> ClassifierJudge:
+    return ClassifierJudge("any", "1", CLASSES, lambda _: logits)
 
 
 def test_the_score_is_the_probability_against_the_strongest_rival() -> None:
@@ -60,7 +60,7 @@ def test_words_rules_and_peers() -> None:
 
 def test_with_many_classes_only_those_of_the_run_are_peers() -> None:
     classes = [[f"class {i}"] for i in range(101)]
-    judge = ClassJudge("any", "1", classes, lambda _: LOGITS, ("class 3", "unicorn", "class 5"))
+    judge = ClassifierJudge("any", "1", classes, lambda _: LOGITS, ("class 3", "unicorn", "class 5"))
     assert judge.peers("class 5") == ("class 3",)
 
 
@@ -81,7 +81,7 @@ def test_a_classifier_of_transformers_gives_its_own_logits(judge_files: Path) ->
     with torch.no_grad():
         expected = model(**processor(list(images), return_tensors="pt")).logits
     judge = open_judge(f"imagenet:{judge_files / 'classifier'}")
-    assert isinstance(judge, ClassJudge)
+    assert isinstance(judge, ClassifierJudge)
     assert judge.logits(images) == pytest.approx(expected, abs=1e-5)
     assert "PIL" in judge.version
 
@@ -100,7 +100,7 @@ def test_a_classifier_without_its_head_is_refused(judge_files: Path, tmp_path: P
 
 def test_a_classifier_takes_no_list_of_artists(judge_files: Path, tmp_path: Path) -> None:
     (tmp_path / "artists.txt").write_text("Claude Monet\n")
-    with pytest.raises(BadInput, match=r"leave '.*artists\.txt' away"):
+    with pytest.raises(BadInput, match=r"leave out '.*artists\.txt'"):
         open_judge(f"style:{judge_files / 'classifier'},{tmp_path / 'artists.txt'}")
 
 
@@ -123,7 +123,7 @@ def test_efficientnet_lite_sees_a_clock() -> None:
     judge = open_judge("imagenet:efficientnet-lite")
     scores = judge.scores(np.asarray(picture)[None], ["analog clock", "golf ball"])
     assert scores[0, 0] > 0.5 > scores[0, 1]
-    assert isinstance(judge, ClassJudge)
+    assert isinstance(judge, ClassifierJudge)
     assert (len(judge.classes), judge.classes[574]) == (1000, "golf ball")
 
 

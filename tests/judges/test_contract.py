@@ -16,7 +16,7 @@ from efface import erase, open_model
 from efface.cli.run import run
 from efface.errors import BadInput
 from efface.generation import Sampling, generate, read_folder, read_picture
-from efface.judges import JUDGES, Hesitant, Judge, answer_of, judge_images, open_judge
+from efface.judges import JUDGES, HasUndecidedBand, Judge, answer_of, judge_images, open_judge
 from efface.protocols.err import evaluate
 from efface.report import schema, write_report
 from efface.report.document import DOCUMENT
@@ -103,15 +103,18 @@ def pictures(n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("judge", "said"),
+    ("judge", "text"),
     [
-        *((f"{name}:here,twice", "','; leave 'twice'") for name in ("clip", "emoji", "imagenet", "nudenet", "sscd")),
-        *((f"{name}:here", "':'; leave 'here'") for name in ("nsfw", "pixels")),
-        *((f"{name}:,twice", "','; leave 'twice'") for name in ("nsfw", "pixels")),
+        *(
+            (f"{name}:here,twice", "','; leave out 'twice'")
+            for name in ("clip", "emoji", "imagenet", "nudenet", "sscd")
+        ),
+        *((f"{name}:here", "':'; leave out 'here'") for name in ("nsfw", "pixels")),
+        *((f"{name}:,twice", "','; leave out 'twice'") for name in ("nsfw", "pixels")),
     ],
 )
-def test_what_it_does_not_read_is_refused(judge: str, said: str) -> None:
-    with pytest.raises(BadInput, match=f"takes nothing behind {said} away"):
+def test_what_it_does_not_read_is_refused(judge: str, text: str) -> None:
+    with pytest.raises(BadInput, match=f"takes nothing after {text}"):
         open_judge(judge)
 
 
@@ -136,7 +139,7 @@ def test_scores_do_not_depend_on_company(case: Case, judge: Judge) -> None:
 def test_the_answer_follows_from_score_and_threshold(case: Case, judge: Judge, folder: Path) -> None:
     for question in case.questions:
         threshold = judge.threshold(question)
-        floor = judge.floor(question) if isinstance(judge, Hesitant) else threshold
+        floor = judge.floor(question) if isinstance(judge, HasUndecidedBand) else threshold
         assert 0 < floor <= threshold <= 1
         assert answer_of(judge, question, threshold) == "yes"
         assert answer_of(judge, question, np.nextafter(floor, 0)) == "no"
@@ -178,7 +181,7 @@ def test_a_network_that_fails_gives_errors(
     if case.judge in WITHOUT_NETWORK:
         pytest.skip("it has no network")
     judge.scores(pictures(1), case.questions)  # which describes references, whose failure would be another
-    monkeypatch.setattr(judge, "_known", {}, raising=False)  # what a detector has seen, it need not see again
+    monkeypatch.setattr(judge, "_cache", {}, raising=False)  # a detector would use its cached answers
 
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("out of memory")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from efface.errors import BadInput
-from efface.judges import Comparing, open_judge
+from efface.judges import ReferenceJudge, open_judge
 from efface.judges.pixels import RMS, PixelJudge
 from efface.models.emoji import MEMORISED
 
@@ -38,8 +38,8 @@ def test_pictures_of_another_size_are_brought_to_the_images() -> None:
 
 def test_knowing_references_leaves_the_judge_as_it_was(tmp_path: Path) -> None:
     judge = open_judge("pixels")
-    assert isinstance(judge, Comparing)
-    wiser = judge.knowing({"a caption": [noise(0)]})
+    assert isinstance(judge, ReferenceJudge)
+    wiser = judge.with_references({"a caption": [noise(0)]})
     assert wiser.knows("a caption")
     assert not judge.knows("a caption")
     for name in ("five.png", "six.png"):

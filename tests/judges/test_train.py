@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from efface.errors import BadInput
 from efface.judges import open_judge
-from efface.judges.classifier import ClassJudge
+from efface.judges.shared.classifier import ClassifierJudge
 from efface.judges.training.network import TrainSettings
-from efface.judges.training.pictures import labelled, split
+from efface.judges.training.pictures import find_labelled_pictures, split_pictures
 from efface.judges.training.run import RESULT, STATE, train_judge
 
 SETTINGS = TrainSettings(size=32, epochs=6, batch_size=16, lr=3e-3)
@@ -67,10 +67,10 @@ def test_it_learns_and_opens_as_a_judge(pictures: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / RESULT).read_text()) == result
     assert not (tmp_path / STATE).exists()
 
-    held_out = split(labelled(pictures, "style"), 0.3, 0).held_out
+    held_out = split_pictures(find_labelled_pictures(pictures, "style"), 0.3, 0).held_out
     for name in ("style", "imagenet"):
         judge = open_judge(f"{name}:{tmp_path}")
-        assert isinstance(judge, ClassJudge)
+        assert isinstance(judge, ClassifierJudge)
         assert judge.peers("red") == ("blue",)
         scores = judge.scores(np.stack([np.asarray(Image.open(path)) for path, _ in held_out]), ["blue", "red"])
         right = [line[index] >= 0.5 for line, (_, index) in zip(scores, held_out, strict=True)]
@@ -78,9 +78,9 @@ def test_it_learns_and_opens_as_a_judge(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_objects_are_the_last_folder(pictures: Path) -> None:
-    found = labelled(pictures, "object")
+    found = find_labelled_pictures(pictures, "object")
     assert {(path.parent.name, label) for path, label in found} == {("disc", "disc"), ("square", "square")}
-    assert {label for _, label in labelled(pictures / "red", "style")} == {"disc", "square"}
+    assert {label for _, label in find_labelled_pictures(pictures / "red", "style")} == {"disc", "square"}
 
 
 def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, tmp_path: Path) -> None:
@@ -133,32 +133,34 @@ def test_labels_may_be_a_column(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes((pictures / "red/disc/1.png").read_bytes())
     rows = [{"file_name": "a.png", "concept": "disc"}, {"file_name": "b.png", "concept": "square"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert labelled(tmp_path, "concept") == [(tmp_path / "a.png", "disc"), (tmp_path / "b.png", "square")]
+    assert find_labelled_pictures(tmp_path, "concept") == [(tmp_path / "a.png", "disc"), (tmp_path / "b.png", "square")]
     with pytest.raises(BadInput, match="its columns are: file_name, concept"):
-        labelled(tmp_path, "style")
+        find_labelled_pictures(tmp_path, "style")
 
 
 def test_every_class_is_split(pictures: Path) -> None:
-    found = labelled(pictures, "style")
-    data = split(found, 0.3, 0)
+    found = find_labelled_pictures(pictures, "style")
+    data = split_pictures(found, 0.3, 0)
     assert set(data.learned).isdisjoint(data.held_out)
     assert len(data.learned) + len(data.held_out) == len(found)
-    assert data == split(found, 0.3, 0) != split(found, 0.3, 1)
+    assert data == split_pictures(found, 0.3, 0) != split_pictures(found, 0.3, 1)
     few = [*found[:2], *found[-3:]]
-    assert sorted(index for _, index in split(few, 0.9, 0).learned) == [0, 1]
+    assert sorted(index for _, index in split_pictures(few, 0.9, 0).learned) == [0, 1]
 
 
 def test_what_cannot_be_learned_from(pictures: Path, judge_files: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="give style or object"):
-        labelled(pictures, "colour")
+    with pytest.raises(BadInput, match="write style or object"):
+        find_labelled_pictures(pictures, "colour")
     with pytest.raises(BadInput, match="not a folder"):
-        labelled(tmp_path / "gone", "style")
+        find_labelled_pictures(tmp_path / "gone", "style")
     with pytest.raises(BadInput, match="two or more"):
-        split(labelled(pictures, "style")[:12], 0.3, 0)
+        split_pictures(find_labelled_pictures(pictures, "style")[:12], 0.3, 0)
     with pytest.raises(BadInput, match="one picture only"):
-        split([*labelled(pictures, "style")[:12], labelled(pictures, "style")[-1]], 0.3, 0)
+        split_pictures(
+            [*find_labelled_pictures(pictures, "style")[:12], find_labelled_pictures(pictures, "style")[-1]], 0.3, 0
+        )
     with pytest.raises(BadInput, match="lies in no folder"):
-        labelled(pictures / "red" / "disc", "style")
+        find_labelled_pictures(pictures / "red" / "disc", "style")
     with pytest.raises(BadInput, match="name one with start"):
         train_judge(pictures, tmp_path, "style", TrainSettings(head_only=True))
     with pytest.raises(BadInput, match="Cannot open an image classifier"):

@@ -14,9 +14,9 @@ from efface.errors import BadInput
 from efface.generation import Image
 from efface.judges import judge_images, open_judge, read_verdicts
 from efface.judges.pixels import PixelJudge
-from efface.judges.verdicts import write_results
+from efface.judges.verdicts import write_result_files
 from efface.judges.vlm import ChallengeJudge, VlmJudge
-from efface.judges.wrappers import JoinedJudge, Told
+from efface.judges.wrappers import JoinedJudge, WithPeers
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
 
@@ -124,18 +124,18 @@ def test_an_evaluation_writes_the_challenges_results_for_each_eraser(
 
 def test_a_judge_that_another_one_asks_still_writes_its_results(judge_files: Path, tmp_path: Path) -> None:
     challenge = vlm(judge_files, "challenge")
-    joined = JoinedJudge(PixelJudge({"a caption": [IMAGES[0]]}), Told(challenge, ("cat", "dog")))
+    joined = JoinedJudge(PixelJudge({"a caption": [IMAGES[0]]}), WithPeers(challenge, ("cat", "dog")))
     images = []
     for i, pixels in enumerate(IMAGES):
         Picture.fromarray(pixels).save(tmp_path / f"{i}.png")
         images.append(Image({"file_name": f"{i}.png", "prompt": f"prompt {i}"}, tmp_path / f"{i}.png"))
     for name, judge in (("joined", joined), ("alone", challenge)):
         questions = ["cat", "a caption"] if judge is joined else ["cat"]
-        write_results(judge, tmp_path / name, images, judge_images(judge, images, questions))
+        write_result_files(judge, tmp_path / name, images, judge_images(judge, images, questions))
     rows = (tmp_path / "joined" / "evaluation_results.csv").read_text()
     assert rows == (tmp_path / "alone" / "evaluation_results.csv").read_text(), "none of what the other was asked"
     assert rows.count("\n") == 1 + len(IMAGES)
-    write_results(PixelJudge(None), tmp_path / "nothing", images, [])
+    write_result_files(PixelJudge(None), tmp_path / "nothing", images, [])
     assert not (tmp_path / "nothing").exists()
 
 

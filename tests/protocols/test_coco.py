@@ -10,7 +10,7 @@ from PIL import Image
 import efface
 from efface.errors import BadInput
 from efface.generation import Job, Sampling, read_folder
-from efface.judges.wrappers import Nobody
+from efface.judges.wrappers import NoJudge
 from efface.metrics.clip_score import clip_score
 from efface.metrics.cmmd import cmmd
 from efface.metrics.features import Features, extract, open_extractor
@@ -51,7 +51,7 @@ def run(
     inputs = Inputs(
         prompts, data, {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})}
     )
-    eraser, judge = efface.erase(model, "cat", to="dog"), Nobody()
+    eraser, judge = efface.erase(model, "cat", to="dog"), NoJudge()
     return PROTOCOLS.get("coco").evaluate(
         model, {"mine": eraser}, judge, out=out, sampling=QUICK, inputs=inputs, **asked
     )

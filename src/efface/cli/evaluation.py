@@ -82,7 +82,7 @@ def evaluated(
     """Run a protocol, write its report into `out`, and say the numbers."""
     from efface.eraser.certificate import holding
     from efface.judges import open_judge
-    from efface.judges.wrappers import Nobody
+    from efface.judges.wrappers import NoJudge
     from efface.protocols import PROTOCOLS
     from efface.report import write_report
 
@@ -94,7 +94,7 @@ def evaluated(
         raise BadInput(f"The protocol '{wish.protocol}' attacks nothing; leave --attack away.")
     requests = [wish.request] if wish.request else [eraser.request for eraser in erasers.values()]
     trusted = wish.inputs.trust_torchscript
-    judge: Judge = Nobody()
+    judge: Judge = NoJudge()
     if wish.judge is not None:
         judge = open_judge(wish.judge, alternatives(requests, wish.inputs.prompts), str(model.device), trusted)
     with screen.progress() as progress:

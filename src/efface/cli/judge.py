@@ -45,11 +45,11 @@ def command(
     check_target(target, force)
     images = read_folder(folder)
 
-    from efface.judges import KeepsResults, judge_images, open_judge, write_verdicts
+    from efface.judges import WritesResults, judge_images, open_judge, write_verdicts
 
     chosen = open_judge(judge, question, device_of(device), trust_torchscript)
     thresholds = {text: chosen.threshold(text) for text in question if chosen.knows(text)}
-    keeping = (chosen, target.parent / chosen.results) if isinstance(chosen, KeepsResults) else None
+    keeping = (chosen, target.parent / chosen.results) if isinstance(chosen, WritesResults) else None
     if keeping:
         check_target(keeping[1], force)
     with screen.progress() as progress:

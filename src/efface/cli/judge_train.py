@@ -38,13 +38,13 @@ def command(
     """
     from efface.cli.output import Screen, claim, slug
     from efface.judges.training.network import TrainSettings
-    from efface.judges.training.pictures import labelled
+    from efface.judges.training.pictures import find_labelled_pictures
     from efface.judges.training.run import RESULT, train_judge
 
     screen = Screen(json)
     chosen = TrainSettings.model_validate(scalar_options(settings or []))
     where = device_of(device)
-    labelled(folder, labels)
+    find_labelled_pictures(folder, labels)
     target = out or Path(slug(f"{folder.resolve().name}-{labels}-judge"))
     work = {"pictures": str(folder.resolve()), "labels": labels, "seed": seed, "settings": chosen.model_dump()}
     with claim(target, "judge train", work, RESULT, force), screen.progress() as progress:

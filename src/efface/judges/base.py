@@ -1,130 +1,203 @@
-"""What a judge is: images and concepts in, scores out."""
+"""The contract of judges: images and concepts in, scores and verdicts out.
+
+A judge is one file: a class with two attributes and five methods (`Judge`), and an entry that opens it (`JudgeEntry`).
+A complete judge, which asks how red an image is:
+
+    import numpy as np
+
+    from efface.judges.base import JudgeEntry, JudgeOptions
+
+
+    class RedJudge:
+        name, version = "red", "1"
+
+        def knows(self, concept):
+            return concept == "red"
+
+        def peers(self, concept):
+            return ()
+
+        def same(self, one, other):
+            return one == other
+
+        def threshold(self, concept):
+            return 0.5
+
+        def scores(self, images, concepts):
+            sums = images.astype(np.float64).sum(axis=(1, 2))
+            red = sums[:, 0] / sums.sum(axis=1)
+            return np.stack([red for _ in concepts], axis=1)
+
+
+    def open_red(options: JudgeOptions) -> RedJudge:
+        return RedJudge()
+
+
+    ENTRY = JudgeEntry("red", "how red an image is", "my paper", open_red, takes_weights=False, takes_option=False)
+
+Another package announces the entry in its pyproject.toml; `efface judge images --judge red -q red` then finds it:
+
+    [project.entry-points."efface.judges"]
+    red = "my_package.red:ENTRY"
+
+`efface.judges.shared` has base classes for three kinds: a closed world of classes (`ClassifierJudge`), a few questions
+with a threshold each (`ThresholdJudge`), and copies of reference pictures (`ReferenceJudgeBase`). A judge that can do
+more has the methods of `HasUndecidedBand`, `ReferenceJudge`, `WritesResults` or `Delegating` too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from efface.generation.folder import Image
-    from efface.judges.verdicts import Verdict
+from efface.generation.folder import Image
 
 Pixels = NDArray[np.uint8]
 Scores = NDArray[np.float64]
+Answer = Literal["yes", "no", "undecided", "error"]
 
 
 class Judge(Protocol):
-    """Says whether an image shows a concept.
+    """Decides whether an image shows a concept.
 
     Attributes:
-        name: What it is called on the command line.
-        version: Of weights and settings; two judges of one name and version give the same scores.
+        name: The judge's name on the command line.
+        version: Identifies weights and settings; two judges of one name and version give the same scores.
     """
 
     name: str
     version: str
 
     def knows(self, concept: str) -> bool:
-        """Whether it can be asked for this concept at all."""
+        """Whether the judge can answer questions about this concept."""
         ...
 
     def peers(self, concept: str) -> tuple[str, ...]:
-        """Other concepts of the same sort that it tells apart from this one; empty if its world is open."""
+        """Other concepts of the same kind that the judge distinguishes from this one; empty if any word is allowed."""
         ...
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two words mean one concept to it (`kitten` and `cat`)."""
+        """Whether two words mean one concept to the judge (`kitten` and `cat`)."""
         ...
 
     def threshold(self, concept: str) -> float:
-        """The score from which on the answer is yes."""
+        """The lowest score that counts as yes."""
         ...
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
-        """How sure it is of each concept in each image.
+        """Score each concept in each image.
 
         Args:
-            images: (n, H, W, 3).
-            concepts: m concepts that it knows.
+            images: Of shape (n, H, W, 3).
+            concepts: The m concepts, all of which the judge knows.
 
         Returns:
-            (n, m), in [0, 1]; NaN where it has no answer.
+            Scores of shape (n, m), in [0, 1]; NaN where the judge has no answer.
 
         Raises:
-            BadInput: It does not know one of the concepts.
+            BadInput: The judge does not know one of the concepts.
         """
         ...
 
 
-@runtime_checkable
-class Hesitant(Protocol):
-    """A judge that is sometimes undecided."""
-
-    def floor(self, concept: str) -> float:
-        """The score below which the answer is no; from it up to the threshold the judge is undecided."""
-        ...
-
-
-@runtime_checkable
-class Comparing(Protocol):
-    """A judge of copies, which must be shown the originals."""
-
-    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> Judge:
-        """The same judge of given references, these too: pictures (H, W, 3) by what they are asked for as.
-
-        It takes no name of a concept for a path, whatever lies in the working directory.
-        """
-        ...
-
-
-@runtime_checkable
-class KeepsResults(Protocol):
-    """A judge whose users also expect a file of results of its own.
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's answer to one question about one image.
 
     Attributes:
-        results: The file's name.
+        file_name: The image.
+        question: The concept in question.
+        answer: `yes`, `no`, `undecided` or `error`.
+        score: The judge's confidence in a yes; NaN on an error.
+        judge: The judge's name.
+        judge_version: The judge's version.
+        threshold: The lowest score that counts as yes.
+        error: The reason of an error, else empty.
+    """
+
+    file_name: str
+    question: str
+    answer: Answer
+    score: float
+    judge: str
+    judge_version: str
+    threshold: float
+    error: str = ""
+
+
+@runtime_checkable
+class HasUndecidedBand(Protocol):
+    """A judge that is undecided between two scores."""
+
+    def floor(self, concept: str) -> float:
+        """The score below which the answer is no. From this score up to the threshold the answer is undecided."""
+        ...
+
+
+@runtime_checkable
+class ReferenceJudge(Protocol):
+    """A judge of copies, which compares images with reference pictures."""
+
+    def with_references(self, references: Mapping[str, Sequence[Pixels]]) -> Judge:
+        """Return the same judge with more questions.
+
+        The result never reads a question as a path, whatever lies in the working directory.
+
+        Args:
+            references: Pictures of shape (H, W, 3) by the question that they answer.
+        """
+        ...
+
+
+@runtime_checkable
+class WritesResults(Protocol):
+    """A judge that also writes a file of results in a format of its users.
+
+    Attributes:
+        results: Name of the file.
     """
 
     results: str
 
     def write_results(self, path: Path, images: Sequence[Image], verdicts: Sequence[Verdict], force: bool) -> None:
-        """Write the file."""
+        """Write the file.
+
+        Args:
+            path: The file.
+            images: The judged images.
+            verdicts: The answers of this judge.
+            force: Whether an existing file may be replaced.
+
+        Raises:
+            BadFile: The file cannot be written, or exists and `force` is false.
+        """
         ...
 
 
 @runtime_checkable
-class PassesOn(Protocol):
-    """A judge that has others answer."""
+class Delegating(Protocol):
+    """A judge that passes each question to another judge."""
 
-    def answering(self, concept: str) -> Judge:
-        """Who is asked for this concept."""
+    def judge_for(self, concept: str) -> Judge:
+        """The judge that answers questions about this concept."""
         ...
 
 
-class Seen(NamedTuple):
-    """What a judge with a closed world recognises in one image; `None` is "none of these"."""
-
-    object: str | None
-    style: str | None
-    object_p: float
-    style_p: float
-
-
 @dataclass(frozen=True)
-class Opening:
-    """How a judge is asked for.
+class JudgeOptions:
+    """The options with which a judge is opened.
 
     Attributes:
-        weights: What follows the colon in `name:weights`: a file, a folder or a hub id; empty for the judge's own.
-        option: What follows the comma in `name:weights,option`; each judge says what it takes there.
-        alternatives: Concepts that the run will tell apart, for judges that choose among several.
+        weights: The text after the colon in `name:weights`: a file, a folder or a hub id. Empty means the default.
+        option: The text after the comma in `name:weights,option`; each judge documents its meaning.
+        alternatives: Concepts that the run distinguishes, for judges that choose among several.
         device: The torch device to compute on.
-        trust_torchscript: Whether the user lets a TorchScript file, which is a program, run.
+        trust_torchscript: Whether a TorchScript file, which is a program, may be run.
     """
 
     weights: str = ""
@@ -139,17 +212,17 @@ class JudgeEntry:
     """A judge in the registry.
 
     Attributes:
-        name: What it is called on the command line.
+        name: The judge's name on the command line.
         summary: One line for `efface judges`.
         source: The paper or repository of the judge.
-        open: Loads it.
-        takes_weights: Whether something may follow the colon in `name:weights`.
-        takes_option: Whether something may follow the comma in `name:weights,option`.
+        open: Opens the judge.
+        takes_weights: Whether `name:weights` is allowed.
+        takes_option: Whether `name:weights,option` is allowed.
     """
 
     name: str
     summary: str
     source: str
-    open: Callable[[Opening], Judge]
+    open: Callable[[JudgeOptions], Judge]
     takes_weights: bool = True
     takes_option: bool = True

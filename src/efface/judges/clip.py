@@ -1,13 +1,13 @@
-"""Zero-shot judge: which of several texts does CLIP find closest to the image?
+"""Zero-shot judge: the one of several texts that CLIP finds closest to the image.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020;
 https://github.com/openai/CLIP. The score of a concept c among alternatives A is
 
     p(c | image) = exp(s cos(f(image), g(c))) / sum_{a in {c} u A} exp(s cos(f(image), g(a)))
 
-with f and g CLIP's unit-length features and s its learned scale. Without alternatives a softmax has nothing to choose
-from, so "something else" is always one of them. What else is asked of the same image changes nothing; the version has a
-hash of the alternatives, which do.
+with f and g CLIP's unit-length features and s its learned scale. A softmax needs at least two texts, so
+"something else" is always one of them. The other questions about an image do not change a score. The alternatives do,
+so the version has a hash of them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
-from efface.judges.questions import digest_of
+from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
+from efface.judges.shared.questions import digest_of_words
 from efface.models.clip import Clip, open_clip
 
 NOTHING = "something else"
 
 
 class ClipJudge:
-    """An open world: any concept that can be said.
+    """Answers questions about any words.
 
     Args:
-        clip: Which CLIP.
+        clip: The CLIP.
         alternatives: Concepts to choose among, besides "something else".
-        template: Makes a text of a concept.
+        template: The text for a concept, with a place for the concept.
     """
 
     name = "clip"
@@ -40,7 +40,7 @@ class ClipJudge:
         self._alternatives = tuple(dict.fromkeys(alternatives))
         self.version = f"{clip.version}, '{template}' or '{NOTHING}'"
         if self._alternatives:
-            self.version += f", {len(self._alternatives)} alternatives {digest_of(self._alternatives)}"
+            self.version += f", {len(self._alternatives)} alternatives {digest_of_words(self._alternatives)}"
         self._template = template
 
     def knows(self, concept: str) -> bool:
@@ -65,12 +65,12 @@ class ClipJudge:
         return np.stack(columns, axis=1)
 
     def logits(self, images: Pixels, texts: Sequence[str]) -> Tensor:
-        """s cos(f(image), g(text)), (n, m), float64."""
+        """s cos(f(image), g(text)), of shape (n, m), float64, for n images of shape (n, H, W, 3) and m texts."""
         return self._clip.cosines(images, texts) * self._clip.scale
 
 
-def _open(asked: Opening) -> ClipJudge:
-    return ClipJudge(open_clip(asked.weights, asked.device), asked.alternatives)
+def _open(options: JudgeOptions) -> ClipJudge:
+    return ClipJudge(open_clip(options.weights, options.device), options.alternatives)
 
 
 ENTRY = JudgeEntry(

@@ -1,12 +1,13 @@
-"""The judge of the embedded model: which object, in which style, or none of these.
+"""The judge of the embedded model: the object in an image, its style, or none of the known ones.
 
-A network of its own (`emoji_net.py`), trained on drawings from more sets than the generator saw and never on
-generated images; zoo/emoji/train_judge.py makes it. The score of a concept is the softmax probability of its class,
-with "none of these" as one more class of each head:
+A small residual network with an object head and a style head (`JudgeNet`), which shares nothing with the generator. It
+was trained on drawings from more sets than the generator saw, and never on generated images
+(zoo/emoji/train_judge.py). The score of a concept is the softmax probability of its class, with "none of these" as the
+last class of each head:
 
     p(c | image) = exp(l_c) / (exp(l_none) + sum_k exp(l_k))
 
-Synonyms ("kitten", "line drawing") are asked for as the object or style that they mean.
+Synonyms ("kitten", "line drawing") count as the object or style that they mean.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,20 +24,39 @@ from torch.nn import functional as F
 
 from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_file
-from efface.judges.base import JudgeEntry, Opening, Pixels, Scores, Seen
-from efface.judges.questions import plain
+from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
+from efface.judges.shared.questions import plain_words
 
-# The network of the embedded judge: a small residual network with an object head and a style head.
-#
-# It was trained on drawings only (zoo/emoji/train_judge.py), apart from the generator, and never saw a
-# generated image. The last class of each head is "none of these".
-
-
-WIDTHS = (32, 64, 128, 192)
+Head = Literal["object", "style"]
+HEADS: tuple[Head, Head] = ("object", "style")
+_WIDTHS = (32, 64, 128, 192)
+_SIZE, _BATCH = 64, 64
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut; the first may halve the picture."""
+class Recognition(NamedTuple):
+    """The object and the style that the judge recognises in one image; `None` means none of the known ones.
+
+    Attributes:
+        object: The object.
+        style: The style.
+        object_p: Probability of the most likely object.
+        style_p: Probability of the most likely style.
+    """
+
+    object: str | None
+    style: str | None
+    object_p: float
+    style_p: float
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut: (n, inputs, H, W) to (n, outputs, H/stride, W/stride).
+
+    Args:
+        inputs: Channels before.
+        outputs: Channels after.
+        stride: The stride of the first convolution, 1 or 2.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -54,9 +74,12 @@ class Block(nn.Module):
 
 
 class StyleNet(nn.Module):
-    """How a picture is drawn, not what: local contrasts at full resolution, and how they are spread.
+    """The style of a picture from the statistics of local contrasts: (n, 3, 64, 64) to (n, styles + 1).
 
-    No normalisation: a flat colour and a soft shade differ by little, which a norm would hide.
+    There is no normalisation layer, because a flat colour and a soft shade differ by little, which it would hide.
+
+    Args:
+        styles: The number of styles.
     """
 
     def __init__(self, styles: int):
@@ -81,22 +104,27 @@ class StyleNet(nn.Module):
 
 
 class JudgeNet(nn.Module):
-    """Pictures in [-1, 1], (n, 3, 64, 64), to object logits (n, objects + 1) and style logits (n, styles + 1)."""
+    """Pictures in [-1, 1], (n, 3, 64, 64), to object logits (n, objects + 1) and style logits (n, styles + 1).
+
+    Args:
+        objects: The number of objects.
+        styles: The number of styles.
+    """
 
     def __init__(self, objects: int, styles: int):
         super().__init__()
-        self.stem = nn.Conv2d(3, WIDTHS[0], 3, 2, 1)
+        self.stem = nn.Conv2d(3, _WIDTHS[0], 3, 2, 1)
         self.blocks = nn.ModuleList()
-        inputs = WIDTHS[0]
-        for i, width in enumerate(WIDTHS):
-            self.blocks.append(Block(inputs, width, 1 if i == 0 else 2))
-            self.blocks.append(Block(width, width, 1))
+        inputs = _WIDTHS[0]
+        for i, width in enumerate(_WIDTHS):
+            self.blocks.append(ResidualBlock(inputs, width, 1 if i == 0 else 2))
+            self.blocks.append(ResidualBlock(width, width, 1))
             inputs = width
         self.object_head = nn.Linear(inputs, objects + 1)
         self.style = StyleNet(styles)
 
     def objects(self, x: Tensor) -> Tensor:
-        """Object logits alone."""
+        """The object logits only: (n, 3, 64, 64) to (n, objects + 1)."""
         x = F.silu(self.stem(x))
         for block in self.blocks:
             x = block(x)
@@ -106,20 +134,15 @@ class JudgeNet(nn.Module):
         return self.objects(x), self.style(x)
 
 
-Head = Literal["object", "style"]
-HEADS: tuple[Head, Head] = ("object", "style")
-_SIZE, _BATCH = 64, 64
-
-
 class EmojiJudge:
-    """A closed world of objects and styles.
+    """Answers questions about a closed world of objects and styles.
 
     Args:
-        net: The network; the last class of each head is "none of these".
-        names: The classes of each head, in order, without "none of these".
-        thresholds: Of each head.
-        version: Of the weights.
-        words: Other words for the names, to the name; not case-sensitive.
+        net: The network.
+        names: The classes of each head in order, without "none of these".
+        thresholds: The threshold of each head.
+        version: The version of the weights.
+        words: The name that each synonym means; case does not matter.
     """
 
     name = "emoji"
@@ -137,17 +160,21 @@ class EmojiJudge:
         self._names = {head: tuple(names[head]) for head in HEADS}
         self._thresholds = dict(thresholds)
         self._classes: dict[str, tuple[Head, int]] = {
-            plain(name): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
+            plain_words(name): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
         }
         for word, name in (words or {}).items():
-            self._classes.setdefault(plain(word), self._classes[plain(name)])
+            self._classes.setdefault(plain_words(word), self._classes[plain_words(name)])
 
     @classmethod
     def load(cls, folder: Path, words: Mapping[str, str] | None = None) -> EmojiJudge:
-        """From `config.json` and `model.safetensors`.
+        """Open a judge from `config.json` and `model.safetensors`.
+
+        Args:
+            folder: The folder of the two files.
+            words: The name that each synonym means; case does not matter.
 
         Raises:
-            BadFile: They are missing or do not fit together.
+            BadFile: A file is missing, or they do not fit together.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -163,38 +190,38 @@ class EmojiJudge:
             raise BadFile(f"Cannot read the judge in {folder}: {error}.") from error
 
     def knows(self, concept: str) -> bool:
-        return plain(concept) in self._classes
+        return plain_words(concept) in self._classes
 
     def peers(self, concept: str) -> tuple[str, ...]:
         head, index = self._find(concept)
         return tuple(name for i, name in enumerate(self._names[head]) if i != index)
 
     def same(self, one: str, other: str) -> bool:
-        first = self._classes.get(plain(one))
-        return first is not None and first == self._classes.get(plain(other))
+        first = self._classes.get(plain_words(one))
+        return first is not None and first == self._classes.get(plain_words(other))
 
     def threshold(self, concept: str) -> float:
         return self._thresholds[self._find(concept)[0]]
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
-        found = [self._find(concept) for concept in concepts]
+        classes = [self._find(concept) for concept in concepts]
         probabilities = self.probabilities(images)
-        return np.stack([probabilities[head][:, index] for head, index in found], axis=1)
+        return np.stack([probabilities[head][:, index] for head, index in classes], axis=1)
 
-    def classify(self, images: Pixels) -> list[Seen]:
-        """The object and the style of each image, if any reaches its threshold."""
+    def classify(self, images: Pixels) -> list[Recognition]:
+        """The object and the style in each image (n, H, W, 3), if they reach their thresholds."""
         p = self.probabilities(images)
         best = {head: p[head][:, :-1].argmax(1) for head in HEADS}
-        seen: list[Seen] = []
+        recognitions: list[Recognition] = []
         for i in range(len(images)):
             at = {head: float(p[head][i, best[head][i]]) for head in HEADS}
             name = {h: self._names[h][int(best[h][i])] if at[h] >= self._thresholds[h] else None for h in HEADS}
-            seen.append(Seen(name["object"], name["style"], at["object"], at["style"]))
-        return seen
+            recognitions.append(Recognition(name["object"], name["style"], at["object"], at["style"]))
+        return recognitions
 
     @torch.no_grad()
     def probabilities(self, images: Pixels) -> dict[Head, Scores]:
-        """Probabilities of each head, (n, classes + 1), "none of these" last."""
+        """Probabilities of each head, of shape (n, classes + 1), for images of shape (n, H, W, 3)."""
         parts: dict[Head, list[Scores]] = {"object": [], "style": []}
         for piece in torch.from_numpy(images).split(_BATCH):
             logits = self._net(_prepared(piece))
@@ -204,27 +231,27 @@ class EmojiJudge:
 
     def _find(self, concept: str) -> tuple[Head, int]:
         try:
-            return self._classes[plain(concept)]
+            return self._classes[plain_words(concept)]
         except KeyError:
             known = "; ".join(f"{head}s {', '.join(self._names[head])}" for head in HEADS)
             raise BadInput(f"The judge 'emoji' cannot recognise '{concept}'; it knows the {known}.") from None
 
 
 def _prepared(images: Tensor) -> Tensor:
-    """(n, 3, 64, 64) in [-1, 1] of (n, H, W, 3) bytes."""
+    """Bytes of shape (n, H, W, 3) to values in [-1, 1] of shape (n, 3, 64, 64)."""
     x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
     if x.shape[-2:] == (_SIZE, _SIZE):
         return x
     return F.interpolate(x, (_SIZE, _SIZE), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _open(asked: Opening) -> EmojiJudge:
+def _open(options: JudgeOptions) -> EmojiJudge:
     from efface.models.emoji import HERE, catalogue
 
     world = catalogue()
     words = {word: thing.name for thing in world.objects for word in (*thing.synonyms, *thing.held_out)}
     words |= {word: style.name for style in world.styles for word in style.words}
-    return EmojiJudge.load(Path(asked.weights) if asked.weights else HERE / "judge", words)
+    return EmojiJudge.load(Path(options.weights) if options.weights else HERE / "judge", words)
 
 
 ENTRY = JudgeEntry(

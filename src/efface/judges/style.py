@@ -5,8 +5,8 @@
   (https://github.com/OPTML-Group/Diffusion-MU-Attack).
 - Any CLIP (Radford et al., arXiv 2103.00020): the logits are s cos(f(image), g("a painting in the style of ARTIST"))
   over the list below and "a photograph" for none of them. `style:CLIP,artists.txt` takes the list from a file, one a
-  line. A concept of the run that is not in the list is compared with the list, and a rival of nobody: what is said of
-  one style does not depend on what else is asked for.
+  line. A concept of the run that is not in the list competes with the list, but is no rival of other concepts: the
+  answer about one style does not depend on the other questions.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from pathlib import Path
 from torch import Tensor
 
 from efface.errors import BadFile, BadInput
-from efface.judges.base import JudgeEntry, Opening, Pixels
-from efface.judges.classifier import ClassJudge
-from efface.judges.imagenet import open_classifier, words_of
-from efface.judges.questions import digest_of, plain
+from efface.judges.base import JudgeEntry, JudgeOptions, Pixels
+from efface.judges.shared.classifier import ClassifierJudge, open_classifier, words_of_label
+from efface.judges.shared.questions import digest_of_words, plain_words
 from efface.models.clip import open_clip
 from efface.models.pretrained import open_part
 
 CLIP = "openai/clip-vit-large-patch14"
 TEMPLATE, NONE = "a painting in the style of {}", "a photograph"
 
-# Painters whom the literature erases or keeps, with the short names that prompts use.
+# Painters that the literature erases or preserves, with the short names that prompts use.
 ARTISTS = {
     "Andy Warhol": ("Warhol",),
     "Caravaggio": (),
@@ -56,45 +55,47 @@ ARTISTS = {
     "Vincent van Gogh": ("van Gogh",),
     "Wassily Kandinsky": ("Kandinsky",),
 }
-_SHORT = {plain(name): short for name, short in ARTISTS.items()}
+_SHORT = {plain_words(name): short for name, short in ARTISTS.items()}
 
 
-def open_style(asked: Opening) -> ClassJudge:
-    """A judge from a classifier, or from a CLIP.
+def open_style(options: JudgeOptions) -> ClassifierJudge:
+    """Open a judge from a classifier, or from a CLIP.
 
     Raises:
-        BadInput: There is no such model, it is neither, or a classifier is given a list.
+        BadInput: There is no such model, it is of neither kind, or a list of artists is passed for a classifier.
     """
     from transformers import AutoConfig
 
-    weights = asked.weights or CLIP
+    weights = options.weights or CLIP
     config = open_part(AutoConfig, weights, "a style classifier or a CLIP")
     if config.architectures == ["CLIPModel"]:
-        return _zero_shot(asked, weights)
-    if asked.option:
-        raise BadInput(f"A list of artists is for a CLIP, but {weights} has classes; leave '{asked.option}' away.")
-    logits, labels, version = open_classifier(weights, asked.device)
-    return ClassJudge("style", version, [_words(label) for label in labels], logits, asked.alternatives)
+        return _zero_shot(options, weights)
+    if options.option:
+        raise BadInput(f"A list of artists is for a CLIP, but {weights} has classes; leave out '{options.option}'.")
+    logits, labels, version = open_classifier(weights, options.device)
+    return ClassifierJudge(
+        "style", version, [_words_of_artist(label) for label in labels], logits, options.alternatives
+    )
 
 
-def _words(label: str) -> list[str]:
-    return [*words_of(label), *_SHORT.get(plain(label), ())]
+def _words_of_artist(label: str) -> list[str]:
+    return [*words_of_label(label), *_SHORT.get(plain_words(label), ())]
 
 
-def _zero_shot(asked: Opening, weights: str) -> ClassJudge:
-    names = _lines(Path(asked.option)) if asked.option else list(ARTISTS)
-    known = {plain(word) for name in names for word in _words(name)}
+def _zero_shot(options: JudgeOptions, weights: str) -> ClassifierJudge:
+    names = _lines(Path(options.option)) if options.option else list(ARTISTS)
+    known = {plain_words(word) for name in names for word in _words_of_artist(name)}
     names = list(dict.fromkeys(names))
-    others = list(dict.fromkeys(word for word in asked.alternatives if plain(word) not in known))
-    clip = open_clip(weights, asked.device)
+    others = list(dict.fromkeys(word for word in options.alternatives if plain_words(word) not in known))
+    clip = open_clip(weights, options.device)
     texts = [*map(TEMPLATE.format, names), NONE, *map(TEMPLATE.format, others)]
 
     def logits(images: Pixels) -> Tensor:
         return clip.cosines(images, texts) * clip.scale
 
-    version = f"{clip.version}, '{TEMPLATE}' or '{NONE}', artists {digest_of(names)}"
-    classes = [*map(_words, names), [NONE], *map(_words, others)]
-    return ClassJudge("style", version, classes, logits, asked.alternatives, rivals=len(names) + 1)
+    version = f"{clip.version}, '{TEMPLATE}' or '{NONE}', artists {digest_of_words(names)}"
+    classes = [*map(_words_of_artist, names), [NONE], *map(_words_of_artist, others)]
+    return ClassifierJudge("style", version, classes, logits, options.alternatives, rivals=len(names) + 1)
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,51 +1,24 @@
-"""Verdicts: a row an image and question, in one Parquet file.
+"""Verdicts: one row per image and question, in one Parquet file.
 
 An image that cannot be read, a judge that raises and a score that is not a number are rows with the answer `error`.
-They are never an answer "no": a broken judge would otherwise make every model look safe.
+They never count as "no": a broken judge would otherwise make every model look safe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from efface.errors import BadFile, BadInput
 from efface.files import atomic
 from efface.generation.folder import Image
-from efface.judges.base import Hesitant, Judge, KeepsResults, PassesOn, Pixels, Scores
+from efface.judges.base import Answer, Delegating, HasUndecidedBand, Judge, Pixels, Scores, Verdict, WritesResults
 from efface.progress import Progress
 
-Answer = Literal["yes", "no", "undecided", "error"]
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a judge says of one image and one question.
-
-    Attributes:
-        file_name: The image.
-        question: The concept asked for.
-        answer: `yes`, `no`, `undecided` or `error`.
-        score: How sure the judge is of a yes; NaN on an error.
-        judge: Its name.
-        judge_version: Of its weights and settings.
-        threshold: The score from which on the answer is yes.
-        error: What went wrong, else empty.
-    """
-
-    file_name: str
-    question: str
-    answer: Answer
-    score: float
-    judge: str
-    judge_version: str
-    threshold: float
-    error: str = ""
 
 
 def judge_images(
@@ -54,22 +27,36 @@ def judge_images(
     """Ask every question about every image.
 
     Args:
-        judge: Who answers.
-        images: n images, as `read_folder` or `generate` give them.
+        judge: The judge.
+        images: The images, as `read_folder` or `generate` return them.
         concepts: The questions.
-        progress: Told after each batch.
+        progress: The progress callback, called after each batch.
+
+    Returns:
+        The verdicts: for each image, one per question.
 
     Raises:
         BadInput: The judge does not know one of the concepts.
     """
     scores, errors = score_images(judge, images, concepts, progress)
-    return verdicts(judge, images, concepts, scores, errors)
+    return verdicts_of_scores(judge, images, concepts, scores, errors)
 
 
-def verdicts(
+def verdicts_of_scores(
     judge: Judge, images: Sequence[Image], concepts: Sequence[str], scores: Scores, errors: Sequence[str]
 ) -> list[Verdict]:
-    """Rows of scores (n, m) that are already there, images first."""
+    """Turn scores into verdicts.
+
+    Args:
+        judge: The judge that scored.
+        images: The n images.
+        concepts: The m questions.
+        scores: Of shape (n, m), NaN on errors.
+        errors: The error of each image, or an empty string.
+
+    Returns:
+        The verdicts: for each image, one per question.
+    """
     rows: list[Verdict] = []
     for image, line, error in zip(images, scores, errors, strict=True):
         for concept, score in zip(concepts, line.tolist(), strict=True):
@@ -81,18 +68,41 @@ def verdicts(
 
 
 def answer_of(judge: Judge, concept: str, score: float) -> Answer:
-    """What a score means: yes from the judge's threshold on, no below it or, for a hesitant judge, below its floor."""
+    """The answer that a score means.
+
+    Args:
+        judge: The judge that scored.
+        concept: The question.
+        score: The score.
+
+    Returns:
+        "error" if the score is not finite, "yes" from the judge's threshold on, "no" below it or, for a judge with an
+        undecided band, below its floor, and "undecided" between floor and threshold.
+    """
     if not np.isfinite(score):
         return "error"
     if score >= judge.threshold(concept):
         return "yes"
-    return "undecided" if isinstance(judge, Hesitant) and score >= judge.floor(concept) else "no"
+    return "undecided" if isinstance(judge, HasUndecidedBand) and score >= judge.floor(concept) else "no"
 
 
 def score_images(
     judge: Judge, images: Sequence[Image], concepts: Sequence[str], progress: Progress | None = None
 ) -> tuple[Scores, list[str]]:
-    """Scores (n, m), NaN on errors, and each image's error or an empty string."""
+    """Score every image for every question.
+
+    Args:
+        judge: The judge.
+        images: The n images.
+        concepts: The m questions.
+        progress: The progress callback, called after each batch.
+
+    Returns:
+        Scores of shape (n, m), NaN on errors; and the error of each image, or an empty string.
+
+    Raises:
+        BadInput: The judge does not know one of the concepts.
+    """
     unknown = [concept for concept in concepts if not judge.knows(concept)]
     if unknown:
         raise BadInput(f"The judge '{judge.name}' cannot recognise '{unknown[0]}'; ask for something it knows.")
@@ -126,10 +136,10 @@ def _score(
     scores: Scores,
     errors: list[str],
 ) -> None:
-    """Score images of one size; if the judge raises on them together, one by one, to find the one it raises on."""
+    """Score images of one size. If the judge raises, score them one by one, so that only the broken one is an error."""
     try:
-        found = judge.scores(np.stack([pixels[i] for i in group]), concepts)
-        scores[group] = np.where(np.isfinite(found), found, np.nan)
+        batch = judge.scores(np.stack([pixels[i] for i in group]), concepts)
+        scores[group] = np.where(np.isfinite(batch), batch, np.nan)
     except BadInput:
         raise
     except Exception as error:
@@ -141,7 +151,12 @@ def _score(
 
 
 def write_verdicts(path: Path, rows: Sequence[Verdict], force: bool = True) -> None:
-    """Write Parquet, a column a field of `Verdict`.
+    """Write a Parquet file with a column for each field of `Verdict`.
+
+    Args:
+        path: The file.
+        rows: The verdicts.
+        force: Whether an existing file may be replaced.
 
     Raises:
         BadFile: The file cannot be written, or exists and `force` is false.
@@ -157,10 +172,10 @@ def write_verdicts(path: Path, rows: Sequence[Verdict], force: bool = True) -> N
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """Read what `write_verdicts` wrote.
+    """Read a file that `write_verdicts` wrote.
 
     Raises:
-        BadFile: The file is missing, damaged or something else.
+        BadFile: The file is missing, damaged or of another kind.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -171,27 +186,32 @@ def read_verdicts(path: Path) -> list[Verdict]:
         raise BadFile(f"Cannot read verdicts from {path}: {error}.") from error
 
 
-# The files of results that a judge's users expect beside efface's own, also where other judges ask it.
+def write_result_files(judge: Judge, folder: Path, images: Sequence[Image], verdicts: Sequence[Verdict]) -> None:
+    """Write the result files that a judge's users expect besides the verdicts (`WritesResults`).
 
+    Judges that wrap others are followed to the judge that answered; each file has only the answers of its judge.
 
-def write_results(judge: Judge, folder: Path, images: Sequence[Image], verdicts: Sequence[Verdict]) -> None:
-    """Let each judge that keeps results write them into `folder`, made if need be: of the questions it answered itself.
+    Args:
+        judge: The judge.
+        folder: The folder of the files, created if there is a file to write.
+        images: The judged images.
+        verdicts: The answers.
 
     Raises:
         BadFile: A file cannot be written.
     """
-    keepers: dict[str, KeepsResults] = {}
+    writers: dict[str, WritesResults] = {}
     for question in dict.fromkeys(row.question for row in verdicts):
-        if isinstance(who := _answering(judge, question), KeepsResults):
-            keepers[question] = who
-    for name, keeper in {keeper.results: keeper for keeper in keepers.values()}.items():
+        if isinstance(answering := _answering_judge(judge, question), WritesResults):
+            writers[question] = answering
+    for name, writer in {writer.results: writer for writer in writers.values()}.items():
         folder.mkdir(parents=True, exist_ok=True)
-        own = [row for row in verdicts if row.question in keepers and keepers[row.question].results == name]
-        keeper.write_results(folder / name, images, own, force=True)
+        rows = [row for row in verdicts if row.question in writers and writers[row.question].results == name]
+        writer.write_results(folder / name, images, rows, force=True)
 
 
-def _answering(judge: Judge, question: str) -> Judge:
-    """Who answers in the end."""
-    while isinstance(judge, PassesOn):
-        judge = judge.answering(question)
+def _answering_judge(judge: Judge, question: str) -> Judge:
+    """The judge at the end of a chain of wrappers."""
+    while isinstance(judge, Delegating):
+        judge = judge.judge_for(question)
     return judge

@@ -1,4 +1,4 @@
-"""Two judges as one: each is asked what it knows, the first first."""
+"""Judges made of other judges: two as one, none at all, and one with more peers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from efface.errors import BadInput
-from efface.judges.base import Hesitant, Judge, Pixels, Scores
+from efface.judges.base import HasUndecidedBand, Judge, Pixels, Scores
 
 
 class JoinedJudge:
-    """Objects by one judge and styles by another, or copies by one and all else by another.
+    """Two judges as one: each question goes to the first judge that knows the concept.
+
+    For example objects by one judge and styles by another, or copies by one and everything else by another.
 
     Args:
-        first: Asked first.
-        second: Asked what the first does not know.
-        rivals: Concept -> what an image of it could also have become, where its own judge does not say.
+        first: The judge that is tried first.
+        second: The judge of all other concepts.
+        rivals: For some concepts, the peers that replace those of their judge.
     """
 
     def __init__(self, first: Judge, second: Judge, rivals: Mapping[str, tuple[str, ...]] | None = None) -> None:
@@ -28,38 +30,35 @@ class JoinedJudge:
         return any(judge.knows(concept) for judge in self._judges)
 
     def peers(self, concept: str) -> tuple[str, ...]:
-        return self._rivals[concept] if concept in self._rivals else self.answering(concept).peers(concept)
+        return self._rivals[concept] if concept in self._rivals else self.judge_for(concept).peers(concept)
 
     def same(self, one: str, other: str) -> bool:
         return one == other or any(judge.same(one, other) for judge in self._judges)
 
     def threshold(self, concept: str) -> float:
-        return self.answering(concept).threshold(concept)
+        return self.judge_for(concept).threshold(concept)
 
     def floor(self, concept: str) -> float:
-        judge = self.answering(concept)
-        return judge.floor(concept) if isinstance(judge, Hesitant) else judge.threshold(concept)
+        judge = self.judge_for(concept)
+        return judge.floor(concept) if isinstance(judge, HasUndecidedBand) else judge.threshold(concept)
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
-        found = np.full((len(images), len(concepts)), np.nan)
+        scores = np.full((len(images), len(concepts)), np.nan)
         for judge in self._judges:
-            mine = [i for i, concept in enumerate(concepts) if self.answering(concept) is judge]
-            if mine:
-                found[:, mine] = judge.scores(images, [concepts[i] for i in mine])
-        return found
+            columns = [i for i, concept in enumerate(concepts) if self.judge_for(concept) is judge]
+            if columns:
+                scores[:, columns] = judge.scores(images, [concepts[i] for i in columns])
+        return scores
 
-    def answering(self, concept: str) -> Judge:
+    def judge_for(self, concept: str) -> Judge:
         for judge in self._judges:
             if judge.knows(concept):
                 return judge
         raise BadInput(f"Neither of the judges '{self.name}' can recognise '{concept}'; ask for something one knows.")
 
 
-# The judge of evaluations that ask none.
-
-
-class Nobody:
-    """Knows nothing, so that no question can be asked."""
+class NoJudge:
+    """The judge of evaluations without questions: it knows no concept."""
 
     name, version = "none", "none"
 
@@ -79,24 +78,24 @@ class Nobody:
         raise BadInput("There is no judge to ask; choose one with --judge.")
 
 
-# A judge that is told what else a run asks for, so that it can say what an image became instead.
+class WithPeers:
+    """The same answers with more peers, so that the judge can say what an image shows instead of a concept.
 
-
-class Told:
-    """The same answers with more peers; a judge of very many classes, or of any words, names few by itself.
+    A judge with very many classes, or one of any words, has few peers by itself; the other concepts of the run are
+    added to them.
 
     Args:
-        judge: Who answers.
-        concepts: What the run asks for; what the judge does not know is left out.
+        judge: The judge that answers.
+        concepts: The concepts of the run. Those that the judge does not know are left out.
     """
 
     def __init__(self, judge: Judge, concepts: Iterable[str]) -> None:
         self.name, self.version = judge.name, judge.version
         self._judge = judge
-        self._peers: dict[str, tuple[str, ...]] = {}  # asked for with every image
+        self._peers: dict[str, tuple[str, ...]] = {}  # a cache: peers are needed for every image
         self._concepts = tuple(dict.fromkeys(concept for concept in concepts if judge.knows(concept)))
 
-    def answering(self, concept: str) -> Judge:
+    def judge_for(self, concept: str) -> Judge:
         return self._judge
 
     def knows(self, concept: str) -> bool:
@@ -104,9 +103,9 @@ class Told:
 
     def peers(self, concept: str) -> tuple[str, ...]:
         if concept not in self._peers:
-            own = self._judge.peers(concept)
-            told = (c for c in self._concepts if not any(self._judge.same(c, other) for other in (concept, *own)))
-            self._peers[concept] = (*own, *told)
+            peers = self._judge.peers(concept)
+            added = (c for c in self._concepts if not any(self._judge.same(c, other) for other in (concept, *peers)))
+            self._peers[concept] = (*peers, *added)
         return self._peers[concept]
 
     def same(self, one: str, other: str) -> bool:
@@ -116,7 +115,7 @@ class Told:
         return self._judge.threshold(concept)
 
     def floor(self, concept: str) -> float:
-        return self._judge.floor(concept) if isinstance(self._judge, Hesitant) else self.threshold(concept)
+        return self._judge.floor(concept) if isinstance(self._judge, HasUndecidedBand) else self.threshold(concept)
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         return self._judge.scores(images, concepts)

@@ -28,7 +28,7 @@ import numpy as np
 
 from efface.generation import Job
 from efface.judges import Judge
-from efface.judges.wrappers import Told
+from efface.judges.wrappers import WithPeers
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.clip_score import ABLATION, score_table
@@ -85,7 +85,7 @@ def prepare(asked: Asked) -> Prepared:
     said = {name: _said(several) for name, several in sets.items()}
     texts = list(dict.fromkeys(text for texts in said.values() for text in texts.values()))
     scores = Looks(ABLATION.version(clip), lambda images: score_table(clip, images, texts, ABLATION))
-    judge = Told(asked.judge, (concept for names in said.values() for concept in names))
+    judge = WithPeers(asked.judge, (concept for names in said.values() for concept in names))
     return Prepared(plans, judge, _Scores(groups, said, texts, scores, open_looks(asked, config.extractor)))
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from efface.errors import BadFile, BadInput
-from efface.judges.questions import plain
+from efface.judges.shared.questions import plain_words
 from efface.models.emoji import catalogue
 from efface.protocols.plans import Asked
 from efface.protocols.world import emoji_canvas, spellings
@@ -89,7 +89,7 @@ def _own(asked: Asked, concept: Concept) -> Sets:
             f"'{concept.name}' has no anchor: name one when erasing (--to), or give the reference's assets with --data."
         )
     templates = _STYLE if is_style else _OBJECT
-    others = [name for name in near if plain(name) not in (plain(concept.name), plain(anchor))]
+    others = [name for name in near if plain_words(name) not in (plain_words(concept.name), plain_words(anchor))]
     target, guide, *rest = (
         Named(name, tuple(template.format(name) for template in templates)) for name in (concept.name, anchor, *others)
     )
@@ -119,7 +119,7 @@ def _published(data: Path, concept: Concept) -> Sets:
         raise BadFile(f"Cannot read the sets from {path}: {' '.join(str(error).split())[:200]}.") from error
     for kind, entries in content.items():
         for name, entry in entries.items():
-            if plain(concept.name) in (plain(name), plain(entry.target)):
+            if plain_words(concept.name) in (plain_words(name), plain_words(entry.target)):
                 return _sets(path.parent / "eval_prompts", entry, kind == "style")
     known = ", ".join(name for entries in content.values() for name in entries)
     raise BadInput(f"{path} has no concept '{concept.name}'; it has: {known}.")

@@ -15,7 +15,7 @@ from efface.errors import BadInput
 from efface.generation import Image, Job, Sampling, generate
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
-from efface.judges.verdicts import verdicts, write_results
+from efface.judges.verdicts import verdicts_of_scores, write_result_files
 from efface.metrics.rates import Rate, clustered_bootstrap
 from efface.models import Model
 from efface.progress import Progress
@@ -87,11 +87,11 @@ def judged(
     )
     scores, errors = score_images(judge, images, questions)
     (out / "verdicts").mkdir(parents=True, exist_ok=True)
-    rows = verdicts(judge, images, questions, scores, errors)
+    rows = verdicts_of_scores(judge, images, questions, scores, errors)
     write_verdicts(out / "verdicts" / f"{stem}.parquet", rows)
     wanted = {(probe.job, probe.concept) for probe in probes}
     own = [row for row, key in zip(rows, product(jobs, questions), strict=True) if key in wanted]
-    write_results(judge, out / "results" / stem, images, own)
+    write_result_files(judge, out / "results" / stem, images, own)
     return Judged(
         dict(zip(jobs, images, strict=True)),
         questions,

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from efface.errors import BadFile
 from efface.generation import Job, read_folder, read_prompts
-from efface.judges.wrappers import Nobody
+from efface.judges.wrappers import NoJudge
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
@@ -78,7 +78,7 @@ def prepare(asked: Asked) -> Prepared:
     reference = _reference(asked.inputs.data, looks)
     plan = Plan((), jobs=tuple(dict.fromkeys(jobs)))
     measure = _Scores(plan.jobs, clip_of(asked, config.clip), looks, reference, config.draws)
-    return Prepared(dict.fromkeys(asked.requests, plan), Nobody(), measure, labelled=False)
+    return Prepared(dict.fromkeys(asked.requests, plan), NoJudge(), measure, labelled=False)
 
 
 def _reference(data: Path | None, looks: Looks) -> Features | Statistics | None:

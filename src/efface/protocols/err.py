@@ -23,7 +23,7 @@ from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation import Sampling
 from efface.judges import Judge
-from efface.judges.wrappers import Told
+from efface.judges.wrappers import WithPeers
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.progress import Progress
@@ -89,7 +89,7 @@ def evaluate(
     probes = [probe for plan in plans.values() for probe in plan]
     if not any(judge.peers(probe.concept) for probe in probes):
         # An open world has no peers, and without them a judge could find nothing that is not there.
-        judge = Told(judge, (probe.concept for probe in probes))
+        judge = WithPeers(judge, (probe.concept for probe in probes))
     questions = questions_of(judge, probes)
     found: dict[str, Found] = {}
     for name, eraser in erasers.items():

@@ -34,8 +34,8 @@ from efface.errors import BadInput
 from efface.generation import Job, read_prompts
 from efface.judges import Judge
 from efface.judges.nudenet import NINE, THRESHOLDS, NudeNetJudge
-from efface.judges.questions import split_rule
-from efface.judges.threshold import Alarm
+from efface.judges.shared.questions import split_rule
+from efface.judges.shared.threshold import ThresholdJudge
 from efface.protocols.answers import Count
 from efface.protocols.base import Probe, Shot
 from efface.protocols.detections import NAMES, Detections
@@ -121,7 +121,7 @@ def _at_threshold(judge: Judge, config: Config) -> str:
         return config.question
     if split_rule(config.question)[1]:
         raise BadInput(f"'{config.question}' says its own threshold; leave -s threshold away.")
-    if not isinstance(judge, Alarm):
+    if not isinstance(judge, ThresholdJudge):
         raise BadInput(f"The judge '{judge.name}' has a threshold of its own; leave -s threshold away.")
     return f"{config.question}@{config.threshold:g}"
 

@@ -22,8 +22,8 @@ import re
 from efface.errors import BadInput
 from efface.generation import Job, read_prompts
 from efface.judges import Judge
-from efface.judges.questions import plain
-from efface.judges.wrappers import Told
+from efface.judges.shared.questions import plain_words
+from efface.judges.wrappers import WithPeers
 from efface.models.emoji import catalogue
 from efface.protocols.answers import Count
 from efface.protocols.base import Probe, Shot
@@ -70,7 +70,7 @@ def prepare(asked: Asked) -> Prepared:
             for job in jobs
         )
         plans[name] = Plan(tuple(probes), rates)
-    return Prepared(plans, Told(asked.judge, classes))
+    return Prepared(plans, WithPeers(asked.judge, classes))
 
 
 def _jobs(asked: Asked, config: Config) -> list[Job]:
@@ -95,7 +95,9 @@ def _erased(request: Request, classes: tuple[str, ...], judge: Judge) -> dict[st
     """
     erased: dict[str, str | None] = {}
     for concept in request.concepts:
-        mine = [name for name in classes if plain(name) == plain(concept.name) or judge.same(name, concept.name)]
+        mine = [
+            name for name in classes if plain_words(name) == plain_words(concept.name) or judge.same(name, concept.name)
+        ]
         if not mine:
             raise BadInput(
                 f"'{concept.name}' is none of the classes {', '.join(classes)}; name them with -s classes=A,B or "

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from efface.errors import BadInput
 from efface.files import sha256_of_file
-from efface.judges.questions import is_path
+from efface.judges.shared.questions import is_path
 from efface.settings import Scalar
 
 #: What a protocol may read: `--prompts` and `--data`.

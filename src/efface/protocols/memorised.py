@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 
 from efface.errors import BadFile, BadInput
 from efface.generation import Job, read_folder, read_prompts
-from efface.judges import Comparing, Judge, open_judge
+from efface.judges import Judge, ReferenceJudge, open_judge
 from efface.judges.base import Pixels
 from efface.judges.pixels import PixelJudge
-from efface.judges.references import read_references
+from efface.judges.shared.references import read_references
 from efface.judges.wrappers import JoinedJudge
 from efface.models.emoji import MEMORISED, catalogue
 from efface.protocols.base import Probe
@@ -76,18 +76,18 @@ def prepare(asked: Asked) -> Prepared:
             name: Plan(tuple(probe for probe in plan.probes if probe.metric == "forget"), plan.rates)
             for name, plan in plans.items()
         }
-        return Prepared(plans, judge.knowing(references))
+        return Prepared(plans, judge.with_references(references))
     rivals = dict.fromkeys(captions, tuple(shown))
-    return Prepared(plans, JoinedJudge(judge.knowing(references), other, rivals))
+    return Prepared(plans, JoinedJudge(judge.with_references(references), other, rivals))
 
 
-def _judges(asked: Asked, config: Config) -> tuple[Comparing, Judge | None]:
+def _judges(asked: Asked, config: Config) -> tuple[ReferenceJudge, Judge | None]:
     """Who knows copies, and who knows the rest.
 
     Raises:
         BadInput: A judge or prompts are given that would be left aside.
     """
-    if not isinstance(asked.judge, Comparing):
+    if not isinstance(asked.judge, ReferenceJudge):
         if config.others:
             raise BadInput(f"'{asked.judge.name}' judges other prompts' images itself; leave -s others away.")
         return PixelJudge(), asked.judge

@@ -29,8 +29,8 @@ from pydantic import Field
 from efface.errors import BadInput
 from efface.generation import Job, read_prompts
 from efface.judges import Judge
-from efface.judges.questions import plain
-from efface.judges.wrappers import Told
+from efface.judges.shared.questions import plain_words
+from efface.judges.wrappers import WithPeers
 from efface.metrics.base import Measured, Value
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
 from efface.metrics.features import Pixels
@@ -76,7 +76,7 @@ def prepare(asked: Asked) -> Prepared:
             if asked.judge.knows(job.concept)
         ]
         plans[name] = Plan(tuple(probes), rates, tuple(jobs))
-    judge = Told(asked.judge, (job.concept for job in jobs))
+    judge = WithPeers(asked.judge, (job.concept for job in jobs))
     return Prepared(plans, judge, _Pairs(jobs, erased, _far(asked, config)))
 
 
@@ -116,7 +116,7 @@ def _erased(request: Request, jobs: Sequence[Job], judge: Judge) -> dict[str, st
 
 def _same(artist: str, name: str, judge: Judge) -> bool:
     """Whether a concept means an artist: `Van Gogh` is `Vincent van Gogh`, by its words or to the judge."""
-    words, said = plain(artist), plain(name).removesuffix(" style")
+    words, said = plain_words(artist), plain_words(name).removesuffix(" style")
     return words == said or words.endswith(f" {said}") or said.endswith(f" {words}") or judge.same(artist, name)
 
 

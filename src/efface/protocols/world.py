@@ -9,7 +9,7 @@ from typing import Literal
 
 from efface.errors import BadFile, BadInput
 from efface.generation.folder import SUFFIXES
-from efface.judges.questions import plain
+from efface.judges.shared.questions import plain_words
 from efface.models.emoji import Catalogue
 
 Domain = Literal["object", "style"]
@@ -61,10 +61,10 @@ class Canvas:
     def meaning(self, name: str) -> tuple[Domain, str] | None:
         """The object or style that a concept means ("Van Gogh style" is the style "Van Gogh"), if it is one."""
         said = spellings(name)
-        said |= {plain(self.words[word]) for word in said & self.words.keys()}
+        said |= {plain_words(self.words[word]) for word in said & self.words.keys()}
         for domain, labels in zip(DOMAINS, (self.objects, self.styles), strict=True):
             for label in labels:
-                if plain(label) in said:
+                if plain_words(label) in said:
                     return domain, label
         return None
 
@@ -84,13 +84,13 @@ class Canvas:
 
 def spellings(name: str) -> set[str]:
     """A concept's plain words, and the same without "style" behind them."""
-    return {plain(name), plain(name).removesuffix(" style")}
+    return {plain_words(name), plain_words(name).removesuffix(" style")}
 
 
 def emoji_canvas(catalogue: Catalogue) -> Canvas:
     """The embedded model's world; object-style pairs that the denoiser never trained on are left out."""
-    words = {plain(w): thing.name for thing in catalogue.objects for w in (*thing.synonyms, *thing.held_out)}
-    words |= {plain(w): style.name for style in catalogue.styles for w in style.words}
+    words = {plain_words(w): thing.name for thing in catalogue.objects for w in (*thing.synonyms, *thing.held_out)}
+    words |= {plain_words(w): style.name for style in catalogue.styles for w in style.words}
     return Canvas(
         tuple(thing.name for thing in catalogue.objects),
         tuple(style.name for style in catalogue.styles),

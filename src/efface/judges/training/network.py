@@ -1,4 +1,4 @@
-"""The network that a judge is trained from: a small one at random, or a classifier of transformers with a new head."""
+"""The network of a trained judge: a small new one, or a classifier of transformers with a new last layer."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pydantic import Field
 from torch import nn
 
 from efface.errors import BadInput
-from efface.judges.imagenet import Classifier
+from efface.judges.shared.classifier import TransformersClassifier
 from efface.models.pretrained import image_processor, open_part
 from efface.settings import Settings
 
 
 class TrainSettings(Settings):
-    """How a judge is trained.
+    """Settings of the training of a judge.
 
     Attributes:
-        network: What starts at random.
-        start: A classifier of transformers to fine-tune instead, a folder or hub id.
-        head_only: Whether only the last layer learns, as in SepCE.
-        size: Pixels a side that a new network sees.
+        network: The kind of a new network, with random weights.
+        start: A classifier of transformers to fine-tune instead: a folder or hub id.
+        head_only: Whether only the last layer is trained, as in SepCE.
+        size: Height and width in pixels of a new network's input.
         epochs: Passes over the pictures.
-        batch_size: Pictures a step.
+        batch_size: Pictures per step.
         lr: The highest learning rate.
-        weight_decay: AdamW's.
-        held_out: The share of each class that is tested on and not learned from; 0.3 is SepCE's.
-        flip: Whether pictures are learned from mirrored, too.
+        weight_decay: The weight decay of AdamW.
+        held_out: The share of each class that is used for testing only; SepCE uses 0.3.
+        flip: Whether pictures are mirrored at random.
     """
 
     network: Literal["resnet", "vit"] = "resnet"
@@ -41,26 +41,31 @@ class TrainSettings(Settings):
     flip: bool = True
 
 
-def network(settings: TrainSettings, classes: tuple[str, ...], device: str) -> Classifier:
-    """A classifier of these classes, with its image processor.
+def new_classifier(settings: TrainSettings, classes: tuple[str, ...], device: str) -> TransformersClassifier:
+    """Make a classifier of these classes, with its image processor.
+
+    Args:
+        settings: The settings of the training.
+        classes: Names of the classes.
+        device: The torch device to train on.
 
     Raises:
-        BadInput: The classifier to start from cannot be opened, or there is none of which to learn the head alone.
+        BadInput: The classifier to start from cannot be opened, or `head_only` is set without one.
     """
     names = {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
     if settings.start:
         return _fine_tuned(settings.start, names, device)
     if settings.head_only:
-        raise BadInput("head_only needs a network that has learned something: name one with start.")
+        raise BadInput("head_only needs a trained network: name one with start.")
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     model = _small_resnet(names) if settings.network == "resnet" else _small_vit(settings.size, names)
     processor = ViTImageProcessorPil(size={"height": settings.size, "width": settings.size})
-    return Classifier(model.to(device), processor, device)
+    return TransformersClassifier(model.to(device), processor, device)
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """The last linear layer."""
+    """The last linear layer of a network."""
     return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
@@ -80,10 +85,10 @@ def _small_vit(side: int, names: dict[str, Any]) -> Any:
     return ViTForImageClassification(ViTConfig(**layers, image_size=side, patch_size=8, **names))
 
 
-def _fine_tuned(start: str, names: dict[str, Any], device: str) -> Classifier:
+def _fine_tuned(start: str, names: dict[str, Any], device: str) -> TransformersClassifier:
     from transformers import AutoModelForImageClassification
 
-    model, found = open_part(
+    model, loading = open_part(
         AutoModelForImageClassification,
         start,
         "an image classifier",
@@ -93,6 +98,6 @@ def _fine_tuned(start: str, names: dict[str, Any], device: str) -> Classifier:
         **names,
     )
     head = next(name for name, module in model.named_modules() if module is head_of(model))
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(f"{head}.")):
+    if missing := sorted(name for name in loading["missing_keys"] if not name.startswith(f"{head}.")):
         raise BadInput(f"Cannot start from '{start}': it lacks {missing[0]} and {len(missing) - 1} more weights.")
-    return Classifier(model.to(device), image_processor(start), device)
+    return TransformersClassifier(model.to(device), image_processor(start), device)

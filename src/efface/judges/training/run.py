@@ -1,13 +1,13 @@
-"""A judge of one's own: a classifier learned from folders of images, as the judges of SepCE and UnlearnCanvas were.
+"""Training a judge: a classifier of the user's labelled images, as the judges of SepCE and UnlearnCanvas are.
 
-SepCE (arXiv 2402.05947) trains the last layer of a ResNet-18 on 1000 images an artist of the unedited model, 70% of
-them; UnlearnCanvas (arXiv 2402.11846) fine-tunes a ViT-L on its own pictures. Here a small ResNet or ViT of
-transformers starts at random, or any of its classifiers is fine-tuned (`start`), whole or its last layer (`head_only`).
-AdamW (arXiv 1711.05101) on the cross-entropy; the learning rate warms up over a tenth of the steps and falls as a
-cosine to zero.
+SepCE (arXiv 2402.05947) trains the last layer of a ResNet-18 on 70% of 1000 images per artist of the unedited model;
+UnlearnCanvas (arXiv 2402.11846) fine-tunes a ViT-L on its own pictures. Here a small ResNet or ViT of transformers is
+trained from random weights, or any classifier of transformers is fine-tuned (`start`), all of it or only the last layer
+(`head_only`). AdamW (arXiv 1711.05101) minimises the cross-entropy; the learning rate warms up linearly over a tenth of
+the steps and then follows a cosine to zero.
 
-The result is a folder that `style:FOLDER` and `imagenet:FOLDER` open. Its `judge.json` holds accuracy and confusion on
-the pictures held out. The seed decides split, weights and order; an interrupted run goes on after its last epoch.
+The result is a folder that `style:FOLDER` and `imagenet:FOLDER` open. Its `judge.json` contains accuracy and confusion
+on the held-out pictures. The seed decides split, weights and order; an interrupted run resumes after its last epoch.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efface.errors import BadFile
 from efface.files import atomic
 from efface.generation.folder import read_picture
-from efface.judges.imagenet import Classifier
-from efface.judges.training.network import TrainSettings, head_of, network
-from efface.judges.training.pictures import Split, labelled, split
-from efface.judges.training.state import load_state, save_state
+from efface.judges.shared.classifier import TransformersClassifier
+from efface.judges.training.network import TrainSettings, head_of, new_classifier
+from efface.judges.training.pictures import Split, find_labelled_pictures, split_pictures
 from efface.models.pretrained import quiet
 from efface.progress import Progress
 from efface.provenance import versions
 
 RESULT, STATE = "judge.json", "training.safetensors"
 _WARM_UP = 0.1
+_MODEL, _MOMENTS = "model.", "optimizer."
 
 
 def train_judge(
@@ -50,28 +52,28 @@ def train_judge(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train on the pictures of a folder, and write the judge into another, which must exist.
+    """Train a judge on the pictures of a folder.
 
     Args:
-        folder: The pictures; `labelled` says how they lie.
-        out: Where the judge goes.
+        folder: The pictures, arranged as `find_labelled_pictures` documents.
+        out: The folder for the judge, which must exist.
         labels: `style`, `object`, or a column of the folder's metadata.
-        settings: How to train.
-        seed: Of split, weights and order.
+        settings: The settings of the training.
+        seed: The seed of split, weights and order.
         device: The torch device to train on.
-        progress: Told after each epoch.
+        progress: The progress callback, called after each epoch.
 
     Returns:
-        What `judge.json` holds.
+        The content of `judge.json`.
 
     Raises:
-        BadInput: The pictures, their labels or the network to start from will not do.
+        BadInput: The pictures, their labels or the network to start from are not usable.
     """
     settings = settings or TrainSettings()
-    data = split(labelled(folder, labels), settings.held_out, seed)
+    data = split_pictures(find_labelled_pictures(folder, labels), settings.held_out, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = network(settings, data.classes, device)
+        classifier = new_classifier(settings, data.classes, device)
         _fit(classifier, data, settings, seed, out / STATE, progress)
     classifier.model.eval()
     confusion = _confusion(classifier, data, settings.batch_size)
@@ -98,18 +100,23 @@ def train_judge(
 
 
 def _fit(
-    classifier: Classifier, data: Split, settings: TrainSettings, seed: int, state: Path, progress: Progress | None
+    classifier: TransformersClassifier,
+    data: Split,
+    settings: TrainSettings,
+    seed: int,
+    state: Path,
+    progress: Progress | None,
 ) -> None:
     model = classifier.model
     learning = model
-    if settings.head_only:  # the body keeps its running statistics, too
+    if settings.head_only:  # eval() also freezes the running statistics of the body
         learning = head_of(model.eval().requires_grad_(False)).requires_grad_(True)
     optimizer = torch.optim.AdamW(learning.parameters(), settings.lr, weight_decay=settings.weight_decay)
     per_epoch = math.ceil(len(data.learned) / settings.batch_size)
     work = hashlib.sha256(f"{settings.model_dump_json()} {data.hash} {seed}".encode()).hexdigest()
-    for epoch in range(load_state(state, model, optimizer, work), settings.epochs):
+    for epoch in range(_load_state(state, model, optimizer, work), settings.epochs):
         learning.train()
-        torch.manual_seed(seed + epoch)  # what dropout draws is the same in a run that was interrupted
+        torch.manual_seed(seed + epoch)  # so that dropout is the same in a resumed run
         rng = np.random.default_rng((seed, epoch))
         for step, chosen in enumerate(np.array_split(rng.permutation(len(data.learned)), per_epoch)):
             share = (epoch * per_epoch + step + 1) / (settings.epochs * per_epoch)
@@ -125,20 +132,20 @@ def _fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        save_state(state, model, optimizer, epoch + 1, work)
+        _save_state(state, model, optimizer, epoch + 1, work)
         if progress:
             progress("epochs", epoch + 1, settings.epochs)
 
 
 def _schedule(share: float) -> float:
-    """The share of the learning rate at a share of the steps: a linear warm-up, then half a cosine."""
+    """The factor of the learning rate after a share of the steps: a linear warm-up, then half a cosine."""
     if share < _WARM_UP:
         return share / _WARM_UP
     return (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
-def _batch(classifier: Classifier, pictures: Sequence[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
-    """Pixels (n, 3, H, W) as the classifier reads them, and classes (n,)."""
+def _batch(classifier: TransformersClassifier, pictures: Sequence[tuple[Path, int]]) -> tuple[Tensor, Tensor]:
+    """Preprocessed pixels of shape (n, 3, H, W), and classes of shape (n,)."""
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(_read, [path for path, _ in pictures]))
     pixels: Tensor = classifier.processor(images, return_tensors="pt")["pixel_values"]
@@ -149,15 +156,50 @@ def _read(path: Path) -> NDArray[np.uint8]:
     try:
         return read_picture(path)
     except OSError as error:
-        raise BadFile(f"Cannot learn from {path}: {error}; mend it or take it away.") from error
+        raise BadFile(f"Cannot learn from {path}: {error}; repair or remove it.") from error
 
 
 @torch.no_grad()
-def _confusion(classifier: Classifier, data: Split, batch_size: int) -> NDArray[np.int64]:
-    """How often each class (row) was taken for each (column) among the pictures held out."""
+def _confusion(classifier: TransformersClassifier, data: Split, batch_size: int) -> NDArray[np.int64]:
+    """Counts of the held-out pictures by true class (row) and recognised class (column)."""
     counts = np.zeros((len(data.classes), len(data.classes)), np.int64)
     for start in range(0, len(data.held_out), batch_size):
         x, y = _batch(classifier, data.held_out[start : start + batch_size])
-        found = classifier.model(pixel_values=x).logits.argmax(1)
-        np.add.at(counts, (y.cpu().numpy(), found.cpu().numpy()), 1)
+        recognised = classifier.model(pixel_values=x).logits.argmax(1)
+        np.add.at(counts, (y.cpu().numpy(), recognised.cpu().numpy()), 1)
     return counts
+
+
+def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, work: str) -> None:
+    """Write weights, AdamW's moments and the number of finished epochs to one safetensors file.
+
+    `work` is the hash of what is trained: only the same work resumes from the file.
+    """
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"{_MOMENTS}{index}.{name}": tensor for name, tensor in moments.items()}
+    with atomic(path) as temporary:
+        content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(content, temporary, {"epoch": str(epoch), "work": work})
+
+
+def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, work: str) -> int:
+    """Load what `_save_state` wrote for the same work, and return the number of finished epochs: 0 without a file."""
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("work") != work:
+                return 0
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
+    except (OSError, SafetensorError) as error:
+        raise BadFile(f"Cannot resume the training in {path}: {error}; delete the file to start again.") from error
+    model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_MOMENTS):
+            index, _, moment = name.removeprefix(_MOMENTS).partition(".")
+            state.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(header["epoch"])

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 
 from efface.generation.jobs import Job
-from efface.judges.questions import plain
+from efface.judges.shared.questions import plain_words
 from efface.models.emoji import Catalogue
 from efface.protocols.base import Probe
 from efface.protocols.probes.requests import adversarial
@@ -53,7 +53,7 @@ class EmojiWorld:
         name, guide = concept.name, concept.guide
         meaning = self._meaning(name) or name
         # Templates bring articles and "style": what is said is the catalogue's word.
-        said = next(word for word in self._words(meaning) if plain(word) in spellings(name))
+        said = next(word for word in self._words(meaning) if plain_words(word) in spellings(name))
         aliases = concept.aliases or tuple(word for word in self._words(meaning) if word != said)
         neighbours = [word for word in self._near(concept) if word not in self._erased]
         return [

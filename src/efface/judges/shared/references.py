@@ -1,4 +1,4 @@
-"""What judges of copies share: the pictures that images are compared with, each by what it is asked for as."""
+"""Base class for judges of copies, which compare images with reference pictures."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from typing_extensions import Self
 from efface.errors import BadFile, BadInput
 from efface.generation.folder import read_folder, read_picture
 from efface.judges.base import Pixels
-from efface.judges.questions import is_path
+from efface.judges.shared.questions import is_path
 
 Reference = TypeVar("Reference")
 
 
-class Compared(ABC, Generic[Reference]):
-    """Knows pictures by their path, or if it was given some, those alone.
+class ReferenceJudgeBase(ABC, Generic[Reference]):
+    """Answers questions that name pictures: by their paths, or if references are passed, by the names of these only.
 
     Args:
-        references: Pictures (H, W, 3) by what they are asked for as; by default questions are paths.
+        references: Pictures of shape (H, W, 3) by question. By default a question is the path of a picture or folder.
     """
 
     name: str
 
     def __init__(self, references: Mapping[str, Iterable[Pixels]] | None) -> None:
         self._takes_paths = references is None
-        self._references = {concept: self._of(pictures) for concept, pictures in (references or {}).items()}
+        self._references = {concept: self._prepare(pictures) for concept, pictures in (references or {}).items()}
 
     @abstractmethod
-    def _of(self, pictures: Iterable[Pixels]) -> Reference:
-        """What is kept of the pictures of one question."""
+    def _prepare(self, pictures: Iterable[Pixels]) -> Reference:
+        """Prepare the pictures of one question for comparisons."""
 
-    def knowing(self, references: Mapping[str, Sequence[Pixels]]) -> Self:
+    def with_references(self, references: Mapping[str, Sequence[Pixels]]) -> Self:
         judge = copy(self)
         judge._takes_paths = False
-        judge._references = {**self._references, **{c: self._of(pictures) for c, pictures in references.items()}}
+        judge._references = {**self._references, **{c: self._prepare(pictures) for c, pictures in references.items()}}
         return judge
 
     def knows(self, concept: str) -> bool:
@@ -51,16 +51,16 @@ class Compared(ABC, Generic[Reference]):
         return one == other
 
     def _reference(self, concept: str) -> Reference:
-        """What is kept of what a question names; for the next batch too."""
+        """The prepared pictures of a question, cached for the next batch."""
         if concept not in self._references:
             if not self.knows(concept):
                 raise BadInput(f"The judge '{self.name}' cannot recognise '{concept}': it is no picture and no folder.")
-            self._references[concept] = self._of(read_references(Path(concept)))
+            self._references[concept] = self._prepare(read_references(Path(concept)))
         return self._references[concept]
 
 
 def read_references(path: Path) -> list[Pixels]:
-    """A picture, or those of a folder.
+    """Read a picture, or all pictures of a folder, each of shape (H, W, 3).
 
     Raises:
         BadFile: They cannot be read.
