@@ -10,13 +10,12 @@ Shapes: n pictures, C latent channels, h and w latent size, T tokens, d text wid
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from efface.attacks.base import Target
 from efface.edits.kinds import ValueGuard
+from efface.models.denoising import Conditions, guided
 
 _STEPS, _GUIDANCE = 25, 7.5  # of pictures
 
@@ -25,10 +24,8 @@ class Denoising:
     """The loss of one target. Pictures are latents, drawn by DPM-Solver++ when they are first asked for."""
 
     def __init__(self, target: Target) -> None:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
         self._target = target
-        self._schedule: Any = DDPMScheduler.from_config(dict(target.model.scheduler_config))
+        self._schedule = target.model.noise_schedule()
         self._pictures: dict[str, Tensor] = {}
         self._guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
         self._null: Tensor | None = None  # (1, T, d), by the text encoder with the eraser on it
@@ -36,7 +33,7 @@ class Denoising:
     @property
     def length(self) -> int:
         """How many timesteps the schedule has."""
-        return int(self._schedule.config.num_train_timesteps)
+        return self._schedule.timesteps
 
     def pictures(self, prompt: str, n: int = 1) -> Tensor:
         """(n, C, h, w), by the search's first seed and those after it; to be drawn without the eraser."""
@@ -61,9 +58,7 @@ class Denoising:
             times: t, (n,).
             noise: eps, like the pictures.
         """
-        aim = noise
-        if self._schedule.config.prediction_type == "v_prediction":
-            aim = self._schedule.get_velocity(pictures, noise, times)
+        aim = self._schedule.target(pictures, noise, times)
         found = self._predicted(self._schedule.add_noise(pictures, noise, times), times, text)
         return (found - aim.to(found)).square().mean()
 
@@ -76,14 +71,11 @@ class Denoising:
     def _predicted(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
         """eps_u, (n, C, h, w), float32."""
         model, n = self._target.model, len(noisy)
-        noisy, times = noisy.to(model.device, model.dtype), times.to(model.device)
-        told = text.to(model.device, model.dtype).expand(n, -1, -1)
         if not self._guarded:
-            return model.denoiser(noisy, times, encoder_hidden_states=told, return_dict=False)[0].float()
+            return model.predict(noisy, times, Conditions(text))
         if self._null is None:
             self._null = model.embed([""], clip_skip=self._target.clip_skip).tokens
-        both = torch.cat([self._null.to(told).expand(n, -1, -1), told])
-        noisy, times = noisy.repeat(2, 1, 1, 1), times.repeat(2)
-        halves = model.denoiser(noisy, times, encoder_hidden_states=both, return_dict=False)[0]
-        without, conditional = halves.float().chunk(2)
-        return without + _GUIDANCE * (conditional - without)
+        both = torch.cat([self._null.to(text).expand(n, -1, -1), text.expand(n, -1, -1)])
+        prediction = model.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), Conditions(both))
+        unconditional, conditional = prediction.chunk(2)
+        return guided(unconditional, conditional, _GUIDANCE)

@@ -1,7 +1,5 @@
 """A prompt with free tokens: what it says as text, and what the text encoder makes of any embeddings in their place.
 
-transformers' CLIP takes ids alone, so the rows of its embedding layer are swapped by a hook as they leave it.
-
 Shapes: V tokens of the vocabulary, k free ones, T tokens of a prompt, d their width.
 """
 
@@ -9,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from efface.errors import BadRequest
 from efface.models import Model
+from efface.models.text.encoding import SoftTokens, token_table
 from efface.models.text.tokens import token_ids
 
 Place = Literal["prefix_k", "suffix_k", "mid_k", "insert_k"]
@@ -70,27 +69,16 @@ class SoftPrompt:
 
     def encode(self, chosen: Sequence[int], embeddings: Tensor) -> Tensor:
         """What the denoiser reads, (1, T, d), with embeddings (k, d) for the free tokens; gradients go through."""
-        encoder: Any = self._model.text_encoder
-
-        def swap(module: Any, inputs: Any, rows: Tensor) -> Tensor:
-            swapped = rows.clone()
-            swapped[0, self.free] = embeddings.to(rows)
-            return swapped
-
-        handle = encoder.get_input_embeddings().register_forward_hook(swap)
-        try:
-            found = encoder(self.ids(chosen).to(encoder.device), output_hidden_states=bool(self._clip_skip))
-        finally:
-            handle.remove()
-        if not self._clip_skip:
-            return found[0]
-        return self._model.text_norm(found.hidden_states[-(self._clip_skip + 1)])
+        ids = self.ids(chosen)
+        index = torch.full_like(ids, -1)
+        index[0, self.free] = torch.arange(len(self.free))
+        soft = SoftTokens(embeddings, index.to(embeddings.device))
+        return self._model.encode(ids, clip_skip=self._clip_skip, soft=soft)
 
 
 def table(model: Model) -> Tensor:
     """The text encoder's table of token embeddings, (V, d)."""
-    encoder: Any = model.text_encoder
-    return encoder.get_input_embeddings().weight.detach().float()
+    return token_table(model.text_encoder).weight.detach().float()
 
 
 def allowed(model: Model) -> Tensor:

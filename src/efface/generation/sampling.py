@@ -28,6 +28,7 @@ from efface.errors import BadInput, BadRequest
 from efface.generation.jobs import Job, Sampling
 from efface.generation.schedulers import make_scheduler
 from efface.models import Embedded, Model
+from efface.models.denoising import Conditions, guided
 from efface.progress import Progress
 
 Pixels = NDArray[np.uint8]
@@ -126,11 +127,11 @@ def _batches(model: Model, jobs: Sequence[Job], sampling: Sampling) -> list[_Bat
         guidance = sampling.guidance if job.guidance is None else job.guidance
         groups.setdefault((*_size(model, job), guidance != 1), []).append(index)
     batches: list[_Batch] = []
-    for (height, width, guided), indices in groups.items():
+    for (height, width, has_guidance), indices in groups.items():
         # 33 jobs at 32 a batch run as 17 + 16, not as 32 + 1 filled up with 31 copies.
         slots = -(-len(indices) // -(-len(indices) // sampling.batch_size))
         for start in range(0, len(indices), slots):
-            batches.append(_Batch(tuple(indices[start : start + slots]), slots, height, width, guided))
+            batches.append(_Batch(tuple(indices[start : start + slots]), slots, height, width, has_guidance))
     return batches
 
 
@@ -189,18 +190,18 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
         context: (b, T, d), or with guidance (2b, T, d), the unconditional half first.
         guidance: (b,); `None` leaves the unconditional half out.
     """
-    denoiser, scheduler = model.denoiser, make_scheduler(model.scheduler_config, sampling)
+    scheduler = make_scheduler(model.scheduler_config, sampling)
     scheduler.set_timesteps(sampling.steps, device=model.device)
     latents = noise.to(model.device) * scheduler.init_noise_sigma
-    context = context.to(model.device, model.dtype)
+    conditions = Conditions(context).to(model.device, model.dtype)
     scale = None if guidance is None else guidance.to(model.device).view(-1, 1, 1, 1)
     for t in scheduler.timesteps:
         x = scheduler.scale_model_input(latents, t).to(model.dtype)
         x = x if scale is None else torch.cat([x, x])
-        prediction = denoiser(x, t, encoder_hidden_states=context, return_dict=False)[0].float()
+        prediction = model.predict(x, t, conditions)
         if scale is not None:
             unconditional, conditional = prediction.chunk(2)
-            prediction = unconditional + scale * (conditional - unconditional)
+            prediction = guided(unconditional, conditional, scale)
         latents = scheduler.step(prediction, t, latents, return_dict=False)[0]
     return latents
 

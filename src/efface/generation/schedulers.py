@@ -5,6 +5,7 @@ from typing import Any
 
 from efface.errors import BadInput
 from efface.generation.jobs import Sampling
+from efface.models.denoising import ddim_scheduler
 
 
 def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
@@ -25,7 +26,6 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
 
         own: Any = getattr(diffusers, config["_class_name"])
         return own.from_config(dict(config))
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     if "num_train_timesteps" not in config or "beta_schedule" not in config:
@@ -37,8 +37,7 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
             dict(config), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
         )
     if sampling.sampler == "ddim":
-        # Latents are not bounded by 1: the clipping that is this scheduler's default would spoil them.
-        return DDIMScheduler.from_config(dict(config), clip_sample=False)
+        return ddim_scheduler(config)
     try:
         from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
     except ImportError as error:

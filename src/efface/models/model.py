@@ -18,8 +18,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from efface.errors import BadInput
+from efface.models.denoising import Conditions, NoiseSchedule, call_denoiser
 from efface.models.modules import state_of
 from efface.models.text.embedded import Embedded
+from efface.models.text.encoding import SoftTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -198,6 +200,48 @@ class Model(ABC):
         for name, tensor in state_of(self.part(part)).items():
             if names is None or name in names:
                 yield name, tensor.detach()
+
+    def encode(self, ids: Tensor, *, clip_skip: int | None = None, soft: SoftTokens | None = None) -> Tensor:
+        """Encode token ids as the denoiser reads them; unlike `embed`, gradients flow through the text encoder.
+
+        Args:
+            ids: Token ids, (n, T).
+            clip_skip: Number of the text encoder's last layers to skip.
+            soft: Embeddings in place of some tokens' own.
+
+        Returns:
+            The prompt embeddings, (n, T, d), in the text encoder's type and on its device.
+
+        Raises:
+            BadInput: The text is not the output of one CLIP text encoder.
+            BadRequest: The text encoder has too few layers for `clip_skip`.
+        """
+        raise BadInput(f"{self.name} does not read its text from one CLIP text encoder.")
+
+    def predict(
+        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Call the denoiser once, in its type and on its device; gradients flow to all arguments.
+
+        Args:
+            x: Noisy latents, scaled as the scheduler scales them, (b, C, h, w).
+            t: Timesteps, (b,), or a scalar for all samples.
+            conditions: What else the denoiser reads.
+            parameters: Tensors to use in place of the denoiser's own parameters, by name.
+
+        Returns:
+            The prediction (noise, velocity or flow, as the model is trained), (b, C, h, w), float32.
+        """
+        device, dtype = self.device, self.dtype
+        return call_denoiser(self.denoiser, x.to(device, dtype), t.to(device), conditions.to(device, dtype), parameters)
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """How the model adds noise in training, and what it predicts of it.
+
+        Raises:
+            BadInput: The model is not trained on a schedule of betas.
+        """
+        return NoiseSchedule(self.scheduler_config)
 
     @property
     def called(self) -> Mapping[str, inspect.Parameter] | None:

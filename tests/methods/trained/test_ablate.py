@@ -23,6 +23,7 @@ from efface.methods.training.loop import Training
 from efface.methods.training.objective import Batch, seeded
 from efface.methods.training.run import _accelerated
 from efface.methods.training.weights import Copies, frozen
+from efface.models.denoising import NoiseSchedule
 from efface.tools import CachedPictures
 
 SMALL: dict[str, Any] = {
@@ -307,7 +308,7 @@ def test_pictures_are_noised_as_the_equation_says(tiny_model: Model, prediction:
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     picture = torch.rand(3, 16, 16, generator=seeded(5)) * 2 - 1
     with objective(tiny_model) as (ours, _), torch.no_grad():
-        ours._schedule.register_to_config(prediction_type=prediction)
+        ours._schedule = NoiseSchedule({**tiny_model.scheduler_config, "prediction_type": prediction})
         x, t, target = ours._noised([whole(picture, 2)] * 3, seeded(6))
         generator, found = seeded(6), tiny_model.vae.encode(picture.expand(3, -1, -1, -1)).latent_dist
         z = found.mean + found.std * torch.randn(3, 4, 8, 8, generator=generator)

@@ -14,7 +14,7 @@ from efface.eraser.solve import _latents_of
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.methods.trained.nullspace.method import protected
-from efface.methods.trained.nullspace.targets import Targets, TextTower, noised
+from efface.methods.trained.nullspace.targets import Targets, TextTower
 from efface.models.families.sd import StableDiffusion
 from efface.models.storage.folder import Folder
 
@@ -132,10 +132,10 @@ def test_noise_is_added_as_diffusers_does(tiny_model: Model) -> None:
     picture, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     config, t = dict(tiny_model.scheduler_config), torch.tensor([10, 50])
     ddpm, lms = parts_of.DDPMScheduler.from_config(config), parts_of.LMSDiscreteScheduler.from_config(config)
-    alphas = ddpm.alphas_cumprod[t]
-    torch.testing.assert_close(noised(picture, noise, alphas, False), ddpm.add_noise(picture, noise, t))
+    _, targets, _ = parts(tiny_model)
+    assert torch.equal(targets._schedule.add_noise(picture, noise, t), ddpm.add_noise(picture, noise, t))
     in_sigmas = lms.add_noise(picture, noise, t.float())
-    torch.testing.assert_close(noised(picture, noise, alphas, True), in_sigmas, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(targets._add_unscaled_noise(picture, noise, t), in_sigmas, rtol=1e-3, atol=1e-3)
 
 
 def test_erasing_leaves_the_model_as_it_was_and_attaching_is_undone_bitwise(tiny_model: Model) -> None:

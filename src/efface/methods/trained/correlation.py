@@ -12,7 +12,6 @@ Shapes: k concepts, n pictures of each, b of them in a batch, C latent channels,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -64,10 +63,8 @@ class Pictures:
     def __init__(
         self, model: Model, request: Request, config: CorrelationConfig, latents: Latents, progress: Progress | None
     ) -> None:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
         self._request, self._config, self._latents, self._progress = request, config, latents, progress
-        self._schedule: Any = DDPMScheduler.from_config(dict(model.scheduler_config))
+        self._schedule = model.noise_schedule()
         self._device = model.device
         self._drawn: dict[str, Tensor] = {}  # x_0 of each concept so far, (n, C, h, w)
 
@@ -79,7 +76,7 @@ class Pictures:
         places = range(step * config.batch_size, (step + 1) * config.batch_size)
         rows = [self._row(slot, place) for place in places]
         pictures = torch.stack([self._drawn[name][rows] for name in self._request.names])
-        t = torch.randint(self._schedule.config.num_train_timesteps, (len(places),), generator=generator)
+        t = torch.randint(self._schedule.timesteps, (len(places),), generator=generator)
         noise = torch.randn(pictures.shape, generator=generator).to(self._device)
         t = t.to(self._device)
         x = self._schedule.add_noise(pictures.flatten(0, 1), noise.flatten(0, 1), t.repeat(len(pictures)))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadRequest
+from efface.models.denoising import ddim_scheduler, guided
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -46,13 +47,14 @@ class Sampler:
 
     def start(self) -> tuple[Any, Tensor]:
         """A new scheduler, which keeps state while a round is sampled, and its timesteps, noisiest first."""
-        import diffusers
+        if self.own:
+            import diffusers
 
-        config = dict(self.config)
-        kind: Any = getattr(diffusers, config["_class_name"] if self.own else "DDIMScheduler")
-        grid: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
-        changes = {} if self.own else {"clip_sample": False, **(grid if self.compvis_quirk else {})}
-        scheduler = kind.from_config(config, **changes)
+            kind: Any = getattr(diffusers, self.config["_class_name"])
+            scheduler = kind.from_config(dict(self.config))
+        else:
+            grid: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
+            scheduler = ddim_scheduler(self.config, **(grid if self.compvis_quirk else {}))
         scheduler.set_timesteps(self.steps)
         return scheduler, scheduler.timesteps[1:] if self.compvis_quirk else scheduler.timesteps
 
@@ -97,8 +99,8 @@ class Sampler:
             both = predict(torch.cat([x, x]), t.to(x.device).expand(2 * len(x)), texts).unflatten(0, (2, len(x)))
             predictions[:, rows, columns] = both[:, rows]
             if done < stops.max():
-                guided = both[0] + self.guidance * (both[1] - both[0])
-                latents = scheduler.step(guided, t, latents, return_dict=False)[0]
+                prediction = guided(both[0], both[1], self.guidance)
+                latents = scheduler.step(prediction, t, latents, return_dict=False)[0]
         return points, predictions
 
 

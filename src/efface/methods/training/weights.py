@@ -12,14 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput
+from efface.models.denoising import Conditions
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -81,17 +81,11 @@ class Networks:
     """
 
     def __init__(self, model: Model, weights: Weights) -> None:
-        self._denoiser: Any = model.denoiser
-        self._weights = weights
+        self._model, self._weights = model, weights
 
     def student(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """The edited denoiser's prediction, (b, C, h, w) in float32, of x of that shape, t (b,), text (b, T, d)."""
-        arguments = self._arguments(x, text)
-        # The denoiser ties no weights; looking for tied ones would take as long as a small layer.
-        parameters = self._weights()
-        prediction = functional_call(
-            self._denoiser, parameters, (arguments[0], t), {"encoder_hidden_states": arguments[1]}, tie_weights=False
-        ).sample.float()
+        prediction = self._model.predict(x, t, Conditions(text), self._weights())
         if not torch.is_grad_enabled():
             # Autocast keeps its casts of trained weights: made here, they would carry no gradient into later calls.
             torch.clear_autocast_cache()
@@ -100,12 +94,7 @@ class Networks:
     @torch.no_grad()
     def teacher(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """The base's prediction; arguments as for `student`."""
-        x, text = self._arguments(x, text)
-        return self._denoiser(x, t, encoder_hidden_states=text).sample.float()
-
-    def _arguments(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = self._denoiser.dtype
-        return x.to(dtype), text.to(dtype)
+        return self._model.predict(x, t, Conditions(text))
 
 
 def check_trainable(model: Model) -> None:

@@ -18,7 +18,8 @@ import torch
 from efface.models.families.parts import PartsModel
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
-from efface.models.text.tokens import last_subject, no_clip_skip, token_ids
+from efface.models.text.encoding import final_norm, refuse_clip_skip
+from efface.models.text.tokens import last_subject, token_ids
 
 
 class Flux(PartsModel):
@@ -45,7 +46,7 @@ class Flux(PartsModel):
         return int(self._config("transformer")[width])
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
-        no_clip_skip(clip_skip, "FLUX")
+        refuse_clip_skip(clip_skip, "FLUX")
         pooled = self.stream == POOLED
         encoder: Any = self._part("text_encoder" if pooled else "text_encoder_2")
         tokenizer = self._part("tokenizer" if pooled else "tokenizer_2")
@@ -59,7 +60,4 @@ class Flux(PartsModel):
 
     @property
     def text_norm(self) -> Any:
-        if self.stream != POOLED:
-            return None
-        encoder: Any = self.text_encoder
-        return getattr(encoder, "text_model", encoder).final_layer_norm
+        return final_norm(self.text_encoder) if self.stream == POOLED else None

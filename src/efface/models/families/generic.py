@@ -25,7 +25,8 @@ from efface.models.modules import plain
 from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
-from efface.models.text.tokens import listening, no_clip_skip, padded, subjects
+from efface.models.text.encoding import refuse_clip_skip
+from efface.models.text.tokens import listening, padded, subjects
 from efface.models.text_readers import read_by
 
 
@@ -96,7 +97,7 @@ class Generic(PartsModel):
         if "clip_skip" in options:
             options["clip_skip"] = clip_skip
         else:
-            no_clip_skip(clip_skip, self.pipeline_class)
+            refuse_clip_skip(clip_skip, self.pipeline_class)
         if not truncate:
             self._check_lengths(prompts)
         with listening(self.text_encoder) as heard:

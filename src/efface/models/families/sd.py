@@ -16,6 +16,7 @@ from efface.errors import BadRequest
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
+from efface.models.text.encoding import SoftTokens, encode_ids, final_norm
 from efface.models.text.plain_clip import TextTower
 from efface.models.text.tokens import token_ids
 
@@ -62,19 +63,21 @@ class StableDiffusion(PartsModel):
             found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
         return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
 
+    def encode(self, ids: Tensor, *, clip_skip: int | None = None, soft: SoftTokens | None = None) -> Tensor:
+        self._check_layers(clip_skip)
+        return encode_ids(self.text_encoder, ids, clip_skip, soft)
+
     def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
         """What the denoiser reads of ids (n, T), (n, T, d), float32."""
+        if (tower := self._tower()) is None:
+            return self.encode(ids, clip_skip=clip_skip).float().cpu()
+        self._check_layers(clip_skip)
+        return tower(ids, clip_skip or 0).float().cpu()
+
+    def _check_layers(self, clip_skip: int | None) -> None:
         layers = int(self._config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
         if clip_skip and clip_skip >= layers:
             raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
-        if (tower := self._tower()) is not None:
-            return tower(ids, clip_skip or 0).float().cpu()
-        encoder: Any = self.text_encoder
-        ids = ids.to(encoder.device)
-        if not clip_skip:
-            return encoder(ids)[0].float().cpu()
-        states = encoder(ids, output_hidden_states=True).hidden_states
-        return self.text_norm(states[-(clip_skip + 1)]).float().cpu()
 
     def _tower(self) -> TextTower | None:
         """The text encoder in plain torch, until it or the denoiser is loaded: images read transformers' own."""
@@ -94,6 +97,4 @@ class StableDiffusion(PartsModel):
     def text_norm(self) -> Any:
         if (tower := self._tower()) is not None:
             return tower.norm
-        encoder: Any = self.text_encoder
-        # transformers 4 has the layers one level further down.
-        return getattr(encoder, "text_model", encoder).final_layer_norm
+        return final_norm(self.text_encoder)

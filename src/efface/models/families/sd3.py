@@ -20,7 +20,8 @@ from torch.nn.functional import pad
 from efface.models.families.parts import PartsModel
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
-from efface.models.text.tokens import hidden_layer, last_subject, token_ids
+from efface.models.text.encoding import encode_penultimate
+from efface.models.text.tokens import last_subject, token_ids
 
 T5_TOKENS = 256  # as the pipeline has it
 _CLIPS = ("text_encoder", "text_encoder_2")
@@ -57,7 +58,7 @@ class StableDiffusion3(PartsModel):
         lengths = torch.zeros(0)
         for encoder, tokenizer in zip(_CLIPS, ("tokenizer", "tokenizer_2"), strict=True):
             ids, lengths = token_ids(self._part(tokenizer), prompts, self.max_tokens, truncate)
-            layer, vector = hidden_layer(self._part(encoder), ids, clip_skip)
+            layer, vector = encode_penultimate(self._part(encoder), ids, clip_skip)
             layers.append(layer.float().cpu())
             pooled.append(vector.float().cpu())
         said = tuple(prompts)

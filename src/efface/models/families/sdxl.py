@@ -18,7 +18,8 @@ from torch import Tensor
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
-from efface.models.text.tokens import hidden_layer, last_subject, token_ids
+from efface.models.text.encoding import encode_penultimate
+from efface.models.text.tokens import last_subject, token_ids
 
 
 class StableDiffusionXL(PartsModel):
@@ -42,11 +43,11 @@ class StableDiffusionXL(PartsModel):
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
         ids_2, _ = token_ids(self._part("tokenizer_2"), prompts, self.max_tokens, truncate)
-        one, _ = hidden_layer(self.text_encoder, ids, clip_skip)
-        two, _ = hidden_layer(self._part("text_encoder_2"), ids_2, clip_skip)
+        one, _ = encode_penultimate(self.text_encoder, ids, clip_skip)
+        two, _ = encode_penultimate(self._part("text_encoder_2"), ids_2, clip_skip)
         return Embedded(torch.cat([one, two], dim=-1).float().cpu(), last_subject(lengths), tuple(prompts))
 
     @torch.no_grad()
     def pooled(self, prompts: Sequence[str]) -> Tensor:
         ids, _ = token_ids(self._part("tokenizer_2"), list(prompts), self.max_tokens, truncate=False)
-        return hidden_layer(self._part("text_encoder_2"), ids, clip_skip=None)[1].float().cpu()
+        return encode_penultimate(self._part("text_encoder_2"), ids, clip_skip=None)[1].float().cpu()

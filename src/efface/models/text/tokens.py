@@ -41,30 +41,6 @@ def last_subject(lengths: Tensor) -> Tensor:
     return (lengths - 2).clamp(min=0)
 
 
-def hidden_layer(encoder: Any, ids: Tensor, clip_skip: int | None) -> tuple[Tensor, Tensor]:
-    """What SDXL and SD3 read of a CLIP: the last layer but one, or `clip_skip` before it (n, T, d), and what it pools.
-
-    Raises:
-        BadRequest: there are not that many layers.
-    """
-    found = encoder(ids.to(encoder.device), output_hidden_states=True)
-    states, skip = found.hidden_states, clip_skip or 0
-    if skip + 2 > len(states):
-        raise BadRequest(f"clip_skip is {skip}, but a text encoder has {len(states) - 1} layers; skip fewer.")
-    # The first output of an encoder with a projection is the pooled one.
-    return states[-(skip + 2)], found[0]
-
-
-def no_clip_skip(clip_skip: int | None, family: str) -> None:
-    """Refuse a setting that the family's pipeline does not have.
-
-    Raises:
-        BadRequest: layers shall be skipped.
-    """
-    if clip_skip:
-        raise BadRequest(f"clip_skip is {clip_skip}, but {family} always reads its text encoder's last layer.")
-
-
 # Which token of a prompt is its subject, for a pipeline of which nothing but its conventions is known.
 #
 # The ids that the text encoder is given tell: a prompt's words begin where its ids part from the empty prompt's, and

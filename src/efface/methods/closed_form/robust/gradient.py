@@ -25,6 +25,7 @@ from torch import Tensor
 
 from efface.edits.kinds import TextEdit
 from efface.errors import BadRequest
+from efface.models.denoising import Conditions, ddim_scheduler, guided
 from efface.models.model import Model
 
 STEPS = 8
@@ -63,13 +64,10 @@ def paths(
     Raises:
         BadRequest: the model is not told its text by prompts alone, or does not predict noise along a DDIM schedule.
     """
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
     schedule, config = dict(model.scheduler_config), model.denoiser.config
     if "beta_schedule" not in schedule or getattr(config, "addition_embed_type", None) is not None:
         raise BadRequest(f"The gradient search does not know how {model.name} is told its text; set gradient=0.")
-    # Latents are not bounded by 1: the clipping that is this scheduler's default would spoil them.
-    scheduler: Any = DDIMScheduler.from_config(schedule, clip_sample=False)
+    scheduler = ddim_scheduler(schedule)
     concepts, others = (model.embed(said, clip_skip=clip_skip) for said in (prompts, guides))
     empty = model.embed([""], clip_skip=clip_skip).tokens[0]
     shape = (images, config.in_channels, config.sample_size, config.sample_size)
@@ -98,8 +96,7 @@ def _drawn(model: Model, scheduler: Any, noise: Tensor, text: Tensor, empty: Ten
     for t in scheduler.timesteps:
         conditional, unconditional = _predicted(model, x, t, text), _predicted(model, x, t, empty)
         states.append((x, t, conditional))
-        guided = unconditional + GUIDANCE * (conditional - unconditional)
-        x = scheduler.step(guided, t, x, return_dict=False)[0]
+        x = scheduler.step(guided(unconditional, conditional, GUIDANCE), t, x, return_dict=False)[0]
     return states
 
 
@@ -135,6 +132,4 @@ def _error(model: Model, edit: TextEdit, path: Path, shift: Tensor, at: int) -> 
 
 def _predicted(model: Model, latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
     """What the denoiser predicts for n latents that are all told the same text (T, d)."""
-    device, kind = model.device, model.dtype
-    told = text.to(device, kind).expand(len(latents), -1, -1)
-    return model.denoiser(latents.to(device, kind), t, encoder_hidden_states=told, return_dict=False)[0].float().cpu()
+    return model.predict(latents, t, Conditions(text[None])).cpu()

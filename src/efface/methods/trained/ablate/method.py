@@ -62,7 +62,6 @@ class Ablate(Objective):
         copies: CopyDetector | None = None,
     ) -> None:
         from accelerate import PartialState
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self._concept = request.concepts[0]
         self._model, self._config = model, config
@@ -77,7 +76,7 @@ class Ablate(Objective):
             self.weights = Copies(model.denoiser, parameters(model.denoiser, self._chosen.parameter_group))
             self._reader = self._base
         self._networks = Networks(model, self.weights)
-        self._schedule: Any = DDPMScheduler.from_config(dict(model.scheduler_config))
+        self._schedule = model.noise_schedule()
         self._factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
         size = min(latent_shape(model, None)[1:]) * self._factor
         gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
@@ -154,10 +153,8 @@ class Ablate(Objective):
         spread = torch.randn(mean.shape, generator=generator).to(device)
         latents = (mean + deviation * spread) * self._model.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        t = torch.randint(self._schedule.config.num_train_timesteps, (b,), generator=generator).to(device)
-        is_velocity = self._schedule.config.prediction_type == "v_prediction"
-        target = self._schedule.get_velocity(latents, noise, t) if is_velocity else noise
-        return self._schedule.add_noise(latents, noise, t), t, target
+        t = torch.randint(self._schedule.timesteps, (b,), generator=generator).to(device)
+        return self._schedule.add_noise(latents, noise, t), t, self._schedule.target(latents, noise, t)
 
     def _anchored(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
         """The prediction for the anchors' prompts, of the model as it is by now or of the base."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from efface.edits.kinds import WeightEdit
 from efface.methods.training.weights import Weights
 from efface.models.model import Model
+from efface.models.text.encoding import SoftTokens, token_table
 from efface.models.text.tokens import token_ids
 
 ParameterGroup = Literal["cross-attn", "attn", "full-weight", "embedding"]
@@ -80,9 +81,9 @@ class TokenRows(Weights):
     def __init__(self, model: Model, words: Sequence[str], clip_skip: int | None) -> None:
         super().__init__()
         rows: list[list[int]] = model.tokenizer(list(words), add_special_tokens=False)["input_ids"]
-        table: Any = self._table(model)
-        self._ids = torch.tensor(sorted({token for row in rows for token in row}), device=table.weight.device)
-        self._base: Tensor = table.weight.detach()[self._ids].float()
+        table: Tensor = token_table(model.text_encoder).weight
+        self._ids = torch.tensor(sorted({token for row in rows for token in row}), device=table.device)
+        self._base: Tensor = table.detach()[self._ids].float()
         self.rows = nn.Parameter(self._base.clone())
         # In a tuple, since a module's modules would be trained with it.
         self._model, self._skip = (model,), clip_skip or 0
@@ -98,34 +99,18 @@ class TokenRows(Weights):
     def read(self, prepared: Tensor) -> Tensor:
         """The text of ids (b, T) with the trained rows, (b, T, d)."""
         (model,) = self._model
-        encoder: Any = model.text_encoder
-        handle = self._table(model).register_forward_hook(self._put)
-        try:
-            if not self._skip:
-                return encoder(prepared)[0].float()
-            states = encoder(prepared, output_hidden_states=True).hidden_states
-        finally:
-            handle.remove()
-        return model.text_norm(states[-(self._skip + 1)]).float()
-
-    def _put(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        is_row = args[0][..., None] == self._ids  # (b, T, k)
-        rows = self.rows[is_row.long().argmax(-1)].to(output.dtype)
-        return torch.where(is_row.any(-1, keepdim=True), rows, output)
+        is_row = prepared[..., None] == self._ids  # (b, T, k)
+        index = is_row.long().argmax(-1).where(is_row.any(-1), -1)
+        return model.encode(prepared, clip_skip=self._skip, soft=SoftTokens(self.rows, index)).float()
 
     @torch.no_grad()
     def edits(self) -> tuple[WeightEdit, ...]:
         (model,) = self._model
-        weight: Tensor = self._table(model).weight
+        weight: Tensor = token_table(model.text_encoder).weight
         (name,) = [name for name, parameter in model.text_encoder.named_parameters() if parameter is weight]
         up = torch.zeros(len(weight), len(self._ids))
         up[self._ids.cpu(), torch.arange(len(self._ids))] = 1
         return (WeightEdit(f"text_encoder.{name}", up=up, down=(self.rows - self._base).cpu().contiguous()),)
-
-    @staticmethod
-    def _table(model: Model) -> Any:
-        encoder: Any = model.text_encoder
-        return encoder.get_input_embeddings()
 
 
 @contextmanager

@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from efface.errors import BadInput
 from efface.methods.base import Latents
 from efface.methods.trained.nullspace.config import NullspaceConfig
+from efface.models.denoising import Conditions
 from efface.models.model import Model
+from efface.models.text.encoding import encode_ids
 
 # A CLIP text encoder whose second MLP maps, `mlp.fc2`, are read, replaced and written over.
 #
@@ -101,11 +103,7 @@ class TextTower:
         """
         hooks = {} if layer is None or values is None else {self._fc2[layer]: _giving(values)}
         with _hooked(hooks):
-            if not self._skip:
-                return self.encoder(ids)[0]
-            states = self.encoder(ids, output_hidden_states=True).hidden_states
-        # Families of encoders with a projection have the layers one level further down.
-        return getattr(self.encoder, "text_model", self.encoder).final_layer_norm(states[-(self._skip + 1)])
+            return encode_ids(self.encoder, ids, self._skip)
 
 
 _Hook = Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]
@@ -149,13 +147,10 @@ class Targets:
     """
 
     def __init__(self, model: Model, tower: TextTower, latents: Latents, config: NullspaceConfig) -> None:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
         self._model, self._tower, self._latents, self._config = model, tower, latents, config
         if model.dtype == torch.float16:
             raise BadInput(f"Gradients through {model.name} vanish in float16; open it in float32 or bfloat16.")
-        schedule: Any = DDPMScheduler.from_config(dict(model.scheduler_config))
-        self._alphas: Tensor = schedule.alphas_cumprod
+        self._schedule = model.noise_schedule()
         self._random = torch.Generator().manual_seed(_APART + config.seed)
 
     def draw(self, prompt: str, guide: Tensor, batch: int, clip_skip: int | None) -> None:
@@ -198,19 +193,19 @@ class Targets:
         config, copies = self._config, self._config.batch_size
         t = torch.randint(config.first_timestep, config.last_timestep + 1, (copies,), generator=self._random)
         noise = torch.randn(self._pictures.shape, generator=self._random)
-        noisy = noised(self._pictures.cpu(), noise, self._alphas[t], config.sigma_noise).to(self._model.device)
+        add_noise = self._add_unscaled_noise if config.sigma_noise else self._schedule.add_noise
+        noisy = add_noise(self._pictures.cpu(), noise, t).to(self._model.device)
         t, ids = t.to(self._model.device), ids.expand(copies, -1)
         with torch.no_grad():
-            wanted = self._predicted(noisy, t, self._guide)
-        return lambda z: F.mse_loss(self._predicted(noisy, t, self._tower.text(ids, layer, z)), wanted)
+            wanted = self._model.predict(noisy, t, Conditions(self._guide))
 
-    def _predicted(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """What the denoiser makes of noisy latents (b, C, h, w) and texts (b, T, d), float32."""
-        to = self._model.dtype
-        return self._model.denoiser(noisy.to(to), t, encoder_hidden_states=text.to(to), return_dict=False)[0].float()
+        def loss(z: Tensor) -> Tensor:
+            text = self._tower.text(ids, layer, z)
+            return F.mse_loss(self._model.predict(noisy, t, Conditions(text)), wanted)
 
+        return loss
 
-def noised(pictures: Tensor, noise: Tensor, alphas: Tensor, sigma_noise: bool) -> Tensor:
-    """x_t of x_0 (b, C, h, w), with a_t (b,); see the module."""
-    a = alphas.view(-1, 1, 1, 1)
-    return pictures + ((1 - a) / a).sqrt() * noise if sigma_noise else a.sqrt() * pictures + (1 - a).sqrt() * noise
+    def _add_unscaled_noise(self, pictures: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of x_0 (b, C, h, w) for `sigma_noise`; see the module."""
+        a = self._schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return pictures + ((1 - a) / a).sqrt() * noise

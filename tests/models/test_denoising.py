@@ -1,0 +1,184 @@
+"""The denoiser's call, guidance, noise and text encoding of a model, against those of its diffusers pipeline."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers as _diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from efface import BadInput, BadRequest, Model, open_model
+from efface.models.denoising import Conditions, NoiseSchedule, ddim_scheduler, guided
+from efface.models.text.encoding import SoftTokens, encode_ids, token_table
+from efface.models.text.tokens import token_ids
+
+diffusers: Any = _diffusers
+
+PROMPTS = ["a red cat", "", "golf ball"]
+Tiny = Callable[..., Any]
+
+
+def calls_of(pipeline: Any, denoiser: Any) -> list[tuple[dict[str, Any], Tensor]]:
+    """The arguments and the prediction of every denoiser call of a pipeline that draws one picture in two steps."""
+    calls: list[tuple[dict[str, Any], Tensor]] = []
+
+    def after(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        names = ("sample" if hasattr(module.config, "down_block_types") else "hidden_states", "timestep")
+        calls.append(({**dict(zip(names, args, strict=False)), **kwargs}, output[0].clone()))
+
+    handle = denoiser.register_forward_hook(after, with_kwargs=True)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        pipeline("a cat", num_inference_steps=2, generator=generator, height=16, width=16, output_type="latent")
+    finally:
+        handle.remove()
+    return calls
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl", "sd3", "flux"])
+def test_a_prediction_is_the_pipelines_own(tiny: Tiny, family: str) -> None:
+    pipeline = tiny(family)
+    model = open_model(pipeline)
+    calls = calls_of(pipeline, model.denoiser)
+    assert len(calls) == 2
+    for arguments, expected in calls:
+        x = arguments.pop("sample", None)
+        x = arguments.pop("hidden_states") if x is None else x
+        t, text = arguments.pop("timestep"), arguments.pop("encoder_hidden_states")
+        arguments.pop("return_dict")
+        with torch.no_grad():
+            found = model.predict(x, t, Conditions(text, arguments))
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
+def test_arguments_take_the_denoisers_type_and_one_text_serves_all_samples(tiny_model: Model) -> None:
+    x, t = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 50, 500])
+    text = tiny_model.embed(["a cat"]).tokens
+    with torch.no_grad():
+        expected = tiny_model.denoiser(x, t, text.repeat(3, 1, 1)).sample
+        assert torch.equal(tiny_model.predict(x.double(), t, Conditions(text.double())), expected)
+    moved = Conditions(text, {"mask": torch.ones(1, dtype=torch.bool), "of": {"p": text}, "scale": 2}).to(
+        torch.device("cpu"), torch.bfloat16
+    )
+    assert moved.text.dtype == moved.others["of"]["p"].dtype == torch.bfloat16
+    assert moved.others["mask"].dtype == torch.bool
+    assert moved.others["scale"] == 2
+
+
+def test_other_parameters_take_the_place_of_the_denoisers_and_receive_gradients(tiny_model: Model) -> None:
+    name = tiny_model.text_parameters()[0]
+    own = tiny_model.denoiser.get_parameter(name)
+    x, t, conditions = torch.ones(1, 4, 8, 8), torch.tensor([3]), Conditions(tiny_model.embed(["a cat"]).tokens)
+    with torch.no_grad():
+        before = tiny_model.predict(x, t, conditions)
+    assert torch.equal(tiny_model.predict(x, t, conditions, {name: own.clone()}), before)
+    student = (own * 2).requires_grad_()
+    changed = tiny_model.predict(x, t, conditions, {name: student})
+    (gradient,) = torch.autograd.grad(changed.square().sum(), student)
+    assert not torch.equal(changed, before)
+    assert gradient.abs().max() > 0
+    with torch.no_grad():
+        assert torch.equal(tiny_model.predict(x, t, conditions), before)
+
+
+def test_guidance_is_the_equation_with_one_scale_or_one_for_each_sample() -> None:
+    unconditional, conditional = torch.tensor([1.0, 1.0]), torch.tensor([3.0, 3.0])
+    assert guided(unconditional, conditional, 2.0).tolist() == [5, 5]
+    assert guided(unconditional, conditional, torch.tensor([1.0, 0.0])).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noise_and_target_are_the_schedulers_and_the_equations(tiny_model: Model, prediction: str) -> None:
+    config = {**tiny_model.scheduler_config, "prediction_type": prediction}
+    schedule, ddpm = NoiseSchedule(config), diffusers.DDPMScheduler.from_config(dict(config))
+    latents, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 400, 999])
+    assert schedule.timesteps == 1000
+    assert torch.equal(schedule.alphas_cumprod, ddpm.alphas_cumprod)
+    a = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+    found = schedule.add_noise(latents, noise, t)
+    assert torch.equal(found, ddpm.add_noise(latents, noise, t))
+    torch.testing.assert_close(found, a.sqrt() * latents + (1 - a).sqrt() * noise)
+    velocity = a.sqrt() * noise - (1 - a).sqrt() * latents
+    torch.testing.assert_close(
+        schedule.target(latents, noise, t), noise if prediction == "epsilon" else velocity, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_the_models_own_schedule_has_the_betas_of_its_training(tiny_model: Model) -> None:
+    expected = diffusers.DDIMScheduler.from_config(dict(tiny_model.scheduler_config)).alphas_cumprod
+    assert torch.equal(tiny_model.noise_schedule().alphas_cumprod, expected)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_model_that_is_trained_by_flow_matching_has_no_schedule_of_betas(tiny: Tiny, family: str) -> None:
+    with pytest.raises(BadInput, match="schedule of betas"):
+        open_model(tiny(family)).noise_schedule()
+
+
+def test_a_prediction_of_pictures_is_refused_as_a_target(tiny_model: Model) -> None:
+    schedule = NoiseSchedule({**tiny_model.scheduler_config, "prediction_type": "sample"})
+    with pytest.raises(BadInput, match="predicts 'sample'"):
+        schedule.target(torch.ones(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.tensor([1]))
+
+
+def test_ddim_does_not_clip_latents(tiny_model: Model) -> None:
+    config: Mapping[str, Any] = {**tiny_model.scheduler_config, "clip_sample": True}
+    assert not ddim_scheduler(config).config.clip_sample
+    assert ddim_scheduler(config, timestep_spacing="trailing").config.timestep_spacing == "trailing"
+
+
+def ids_of(model: Model, prompts: list[str]) -> Tensor:
+    return token_ids(model.tokenizer, prompts, model.max_tokens, truncate=False)[0]
+
+
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_encoded_ids_are_the_pipelines_prompt_embeddings(
+    tiny_sd: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, clip_skip: int | None
+) -> None:
+    for pipeline in (diffusers.StableDiffusionPipeline.from_pretrained(tiny_sd), tiny("sd2")):
+        model = open_model(pipeline)
+        # diffusers 0.42 looks for the final layer norm where transformers 4 has it.
+        monkeypatch.setitem(vars(pipeline.text_encoder), "text_model", pipeline.text_encoder)
+        with torch.no_grad():
+            expected = pipeline.encode_prompt(PROMPTS, "cpu", 1, False, clip_skip=clip_skip)[0]
+            assert torch.equal(model.encode(ids_of(model, PROMPTS), clip_skip=clip_skip), expected)
+        assert torch.equal(model.embed(PROMPTS, clip_skip=clip_skip).tokens, expected)
+
+
+def test_more_layers_than_there_are_cannot_be_skipped(tiny_model: Model) -> None:
+    with pytest.raises(BadRequest, match="2 layers"):
+        tiny_model.encode(ids_of(tiny_model, ["a cat"]), clip_skip=2)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_a_text_of_several_encoders_has_no_encoding_of_ids(tiny: Tiny, family: str) -> None:
+    with pytest.raises(BadInput, match="one CLIP text encoder"):
+        open_model(tiny(family)).encode(torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_soft_tokens_with_the_rows_of_words_are_read_as_these_words(tiny_model: Model, clip_skip: int | None) -> None:
+    ids, others = ids_of(tiny_model, ["a red cat", "a red dog"]), ids_of(tiny_model, ["a blue cat", "a blue dog"])
+    table: Tensor = token_table(tiny_model.text_encoder).weight
+    changed = ids != others
+    assert changed.sum() == 2
+    soft = SoftTokens(table[others[changed][:1]], torch.where(changed, 0, -1))
+    found = tiny_model.encode(ids, clip_skip=clip_skip, soft=soft)
+    assert torch.equal(found, tiny_model.encode(others, clip_skip=clip_skip))
+    assert torch.equal(tiny_model.encode(others, clip_skip=clip_skip), found)  # the hook is gone
+    assert not token_table(tiny_model.text_encoder)._forward_hooks
+
+
+def test_soft_tokens_receive_the_gradients_of_their_own_places_alone(tiny_model: Model) -> None:
+    ids = ids_of(tiny_model, ["a red cat"])
+    rows = token_table(tiny_model.text_encoder).weight[[5, 9, 7]].clone().requires_grad_()
+    index = torch.full_like(ids, -1)
+    index[0, 1], index[0, 2] = 2, 1
+    text = encode_ids(tiny_model.text_encoder, ids, soft=SoftTokens(rows, index))
+    (gradient,) = torch.autograd.grad(text.square().sum(), rows)
+    assert gradient[0].abs().max() == 0
+    assert (gradient[1:].abs().amax(1) > 0).all()
