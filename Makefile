@@ -9,20 +9,24 @@ INSTALLED := $(VENV)/.installed
 # Spinning idle OpenMP threads slow a shared two-core machine down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Processes that share the tests, each with one thread.
+WORKERS ?= 2
+
 # The browser for the tests of the report: Debian's Chromium, installed by apt where sudo needs no password.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 
-.PHONY: help install demo chromium test check format docs build clean
+.PHONY: help install demo chromium test coverage check format docs build clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    install, erase two concepts from the embedded model, write demo/report.html"
-	@echo "make test    install missing dependencies and run the tests"
-	@echo "make check   check lint, format, docstrings and types"
-	@echo "make format  let ruff fix and format the code"
-	@echo "make docs    build the documentation into site/"
-	@echo "make build   build the wheel into dist/"
+	@echo "make demo     install, erase two concepts from the embedded model, write demo/report.html"
+	@echo "make test     install missing dependencies and run the tests"
+	@echo "make coverage run the tests and list the lines of src that no test runs"
+	@echo "make check    check lint, format, docstrings and types"
+	@echo "make format   let ruff fix and format the code"
+	@echo "make docs     build the documentation into site/"
+	@echo "make build    build the wheel into dist/"
 
 # Debian packages ensurepip separately, in python3-venv: install it as root, or else print how to.
 $(BIN)/python:
@@ -53,7 +57,11 @@ chromium:
 # Without Chromium, pytest reports the tests that need it as skipped.
 test: $(VENV)/.extra-test
 	@$(MAKE) --silent chromium || echo "Chromium is missing and cannot be installed: the tests in a browser will be skipped" >&2
-	@$(BIN)/python -m pytest $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST)
+
+coverage: $(VENV)/.extra-test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal \
+	  --cov=efface --cov-branch --cov-report=term-missing:skip-covered $(PYTEST)
 
 check: $(VENV)/.extra-check
 	@$(BIN)/ruff check .
@@ -73,4 +81,4 @@ build: $(BIN)/python
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) demo site dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site dist .coverage .pytest_cache .ruff_cache

@@ -1,9 +1,12 @@
 """What many tests share: a tiny Stable Diffusion of the real classes, with random weights, made when asked for."""
 
+import gc
 import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -110,6 +113,16 @@ def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """Whatever lives when a module of tests starts is not looked at by the collector again.
+
+    Accelerate collects garbage after each training. The imported libraries alone make that take 0.4 seconds.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache for these tests alone."""
@@ -180,6 +193,85 @@ def guided() -> GuidedCall:
             return model.denoiser(latents, torch.tensor(step), encoder_hidden_states=text).sample
 
     return predict
+
+
+# Forks a process for each request, with the libraries imported and nothing computed.
+SERVER = """
+import json, os, signal, sys, traceback
+import accelerate
+import diffusers.models.autoencoders.autoencoder_kl, diffusers.models.unets.unet_2d_condition
+import diffusers.schedulers.scheduling_ddim, diffusers.schedulers.scheduling_dpmsolver_multistep
+import efface.cli.run, efface.eraser.certificate, efface.generation.run, efface.judges.emoji, efface.methods.trained.esd
+import efface.protocols.err, efface.report
+import pyarrow.parquet, rich.progress
+import transformers.models.clip.modeling_clip, transformers.models.clip.tokenization_clip
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+print("ready", flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    if "wait" in request:
+        print(os.waitpid(request["wait"], 0)[1], flush=True)
+        continue
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.environ.update(request["environment"])
+        code = 1
+        try:
+            code = efface.cli.run.run(request["arguments"]) if "arguments" in request else exec(request["script"], {})
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code or 0)
+    print(child, flush=True)
+"""
+
+
+class Processes:
+    """Runs command lines and scripts in processes that start at once, since they are forks of one that imported all."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
+        )
+        assert self._answer() == "ready"
+
+    def command(self, *arguments: object, **environment: object) -> int:
+        """Start `efface` with these arguments; gives the process's id."""
+        return self._start({"arguments": [str(argument) for argument in arguments]}, environment)
+
+    def script(self, script: str, **environment: object) -> int:
+        """Start a Python script; gives the process's id."""
+        return self._start({"script": script}, environment)
+
+    def wait(self, process: int) -> int:
+        """How a process ended: its exit code, or the negative signal that killed it."""
+        return os.waitstatus_to_exitcode(int(self._ask({"wait": process})))
+
+    def close(self) -> None:
+        self._server.communicate()
+
+    def _start(self, request: dict[str, Any], environment: dict[str, object]) -> int:
+        return int(self._ask({**request, "environment": {key: str(value) for key, value in environment.items()}}))
+
+    def _ask(self, request: dict[str, Any]) -> str:
+        assert self._server.stdin
+        self._server.stdin.write(json.dumps(request) + "\n")
+        return self._answer()
+
+    def _answer(self) -> str:
+        assert self._server.stdout
+        return self._server.stdout.readline().strip()
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    processes = Processes()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Folders of images: whole rows only, no way out of the folder, the same after a kill as without one."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,43 +212,42 @@ def test_foreign_folders(tmp_path: Path) -> None:
         Folder(tmp_path / "file" / "out")
 
 
-# Each step waits a little, so that the signal always finds it at work.
-_RUN = """
+_JOBS = """
+from efface.generation import Job, Sampling
+jobs = [Job(prompt, seed) for prompt in ("a cat", "a dog") for seed in range(6)]
+sampling = Sampling("ddim", 3, 3.0, batch_size=2)
+"""
+_KILLED = """
+import os
 import signal
-import sys
-import time
 from pathlib import Path
 import efface
-from efface.generation import Job, Sampling, generate
-jobs = [Job(prompt, seed) for prompt in ("a cat", "a dog") for seed in range(30)]
-def tell(what, done, total):
-    print(done, flush=True)
-    time.sleep(0.1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-model, out = efface.open_model(sys.argv[1]), Path(sys.argv[2])
-generate(model, jobs, Sampling("ddim", 3, 3.0, batch_size=2), out=out, progress=tell)
+from efface.generation import generate
+
+def tell(what, done, total, note=""):
+    if done == {count}:
+        os.kill(os.getpid(), {signal})  # while a thread writes the latest images
+
+generate(efface.open_model({model!r}), jobs, sampling, out=Path({out!r}), progress=tell)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_run_again_is_as_if_never_killed(tiny_sd: Path, tmp_path: Path, with_signal: signal.Signals) -> None:
-    def start(out: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _RUN, str(tiny_sd), str(tmp_path / out)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ}
-        )
+def test_killed_and_run_again_is_as_if_never_killed(
+    processes: Any, tiny_sd: Path, tmp_path: Path, with_signal: signal.Signals
+) -> None:
+    model, names = efface.open_model(tiny_sd), dict[str, Any]()
+    exec(_JOBS, names)
 
-    assert start("whole").wait() == 0
-    process = start("killed")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line) >= 15:
-            break
-    time.sleep(0.01)
-    process.send_signal(with_signal)
-    process.wait()
-    assert process.returncode != 0
-    assert 0 < len(read_folder(tmp_path / "killed")) < 60
-    assert start("killed").wait() == 0
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    def go_on(out: str) -> dict[str, bytes]:
+        generate(model, names["jobs"], names["sampling"], out=tmp_path / out)
+        return contents(tmp_path / out)
+
+    whole = go_on("whole")
+    for count in (3, 6, 11):
+        out = tmp_path / f"killed at {count}"
+        script = _JOBS + _KILLED.format(count=count, signal=int(with_signal), model=str(tiny_sd), out=str(out))
+        ended = processes.wait(processes.script(script))
+        assert ended == (-signal.SIGKILL if with_signal == signal.SIGKILL else 1)
+        assert (out / "metadata.jsonl").read_text().count("\n") < len(names["jobs"])
+        assert go_on(out.name) == whole

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -303,31 +304,6 @@ def test_gradients_that_are_kept_are_not_unscaled_again_and_again(
         efface.erase(tiny_model, "cat", method="cie", iter_break=1, accumulate_grads=True)
 
 
-LAUNCHED = """
-import sys
-from pathlib import Path
-import efface
-from accelerate import PartialState
-
-eraser = efface.erase(
-    sys.argv[1], "cat", method="esd", work=efface.RunContext(Path(sys.argv[2]) / "work"), iterations=3, ddim_steps=3,
-    reuse=2, lr=1e-3, train_method="xattn", latents="edited",
-)
-state = PartialState()
-assert state.num_processes == 2
-eraser.save(f"{sys.argv[2]}/{state.process_index}.safetensors")
-state.destroy_process_group()
-"""
-
-
-def launched(*words: object) -> None:
-    """Run a program in two processes by `accelerate launch`."""
-    alike = ("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0)
-    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, *alike, *words]
-    ended = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-
-
 def assert_near(found: Eraser, alone: Eraser) -> None:
     """The same edits up to what the order of sums does to Adam."""
     for edit, other in zip(found.edits, alone.edits, strict=True):
@@ -345,7 +321,12 @@ def test_the_command_in_two_processes_does_what_one_does_with_two_accumulated_ba
     settings: dict[str, Any] = {**OPTIONS, "iterations": 3, "latents": "edited"}
     out = tmp_path / "cat.safetensors"
     words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
-    launched("-m", "efface.cli", "erase", "cat", "--method", "esd", "--model", tiny_sd, "-o", out, *words)
+    alike = ("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0)
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, *alike)
+    command = ("-m", "efface.cli", "erase", "cat", "--method", "esd", "--model", tiny_sd, "-o", out, *words)
+    arguments = [sys.executable, *map(str, (*launch, *command))]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
     assert [path.name for path in (tmp_path / "cat.training").iterdir()] == ["component-0.jsonl"]
     lines = (tmp_path / "cat.training" / "component-0.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
@@ -353,14 +334,33 @@ def test_the_command_in_two_processes_does_what_one_does_with_two_accumulated_ba
     assert_near(Eraser.load(out), alone)
 
 
-@pytest.mark.slow
-def test_two_processes_do_what_one_does_with_two_accumulated_batches(tiny_sd: Path, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(LAUNCHED)
-    launched(script, tiny_sd, tmp_path)
+LAUNCHED = """
+from pathlib import Path
+import efface
+from accelerate import PartialState
+
+out = Path({out!r})
+eraser = efface.erase({model!r}, "cat", method="esd", work=efface.RunContext(out / "work"), **{options!r})
+state = PartialState()
+assert state.num_processes == 2
+eraser.save(out / f"{{state.process_index}}.safetensors")
+state.destroy_process_group()
+"""
+
+
+def test_two_processes_do_what_one_does_with_two_accumulated_batches(
+    processes: Any, tiny_sd: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {**OPTIONS, "iterations": 3, "latents": "edited"}
+    script = LAUNCHED.format(out=str(tmp_path), model=str(tiny_sd), options=options)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # as launchers tell it
+    ranks = [processes.script(script, **group, RANK=rank, LOCAL_RANK=rank) for rank in (0, 1)]
+    assert [processes.wait(rank) for rank in ranks] == [0, 0]
     first, second = (Eraser.load(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert first.hash == second.hash
-    options: dict[str, Any] = {"iterations": 3, "latents": "edited", "gradient_accumulation_steps": 2}
-    assert_near(first, trained(efface.open_model(tiny_sd), "cat", **options))
+    alone = trained(efface.open_model(tiny_sd), "cat", gradient_accumulation_steps=2, **options)
+    assert_near(first, alone)
     tensors = load_file(tmp_path / "work" / "component-0.checkpoint.safetensors")
     assert {"own.0.x", "own.1.x"} <= set(tensors)
