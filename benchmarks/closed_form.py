@@ -71,8 +71,8 @@ def tokens(count: int, width: int, seed: int) -> Tensor:
     """Rows of norm 28 with a mutual cosine of 0.7, as CLIP's."""
     generator = torch.Generator().manual_seed(seed)
     common = torch.nn.functional.normalize(torch.randn(1, width, generator=torch.Generator().manual_seed(0)))
-    own = torch.nn.functional.normalize(torch.randn(count, width, generator=generator))
-    return 28 * torch.nn.functional.normalize(0.7**0.5 * common + 0.3**0.5 * own)
+    specific = torch.nn.functional.normalize(torch.randn(count, width, generator=generator))
+    return 28 * torch.nn.functional.normalize(0.7**0.5 * common + 0.3**0.5 * specific)
 
 
 def layers(shapes: str, limit: int | None) -> list[Tensor]:

@@ -90,7 +90,7 @@ def literal(
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(trained.values(), lr=lr)
     texts = model.embed(["", concept]).tokens
-    null, own = texts.split(1)
+    null, concept_text = texts.split(1)
     ddim: Any = DDIMScheduler
 
     def predict(network: Any, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
@@ -106,23 +106,23 @@ def literal(
         scheduler.set_timesteps(STEPS)
         stop = int(torch.randint(STEPS, (1,), generator=generator))
         x = torch.randn(1, base.config.in_channels, *[base.config.sample_size] * 2, generator=generator)
-        own_values = {name: parameter.data for name, parameter in trained.items()}
+        student_values = {name: parameter.data for name, parameter in trained.items()}
         with torch.no_grad():
             if single:
                 edited(originals)
             for t in scheduler.timesteps[:stop]:  # the pipeline batches its guidance
-                e_null, e_own = predict(base, torch.cat([x, x]), t, texts).chunk(2)
-                x = scheduler.step(e_null + GUIDANCE * (e_own - e_null), t, x).prev_sample
+                e_null, e_concept = predict(base, torch.cat([x, x]), t, texts).chunk(2)
+                x = scheduler.step(e_null + GUIDANCE * (e_concept - e_null), t, x).prev_sample
             t = scheduler.timesteps[stop]
             if batched:
-                e_null, e_own = predict(base, torch.cat([x, x]), t, texts).chunk(2)
-                e_from = e_own
+                e_null, e_concept = predict(base, torch.cat([x, x]), t, texts).chunk(2)
+                e_from = e_concept
             else:
-                e_null, e_own, e_from = (predict(base, x, t, text) for text in (null, own, own))
-            target = e_from - ETA * (e_own - e_null)
+                e_null, e_concept, e_from = (predict(base, x, t, text) for text in (null, concept_text, concept_text))
+            target = e_from - ETA * (e_concept - e_null)
             if single:
-                edited(own_values)
-        loss = torch.nn.functional.mse_loss(predict(student, x, t, own), target)
+                edited(student_values)
+        loss = torch.nn.functional.mse_loss(predict(student, x, t, concept_text), target)
         loss.backward()
         optimizer.step()
         student.zero_grad()

@@ -116,6 +116,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def main() -> None:
+    """Write docs/results.md and the README's table."""
     PAGE.write_text(page(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 
