@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -16,6 +17,15 @@ API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 ENTRY_POINTS = {"efface.exporters", "efface.extractors", "efface.guards"}  # groups that are not also packages
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md"))
+
+
+def commands() -> list[str]:
+    """The commands of efface in the code blocks of the pages."""
+    lines: list[str] = []
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            lines += re.findall(r"^efface .*$", block.replace("\\\n", " "), re.MULTILINE)
+    return list(dict.fromkeys(lines))
 
 
 def make_results() -> Any:
@@ -44,6 +54,21 @@ def test_pages_name_existing_objects_and_files(page: Path) -> None:
             resolve_name(name)
     for path in re.findall(r"(?:src/efface|benchmarks|docs|tests|zoo|examples)(?:/[\w.-]+)+", text):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_of_the_pages_exist_with_their_options(line: str) -> None:
+    import typer.main
+
+    from efface.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    name = " ".join(words[:2])
+    command = group.commands[name if name in group.commands else words[0]]
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert given <= {*options, "--help", "-h"}
 
 
 def test_the_results_page_and_the_readme_are_up_to_date() -> None:
