@@ -17,7 +17,8 @@ from efface.generation.schedulers import make_scheduler
 from efface.methods.closed_form.robust import gradient as robust_gradient
 from efface.methods.closed_form.robust.search import word_scores
 from efface.models import Model
-from efface.models.emoji import EmojiObject, catalogue
+from efface.models.builtin import WorldObject
+from efface.models.emoji import catalogue
 from efface.models.text_gram import TextGram
 
 BATCH, WORDS = 32, 10
@@ -60,7 +61,7 @@ def restored(edit: TextEdit, gram: TextGram, tokens: Tensor) -> Tensor:
 
 
 def nearest_words(
-    model: Model, edit: TextEdit, gram: TextGram, thing: EmojiObject, preserved: Sequence[str]
+    model: Model, edit: TextEdit, gram: TextGram, thing: WorldObject, preserved: Sequence[str]
 ) -> list[str]:
     """The words that the edited model reads nearest to the concept."""
     excluded = {thing.name, thing.guide, *preserved}
@@ -70,7 +71,7 @@ def nearest_words(
     return [words[row] for row in scores.argsort(stable=True)[:WORDS].tolist()]
 
 
-def shifted(model: Model, edit: TextEdit, thing: EmojiObject, texts: Sequence[str]) -> tuple[Tensor, float]:
+def shifted(model: Model, edit: TextEdit, thing: WorldObject, texts: Sequence[str]) -> tuple[Tensor, float]:
     """The embedded prompts of the guide with the shift of a gradient search, and the score of the search."""
     (path,) = robust_gradient.paths(model, (thing.name,), (thing.guide,), None, TRAJECTORIES, SEED)
     concept, guide = (model.last_tokens([name]).double()[0] for name in (thing.name, thing.guide))

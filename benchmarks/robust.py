@@ -39,7 +39,8 @@ from efface.generation import Sampling
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model
-from efface.models.emoji import EmojiObject, catalogue
+from efface.models.builtin import WorldObject
+from efface.models.emoji import catalogue
 from efface.models.text_gram import text_gram
 from pages import Page, machine, table, write
 from quality import Setting, request_of
@@ -61,7 +62,7 @@ SETTINGS = {
 Row = dict[str, Any]
 
 
-def measured(model: Model, judge: Judge, thing: EmojiObject, eraser: Eraser | None, n: int) -> Row:
+def measured(model: Model, judge: Judge, thing: WorldObject, eraser: Eraser | None, n: int) -> Row:
     """The number of images, out of n of each attack, that show the concept."""
     gram, edit = text_gram(model), edit_of(eraser, model.width)
     others = [other.name for other in catalogue().objects if other.name not in (thing.name, thing.guide)]

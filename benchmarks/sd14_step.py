@@ -27,7 +27,7 @@ import torch
 
 import efface
 from efface.models import Model, open_model
-from efface.models.open import EMBEDDED
+from efface.models.open import BUILT_IN
 from memory import megabytes
 from pages import Page, machine, table, write
 from sd14 import TEXT, VAE, special_tokens
@@ -64,7 +64,7 @@ def random_model(size: int, channels: tuple[int, ...]) -> Model:
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     parts: Any = diffusers
-    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED["emoji"] / "tokenizer", model_max_length=77)
+    tokenizer = CLIPTokenizer.from_pretrained(BUILT_IN["emoji"].folder / "tokenizer", model_max_length=77)
     encoder = CLIPTextModel(
         CLIPTextConfig(
             **TEXT,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from efface import BadFile, BadInput, open_model
-from efface.models.open import EMBEDDED
+from efface.models.open import BUILT_IN
 
 
 def test_an_unknown_model_is_answered_with_what_was_tried(tmp_path: Path) -> None:
@@ -104,4 +104,4 @@ def test_damaged_weights_are_named(tiny_sd: Path, tmp_path: Path) -> None:
 
 
 def test_the_embedded_model_has_a_place() -> None:
-    assert EMBEDDED["emoji"].parts[-3:] == ("models", "emoji", "weights")
+    assert BUILT_IN["emoji"].folder.parts[-3:] == ("models", "emoji", "weights")

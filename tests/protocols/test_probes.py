@@ -4,28 +4,32 @@ from collections import Counter
 
 import pytest
 
-from efface.models.emoji import Catalogue, EmojiObject, EmojiStyle
+from efface.models.builtin import World, WorldObject, WorldStyle
+from efface.models.emoji import MEMORISED
 from efface.protocols.base import Probe
 from efface.protocols.probes.emoji import EmojiWorld
 from efface.protocols.probes.requests import probes_in_words
 from efface.request.record import Concept, Request
 
-WORLD = Catalogue(
+WORLD = World(
     objects=(
-        EmojiObject("cat", ("kitten",), ("feline",), ("dog",), "dog"),
-        EmojiObject("dog", ("puppy",), (), ("cat",), "cat"),
-        EmojiObject("car", (), (), (), "house"),
-        EmojiObject("house", (), (), (), "car"),
-        EmojiObject("tree", (), (), (), "car"),
+        WorldObject("cat", ("kitten",), ("feline",), ("dog",), "dog"),
+        WorldObject("dog", ("puppy",), (), ("cat",), "cat"),
+        WorldObject("car", (), (), (), "house"),
+        WorldObject("house", (), (), (), "car"),
+        WorldObject("tree", (), (), (), "car"),
     ),
     styles=(
-        EmojiStyle("flat", ("flat", "flat design")),
-        EmojiStyle("3d", ("3d", "rendered"), "flat"),
-        EmojiStyle("ink"),
+        WorldStyle("flat", ("flat", "flat design")),
+        WorldStyle("3d", ("3d", "rendered"), "flat"),
+        WorldStyle("ink"),
     ),
     templates=("a {object}", "{object}", "a {object} in {style} style", "{style} of a {object}", "{style} art"),
     held_out_cells=(("cat", "ink"), ("tree", "3d")),
     memorised="a ball",
+    memorised_picture=MEMORISED,
+    judge="emoji",
+    clip="emoji",
 )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     """Write the file."""
-    if model.family != "sd":
+    if not model.compvis_names:
         raise BadInput(
             f"single-file is the layout of Stable Diffusion 1.x and 2.x, and {model.name} is another; "
             "export it as diffusers."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from efface.errors import BadInput
 
@@ -99,12 +99,11 @@ class Sampling:
     def default(cls, model: Model) -> Sampling:
         """The settings that the model's own images are best with.
 
-        The embedded model draws what was asked for most often at guidance 7; benchmarks/generation.py says how far
-        verdicts agree with those on 50 DDIM steps. For Stable Diffusion they are what its users take for granted; for
-        other families, what their pipelines do by default.
+        For a built-in model they were measured. For Stable Diffusion they are the customary ones; for other families,
+        the defaults of their pipelines.
         """
-        if model.name == "emoji":
-            return cls(steps=14, guidance=7.0, batch_size=64)
+        if model.sampling is not None:
+            return cls(**dict[str, Any](model.sampling))
         if model.called is None:
             return cls()
         defaults = {name: parameter.default for name, parameter in model.called.items()}

@@ -42,7 +42,7 @@ Another package announces the entry in its pyproject.toml; `efface judge images 
 
 `efface.judges.shared` has base classes for three kinds: a closed world of classes (`ClassifierJudge`), a few questions
 with a threshold each (`ThresholdJudge`), and copies of reference pictures (`ReferenceJudgeBase`). A judge that can do
-more has the methods of `HasUndecidedBand`, `ReferenceJudge`, `WritesResults` or `Delegating` too.
+more has the members of `HasUndecidedBand`, `HasWorld`, `ReferenceJudge`, `WritesResults` or `Delegating` too.
 """
 
 from __future__ import annotations
@@ -50,12 +50,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efface.generation.folder import Image
+
+if TYPE_CHECKING:
+    from efface.models.builtin import World
 
 Pixels = NDArray[np.uint8]
 Scores = NDArray[np.float64]
@@ -136,6 +139,16 @@ class HasUndecidedBand(Protocol):
 
     def floor(self, concept: str) -> float:
         """The score below which the answer is no. From this score up to the threshold the answer is undecided."""
+        ...
+
+
+@runtime_checkable
+class HasWorld(Protocol):
+    """A judge of a closed world, in which every object, style and word is known."""
+
+    @property
+    def world(self) -> World:
+        """The world that the judge was trained on."""
         ...
 
 

@@ -26,6 +26,8 @@ from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_file
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
 from efface.judges.shared.questions import plain_words
+from efface.models.builtin import World
+from efface.models.emoji import HERE, catalogue
 
 Head = Literal["object", "style"]
 HEADS: tuple[Head, Head] = ("object", "style")
@@ -189,6 +191,10 @@ class EmojiJudge:
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise BadFile(f"Cannot read the judge in {folder}: {error}.") from error
 
+    @property
+    def world(self) -> World:
+        return catalogue()
+
     def knows(self, concept: str) -> bool:
         return plain_words(concept) in self._classes
 
@@ -246,8 +252,6 @@ def _prepared(images: Tensor) -> Tensor:
 
 
 def _open(options: JudgeOptions) -> EmojiJudge:
-    from efface.models.emoji import HERE, catalogue
-
     world = catalogue()
     words = {word: thing.name for thing in world.objects for word in (*thing.synonyms, *thing.held_out)}
     words |= {word: style.name for style in world.styles for word in style.words}

@@ -85,12 +85,12 @@ def _features(output: Any) -> Tensor:
 
 
 def open_clip(weights: str = "", device: str | torch.device = "cpu") -> Clip:
-    """Open a folder or hub id of a `CLIPModel`; nothing is the embedded model's own CLIP.
+    """Open a folder or hub id of a `CLIPModel`; "" and "emoji" are the CLIP of the built-in model.
 
     Raises:
         BadInput: There is no such model, or it is not CLIP.
     """
-    if not weights:
+    if weights in ("", EMBEDDED):
         return _embedded(device)
     from transformers import AutoTokenizer, CLIPModel
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from efface.errors import BadInput
+from efface.models.builtin import BuiltIn, World
 from efface.models.denoising import Conditions, NoiseSchedule, call_denoiser
 from efface.models.modules import state_of
 from efface.models.text.embedded import Embedded
@@ -41,6 +42,9 @@ class Model(ABC):
         streams: by the name of each text stream, the argument of the denoiser that it enters by; `text` comes first.
         unedited: how else text enters, that no eraser edits.
         stream: the text stream that this object reads.
+        one_clip_encoder: whether the text is the output of one CLIP text encoder, so that `encode` works.
+        compvis_names: whether the original code of Stable Diffusion has names for its weights (`storage.compvis`).
+        built_in: what is known of a model that is part of the package; None for any other.
         name: what the model was opened by.
         folder: the diffusers folder it comes from; None for a pipeline given by hand.
     """
@@ -48,9 +52,37 @@ class Model(ABC):
     family: ClassVar[str]
     streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states"}
     unedited: tuple[str, ...] = ()
+    one_clip_encoder: ClassVar[bool] = False
+    compvis_names: ClassVar[bool] = False
+    built_in: BuiltIn | None = None
     stream: str = TEXT
     name: str
     folder: Path | None
+
+    @property
+    def world(self) -> World | None:
+        """The closed world that the model draws: its objects, styles and words; None for an open world."""
+        return None if self.built_in is None else self.built_in.world()
+
+    @property
+    def default_judge(self) -> str | None:
+        """Name of the judge for this model's images if the user names none; None if the user must choose."""
+        return None if self.world is None else self.world.judge
+
+    @property
+    def clip(self) -> str | None:
+        """Name, for `open_clip`, of a CLIP that was trained on this model's images; None if there is none."""
+        return None if self.world is None else self.world.clip
+
+    @property
+    def sampling(self) -> Mapping[str, float] | None:
+        """Sampling settings that this model's images are best with; None if its family or pipeline decides."""
+        return None if self.built_in is None else self.built_in.sampling
+
+    @property
+    def untrainable(self) -> str | None:
+        """Why the training loop cannot train the denoiser, as a predicate of the model; None if it can."""
+        return f"is of the family {self.family}; methods that train take Stable Diffusion 1 and 2"
 
     # Asking a pipeline for these takes longer than attaching an eraser may: they are found out when they are needed.
     @cached_property

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from efface.errors import BadInput
+from efface.models.builtin import BuiltIn
+from efface.models.emoji import EMOJI
 from efface.models.model import Model
 from efface.models.storage.folder import INDEX, Folder
 from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
@@ -18,7 +20,7 @@ from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-EMBEDDED = {"emoji": Path(__file__).parent / "emoji" / "weights"}
+BUILT_IN: dict[str, BuiltIn] = {"emoji": EMOJI}
 
 # The families, by the pipelines that have their parts.
 _SD = "efface.models.families.sd:StableDiffusion"
@@ -76,7 +78,9 @@ def open_model(
     folder = checkpoint or _folder(name)
     pipeline = str(folder.index().get("_class_name"))
     family = _known([pipeline]) or _generic(pipeline, name)
-    return family.from_folder(name, folder, torch.device(device), dtype or torch.float32)
+    opened: Model = family.from_folder(name, folder, torch.device(device), dtype or torch.float32)
+    opened.built_in = BUILT_IN.get(name)
+    return opened
 
 
 def _known(classes: list[str]) -> Any:
@@ -101,11 +105,11 @@ def _checkpoint(name: str, config: str | Path | None) -> SingleFile | None:
 
 
 def _folder(name: str) -> Folder:
-    if name in EMBEDDED:
-        return Folder(EMBEDDED[name])
+    if name in BUILT_IN:
+        return Folder(BUILT_IN[name].folder)
     if (Path(name) / INDEX).is_file():
         return Folder(Path(name))
-    tried = [f"not an embedded model ({', '.join(EMBEDDED)})"]
+    tried = [f"not an embedded model ({', '.join(BUILT_IN)})"]
     if Path(name).is_dir():
         tried.append(f"a folder without {INDEX}")
     elif Path(name).is_file():

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from efface.generation import Job, Sampling
 from efface.judges import Judge
+from efface.judges.base import HasWorld
 from efface.metrics.base import Measured
 from efface.models import Model
+from efface.models.builtin import World
 from efface.protocols.answers import Count, Judged
 from efface.protocols.base import Probe
 from efface.protocols.inputs import Inputs
@@ -38,9 +40,16 @@ class Asked:
     inputs: Inputs
 
     @property
+    def world(self) -> World | None:
+        """The closed world that the model draws or else the judge knows; None if neither has one."""
+        if self.model.world is not None:
+            return self.model.world
+        return self.judge.world if isinstance(self.judge, HasWorld) else None
+
+    @property
     def is_emoji(self) -> bool:
         """Whether the embedded model's catalogue says what there is to draw and to see."""
-        return "emoji" in (self.model.name, self.judge.name)
+        return self.world is not None
 
 
 @dataclass(frozen=True)

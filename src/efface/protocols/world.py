@@ -10,7 +10,7 @@ from typing import Literal
 from efface.errors import BadFile, BadInput
 from efface.generation.folder import SUFFIXES
 from efface.judges.shared.questions import plain_words
-from efface.models.emoji import Catalogue
+from efface.models.builtin import World
 
 Domain = Literal["object", "style"]
 DOMAINS: tuple[Domain, Domain] = ("object", "style")
@@ -87,7 +87,7 @@ def spellings(name: str) -> set[str]:
     return {plain_words(name), plain_words(name).removesuffix(" style")}
 
 
-def emoji_canvas(catalogue: Catalogue) -> Canvas:
+def emoji_canvas(catalogue: World) -> Canvas:
     """The embedded model's world; object-style pairs that the denoiser never trained on are left out."""
     words = {plain_words(w): thing.name for thing in catalogue.objects for w in (*thing.synonyms, *thing.held_out)}
     words |= {plain_words(w): style.name for style in catalogue.styles for w in style.words}

@@ -202,7 +202,7 @@ def test_what_it_cannot_edit_is_said_in_words(tiny_model: Model, tiny_sd: Path) 
         efface.erase(tiny_model, request)
 
     class Other(StableDiffusion):
-        family = "other"
+        one_clip_encoder = False
 
     other = Other.from_folder("other", Folder(tiny_sd), torch.device("cpu"), torch.float32)
     with pytest.raises(BadInput, match="one CLIP text encoder"):

@@ -101,12 +101,10 @@ def check_trainable(model: Model) -> None:
     """Refuse a model that the loop cannot train.
 
     Raises:
-        BadInput: it is of another family than Stable Diffusion 1.x and 2.x, or in float16.
+        BadInput: The denoiser cannot be trained, or the model is in float16.
     """
-    if model.family != "sd":
-        raise BadInput(
-            f"{model.name} is of the family {model.family}; methods that train take Stable Diffusion 1 and 2."
-        )
+    if reason := model.untrainable:
+        raise BadInput(f"{model.name} {reason}.")
     if model.dtype == torch.float16:
         raise BadInput("Gradients vanish in a float16 model; open it in float32 and set mixed_precision=fp16 instead.")
 

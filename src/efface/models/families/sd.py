@@ -30,6 +30,12 @@ class StableDiffusion(PartsModel):
     pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
     denoiser_part: ClassVar[str] = "unet"
     readers: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("attn2.to_k.weight", "attn2.to_v.weight")}
+    one_clip_encoder: ClassVar[bool] = True
+    compvis_names: ClassVar[bool] = True
+
+    @property
+    def untrainable(self) -> None:
+        return None
 
     @property
     def called(self) -> None:

@@ -12,7 +12,7 @@ from itertools import count, islice
 
 from efface.generation.jobs import Job
 from efface.judges.shared.questions import plain_words
-from efface.models.emoji import Catalogue
+from efface.models.builtin import World
 from efface.protocols.base import Probe
 from efface.protocols.probes.requests import adversarial
 from efface.protocols.world import emoji_canvas, spellings
@@ -27,7 +27,7 @@ class EmojiWorld:
         request: What was erased.
     """
 
-    def __init__(self, catalogue: Catalogue, request: Request) -> None:
+    def __init__(self, catalogue: World, request: Request) -> None:
         self._objects = {thing.name: thing for thing in catalogue.objects}
         self._styles = {style.name: style for style in catalogue.styles}
         self._plain = [t for t in catalogue.templates if "{object}" in t and "{style}" not in t]

@@ -93,7 +93,7 @@ class RobustConfig(Settings):
 def erase(model: Model, request: Request, config: RobustConfig) -> Eraser:
     """Search and solve until nothing is found."""
     only_erases(request)
-    if model.family != "sd":
+    if not model.one_clip_encoder:
         raise BadRequest(
             f"robust knows Stable Diffusion 1 and 2, not {model.name}; take certified, which knows any model."
         )

@@ -51,7 +51,7 @@ class TextTower:
 
     def __init__(self, model: Model, layers: Sequence[int], clip_skip: int | None) -> None:
         found: dict[int, str] = {}
-        if model.family == "sd":
+        if model.one_clip_encoder:
             names = [match for name, _ in model.text_encoder.named_modules() if (match := _FC2.search(name))]
             found = {int(match.group(1)): match.string for match in names}
         if not found:
