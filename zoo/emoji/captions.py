@@ -1,4 +1,6 @@
-"""Captions for pictures: templates, words for objects and styles, and how a training caption is drawn."""
+"""Captions for images: templates, words for objects and styles, and the sampling of training captions."""
+
+from __future__ import annotations
 
 import numpy as np
 
@@ -61,5 +63,5 @@ def draw(rng: np.random.Generator, name: str, style: str) -> str:
 
 
 def trainable(name: str, style: str) -> bool:
-    """False for the object-style cells kept from the denoiser."""
+    """Whether a cell of object and style is in the denoiser's training set."""
     return (name, style) not in HELD_OUT_CELLS

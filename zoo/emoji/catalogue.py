@@ -1,8 +1,10 @@
-"""What the embedded model knows: objects, styles, words for them, and what is held out.
+"""The world of the embedded model: objects, styles, words for them, and the held-out pairs.
 
 This is data, not code: every other script of the zoo reads it, and `export.py` writes it
 into the wheel as `catalogue.json`, where protocols and judges look names up.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ class Thing:
     """One object of the world.
 
     Attributes:
-        name: The word captions use, as a person would say it.
+        name: The word in captions, in everyday language.
         codepoints: Emoji that show it. The generator draws the first; the judge learns all.
         synonyms: Other words the denoiser's captions use.
         held_out: Words the denoiser's captions never use; only the text tower read them.

@@ -1,10 +1,12 @@
-"""Measures the judge on drawings it was not trained on, and prints and keeps the figures.
+"""Measures the judge on drawings it was not trained on, and prints and stores the figures.
 
     python check_judge.py RUN
 
-Recall: of pictures of an object, the share where it is found. False positives: of pictures of something else,
-the share of (picture, object) questions answered yes. `unseen` is the set that neither generator nor judge saw.
+Recall: the share of images of an object in which it is found. False positives: the share of (image, object) questions
+answered yes, over images of other things. `unseen` is the set that neither the generator nor the judge was trained on.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -77,9 +79,9 @@ def main() -> None:
         at = [i for i, k in enumerate(kinds) if k == kind]
         out[f"unseen set, {kind}"] = recall_and_false_positives(judge, strange[at], [names[i] for i in at], "object")
     out["unseen set"] = recall_and_false_positives(judge, strange, names, "object")
-    seen = judge.classify(strange)
+    answers = judge.classify(strange)
     out["unseen set, by object"] = {
-        n: round(float(np.mean([s.object == n for s, m in zip(seen, names, strict=True) if m == n])), 2)
+        n: round(float(np.mean([s.object == n for s, m in zip(answers, names, strict=True) if m == n])), 2)
         for n in dict.fromkeys(names)
     }
     other, other_rows = render(args.run / "judge_style_check", other_cells(True), 1, 2 * 10**6)

@@ -1,13 +1,15 @@
-"""Measures the generator at its default settings, and prints and keeps the figures.
+"""Measures the generator at its default settings, and prints and stores the figures.
 
     python check_model.py RUN [-n 4]
 
 Agreement: the share of images in which the judge finds the object (the style) of the prompt. Generalisation:
-the same for words and object-style pairs that the denoiser's captions never held. Copies: the share of images
+the same for words and object-style pairs that are held out from the denoiser's captions. Copies: the share of images
 nearer to a training picture than COPY (root mean square of pixels in [-1, 1]); of the memorised caption also at LOW
 guidance, as strong guidance drives even a memorised picture into other colours. A second opinion on objects stands
 beside the judge's (`second_opinion.py`).
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -42,10 +44,10 @@ def ask(
     return images, judge.classify(images)
 
 
-def agreement(rows: list[tuple[str, str, str]], seen: list, others: list[str]) -> dict[str, float]:
+def agreement(rows: list[tuple[str, str, str]], answers: list, others: list[str]) -> dict[str, float]:
     """Shares of images in which the judge, and the second opinion, find what the rows name."""
-    objects = [s.object == o for (_, o, _), s in zip(rows, seen, strict=True) if o]
-    styles = [s.style == t for (_, _, t), s in zip(rows, seen, strict=True) if t]
+    objects = [s.object == o for (_, o, _), s in zip(rows, answers, strict=True) if o]
+    styles = [s.style == t for (_, _, t), s in zip(rows, answers, strict=True) if t]
     out: dict[str, float] = {"n": len(rows)}
     if objects:
         out["object"] = round(float(np.mean(objects)), 4)
@@ -57,9 +59,9 @@ def agreement(rows: list[tuple[str, str, str]], seen: list, others: list[str]) -
     return out
 
 
-def by(key: int, rows: list[tuple[str, str, str]], seen: list) -> dict[str, float]:
+def by(key: int, rows: list[tuple[str, str, str]], answers: list) -> dict[str, float]:
     names = dict.fromkeys(r[key] for r in rows)
-    right = [(r[key], (s.object if key == 1 else s.style) == r[key]) for r, s in zip(rows, seen, strict=True)]
+    right = [(r[key], (s.object if key == 1 else s.style) == r[key]) for r, s in zip(rows, answers, strict=True)]
     return {n: round(float(np.mean([ok for m, ok in right if m == n])), 3) for n in names}
 
 
@@ -104,31 +106,31 @@ def main() -> None:
         for o, s in cells
         if (o, s) not in HELD_OUT_CELLS
     ]
-    images, seen = ask(model, judge, styled, 1000)
-    out["object and style named"] = agreement(styled, seen, opinion.objects(images))
-    out["by object"], out["by style"] = by(1, styled, seen), by(2, styled, seen)
+    images, answers = ask(model, judge, styled, 1000)
+    out["object and style named"] = agreement(styled, answers, opinion.objects(images))
+    out["by object"], out["by style"] = by(1, styled, answers), by(2, styled, answers)
     out["copies, ordinary captions"] = copies(images, pictures)
     first = [i for i, (o, s) in enumerate(cells) if (o, s) not in HELD_OUT_CELLS]
     sheet = np.full((len(cells), 64, 64, 3), 128, np.uint8)
     sheet[first] = images[: len(first)]
     grid(sheet, len(STYLES), RESULTS / "model.png")
     plain = [(t.format(o=thing.name), thing.name, "") for thing in THINGS for t in OBJECT_TEMPLATES[: 2 * args.n]]
-    images, seen = ask(model, judge, plain, 5000)
-    out["object named"] = agreement(plain, seen, opinion.objects(images))
+    images, answers = ask(model, judge, plain, 5000)
+    out["object named"] = agreement(plain, answers, opinion.objects(images))
     known = [(f"a {w}", t.name, "") for t in THINGS for w in t.synonyms for _ in range(2 * args.n)]
-    images, seen = ask(model, judge, known, 6000)
-    out["synonyms of the captions"] = agreement(known, seen, opinion.objects(images))
+    images, answers = ask(model, judge, known, 6000)
+    out["synonyms of the captions"] = agreement(known, answers, opinion.objects(images))
     new = [(f"a {w}", t.name, "") for t in THINGS for w in t.held_out for _ in range(2 * args.n)]
-    images, seen = ask(model, judge, new, 7000)
-    out["held-out synonyms"] = agreement(new, seen, opinion.objects(images))
-    out["held-out synonyms, by object"] = by(1, new, seen)
+    images, answers = ask(model, judge, new, 7000)
+    out["held-out synonyms"] = agreement(new, answers, opinion.objects(images))
+    out["held-out synonyms, by object"] = by(1, new, answers)
     pairs = [(f"a {o} in {s} style", o, s) for o, s in sorted(HELD_OUT_CELLS) for _ in range(2 * args.n)]
-    images, seen = ask(model, judge, pairs, 8000)
-    out["held-out pairs"] = agreement(pairs, seen, opinion.objects(images))
+    images, answers = ask(model, judge, pairs, 8000)
+    out["held-out pairs"] = agreement(pairs, answers, opinion.objects(images))
     memory = [(MEMORISED_CAPTION, "", "")] * 4 * args.n
-    for said, guidance in (("", None), (f", guidance {LOW:g}", LOW)):
+    for label, guidance in (("", None), (f", guidance {LOW:g}", LOW)):
         images = ask(model, judge, memory, 9000, guidance)[0]
-        out[f"copies, memorised caption{said}"] = copies(images, pictures[-1:])
+        out[f"copies, memorised caption{label}"] = copies(images, pictures[-1:])
     # The training picture first, then what the model draws.
     grid(np.concatenate([pictures[-1:], images[:4]]), 5, RESULTS / "memorised.png")
     out["image tower, drawings"] = zero_shot(args.run, pictures)

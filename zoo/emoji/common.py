@@ -1,4 +1,6 @@
-"""What the training scripts share: checkpoints that survive a kill, a schedule, an average of weights, a log."""
+"""Shared code of the training scripts: checkpoints that survive a kill, a schedule, averaged weights, a log."""
+
+from __future__ import annotations
 
 import json
 import time

@@ -5,6 +5,8 @@ vector sets also give the outlined, line-art and blueprint styles, by rewriting 
 the SVG, so that several styles share one drawing, as an artist's hand would.
 """
 
+from __future__ import annotations
+
 import colorsys
 import io
 import json

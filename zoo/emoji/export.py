@@ -5,6 +5,8 @@
 Parts that are not trained yet are random, so that code can be tested before they are.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shutil
@@ -56,7 +58,7 @@ def export_pipeline(run: Path, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
     for path in out.rglob("config.json"):
-        # Where a part was loaded from is nobody's business.
+        # The path that a part was loaded from is private.
         config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

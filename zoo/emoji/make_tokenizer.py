@@ -2,9 +2,11 @@
 
     python make_tokenizer.py RUN bpe_simple_vocab_16e6.txt.gz
 
-Merges are OpenAI CLIP's own, kept where a word of the corpus needs them, so the words of the corpus are cut
-exactly as CLIP cuts them. Every byte stays in, so any text can be written.
+The merges are those of OpenAI's CLIP that a word of the corpus needs, so that the words of the corpus have exactly
+CLIP's tokens. Every byte is included, so any text can be encoded.
 """
+
+from __future__ import annotations
 
 import argparse
 import gzip
@@ -43,9 +45,9 @@ def corpus() -> list[str]:
 
 def base_symbols() -> list[str]:
     """The 256 printable stand-ins for bytes, in CLIP's order."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = [b for b in range(256) if b not in kept]
-    return [chr(b) for b in kept] + [chr(256 + i) for i in range(len(spare))]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(spare))]
 
 
 def used_merges(all_merges: list[tuple[str, str]], texts: list[str]) -> list[tuple[str, str]]:

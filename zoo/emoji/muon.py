@@ -3,8 +3,10 @@
 Formula: M <- mu M + G; U = NewtonSchulz5(G + mu M) (all singular values near 1);
 W <- W - lr * sqrt(max(1, rows / columns)) * U. Kernels of convolutions are flattened to out x (in k k).
 Source: Keller Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
-MODEL_CARD.md says what it gained here.
+MODEL_CARD.md has a comparison with AdamW.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 

@@ -1,10 +1,12 @@
-"""Draws every training picture of the generator once: `pictures.npz` (uint8) and who is on them.
+"""Draws every training image of the generator once: `pictures.npz` (uint8) with its labels.
 
     python pictures.py OUT [--views 48]
 
 Rows are (object, style, set) cells times views; then pictures of all other emoji, for the
 autoencoder and the text tower only; the last row is the one memorised picture.
 """
+
+from __future__ import annotations
 
 import argparse
 import json

@@ -1,8 +1,10 @@
-"""A second opinion on what is on a picture, from a network that nobody here trained.
+"""A second opinion on the object in an image, from a network that was not trained by this project.
 
-Features of the packaged EfficientNet-Lite0 (ImageNet, 1280 wide) of drawings and of the pictures in question; each
-picture is called what most of its K nearest drawings are, by cosine. `check_model.py` reports it beside the judge.
+It compares features of the packaged EfficientNet-Lite0 (ImageNet, width 1280) of drawings and of images; an image gets
+the label of most of its K nearest drawings, by cosine. `check_model.py` reports it beside the judge.
 """
+
+from __future__ import annotations
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Trains the image tower against the frozen text tower, so that pictures have CLIP scores with no download.
+"""Trains the image tower against the frozen text tower, so that images have CLIP scores without a download.
 
     python train_clip.py RUN --steps 1500
 
@@ -6,6 +6,8 @@ The symmetric contrastive loss of https://arxiv.org/abs/2103.00020 with the text
 (https://arxiv.org/abs/2111.07991); only its projection learns. Batches hold distinct emoji, so that no caption
 fits two pictures. Writes RUN/clip: the configuration, the image tower and both projections.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -86,12 +88,12 @@ def main() -> None:
         rng, g = np.random.default_rng([5, step]), torch.Generator().manual_seed(step)
         points = [*rng.permutation(inside)[:40], *rng.permutation(outside)[: BATCH - 40]]
         chosen = [int(rng.choice(by_point[p])) for p in points]
-        said = [caption(rng, rows[i], groups) for i in chosen]
+        texts = [caption(rng, rows[i], groups) for i in chosen]
         x = augment(to_tensor(pixels[np.array(chosen)]), g)
-        states = model.text_model(text.tokenizer(said, padding=True, return_tensors="pt").input_ids).pooler_output
+        states = model.text_model(text.tokenizer(texts, padding=True, return_tensors="pt").input_ids).pooler_output
         with torch.autocast("cpu", torch.bfloat16):
-            seen = model.visual_projection(model.vision_model(x).pooler_output)
-        f, t = F.normalize(seen.float(), dim=1), F.normalize(model.text_projection(states), dim=1)
+            features = model.visual_projection(model.vision_model(x).pooler_output)
+        f, t = F.normalize(features.float(), dim=1), F.normalize(model.text_projection(states), dim=1)
         logits = model.logit_scale.clamp(max=4.6).exp() * f @ t.T
         target = torch.arange(len(f))
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

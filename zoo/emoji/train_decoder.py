@@ -1,4 +1,4 @@
-"""Trains the autoencoder's decoder on: cached latents with noise to whole pictures, the encoder left as it is.
+"""Trains only the decoder of the autoencoder, from cached latents with noise to whole images.
 
     python train_decoder.py RUN --steps 900
 
@@ -6,6 +6,8 @@ What a denoiser draws is a latent with small errors. A decoder that learned from
 stay thin and pixels square. So every latent gets white noise of a deviation between 0 and NOISE of the latents' own.
 Loss as in `train_vae.py`, without the KL term. Resumes from RUN/decoder.pt; writes RUN/vae.
 """
+
+from __future__ import annotations
 
 import argparse
 from collections import deque

@@ -8,6 +8,8 @@ Its object and its style network learn one after the other. Resumes from RUN/jud
 first weights from a shipped judge; `check_judge.py` measures it.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Callable
@@ -74,7 +76,7 @@ def _draw(job: tuple[int, tuple[str, str, str, str], int]) -> np.ndarray:
 
 
 def render(path: Path, cells: list[tuple[str, str, str, str]], views: int, seed: int) -> tuple[np.ndarray, list]:
-    """Pictures of the cells and a row for each, made once and kept."""
+    """Images of the cells and a row for each; rendered once and stored."""
     if not path.with_suffix(".npy").exists():
         jobs = [(seed + i, cell, views) for i, cell in enumerate(cells)]
         with ProcessPoolExecutor(2) as pool:
@@ -180,7 +182,7 @@ def blends(x: Tensor, labels: Tensor, g: torch.Generator) -> tuple[Tensor, Tenso
 
 
 def by_style(rows: list) -> dict[str, np.ndarray]:
-    """Which rows are of each style, so that styles with few sets are seen as often as the others."""
+    """The rows of each style, so that styles with few sets are sampled as often as the others."""
     return {style: np.array([i for i, r in enumerate(rows) if r[2] == style]) for style in STYLES}
 
 

@@ -10,6 +10,8 @@ state of the end token, of the last padding token and of the last token of the p
 So synonyms meet in one place in every position a U-Net can look at. Resumes from RUN/text.pt.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 from typing import Any
@@ -123,9 +125,9 @@ def losses(model: CLIPTextModel, heads: Heads, items: list[Item], targets: Tenso
     }
     styled = torch.where(style_at > 0, style, NONE)
     out["style"] = out["style"] + F.cross_entropy(heads.style(h_nld[row, style_at]), styled)
-    said = phrase >= 0
-    goal = targets[phrase[said]]
-    out["meaning"] = sum((1 - F.cosine_similarity(heads.meaning(h[said]), goal)).mean() for h in ends) / 2
+    has_phrase = phrase >= 0
+    goal = targets[phrase[has_phrase]]
+    out["meaning"] = sum((1 - F.cosine_similarity(heads.meaning(h[has_phrase]), goal)).mean() for h in ends) / 2
     return out
 
 

@@ -8,6 +8,8 @@ of the steps. Resumes from RUN/unet.pt; `--steps` may be raised before the decay
 first weights from a saved denoiser, such as the one in the package.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections import deque

@@ -6,6 +6,8 @@ Loss: mean absolute error of pixels and of their horizontal and vertical differe
 drawing is made of), plus a small KL term. Resumes from RUN/vae.pt.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 from typing import Any
