@@ -1,4 +1,4 @@
-"""What every attack must do, and what each of them searches for."""
+"""What the attacks that follow no gradient search for, and how searches are ranked."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import efface
-from efface.attacks import ATTACKS, DEFAULT, Attack, Target
+from efface.attacks import Target
 from efface.attacks.base import ranked
 from efface.attacks.embedding_shift import EmbeddingShiftConfig, without
 from efface.attacks.embedding_shift import search as shift
@@ -17,31 +17,16 @@ from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput
 from efface.generation import Embedding, Job, Sampling, sample
 from efface.models import Model
-from efface.settings import Settings
 from efface.tools import latents_of
 
 PROMPTS = ("a cat", "a picture of a cat")
 SEEDS = range(1000, 1012)
-#: Settings with which a search takes a moment; the others as published.
-QUICK = {
-    "unlearndiff": {"iterations": 1},
-    "inversion": {"steps": 4, "batch_size": 1, "images": 2, "checks": 2, "initializer_token": "dog"},
-}
-
-
-def quick(attack: Attack) -> Settings:
-    return attack.config.model_validate(QUICK.get(attack.name, {}))
 
 
 @pytest.fixture
 def target(tiny_model: Model) -> Target:
     eraser = efface.erase(tiny_model, "cat", "dog")
     return Target(tiny_model, eraser, "cat", PROMPTS, SEEDS, latents_of(tiny_model), ("red bird",))
-
-
-@pytest.fixture(params=ATTACKS.names())
-def attack(request: pytest.FixtureRequest) -> Attack:
-    return ATTACKS.get(request.param)
 
 
 class Trial:
@@ -54,41 +39,6 @@ class Trial:
     def __call__(self, jobs: Sequence[Job]) -> list[float]:
         self.jobs += jobs
         return [self.score(job) for job in jobs]
-
-
-def test_the_default_attacks_are_registered() -> None:
-    assert set(DEFAULT) <= set(ATTACKS.names())
-
-
-def test_it_draws_at_most_one_image_a_seed_and_gives_prompts(attack: Attack, target: Target) -> None:
-    trial = Trial()
-    found = attack.search(target, quick(attack), trial)
-    assert found
-    assert all(job.concept == "cat" for job in found)
-    seeds = [job.seed for job in trial.jobs]
-    assert set(seeds) <= set(SEEDS)
-    assert len(set(seeds)) == len(seeds)
-    assert any(job.embedding for job in found) is attack.embeds
-    assert found == attack.search(target, quick(attack), Trial()), "the same search finds the same"
-    assert attack.images(attack.config()) > 0
-
-
-def test_it_may_draw_one_image_alone(attack: Attack, target: Target) -> None:
-    trial = Trial()
-    assert attack.search(replace(target, seeds=range(5, 6)), quick(attack), trial)
-    assert [job.seed for job in trial.jobs] == [5]
-
-
-def test_an_image_without_a_score_is_passed_over_and_a_search_without_any_fails(attack: Attack, target: Target) -> None:
-    assert attack.search(target, quick(attack), Trial(lambda job: float("nan") if job.seed % 2 else 0.5))
-    with pytest.raises(RuntimeError, match="no image of its search has a verdict"):
-        attack.search(target, quick(attack), Trial(lambda job: float("nan")))
-
-
-def test_what_it_finds_can_be_drawn(attack: Attack, target: Target) -> None:
-    found = attack.search(target, quick(attack), Trial())
-    drawn = [pixels for _, pixels in sample(target.model, found[:2], Sampling(steps=2), target.eraser)]
-    assert all(pixels is not None for pixels in drawn)
 
 
 def test_ranking_does_not_hang_on_what_a_batch_rounds() -> None:

@@ -33,10 +33,5 @@ def test_split_makes_a_table_an_extractor() -> None:
 
 def test_the_registry_lists_the_metrics() -> None:
     assert set(METRICS.names()) >= {"clip_accuracy", "clip_score", "cmmd", "fid", "kid", "lpips"}
-    for name in METRICS.names():
-        entry = METRICS.get(name)
-        assert entry.name == name
-        assert callable(entry.measure)
-        assert entry.paper.startswith("https://")
     with pytest.raises(UnknownName, match="kid"):
         METRICS.get("dik")
