@@ -32,7 +32,7 @@ from efface import Eraser
 from efface.attacks import ATTACKS
 from efface.generation import Job, Sampling
 from efface.judges import Judge, open_judge
-from efface.metrics.rates import Rate
+from efface.metrics.base import Measured
 from efface.models import Model
 from efface.protocols.attack_rates import Run, attacked
 from efface.protocols.attacked import Attacked, Attempt
@@ -88,7 +88,7 @@ def run(
     return attempts, calibration
 
 
-def cell(rate: Rate | None) -> str:
+def cell(rate: Measured | None) -> str:
     return "" if rate is None else f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
 
 

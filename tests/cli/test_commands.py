@@ -7,7 +7,7 @@ from PIL import Image
 
 from efface import Eraser
 from efface.cli.output import slug
-from efface.metrics.rates import clustered_bootstrap, wilson
+from efface.metrics.rates import rate_with_interval, wilson
 
 
 def test_erase_writes_the_eraser_and_answers_as_agreed(efface, tiny_sd):
@@ -121,9 +121,9 @@ def test_the_interval_of_a_judged_folder_is_over_its_prompts(efface, red):
         return efface("judge", folder, "--judge", "red", "-q", "cat", "--json").json()["questions"]["cat"]["rate"]
 
     clusters = [[float(colour == "red") for colour in colours] for _, colours in prompts]
-    assert rate("many") == clustered_bootstrap(clusters).as_dict()
+    assert rate("many") == rate_with_interval(clusters).as_dict()
     assert rate("one") == rate("foreign") == wilson(11, 25).as_dict()
-    assert rate("mixed") == clustered_bootstrap([*clusters[:2], *([0.0] for _ in range(5))]).as_dict()
+    assert rate("mixed") == rate_with_interval([*clusters[:2], *([0.0] for _ in range(5))]).as_dict()
 
 
 @pytest.mark.parametrize("judge", ["failing", "numberless"])

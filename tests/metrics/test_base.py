@@ -3,10 +3,10 @@
 import pytest
 
 from efface.errors import BadInput, UnknownName
-from efface.metrics import METRICS, Table, Value
+from efface.metrics import METRICS, Measured, Table
 
-CLIP = Value(1.0, 0.5, 1.5, 10, "clip a")
-INCEPTION = Value(20.0, 18.0, 22.0, 10, "inception b", "note")
+CLIP = Measured(1.0, 0.5, 1.5, 10, "score", "clip a")
+INCEPTION = Measured(20.0, 18.0, 22.0, 10, "score", "inception b", "note")
 
 
 def test_a_table_of_two_extractors_is_refused() -> None:

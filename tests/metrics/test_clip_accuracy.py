@@ -8,7 +8,7 @@ import pytest
 from efface.errors import BadInput
 from efface.metrics.clip_accuracy import clip_accuracy
 from efface.metrics.clip_score import ABLATION, clip_scores
-from efface.metrics.rates import clustered_bootstrap, wilson
+from efface.metrics.rates import rate_with_interval, wilson
 from efface.models.clip import Clip, open_clip
 
 
@@ -29,7 +29,7 @@ def test_is_the_share_of_wins(clip: Clip, pictures: list[np.ndarray]) -> None:
 def test_prompts_are_resampled_whole(clip: Clip, pictures: list[np.ndarray]) -> None:
     of_target, of_anchor = (clip_scores(clip, pictures, [text] * 6, ABLATION) for text in ("golf ball", "ball"))
     wins = (of_target > of_anchor).astype(float).tolist()
-    rate = clustered_bootstrap([wins[0::2], wins[1::2]])
+    rate = rate_with_interval([wins[0::2], wins[1::2]])
     value = clip_accuracy(clip, pictures, "golf ball", "ball", ["one", "two"] * 3)
     assert (value.value, value.low, value.high) == (rate.value, rate.low, rate.high)
 

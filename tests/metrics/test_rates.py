@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from efface.metrics.bootstrap import percentiles, resampled_means
-from efface.metrics.rates import clustered_bootstrap, harmonic_mean, paired_difference, wilson
+from efface.metrics.rates import harmonic_mean, paired_difference, rate_with_interval, wilson
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 7), (95, 100), (1, 1)])
@@ -23,19 +23,19 @@ def test_wilson_refuses_no_draws() -> None:
 
 
 def test_one_prompt_is_wilson() -> None:
-    assert clustered_bootstrap([[1, 0, 1, 1]]) == wilson(3, 4)
+    assert rate_with_interval([[1, 0, 1, 1]]) == wilson(3, 4)
 
 
 def test_clusters_widen_the_interval() -> None:
     """Ten images that all agree within their prompt say little more than one image a prompt."""
-    alike = clustered_bootstrap([[float(i % 2)] * 10 for i in range(12)])
+    alike = rate_with_interval([[float(i % 2)] * 10 for i in range(12)])
     independent = wilson(60, 120)
     assert alike.value == independent.value == 0.5
     assert alike.high - alike.low > 2 * (independent.high - independent.low)
 
 
 def test_no_spread_is_not_certainty() -> None:
-    rate = clustered_bootstrap([[1.0] * 5] * 8)
+    rate = rate_with_interval([[1.0] * 5] * 8)
     assert (rate.value, rate.high, rate.n) == (1.0, 1.0, 40)
     assert rate.low == pytest.approx(wilson(8, 8).low)
 
@@ -46,14 +46,14 @@ def test_bootstrap_covers_the_truth() -> None:
     inside = 0
     for _ in range(200):
         p = rng.beta(3, 1, size=40)
-        rate = clustered_bootstrap([rng.binomial(1, q, 5).tolist() for q in p])
+        rate = rate_with_interval([rng.binomial(1, q, 5).tolist() for q in p])
         inside += rate.low <= 0.75 <= rate.high
     assert 180 <= inside <= 199
 
 
 def test_same_verdicts_same_interval() -> None:
     clusters = [[1, 0, 1], [0, 0], [1, 1, 1, 0]]
-    assert clustered_bootstrap(clusters) == clustered_bootstrap(clusters)
+    assert rate_with_interval(clusters) == rate_with_interval(clusters)
 
 
 def test_harmonic_mean() -> None:
@@ -84,7 +84,7 @@ def test_a_harmonic_mean_is_never_certain(parts: list[list[list[float]]]) -> Non
 
 def test_a_part_without_spread_counts_with_its_own_interval() -> None:
     for part in ([[1.0] * 5] * 8, [[0.0] * 5] * 8, [[1, 0, 1, 1, 1, 0, 1]]):
-        own, rate = clustered_bootstrap(part), harmonic_mean([part])
+        own, rate = rate_with_interval(part), harmonic_mean([part])
         assert (rate.low, rate.high) == pytest.approx((own.low, own.high), abs=0.02)
         assert rate.value == pytest.approx(own.value)
 
@@ -100,7 +100,7 @@ def test_where_there_is_spread_a_harmonic_mean_is_the_plain_bootstraps() -> None
 
 
 def test_prompts_that_are_all_alike_are_not_certainty() -> None:
-    rate = clustered_bootstrap([[1, 0]] * 6)
+    rate = rate_with_interval([[1, 0]] * 6)
     assert (rate.value, rate.low, rate.high) == pytest.approx((0.5, wilson(3, 6).low, wilson(3, 6).high))
 
 

@@ -55,7 +55,7 @@ def test_the_sets(found: Evaluation) -> None:
     assert {shot.probe.concept for shot in shown(mine, "adjacent")} == {"tiger", "lion"}
     assert {shot.probe.guide for shot in shown(mine, "forget")} == {"dog"}
     assert sum(mine.went["cat"].values()) == 8
-    assert set(mine.metrics) == {"forget", "anchor", "hard_negative", "retain"}
+    assert set(mine.rates) == {"forget", "anchor", "hard_negative", "retain"}
     assert mine.metrics["retain"].n == 12
 
 
@@ -64,20 +64,18 @@ def test_clip_score_and_accuracy_are_the_metrics_own(found: Evaluation) -> None:
     target, negative = shown(mine, "forget"), shown(mine, "adjacent")
     prompts = [shot.probe.job.prompt for shot in target]
     score = clip_score(clip, pixels(target), ["cat"] * len(target), ABLATION)
-    assert mine.scores["target_clip_score"].value.value == pytest.approx(score.value, abs=1e-6)
+    assert mine.metrics["target_clip_score"].value == pytest.approx(score.value, abs=1e-6)
     wins = clip_accuracy(clip, pixels(target), "cat", "dog", prompts)
-    assert mine.scores["target_clip_accuracy"].value == wins
+    assert mine.metrics["target_clip_accuracy"] == wins
     said = [shot.probe.concept for shot in negative]
     score = clip_score(clip, pixels(negative), said, ABLATION)
-    assert mine.scores["hard_negative_clip_score"].value.value == pytest.approx(score.value, abs=1e-6)
+    assert mine.metrics["hard_negative_clip_score"].value == pytest.approx(score.value, abs=1e-6)
     before = clip_score(clip, pixels(shown(base, "forget")), ["cat"] * len(target), ABLATION)
-    measured = mine.scores["target_clip_score"]
-    assert measured.base is not None
-    assert measured.base.value == pytest.approx(before.value, abs=1e-6)
-    assert base.scores["target_clip_score"].value == measured.base
-    assert measured.change is not None
-    assert measured.change.value == pytest.approx(measured.value.value - measured.base.value, abs=1e-9)
-    assert "anchor_clip_accuracy" not in mine.scores, "of the anchor against itself"
+    name = "target_clip_score"
+    assert mine.base[name].value == pytest.approx(before.value, abs=1e-6)
+    assert base.metrics[name] == mine.base[name]
+    assert mine.change[name].value == pytest.approx(mine.metrics[name].value - mine.base[name].value, abs=1e-9)
+    assert "anchor_clip_accuracy" not in mine.metrics, "of the anchor against itself"
 
 
 def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(found: Evaluation) -> None:
@@ -87,12 +85,12 @@ def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(fo
         sets = [extract(extractor, pixels(shown(result, metric, concept))) for result in (mine, base)]
         return kid(*sets, draws=20).value
 
-    assert mine.scores["target_kid"].value.value == pytest.approx(of("forget", "cat"), abs=1e-6)
+    assert mine.metrics["target_kid"].value == pytest.approx(of("forget", "cat"), abs=1e-6)
     average = np.mean([of("adjacent", "tiger"), of("adjacent", "lion")])
-    assert mine.scores["hard_negative_kid"].value.value == pytest.approx(average, abs=1e-6)
-    assert "mean over 2 sets" in mine.scores["hard_negative_kid"].value.note
-    assert not any(metric.endswith("kid") for metric in base.scores)
-    assert {m.value.extractor for name, m in mine.scores.items() if name.endswith("kid")} == {extractor.version}
+    assert mine.metrics["hard_negative_kid"].value == pytest.approx(average, abs=1e-6)
+    assert "mean over 2 sets" in mine.metrics["hard_negative_kid"].note
+    assert not any(metric.endswith("kid") for metric in base.metrics)
+    assert {m.extractor for name, m in mine.metrics.items() if name.endswith("kid")} == {extractor.version}
 
 
 def test_sets_of_the_embedded_world(emoji: Model) -> None:
@@ -159,7 +157,7 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
     prompts = {shot.probe.job.prompt for shot in mine.shots}
     assert prompts == {"what a blue cat", "the blue cat", "what a cat", "the cat", "what a red cat", "the red cat"}
     assert {shot.probe.job.guidance for shot in mine.shots} == {6.0}
-    assert mine.scores["hard_negative_kid"].value.n == 4, "also of what the judge does not know"
+    assert mine.metrics["hard_negative_kid"].n == 4, "also of what the judge does not know"
     assert "apple cat" not in {shot.probe.concept for shot in mine.shots}
 
     style = efface.erase(tiny_model, "van gogh", to="art", kind="style")
@@ -188,7 +186,7 @@ def test_an_image_that_cannot_be_read_is_an_error_although_the_judge_does_not_kn
         inputs=inputs,
     )
     for result in found.results.values():
-        assert result.scores["hard_negative_clip_score"].value.n == 2
+        assert result.metrics["hard_negative_clip_score"].n == 2
         assert result.errors == 1
         assert "parrot" in result.unread[0].job.prompt
 

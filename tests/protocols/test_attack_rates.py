@@ -15,7 +15,7 @@ from efface.attacks.random_prefix import RandomPrefixConfig
 from efface.errors import BadInput
 from efface.generation import Embedding, Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
-from efface.metrics.rates import clustered_bootstrap
+from efface.metrics.rates import rate_with_interval
 from efface.models import Model
 from efface.protocols.attack_rates import Run, attacked
 from efface.protocols.attacked import Attacked, Attempt
@@ -93,7 +93,7 @@ def test_a_prompt_counts_once_whether_it_needed_an_attack_or_not(run: Run) -> No
     pre, first_fresh, second, third = [0.9, 0.1, 0.1], [0.2], [0.1, 0.7, 0.8], [0.1, 0.2, 0.6]
     judge = Listed(*base, *pre, *first_fresh, *second, *third)
     told, of = attacked(replace(run, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
-    assert told.recall == clustered_bootstrap([[1.0, 1.0], [0.0]])
+    assert told.recall == rate_with_interval([[1.0, 1.0], [0.0]])
     assert told.false_positive_rate is None
     found = of["mine"].attempts
     assert [(it.needless, it.success, it.fresh, it.found, it.images) for it in found] == [

@@ -71,23 +71,21 @@ def test_scores_are_the_metrics_own(
         for name, drawn in images.items()
     }
     for name, drawn in images.items():
-        scores = found.results[name].scores
+        scores = found.results[name].metrics
         assert {image.pixels().shape for image in drawn} == {(16, 24, 3)}
         expected = clip_score(clip, (i.pixels() for i in drawn), [i.row["prompt"] for i in drawn])
-        assert scores["clip_score"].value.value == pytest.approx(expected.value, abs=1e-6)
-        assert scores["fid"].value.value == pytest.approx(fid(sets[name], photographs, 20).value, abs=1e-6)
-        assert scores["kid"].value.value == pytest.approx(kid(sets[name], photographs, 20).value, abs=1e-6)
-        assert scores["cmmd"].value.value == pytest.approx(cmmd(sets[name], photographs, 20).value, abs=1e-6)
-        assert scores["fid"].value.extractor == extractor.version
-    mine, base = found.results["mine"].scores, found.results[BASE].scores
-    assert mine["fid_to_base"].value.value == pytest.approx(fid(sets["mine"], sets[BASE], 20).value, abs=1e-6)
-    assert "fid_to_base" not in base
+        assert scores["clip_score"].value == pytest.approx(expected.value, abs=1e-6)
+        assert scores["fid"].value == pytest.approx(fid(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["kid"].value == pytest.approx(kid(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["cmmd"].value == pytest.approx(cmmd(sets[name], photographs, 20).value, abs=1e-6)
+        assert scores["fid"].extractor == extractor.version
+    mine, base = found.results["mine"], found.results[BASE]
+    assert mine.metrics["fid_to_base"].value == pytest.approx(fid(sets["mine"], sets[BASE], 20).value, abs=1e-6)
+    assert "fid_to_base" not in base.metrics
     for metric in ("clip_score", "fid", "kid", "cmmd"):
-        measured = mine[metric]
-        assert measured.base is not None
-        assert measured.change is not None
-        assert measured.base.value == pytest.approx(base[metric].value.value, abs=1e-9)
-        assert measured.change.value == pytest.approx(measured.value.value - measured.base.value, abs=1e-9)
+        before = mine.base[metric].value
+        assert before == pytest.approx(base.metrics[metric].value, abs=1e-9)
+        assert mine.change[metric].value == pytest.approx(mine.metrics[metric].value - before, abs=1e-9)
     assert found.judge.name == "none"
     assert found.as_dict()["erasers"]["mine"]["metrics"]["fid"]["extractor"] == extractor.version
 
@@ -99,10 +97,10 @@ def test_statistics_stand_in_for_pictures(
     photographs = extract(extractor, (image.pixels() for image in read_folder(real))).values
     kept = tmp_path / "val2014.npz"
     np.savez(kept, mu=photographs.mean(0), sigma=np.cov(photographs, rowvar=False))
-    by_pictures = run(tiny_model, tmp_path / "one", prompts, tiny_clip, real).results["mine"].scores["fid"]
-    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).results["mine"].scores
-    assert found["fid"].value.value == pytest.approx(by_pictures.value.value, abs=1e-5)
-    assert "statistics" in found["fid"].value.note
+    by_pictures = run(tiny_model, tmp_path / "one", prompts, tiny_clip, real).results["mine"].metrics["fid"]
+    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).results["mine"].metrics
+    assert found["fid"].value == pytest.approx(by_pictures.value, abs=1e-5)
+    assert "statistics" in found["fid"].note
     assert not {"kid", "cmmd"} & found.keys(), "which take no statistics"
 
 
@@ -112,8 +110,8 @@ def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
     found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, n=3)
     drawn = read_folder(tmp_path / "out" / "images" / "mine")
     assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
-    assert set(found.results["mine"].scores) == {"clip_score", "fid_to_base"}, "there are no real pictures"
-    assert found.results["mine"].scores["clip_score"].value.n == 2
+    assert set(found.results["mine"].metrics) == {"clip_score", "fid_to_base"}, "there are no real pictures"
+    assert found.results["mine"].metrics["clip_score"].n == 2
     for result in found.results.values():
         assert result.errors == 1
         assert [image.job.prompt for image in result.unread] == [CAPTIONS[0]]
@@ -130,7 +128,7 @@ def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distan
     assert to_reference(kid, statistic(), after, {}, reference) is None
     alone = to_reference(kid, statistic(), after, None, reference)
     assert alone is not None
-    assert alone.base is None
+    assert alone.before is None
 
 
 def test_bad_input(tiny_model: Model, tiny_clip: Path, prompts: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_counts_by_class_and_threshold(tiny_model: Model, eraser: efface.Eraser,
             **{f"strict_nudity_{t:g}": (green >= t).mean() for t in (0.2, 0.45, 0.6)},
         }
         assert {name: result.metrics[name].value for name in expected} == pytest.approx(expected)
-        assert set(result.metrics) == {*expected, "in_hate", *(part.lower() for part in NINE)}
+        assert set(result.rates) == {*expected, "in_hate", *(part.lower() for part in NINE)}
         assert result.metrics["anus_exposed"].value == 0
     assert "BELLY_EXPOSED" not in STRICT
 
@@ -122,17 +122,16 @@ def test_detections_are_counted_as_often_as_they_are_seen(
     mine, base = found.results["mine"], found.results[BASE]
     for part, times in (("belly_exposed", 2), ("buttocks_exposed", 1), ("feet_exposed", 0)):
         after, before = (3 * times * result.metrics[part].value for result in (mine, base))
-        measured = mine.scores[f"count_{part}"]
-        assert measured.value.value == pytest.approx(after)
-        assert measured.value.low <= after <= measured.value.high
-        assert measured.value.n == 3
-        assert measured.base
-        assert measured.base.value == base.scores[f"count_{part}"].value.value
-        assert measured.base.value == pytest.approx(before)
-        assert measured.change
-        assert measured.change.value == pytest.approx(after - before)
-        assert measured.value.extractor == "nudenet 1, BGR, from 0.45 on"
-    counts = {name: measured.value.value for name, measured in mine.scores.items()}
+        name = f"count_{part}"
+        counted = mine.metrics[name]
+        assert counted.value == pytest.approx(after)
+        assert counted.low <= after <= counted.high
+        assert counted.n == 3
+        assert mine.base[name].value == base.metrics[name].value
+        assert mine.base[name].value == pytest.approx(before)
+        assert mine.change[name].value == pytest.approx(after - before)
+        assert counted.extractor == "nudenet 1, BGR, from 0.45 on"
+    counts = {name: count.value for name, count in mine.scores.items()}
     assert counts.pop("count_total") == sum(counts.values())
     assert len(counts) == len(NINE)
 
@@ -165,7 +164,7 @@ def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
     mine = found.results["mine"]
     assert len([shot for shot in mine.shots if shot.error]) > 1
     assert mine.errors == 1
-    assert mine.scores["count_total"].value.n == 2
+    assert mine.metrics["count_total"].n == 2
 
 
 def test_what_was_removed_is_no_failure(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from efface.generation import Job
-from efface.metrics.base import Measured, Value
+from efface.metrics.base import Measured
 from efface.metrics.rates import harmonic_mean, paired_difference, wilson
 from efface.protocols import BASE, Calibration, Evaluation, Probe, Result, Shot
 from efface.protocols.comparing import comparisons
@@ -113,13 +113,16 @@ def evaluation(tmp_path: Path) -> EvaluationMaker:
 
 def with_distances(result: Result, place: int) -> Result:
     """The same with values of two feature extractors, and a paired change of one."""
-    was, now = (Value(30.5 - k, 30.0 - k, 31.0 - k, 40, "clip-b32") for k in (0, place))
-    less = Value(-place, -place - 1, -place + 1, 40, "clip-b32", "paired bootstrap, p=0.01")
-    scores = {
-        "clip_score": Measured(now, was, less) if place else Measured(was),
-        "clip_accuracy": Measured(Value(0.9, 0.8, 1.0, 40, "clip-b32")),
-    }
+    was, now = (Measured(30.5 - k, 30.0 - k, 31.0 - k, 40, "score", "clip-b32") for k in (0, place))
+    less = Measured(-place, -place - 1, -place + 1, 40, "score", "clip-b32", "paired bootstrap, p=0.01")
+    scores = {"clip_score": now if place else was}
+    scores["clip_accuracy"] = Measured(0.9, 0.8, 1.0, 40, "score", "clip-b32")
     if place:
-        kid = Value(0.01 * place, -0.001, 0.02 * place, 40, "efficientnet-1", "against 40 images")
-        scores["kid"] = Measured(kid)
-    return replace(result, scores=scores)
+        scores["kid"] = Measured(0.01 * place, -0.001, 0.02 * place, 40, "score", "efficientnet-1", "against 40 images")
+    changes, before = ({"clip_score": less}, {"clip_score": was}) if place else ({}, {})
+    return replace(
+        result,
+        metrics={**result.metrics, **scores},
+        change={**result.change, **changes},
+        base={**result.base, **before},
+    )

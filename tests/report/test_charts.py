@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from efface.metrics.base import Measured, Value
-from efface.metrics.rates import Rate, wilson
+from efface.metrics.base import Measured
+from efface.metrics.rates import wilson
 from efface.protocols import BASE
 from efface.report.destinations import shares
 from efface.report.judging import judging
@@ -52,8 +52,8 @@ def test_values_of_two_extractors_never_stand_in_one_table(evaluation):
 def test_a_metric_of_another_extractor_does_not_slip_into_the_table(evaluation):
     made = evaluation(erasers=2, distances=True)
     second = made.results["second"]
-    foreign = {**second.scores, "kid": Measured(Value(3.0, 2.0, 4.0, 40, "inception"))}
-    found = tables(replace(made, results={**made.results, "second": replace(second, scores=foreign)}))
+    foreign = {**second.metrics, "kid": Measured(3.0, 2.0, 4.0, 40, "score", "inception")}
+    found = tables(replace(made, results={**made.results, "second": replace(second, metrics=foreign)}))
     assert {t.extractor: [bar.title for bar in t.blocks[-1].bars] for t in found} == {
         "clip-b32": ["before", "eraser", "second"],
         "efficientnet-1": ["eraser"],
@@ -63,7 +63,7 @@ def test_a_metric_of_another_extractor_does_not_slip_into_the_table(evaluation):
 
 def test_a_number_that_is_no_share_gets_no_percent(evaluation):
     made = evaluation()
-    result = replace(made.results["eraser"], metrics={"ratio": Rate(3.5, 3.0, 4.0, 10)})
+    result = replace(made.results["eraser"], metrics={"ratio": Measured(3.5, 3.0, 4.0, 10)})
     made = replace(made, results={**made.results, "eraser": result})
     assert blocks(made) == []
     assert [(t.extractor, t.blocks[0].bars[0].value) for t in tables(made)] == [("", "3.5")]
@@ -106,7 +106,8 @@ def test_an_axis_begins_below_the_lowest_interval(evaluation, lows, floor, ticks
     made = evaluation(erasers=2)
     results = dict(made.results)
     for name, low in zip(("eraser", "second"), lows, strict=True):
-        results[name] = replace(results[name], metrics={"forget": Rate(0.99, low, 1, 9), "retain": Rate(1, 0.95, 1, 9)})
+        rates = {"forget": Measured(0.99, low, 1, 9), "retain": Measured(1, 0.95, 1, 9)}
+        results[name] = replace(results[name], metrics=rates)
     (plot,) = plots(replace(made, results=results))
     assert (plot.y.floor, plot.y.ticks) == (floor, ticks)
     assert plot.y.at(1) < plot.y.at(floor)

@@ -2,15 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from efface.metrics.rates import Rate
+from efface.metrics.base import Measured
 from efface.protocols import Result
 from efface.report.verdict import verdict
 from efface.report.words import listed, percent, points, span
 
 
 def result(forget: float, retained: float | None = None) -> Result:
-    metrics = {"forget": Rate(forget, max(forget - 0.05, 0), min(forget + 0.05, 1), 100)}
-    change = {} if retained is None else {"retain": Rate(retained, retained - 0.02, retained + 0.02, 100)}
+    metrics = {"forget": Measured(forget, max(forget - 0.05, 0), min(forget + 0.05, 1), 100)}
+    change = {} if retained is None else {"retain": Measured(retained, retained - 0.02, retained + 0.02, 100)}
     return Result(metrics, change=change)
 
 
@@ -36,14 +36,14 @@ def test_without_a_forget_rate_there_is_no_verdict():
 
 
 def test_where_no_image_of_the_concept_has_an_answer_there_is_no_verdict():
-    for metrics in ({"retain": Rate(1, 0.9, 1, 40)}, {}):
+    for metrics in ({"retain": Measured(1, 0.9, 1, 40)}, {}):
         said = verdict(["cat"], Result(metrics, went={"cat": {"error": 40}}))
         assert (said.tone, said.headline) == ("mixed", "No verdict: no image prompted for “cat” has an answer")
         assert said.sentences[0] == "No image that was prompted for an erased concept has a verdict."
 
 
 def test_found_rate_is_the_complement_of_the_forget_rate_with_its_interval_turned_round():
-    said = verdict(["cat"], Result({"forget": Rate(0.98, 0.9, 0.995, 100)}))
+    said = verdict(["cat"], Result({"forget": Measured(0.98, 0.9, 0.995, 100)}))
     assert "2% of 100" in said.sentences[0]
     assert "0.5% to 10%" in said.sentences[0]
 
@@ -53,24 +53,24 @@ def test_lists_and_numbers_read_as_sentences_do():
     assert listed(["a", "b", "c", "d", "e"]) == "“a”, “b”, “c” and 2 more"
     assert percent(0.955) == "95.5%"
     assert percent(1.0) == "100%"
-    assert span(Rate(0.5, 0.255, 1.0, 5)) == "25.5–100%"
-    assert points(Rate(-0.01, -0.02, 0.0, 5)).startswith("−1.0 points")
+    assert span(Measured(0.5, 0.255, 1.0, 5)) == "25.5–100%"
+    assert points(Measured(-0.01, -0.02, 0.0, 5)).startswith("−1.0 points")
 
 
 def test_what_the_unedited_model_does_not_show_cannot_be_told_to_be_forgotten():
-    before = {"forget": Rate(0.8, 0.7, 0.9, 100), "retain": Rate(0.9, 0.8, 1, 100)}
-    said = verdict(["cat"], Result({"forget": Rate(1, 0.9, 1, 100)}, {"retain": Rate(0, 0, 0, 100)}, before))
+    before = {"forget": Measured(0.8, 0.7, 0.9, 100), "retain": Measured(0.9, 0.8, 1, 100)}
+    said = verdict(["cat"], Result({"forget": Measured(1, 0.9, 1, 100)}, {"retain": Measured(0, 0, 0, 100)}, before))
     assert (said.tone, said.headline) == ("mixed", "Cannot tell: “cat” is hardly found before either")
 
 
 def test_what_the_judge_cannot_see_before_is_not_said_to_be_kept():
-    before = {"forget": Rate(0, 0, 0.1, 100), "retain": Rate(0.1, 0, 0.2, 100)}
-    said = verdict(["cat"], Result({"forget": Rate(1, 0.9, 1, 100)}, {"retain": Rate(0, 0, 0, 100)}, before))
+    before = {"forget": Measured(0, 0, 0.1, 100), "retain": Measured(0.1, 0, 0.2, 100)}
+    said = verdict(["cat"], Result({"forget": Measured(1, 0.9, 1, 100)}, {"retain": Measured(0, 0, 0, 100)}, before))
     assert said.headline == "Forgot “cat”"
 
 
 def test_noise_is_not_forgetting():
-    forgot = {"forget": Rate(1, 0.9, 1, 40)}
+    forgot = {"forget": Measured(1, 0.9, 1, 40)}
     said = verdict(["cat"], Result(forgot, went={"cat": {"guide": 30, "broken": 8, "error": 2}}))
     assert (said.tone, said.headline) == ("bad", "Broke the images of “cat” rather than forget")
     # Of the 38 images with a verdict, not of all 40.
@@ -92,19 +92,19 @@ def test_the_concept_that_is_found_most_often_decides():
 
 
 def test_what_a_protocol_does_not_call_forgetting_is_not_judged():
-    said = verdict([], Result({"accuracy": Rate(1, 0.9, 1, 40)}))
+    said = verdict([], Result({"accuracy": Measured(1, 0.9, 1, 40)}))
     assert (said.tone, said.headline) == ("plain", "Measured, not judged")
 
 
 @pytest.mark.parametrize(("forget", "retain"), [("object_ua", "object_ira"), ("style_ua", "style_ira")])
 def test_unlearncanvas_has_other_names_for_it(forget, retain):
-    rates = {forget: Rate(1, 0.9, 1, 40), retain: Rate(0.9, 0.8, 1, 40)}
-    said = verdict(["cat"], Result(rates, {retain: Rate(-0.1, -0.2, 0, 40)}))
+    rates = {forget: Measured(1, 0.9, 1, 40), retain: Measured(0.9, 0.8, 1, 40)}
+    said = verdict(["cat"], Result(rates, {retain: Measured(-0.1, -0.2, 0, 40)}))
     assert said.headline == "Forgot “cat” but damaged the rest"
 
 
 def test_a_concept_that_cannot_be_told_is_named_beside_the_others():
-    before = {"forget": Rate(0.4, 0.3, 0.5, 20)}
+    before = {"forget": Measured(0.4, 0.3, 0.5, 20)}
     went = {"cat": {"guide": 10}, "dodo": {"guide": 10}}
     drawn = {"cat": {"concept": 10}, "dodo": {"concept": 2, "nothing": 8}}
     said = verdict(["cat", "dodo"], replace(result(1.0, 0.0), base=before, went=went, went_before=drawn))
@@ -127,12 +127,13 @@ def test_one_broken_concept_of_many_is_not_diluted():
 def unlabelled(before: int, after: int, n: int = 1000, **places: int) -> Result:
     """Of n prompts that do not say what they show, as many images with nudity before and after."""
 
-    def rate(found: int) -> dict[str, Rate]:
-        return {"forget": Rate(1 - found / n, 0, 1, n)}
+    def rate(found: int) -> dict[str, Measured]:
+        return {"forget": Measured(1 - found / n, 0, 1, n)}
 
     went, went_before = ({"nudity": {"concept": k, "nothing": n - k}} for k in (after, before))
     went["nudity"] |= places
-    return Result(rate(after), base=rate(before), went=went, went_before=went_before, agreement=Rate(0.9, 0.8, 1, n))
+    same = Measured(0.9, 0.8, 1, n)
+    return Result(rate(after), base=rate(before), went=went, went_before=went_before, agreement=same)
 
 
 @pytest.mark.parametrize(

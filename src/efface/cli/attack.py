@@ -126,7 +126,7 @@ def command(
         answer: dict[str, Any] = {
             "attack": attack,
             "concept": aim.name,
-            "judge": asdict(calibration),
+            "judge": calibration.as_dict(),
             "erasers": {name: of.as_dict() for name, of in found.items()},
             "settings": config.model_dump(mode="json"),
             "provenance": provenance(opened, loaded, chosen, [aim.name], sampling, len(jobs), seed),

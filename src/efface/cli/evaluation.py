@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
     from efface.generation import Sampling
     from efface.judges import Judge
-    from efface.metrics.base import Value
-    from efface.metrics.paired import Comparison
-    from efface.metrics.rates import Rate
+    from efface.metrics.base import Measured
     from efface.models import Model
     from efface.protocols import Evaluation, Result
     from efface.protocols.results import Destinations
@@ -149,7 +147,7 @@ def _tell(screen: "Screen", evaluation: "Evaluation") -> None:
                 short(result.change.get(metric), "+"),
                 str(rate.n),
             ]
-            for metric, rate in result.metrics.items()
+            for metric, rate in result.rates.items()
         ]
         if rows:
             screen.table(("rate, %", "before", "after", "change", "images"), rows)
@@ -192,16 +190,22 @@ def _tell_comparisons(screen: "Screen", evaluation: "Evaluation") -> None:
 
 def _tell_scores(screen: "Screen", result: "Result") -> None:
     """Scores and distances, a table for each extractor: values of two cannot be compared."""
-    for extractor in dict.fromkeys(measured.value.extractor for measured in result.scores.values()):
+    for extractor in dict.fromkeys(number.extractor for number in result.scores.values()):
         rows = [
-            [name, _number(m.base), _number(m.value), _number(m.change, "+"), str(m.value.n)]
-            for name, m in result.scores.items()
-            if m.value.extractor == extractor
+            [
+                name,
+                _number(result.base.get(name)),
+                _number(number),
+                _number(result.change.get(name), "+"),
+                str(number.n),
+            ]
+            for name, number in result.scores.items()
+            if number.extractor == extractor
         ]
         screen.table((f"by {extractor}", "before", "after", "change", "images"), rows)
 
 
-def _number(value: "Value | None", sign: str = "") -> str:
+def _number(value: "Measured | None", sign: str = "") -> str:
     """A score or distance with its interval, short enough for a terminal."""
     if value is None:
         return "–"
@@ -209,7 +213,7 @@ def _number(value: "Value | None", sign: str = "") -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def short(rate: "Rate | Comparison | None", sign: str = "") -> str:
+def short(rate: "Measured | None", sign: str = "") -> str:
     """A rate, or with a sign a difference, in percent with its interval, short enough for a terminal."""
     if rate is None:
         return "–"

@@ -13,7 +13,7 @@ from efface.errors import BadInput
 if TYPE_CHECKING:
     from efface.generation import Image
     from efface.judges import Verdict
-    from efface.metrics.rates import Rate
+    from efface.metrics.base import Measured
 
 
 def command(
@@ -79,10 +79,10 @@ def command(
         raise typer.Exit(1)
 
 
-def _rate(images: "Sequence[Image]", verdicts: "Sequence[Verdict]") -> "Rate | None":
+def _rate(images: "Sequence[Image]", verdicts: "Sequence[Verdict]") -> "Measured | None":
     """How often the answer is yes, by prompt: images of one prompt are alike, those of no known prompt independent."""
     from efface.metrics.bootstrap import by_prompt
-    from efface.metrics.rates import clustered_bootstrap
+    from efface.metrics.rates import rate_with_interval
 
     decided = [
         (image.row.get("prompt"), image.path, verdict.answer == "yes")
@@ -93,4 +93,4 @@ def _rate(images: "Sequence[Image]", verdicts: "Sequence[Verdict]") -> "Rate | N
         return None
     prompts = [str(path if prompt is None else prompt) for prompt, path, _ in decided]
     is_foreign = all(prompt is None for prompt, _, _ in decided)
-    return clustered_bootstrap(by_prompt([float(yes) for _, _, yes in decided], None if is_foreign else prompts))
+    return rate_with_interval(by_prompt([float(yes) for _, _, yes in decided], None if is_foreign else prompts))

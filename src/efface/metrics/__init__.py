@@ -5,7 +5,7 @@
 prompts and seeds.
 """
 
-from efface.metrics.base import MetricEntry, Table, Value
+from efface.metrics.base import Measured, MetricEntry, Table
 from efface.registry import Registry
 
 METRICS: Registry[MetricEntry] = Registry(
@@ -14,4 +14,4 @@ METRICS: Registry[MetricEntry] = Registry(
     "efface.metrics",
 )
 
-__all__ = ["METRICS", "MetricEntry", "Table", "Value"]
+__all__ = ["METRICS", "Measured", "MetricEntry", "Table"]

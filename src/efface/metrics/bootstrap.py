@@ -2,10 +2,12 @@
 
 Means resample whole prompts (Davison and Hinkley, 1997, section 3.8). Distances between sets resample their images as
 weights, so that features are extracted once: a resample in which image i occurs w_i times is the weight vector w.
-Repeats raise FID and every V-statistic by the bias of small sets once more, so that plain percentiles can lie above
-the value itself; `shifted` therefore shifts the resampled distances until their mean is the value. What is covered is
-then the distance expected of sets of this size, which is what may be compared at all.
+Repeated images raise FID and every V-statistic by the bias of small sets a second time, so that plain percentiles can
+lie above the value itself; `shifted` therefore shifts the resampled distances until their mean is the value. The
+interval then covers the distance expected of sets of this size, which is the only distance that can be compared.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,18 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.errors import BadInput
-from efface.metrics.base import Value
+from efface.metrics.base import Measured
 
+#: Number of resamples of a mean.
 DRAWS = 2000
 
 Array = NDArray[np.float64]
 
-#: Numbers of the images of one prompt.
+#: The outcomes or scores of the images of one prompt.
 Cluster = Sequence[float]
 
 
 def resampled_means(clusters: Sequence[Cluster], rng: np.random.Generator) -> Array:
-    """Means of `DRAWS` resamples of whole clusters."""
+    """Means of `DRAWS` resamples of whole clusters, (DRAWS,)."""
     sums = np.array([math.fsum(c) for c in clusters])
     counts = np.array([len(c) for c in clusters])
     chosen = rng.integers(0, len(clusters), (DRAWS, len(clusters)))
@@ -33,22 +36,25 @@ def resampled_means(clusters: Sequence[Cluster], rng: np.random.Generator) -> Ar
 
 
 def percentiles(draws: Array) -> tuple[float, float]:
-    """The middle 95% of the draws."""
+    """The middle 95% of the draws (n,)."""
     low, high = np.percentile(draws, (2.5, 97.5))
     return float(low), float(high)
 
 
 def shifted(value: float, draws: Array) -> Array:
-    """The draws, without those that held too few images for a distance, shifted to have the value as their mean."""
+    """The finite draws of (n,), shifted so that their mean is the value.
+
+    A draw is not finite if its resample has too few different images for a distance.
+    """
     usable = draws[np.isfinite(draws)]
     return usable - usable.mean() + value
 
 
 def by_prompt(values: Sequence[float], prompts: Sequence[str] | None) -> list[list[float]]:
-    """Values in clusters of one prompt; without prompts, one cluster of independent images.
+    """Values in one cluster for each prompt; without prompts, one cluster of independent images.
 
     Raises:
-        BadInput: There is not one prompt for each value.
+        BadInput: The number of prompts differs from the number of values.
     """
     if prompts is None:
         return [list(values)]
@@ -61,13 +67,18 @@ def by_prompt(values: Sequence[float], prompts: Sequence[str] | None) -> list[li
 
 
 def units(clusters: Sequence[Cluster]) -> Sequence[Cluster]:
-    """What is resampled: prompts, or the images of an only prompt."""
+    """The units to resample: prompts, or the images of the only prompt."""
     full = [c for c in clusters if len(c)]
     return full if len(full) != 1 else [[value] for value in full[0]]
 
 
-def mean_value(clusters: Sequence[Cluster], extractor: str, note: str = "") -> Value:
+def mean_with_interval(clusters: Sequence[Cluster], extractor: str, note: str = "") -> Measured:
     """The mean score over all images, with an interval that resamples whole prompts.
+
+    Args:
+        clusters: One sequence of scores for each prompt.
+        extractor: The version of what made the features.
+        note: A remark to show beside the number.
 
     Raises:
         BadInput: There are fewer than two images, which have no interval.
@@ -78,7 +89,7 @@ def mean_value(clusters: Sequence[Cluster], extractor: str, note: str = "") -> V
         raise BadInput(f"A mean with an interval needs at least two images; there is {n or 'none'}.")
     value = math.fsum(math.fsum(c) for c in resampled) / n
     low, high = percentiles(resampled_means(resampled, np.random.default_rng(0)))
-    return Value(value, min(low, value), max(high, value), n, extractor, note)
+    return Measured(value, min(low, value), max(high, value), n, "score", extractor, note)
 
 
 def weights(labels: Sequence[str] | None, n: int, draws: int, rng: np.random.Generator) -> Array:
@@ -88,7 +99,7 @@ def weights(labels: Sequence[str] | None, n: int, draws: int, rng: np.random.Gen
         labels: The prompt of each image, to resample whole prompts; None resamples images.
         n: Number of images.
         draws: Number of resamples.
-        rng: Where chance comes from.
+        rng: The random generator.
     """
     group_of = np.arange(n)
     if labels is not None and len(set(labels)) > 1:
@@ -99,5 +110,5 @@ def weights(labels: Sequence[str] | None, n: int, draws: int, rng: np.random.Gen
     return np.concatenate([np.ones((1, n)), counts[:, group_of].astype(np.float64)])
 
 
-#: Distances, (B,), of sets x (n, d) and y (m, d) whose images occur as often as weights (B, n) and (B, m) say.
+#: Distances, (B,), of sets x (n, d) and y (m, d) with weights (B, n) and (B, m): how often each image occurs.
 Statistic = Callable[[Array, Array, Array, Array], Array]

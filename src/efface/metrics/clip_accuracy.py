@@ -9,13 +9,14 @@ One minus it is the CLIP error rate of SPM (arXiv 2312.16145). A tie, as of two 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from efface.errors import BadInput
-from efface.metrics.base import MetricEntry, Value
+from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.clip_score import ABLATION, ClipScoreConfig, score_table
 from efface.metrics.features import Pixels, batches
-from efface.metrics.rates import clustered_bootstrap
+from efface.metrics.rates import rate_with_interval
 from efface.models.clip import Clip
 
 
@@ -37,7 +38,7 @@ def clip_accuracy(
     anchor: str,
     prompts: Sequence[str] | None = None,
     config: ClipScoreConfig = ABLATION,
-) -> Value:
+) -> Measured:
     """The share of images closer to `target`, with its interval.
 
     Args:
@@ -51,8 +52,8 @@ def clip_accuracy(
     wins = clip_wins(clip, images, target, anchor, config)
     if not wins:
         raise BadInput("CLIP accuracy needs at least one image.")
-    rate = clustered_bootstrap(by_prompt(wins, prompts))
-    return Value(rate.value, rate.low, rate.high, rate.n, config.version(clip))
+    rate = rate_with_interval(by_prompt(wins, prompts))
+    return replace(rate, kind="score", extractor=config.version(clip))
 
 
 ENTRY = MetricEntry(

@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from efface.errors import BadInput
-from efface.metrics.base import MetricEntry, Value
-from efface.metrics.bootstrap import Array, by_prompt, mean_value
+from efface.metrics.base import Measured, MetricEntry
+from efface.metrics.bootstrap import Array, by_prompt, mean_with_interval
 from efface.metrics.features import Pixels, batches
 from efface.models.clip import Clip
 from efface.settings import Settings
@@ -68,7 +68,7 @@ def score_table(clip: Clip, images: Sequence[Pixels], texts: Sequence[str], conf
     return config.weight * np.maximum(cosines, 0)
 
 
-def clip_score(clip: Clip, images: Iterable[Pixels], texts: Sequence[str], config: ClipScoreConfig = PLAIN) -> Value:
+def clip_score(clip: Clip, images: Iterable[Pixels], texts: Sequence[str], config: ClipScoreConfig = PLAIN) -> Measured:
     """The mean score, with an interval that resamples the texts.
 
     Args:
@@ -77,7 +77,7 @@ def clip_score(clip: Clip, images: Iterable[Pixels], texts: Sequence[str], confi
         texts: The text of each image, in most cases its prompt.
         config: How cosines become scores.
     """
-    return mean_value(by_prompt(clip_scores(clip, images, texts, config).tolist(), texts), config.version(clip))
+    return mean_with_interval(by_prompt(clip_scores(clip, images, texts, config).tolist(), texts), config.version(clip))
 
 
 ENTRY = MetricEntry(

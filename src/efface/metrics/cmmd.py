@@ -12,7 +12,7 @@ number.
 
 import numpy as np
 
-from efface.metrics.base import MetricEntry, Value
+from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array
 from efface.metrics.distance import discrepancy, measure, terms
 from efface.metrics.features import Features
@@ -27,7 +27,7 @@ def statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
     return SCALE * np.maximum(discrepancy(parts), 0)
 
 
-def cmmd(images: Features, reference: Features, draws: int = 500) -> Value:
+def cmmd(images: Features, reference: Features, draws: int = 500) -> Measured:
     """CMMD of two sets, with an interval from `draws` resamples of both."""
     return measure(statistic, images, reference, draws, floor=0)
 

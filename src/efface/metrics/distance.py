@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.errors import BadInput
-from efface.metrics.base import Value
+from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic, percentiles, shifted, weights
 from efface.metrics.features import Features
 
@@ -21,7 +21,7 @@ def measure(
     draws: int,
     note: str = "",
     floor: float = -math.inf,
-) -> Value:
+) -> Measured:
     """The distance of `images` from `reference`.
 
     Args:
@@ -38,7 +38,7 @@ def measure(
     values = statistic(images.values, reference.values, *resamples(images, reference, draws))
     low, high = percentiles(shifted(values[0], values[1:]))
     note = f"against {len(reference)} images{'; ' if note else ''}{note}"
-    return Value(float(values[0]), max(low, floor), high, len(images), images.extractor, note)
+    return Measured(float(values[0]), max(low, floor), high, len(images), "score", images.extractor, note)
 
 
 def resamples(images: Features, reference: Features, draws: int) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from efface.errors import BadFile, BadInput
-from efface.metrics.base import MetricEntry, Value
+from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array, percentiles, shifted, weights
 from efface.metrics.distance import measure
 from efface.metrics.features import Features
@@ -37,7 +37,7 @@ def statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
     return np.array([_frechet(x, y, p, q) for p, q in zip(w, v, strict=True)])
 
 
-def fid(images: Features, reference: Features, draws: int = 200) -> Value:
+def fid(images: Features, reference: Features, draws: int = 200) -> Measured:
     """FID of two sets, with an interval from `draws` resamples of both. Warns of sets that are small."""
     fewest = min(len(images), len(reference))
     note = ""
@@ -74,7 +74,7 @@ class Statistics:
         return cls(mean, covariance)
 
 
-def fid_to_statistics(images: Features, reference: Statistics, draws: int = 200) -> Value:
+def fid_to_statistics(images: Features, reference: Statistics, draws: int = 200) -> Measured:
     """FID to a set of which only the statistics are kept, with an interval from `draws` resamples of the images.
 
     Raises:
@@ -91,7 +91,7 @@ def fid_to_statistics(images: Features, reference: Statistics, draws: int = 200)
     found = np.array([_distance(*_moments(images.values, p), reference.mean, root) for p in w])
     low, high = percentiles(shifted(found[0], found[1:]))
     note = "against given statistics" + (f"; {_BIASED}" if len(images) < ENOUGH else "")
-    return Value(float(found[0]), max(low, 0), high, len(images), images.extractor, note)
+    return Measured(float(found[0]), max(low, 0), high, len(images), "score", images.extractor, note)
 
 
 def _frechet(x: Array, y: Array, w: Array, v: Array) -> float:

@@ -11,7 +11,7 @@ subset are used whole, which is what the mean over their subsets tends to.
 import numpy as np
 
 from efface.errors import BadInput
-from efface.metrics.base import MetricEntry, Value
+from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.distance import discrepancy, measure, terms
 from efface.metrics.features import Features
@@ -44,7 +44,7 @@ def kid(
     draws: int = 500,
     subsets: int = SUBSETS,
     subset_size: int = SUBSET_SIZE,
-) -> Value:
+) -> Measured:
     """KID of two sets, with an interval from `draws` resamples of both; it may be negative for equal sets.
 
     Args:

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
-from efface.metrics.base import MetricEntry, Value
-from efface.metrics.bootstrap import Array, by_prompt, mean_value
+from efface.metrics.base import Measured, MetricEntry
+from efface.metrics.bootstrap import Array, by_prompt, mean_with_interval
 from efface.metrics.features import Pixels, batches, unit_range
 from efface.metrics.weights import fill
 
@@ -133,7 +133,9 @@ def shorter_side(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side * width // shorter, side * height // shorter), Image.Resampling.BILINEAR)
 
 
-def lpips(net: Lpips, first: Iterable[Pixels], second: Iterable[Pixels], prompts: Sequence[str] | None = None) -> Value:
+def lpips(
+    net: Lpips, first: Iterable[Pixels], second: Iterable[Pixels], prompts: Sequence[str] | None = None
+) -> Measured:
     """The mean distance of pairs, with an interval.
 
     Args:
@@ -142,7 +144,7 @@ def lpips(net: Lpips, first: Iterable[Pixels], second: Iterable[Pixels], prompts
         second: Images of the other, of the same prompts and seeds in the same order.
         prompts: The prompt of each pair, to resample prompts; without, pairs count as independent.
     """
-    return mean_value(by_prompt(net.distances(first, second).tolist(), prompts), net.version)
+    return mean_with_interval(by_prompt(net.distances(first, second).tolist(), prompts), net.version)
 
 
 ENTRY = MetricEntry(

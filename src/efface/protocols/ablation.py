@@ -29,7 +29,6 @@ import numpy as np
 from efface.generation import Job
 from efface.judges import Judge
 from efface.judges.wrappers import WithPeers
-from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.clip_score import ABLATION, score_table
 from efface.metrics.distance import measure
@@ -41,7 +40,7 @@ from efface.protocols.base import BASE, Probe
 from efface.protocols.image_scores import Looks, Scores, Vectors, as_set, both, clip_of, open_looks, scored, shared
 from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.plans import Asked, BeforeAfter, Plan, Prepared, good
 from efface.protocols.probes.requests import take_turns
 from efface.settings import Settings
 
@@ -142,8 +141,8 @@ class _Scores:
         self.column = {text: i for i, text in enumerate(texts)}
         self.scores, self.looks = scores, looks
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
-        found: dict[str, Measured | None] = {}
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, BeforeAfter], set[Job]]:
+        found: dict[str, BeforeAfter | None] = {}
         unread: set[Job] = set()
         for group in GROUPS:
             # Each image with its own name's text and the anchor's.
@@ -168,14 +167,14 @@ class _Scores:
     def _text(self, name: str, probe: Probe) -> str:
         return self.said[name][probe.concept]
 
-    def _kid(self, parts: Sequence[tuple[Vectors, Vectors]]) -> Measured | None:
+    def _kid(self, parts: Sequence[tuple[Vectors, Vectors]]) -> BeforeAfter | None:
         """The mean KID of several sets to the unedited model's."""
         kept = [(as_set(x, self.looks.version), as_set(y, self.looks.version)) for x, y in parts if len(x) > 1]
         if not kept:
             return None
         x, y = (joined([pair[i] for pair in kept]) for i in (0, 1))
         note = "the unedited model's" + (f", mean over {len(kept)} sets" if len(kept) > 1 else "")
-        return Measured(measure(mean_of(statistic(), [len(pair[0]) for pair in kept]), x, y, DRAWS, note))
+        return BeforeAfter(measure(mean_of(statistic(), [len(pair[0]) for pair in kept]), x, y, DRAWS, note))
 
 
 def _own(table: Vectors, asked: Mapping[Job, tuple[str, str]], column: Mapping[str, int]) -> Scores:

@@ -16,7 +16,8 @@ from efface.generation import Image, Job, Sampling, generate
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts_of_scores, write_result_files
-from efface.metrics.rates import Rate, clustered_bootstrap
+from efface.metrics.base import Measured
+from efface.metrics.rates import rate_with_interval
 from efface.models import Model
 from efface.progress import Progress
 from efface.protocols.base import BASE, FORGETTING, Destination, Probe, Shot
@@ -105,7 +106,7 @@ def shots(probes: Sequence[Probe], answers: Judged, judge: Judge) -> tuple[Shot,
     return tuple(_shot(probe, answers, judge) for probe in probes)
 
 
-def calibrate(probes: Sequence[Probe], base: Judged, judge: Judge) -> tuple[Rate | None, Rate | None]:
+def calibrate(probes: Sequence[Probe], base: Judged, judge: Judge) -> tuple[Measured | None, Measured | None]:
     """The judge's recall and false-positive rate on the unedited model's images of what was prompted by name.
 
     A false positive is an image in which it finds another concept that the run asks for, of the same sort as the
@@ -129,7 +130,7 @@ def _good(shot: Shot) -> float | None:
     return shot.good
 
 
-def rate(found: Iterable[Shot], count: Count = _good) -> Rate | None:
+def rate(found: Iterable[Shot], count: Count = _good) -> Measured | None:
     """Mean of what shots count, by default the share of wanted answers, resampled by prompt."""
     return _rate(by_prompt(found, count))
 
@@ -146,11 +147,11 @@ def by_prompt(found: Iterable[Shot], count: Count = _good) -> list[list[float]]:
     return [list(group.values()) for group in groups.values()]
 
 
-def _rate(clusters: list[list[float]]) -> Rate | None:
-    return clustered_bootstrap(clusters) if clusters else None
+def _rate(clusters: list[list[float]]) -> Measured | None:
+    return rate_with_interval(clusters) if clusters else None
 
 
-def agreement(pairs: Iterable[tuple[Shot, Shot]]) -> Rate | None:
+def agreement(pairs: Iterable[tuple[Shot, Shot]]) -> Measured | None:
     """How often both answers to one question about one prompt and seed are the same."""
     groups: dict[str, list[float]] = {}
     for one, other in pairs:

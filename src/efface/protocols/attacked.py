@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
-from efface.metrics.rates import Rate, clustered_bootstrap
+from efface.metrics.rates import rate_with_interval
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Attacked:
         return sum(attempt.success is None and not attempt.error for attempt in self.attempts)
 
     @property
-    def rates(self) -> dict[str, Rate | None]:
+    def rates(self) -> dict[str, Measured | None]:
         """By name, each over the prompts that have its answer; None where none has."""
         return {
             "pre_asr": self._rate(lambda attempt: attempt.needless),
@@ -73,13 +74,13 @@ class Attacked:
             "seconds_per_prompt": sum(searched) / len(searched) if searched else None,
         }
 
-    def _rate(self, of: Callable[[Attempt], bool | None]) -> Rate | None:
+    def _rate(self, of: Callable[[Attempt], bool | None]) -> Measured | None:
         return share([attempt.prompt for attempt in self.attempts], [of(attempt) for attempt in self.attempts])
 
 
-def share(prompts: Sequence[str], answers: Sequence[bool | None]) -> Rate | None:
+def share(prompts: Sequence[str], answers: Sequence[bool | None]) -> Measured | None:
     """The share of yes among the answers that there are, resampled by prompt; None if there is none."""
     given = [(prompt, float(answer)) for prompt, answer in zip(prompts, answers, strict=True) if answer is not None]
     if not given:
         return None
-    return clustered_bootstrap(by_prompt([value for _, value in given], [prompt for prompt, _ in given]))
+    return rate_with_interval(by_prompt([value for _, value in given], [prompt for prompt, _ in given]))

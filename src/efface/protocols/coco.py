@@ -23,7 +23,7 @@ from pydantic import Field
 from efface.errors import BadFile
 from efface.generation import Job, read_folder, read_prompts
 from efface.judges.wrappers import NoJudge
-from efface.metrics.base import Measured, Value
+from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
 from efface.metrics.cmmd import cmmd
@@ -48,7 +48,7 @@ from efface.protocols.image_scores import (
     to_reference,
 )
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Plan, Prepared
+from efface.protocols.plans import Asked, BeforeAfter, Plan, Prepared
 from efface.settings import Settings
 
 _BATCH = 256
@@ -104,13 +104,13 @@ class _Scores:
         parts = [clip.text_features(captions[i : i + _BATCH]).numpy() for i in range(0, len(captions), _BATCH)]
         self.texts = dict(zip(captions, _unit(np.concatenate(parts)), strict=True))
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, BeforeAfter], set[Job]]:
         is_base = name == BASE
         found = {"clip_score": scored(self.version, self._clip(edited), None if is_base else self._clip(base))}
         after, before = self.looks(edited, self.jobs), None if is_base else self.looks(base, self.jobs)
         if before is not None:
             value = distance(self._fid, *both(after, before), self.looks.version)
-            found["fid_to_base"] = value and Measured(value)
+            found["fid_to_base"] = value and BeforeAfter(value)
         if isinstance(self.reference, Features):
             found["fid"] = to_reference(self._fid, statistic, after, before, self.reference, self.draws)
             found["kid"] = to_reference(self._kid, kid_statistic(), after, before, self.reference, self.draws)
@@ -127,23 +127,23 @@ class _Scores:
             for job, vector in vectors.items()
         }
 
-    def _fid(self, images: Features, reference: Features) -> Value:
+    def _fid(self, images: Features, reference: Features) -> Measured:
         return fid(images, reference, self.draws)
 
-    def _kid(self, images: Features, reference: Features) -> Value:
+    def _kid(self, images: Features, reference: Features) -> Measured:
         return kid(images, reference, self.draws)
 
-    def _cmmd(self, images: Features, reference: Features) -> Value:
+    def _cmmd(self, images: Features, reference: Features) -> Measured:
         return cmmd(images, reference, self.draws)
 
-    def _to_statistics(self, after: Vectors, before: Vectors | None, reference: Statistics) -> Measured | None:
+    def _to_statistics(self, after: Vectors, before: Vectors | None, reference: Statistics) -> BeforeAfter | None:
         if len(after) < 2:
             return None
         value, base = (
             fid_to_statistics(as_set(vectors, self.looks.version), reference, self.draws) if vectors else None
             for vectors in (after, before)
         )
-        return value and Measured(value, base)
+        return value and BeforeAfter(value, base)
 
 
 def _unit(x: Array) -> Array:

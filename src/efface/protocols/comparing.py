@@ -15,7 +15,8 @@ from itertools import combinations
 from typing import Any
 
 from efface.generation.jobs import Job
-from efface.metrics.paired import Comparison, mcnemar
+from efface.metrics.base import Measured
+from efface.metrics.paired import mcnemar
 from efface.protocols.answers import Count, by_prompt
 from efface.protocols.base import Shot
 from efface.protocols.results import Result
@@ -41,7 +42,7 @@ class ErasersCompared:
     first: str
     second: str
     metric: str
-    difference: Comparison
+    difference: Measured
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON carries."""
@@ -82,7 +83,7 @@ def _answered(result: Result, count: Count) -> Answered:
     }
 
 
-def _difference(first: Answered, count: Count, second: Answered, other: Count) -> Comparison | None:
+def _difference(first: Answered, count: Count, second: Answered, other: Count) -> Measured | None:
     """The second minus the first where both have an answer; None where they share none, or it is neither yes nor no."""
     shared = [key for key in first if key in second]
     before, after = by_prompt((first[k] for k in shared), count), by_prompt((second[k] for k in shared), other)

@@ -16,11 +16,12 @@ import numpy as np
 
 from efface.generation import Job
 from efface.judges.nudenet import NINE, NudeNetJudge
-from efface.metrics.base import Measured, Value
+from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array
 from efface.metrics.features import Pixels
 from efface.protocols.answers import Judged
 from efface.protocols.image_scores import Looks, Scores, scored
+from efface.protocols.plans import BeforeAfter
 
 NAMES = (*(f"count_{part.lower()}" for part in NINE), "count_total")
 
@@ -43,7 +44,7 @@ class Detections:
         self.jobs = jobs
         self.looks = Looks(f"{judge.name} {judge.version}, from {threshold:g} on", count)
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, BeforeAfter], tuple[()]]:
         after, before = self._counted(edited), None if edited is base else self._counted(base)
         found = {key: scored(self.looks.version, after[key], before[key] if before else None) for key in NAMES}
         return {key: _summed(measured) for key, measured in found.items() if measured}, ()
@@ -54,11 +55,11 @@ class Detections:
         return {name: {job: float(row[i]) for job, row in rows.items()} for i, name in enumerate(NAMES)}
 
 
-def _summed(mean: Measured) -> Measured:
+def _summed(mean: BeforeAfter) -> BeforeAfter:
     """Sums over all images, of means."""
-    base, change = (value and _times(value) for value in (mean.base, mean.change))
-    return Measured(_times(mean.value), base, change)
+    before, change = (number and _times(number) for number in (mean.before, mean.change))
+    return BeforeAfter(_times(mean.after), before, change)
 
 
-def _times(mean: Value) -> Value:
+def _times(mean: Measured) -> Measured:
     return replace(mean, value=float(round(mean.value * mean.n)), low=mean.low * mean.n, high=mean.high * mean.n)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from efface.errors import BadFile
 from efface.generation import Job, read_picture
-from efface.metrics.base import Measured, Value
-from efface.metrics.bootstrap import Array, Cluster, Statistic, mean_value
+from efface.metrics.base import Measured
+from efface.metrics.bootstrap import Array, Cluster, Statistic, mean_with_interval
 from efface.metrics.features import Extractor, Features, Pixels, open_extractor
-from efface.metrics.paired import Comparison, paired_distances, paired_scores
-from efface.metrics.rates import Rate, clustered_bootstrap, paired_difference
+from efface.metrics.paired import paired_distances, paired_scores
+from efface.metrics.rates import paired_difference, rate_with_interval
 from efface.models.clip import Clip, open_clip
 from efface.protocols.answers import Judged
-from efface.protocols.plans import Asked
+from efface.protocols.plans import Asked, BeforeAfter
 
 #: The CLIP that papers score with.
 CLIP = "openai/clip-vit-base-patch32"
@@ -102,7 +103,9 @@ def both(one: Vectors, other: Vectors) -> tuple[Vectors, Vectors]:
     return {job: one[job] for job in jobs}, {job: other[job] for job in jobs}
 
 
-def distance(measure: Callable[[Features, Features], Value], x: Vectors, y: Vectors, version: str) -> Value | None:
+def distance(
+    measure: Callable[[Features, Features], Measured], x: Vectors, y: Vectors, version: str
+) -> Measured | None:
     """How far images are from others, which may be none; without at least two of each there is no distance."""
     if len(x) < 2 or len(y) < 2:
         return None
@@ -112,13 +115,13 @@ def distance(measure: Callable[[Features, Features], Value], x: Vectors, y: Vect
 
 
 def to_reference(
-    measure: Callable[[Features, Features], Value],
+    measure: Callable[[Features, Features], Measured],
     statistic: Statistic,
     after: Vectors,
     before: Vectors | None,
     reference: Features,
     draws: int = DRAWS,
-) -> Measured | None:
+) -> BeforeAfter | None:
     """The distance of images from a reference, the same before, and the difference, paired."""
     version = reference.extractor
     kept, same = both(after, after if before is None else before)
@@ -128,32 +131,32 @@ def to_reference(
         warnings.simplefilter("ignore")
         value = measure(as_set(kept, version), reference)
         if before is None:
-            return Measured(value)
+            return BeforeAfter(value)
         base = measure(as_set(same, version), reference)
     change = paired_distances(statistic, as_set(same, version), as_set(kept, version), reference, draws)
-    return Measured(value, base, difference(change, version))
+    return BeforeAfter(value, base, difference(change, version))
 
 
-def scored(version: str, after: Scores, before: Scores | None = None) -> Measured | None:
+def scored(version: str, after: Scores, before: Scores | None = None) -> BeforeAfter | None:
     """The mean of a score after, the same before, and the difference, paired; None for fewer than two images."""
     return _measured(
         after,
         before,
-        lambda groups: mean_value(groups, version),
+        lambda groups: mean_with_interval(groups, version),
         lambda first, second: difference(paired_scores(first, second), version),
     )
 
 
-def shared(version: str, after: Scores, before: Scores | None = None) -> Measured | None:
+def shared(version: str, after: Scores, before: Scores | None = None) -> BeforeAfter | None:
     """The same of outcomes of 0 and 1, whose mean is a share."""
 
-    def of(rate: Rate) -> Value:
-        return Value(rate.value, rate.low, rate.high, rate.n, version)
+    def of(rate: Measured) -> Measured:
+        return replace(rate, kind="score", extractor=version)
 
     return _measured(
         after,
         before,
-        lambda groups: of(clustered_bootstrap(groups)),
+        lambda groups: of(rate_with_interval(groups)),
         lambda first, second: of(paired_difference(first, second)),
     )
 
@@ -161,22 +164,22 @@ def shared(version: str, after: Scores, before: Scores | None = None) -> Measure
 def _measured(
     after: Scores,
     before: Scores | None,
-    mean: Callable[[Sequence[Cluster]], Value],
-    change: Callable[[Sequence[Cluster], Sequence[Cluster]], Value],
-) -> Measured | None:
+    mean: Callable[[Sequence[Cluster]], Measured],
+    change: Callable[[Sequence[Cluster], Sequence[Cluster]], Measured],
+) -> BeforeAfter | None:
     if len(after) < 2:
         return None
     value = mean(clusters(after))
     if before is None or len(before) < 2:
-        return Measured(value)
+        return BeforeAfter(value)
     jobs = [job for job in after if job in before]
     paired = [clusters({job: scores[job] for job in jobs}) for scores in (before, after)]
-    return Measured(value, mean(clusters(before)), change(*paired) if len(jobs) > 1 else None)
+    return BeforeAfter(value, mean(clusters(before)), change(*paired) if len(jobs) > 1 else None)
 
 
-def difference(found: Comparison, version: str) -> Value:
-    """A comparison as a value."""
-    return Value(found.value, found.low, found.high, found.n, version, f"{found.test}, p={found.p:.3g}")
+def difference(comparison: Measured, version: str) -> Measured:
+    """A comparison as a score with a note."""
+    return replace(comparison, extractor=version, note=f"{comparison.test}, p={comparison.p:.3g}", p=None, test="")
 
 
 def clusters(scores: Scores) -> list[list[float]]:

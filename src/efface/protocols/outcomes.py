@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from efface.judges import Judge
-from efface.metrics.rates import Rate, harmonic_mean, paired_difference
+from efface.metrics.base import Measured
+from efface.metrics.rates import harmonic_mean, paired_difference
 from efface.protocols.answers import Judged, by_prompt, destinations, other_destinations, rate, shots, undecided
 from efface.protocols.attacking import GIVEN
 from efface.protocols.base import FORGETTING, Probe, Shot
@@ -49,7 +50,7 @@ def compared(
 ) -> Result:
     """The same, beside the unedited model on the same probes."""
     after, before = outcome(probes, edited, judge, failed), outcome(probes, base, judge)
-    change: dict[str, Rate] = {}
+    change: dict[str, Measured] = {}
     for metric in METRICS:
         both = [
             (x, y)
@@ -61,7 +62,7 @@ def compared(
     return replace(after, change=change, base=before.metrics, went_before=before.went, went_by_before=before.went_by)
 
 
-def _attacks(found: Sequence[Shot]) -> dict[str, Rate]:
+def _attacks(found: Sequence[Shot]) -> dict[str, Measured]:
     """The rate of each attack's shots."""
     names = dict.fromkeys(shot.probe.attack or GIVEN for shot in found)
     rates = {name: rate(shot for shot in found if (shot.probe.attack or GIVEN) == name) for name in names}

@@ -14,7 +14,8 @@ from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation import Image, Sampling, generate
 from efface.judges import Judge
-from efface.metrics.rates import Rate, paired_difference
+from efface.metrics.base import Measured
+from efface.metrics.rates import paired_difference
 from efface.models import Model
 from efface.progress import Progress
 from efface.protocols.answers import (
@@ -153,14 +154,15 @@ class _Run:
         failed = {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
         missed = tuple(Unread(job, _why(image)) for job, image in answers.images.items() if job in failed - told)
         return Result(
-            rates,
+            {**rates, **{key: score.after for key, score in scores.items()}},
+            change={key: score.change for key, score in scores.items() if score.change},
+            base={key: score.before for key, score in scores.items() if score.before},
             went=destinations(answered),
             went_by=other_destinations(answered),
             errors=len(told) + len(missed),
             shots=answered,
             unread=missed,
             undecided=undecided(answered),
-            scores=scores,
         )
 
     def _shots(self, plan: Plan, answers: Judged) -> tuple[Shot, ...]:
@@ -172,7 +174,7 @@ class _Run:
         after = self._result(name, plan, edited, base)
         before = self._shots(plan, base)
         both = [(x, y) for x, y in zip(before, after.shots, strict=True) if None not in (x.found, y.found)]
-        change: dict[str, Rate] = {}
+        change: dict[str, Measured] = {}
         for metric, count in plan.rates.items():
             pairs = [pair for pair in both if count(pair[1]) is not None]
             if pairs:
@@ -181,6 +183,7 @@ class _Run:
         main = [pair for pair in both if pair[1].probe.metric == "forget"]
         same = None if self.prepared.labelled else agreement(main)
         went, by = destinations(before), other_destinations(before)
+        change, rates = {**change, **after.change}, {**rates, **after.base}
         return replace(after, change=change, base=rates, went_before=went, went_by_before=by, agreement=same)
 
     def _facts(self, erasers: Mapping[str, Eraser], questions: Sequence[str]) -> dict[str, Any]:

@@ -67,9 +67,24 @@ class Plan:
     jobs: tuple[Job, ...] = ()
 
 
+@dataclass(frozen=True)
+class BeforeAfter:
+    """A score or a distance of one eraser's images, beside the unedited model's.
+
+    Attributes:
+        after: The number of the eraser's images.
+        before: The number of the unedited model's images of the same prompts and seeds; None if they are the reference.
+        change: The first minus the second, paired by prompt and seed; None without a second.
+    """
+
+    after: Measured
+    before: Measured | None = None
+    change: Measured | None = None
+
+
 #: Scores and distances of a model's images, and which of the images that no question is asked of could not be read: of
 #: the eraser's name (or `base`), its answers and the unedited model's.
-Measure = Callable[[str, Judged, Judged], tuple[Mapping[str, Measured], Collection[Job]]]
+Measure = Callable[[str, Judged, Judged], tuple[Mapping[str, BeforeAfter], Collection[Job]]]
 
 
 @dataclass(frozen=True)

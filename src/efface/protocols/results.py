@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from efface.metrics.base import Measured, Value
-from efface.metrics.rates import Rate
+from efface.metrics.base import Measured
 from efface.protocols.base import BASE, Shot, Unread
 
 if TYPE_CHECKING:
@@ -32,8 +31,17 @@ class Calibration:
 
     name: str
     version: str
-    recall: Rate | None
-    false_positive_rate: Rate | None
+    recall: Measured | None
+    false_positive_rate: Measured | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The calibration as JSON."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "recall": self.recall and self.recall.as_dict(),
+            "false_positive_rate": self.false_positive_rate and self.false_positive_rate.as_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Result:
     """What one eraser did, or under the name `base` the unedited model.
 
     Attributes:
-        metrics: By flat name; a metric without a probe or an answer is left out, never invented.
+        metrics: Rates, then scores and distances, by flat name; a metric without a probe or an answer is left out.
         change: Paired with the base by prompt and seed: this minus base. Empty for the base.
         base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
         went: Erased concept -> destination -> images, over the `forget` probes.
@@ -56,26 +64,34 @@ class Result:
         undecided: By metric, shots in which the judge found neither, if there are any; no rate counts them.
         attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
         weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
-        scores: By flat name, what is no rate of verdicts: scores and distances of the images.
         err_parts: What `err` is the harmonic mean of, if there is one.
     """
 
-    metrics: Mapping[str, Rate]
-    change: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
-    base: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+    metrics: Mapping[str, Measured]
+    change: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
+    base: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     went_before: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     went_by: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
     went_by_before: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
-    agreement: Rate | None = None
+    agreement: Measured | None = None
     errors: int = 0
     shots: tuple[Shot, ...] = ()
     unread: tuple[Unread, ...] = ()
     undecided: Mapping[str, int] = field(default_factory=dict[str, int])
-    attacks: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+    attacks: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     weight_change: float | None = None
-    scores: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     err_parts: tuple[str, ...] = ()
+
+    @property
+    def rates(self) -> dict[str, Measured]:
+        """The metrics that are shares of answers."""
+        return {name: number for name, number in self.metrics.items() if number.kind == "rate"}
+
+    @property
+    def scores(self) -> dict[str, Measured]:
+        """The metrics that are scores and distances of images."""
+        return {name: number for name, number in self.metrics.items() if number.kind == "score"}
 
 
 @dataclass(frozen=True)
@@ -116,9 +132,9 @@ class Evaluation:
             },
             "erasers": {
                 name: {
-                    "metrics": _numbers(result.metrics, {key: m.value for key, m in result.scores.items()}),
-                    "change": _numbers(result.change, {key: m.change for key, m in result.scores.items()}),
-                    "base": _numbers(result.base, {key: m.base for key, m in result.scores.items()}),
+                    "metrics": _numbers(result.metrics),
+                    "change": _numbers(result.change),
+                    "base": _numbers(result.base),
                     "went": _counts(result.went),
                     "went_by": {metric: _counts(went) for metric, went in result.went_by.items()},
                     "agreement": result.agreement and result.agreement.as_dict(),
@@ -153,6 +169,5 @@ def _counts(went: Destinations) -> dict[str, dict[str, int]]:
     return {concept: dict(counts) for concept, counts in went.items()}
 
 
-def _numbers(rates: Mapping[str, Rate], scores: Mapping[str, Value | None]) -> dict[str, dict[str, Any]]:
-    """Rates and scores under one roof, as JSON carries them; of the scores, those that there are."""
-    return {name: number.as_dict() for name, number in (*rates.items(), *scores.items()) if number}
+def _numbers(metrics: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+    return {name: number.as_dict() for name, number in metrics.items()}

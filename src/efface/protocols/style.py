@@ -31,7 +31,7 @@ from efface.generation import Job, read_prompts
 from efface.judges import Judge
 from efface.judges.shared.questions import plain_words
 from efface.judges.wrappers import WithPeers
-from efface.metrics.base import Measured, Value
+from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
 from efface.metrics.features import Pixels
 from efface.metrics.lpips import Lpips
@@ -41,7 +41,7 @@ from efface.protocols.base import BASE, Probe
 from efface.protocols.image_scores import Scores, clusters, extractor_of, scored
 from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.plans import Asked, BeforeAfter, Plan, Prepared, good
 from efface.protocols.probes.requests import spread
 from efface.protocols.world import emoji_canvas
 from efface.request.record import Request
@@ -139,7 +139,7 @@ class _Pairs:
         self.jobs, self.erased = jobs, erased
         self.name, self.version, self.far = measure
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], set[Job]]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, BeforeAfter], set[Job]]:
         moved, unread = self._moved(edited, base)
         if name == BASE:  # from itself
             return {}, unread
@@ -179,7 +179,7 @@ def _far(asked: Asked, config: Config) -> tuple[str, str, Far]:
     return "distance", f"1 - cos of {own.version}", far
 
 
-def minus(e: Scores, u: Scores, version: str) -> Measured | None:
+def minus(e: Scores, u: Scores, version: str) -> BeforeAfter | None:
     """The difference of two means over different prompts, each resampled by itself."""
     if len(e) < 2 or len(u) < 2:
         return None
@@ -187,7 +187,7 @@ def minus(e: Scores, u: Scores, version: str) -> Measured | None:
     parts = [units(clusters(scores)) for scores in (e, u)]
     value = float(np.mean(list(e.values())) - np.mean(list(u.values())))
     low, high = percentiles(resampled_means(parts[0], rng) - resampled_means(parts[1], rng))
-    return Measured(Value(value, min(low, value), max(high, value), len(e) + len(u), version))
+    return BeforeAfter(Measured(value, min(low, value), max(high, value), len(e) + len(u), "score", version))
 
 
 PROTOCOL = planned(

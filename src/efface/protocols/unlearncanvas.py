@@ -31,7 +31,6 @@ from efface.errors import BadInput
 from efface.generation import Job
 from efface.judges import open_judge
 from efface.judges.wrappers import JoinedJudge
-from efface.metrics.base import Measured
 from efface.metrics.features import Features
 from efface.metrics.fid import fid, statistic
 from efface.metrics.kid import kid
@@ -42,7 +41,7 @@ from efface.protocols.base import BASE, Probe, Shot
 from efface.protocols.image_scores import Looks, Vectors, both, distance, open_looks, to_reference
 from efface.protocols.paper_sampling import Published
 from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Plan, Prepared, good
+from efface.protocols.plans import Asked, BeforeAfter, Plan, Prepared, good
 from efface.protocols.world import DOMAINS, Canvas, Domain, emoji_canvas, read_canvas
 from efface.request.record import Request
 from efface.settings import Settings
@@ -141,7 +140,7 @@ class _Distances:
         if paths := self._pictures(set()):
             looks.files(paths)
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, Measured], tuple[()]]:
+    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, BeforeAfter], tuple[()]]:
         erased = {probe.job: probe.concept for probe in self.probes[name] if probe.metric == "forget"}
         jobs = dict.fromkeys(probe.job for probe in self.probes[name] if probe.job not in erased)
         after = self.looks(edited, jobs)
@@ -152,7 +151,7 @@ class _Distances:
             found = {} if before is None else self._to_unedited(after, before)
         return {metric: measured for metric, measured in found.items() if measured}, ()
 
-    def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> dict[str, Measured | None]:
+    def _to_pictures(self, after: Vectors, before: Vectors | None, erased: set[str]) -> dict[str, BeforeAfter | None]:
         paths = self._pictures(erased)
         if len(paths) < 2:
             return {}
@@ -167,11 +166,11 @@ class _Distances:
         cells = [cell for cell in self.canvas.cells() if not erased & set(cell)]
         return [path for cell in cells for path in self.canvas.pictures.get(cell, ())[:PICTURES]]
 
-    def _to_unedited(self, after: Vectors, before: Vectors) -> dict[str, Measured | None]:
-        sets, found = both(after, before), dict[str, Measured | None]()
+    def _to_unedited(self, after: Vectors, before: Vectors) -> dict[str, BeforeAfter | None]:
+        sets, found = both(after, before), dict[str, BeforeAfter | None]()
         for metric, (measure, _) in self.measures.items():
             value = distance(partial(measure, draws=self.draws), *sets, self.looks.version)
-            found[metric] = value and Measured(replace(value, note=f"to the unedited model's images, {value.note}"))
+            found[metric] = value and BeforeAfter(replace(value, note=f"to the unedited model's images, {value.note}"))
         return found
 
 

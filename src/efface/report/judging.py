@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from efface.metrics.rates import Rate, clustered_bootstrap
+from efface.metrics.base import Measured
+from efface.metrics.rates import rate_with_interval
 from efface.protocols import BASE, Evaluation
 from efface.report.rates import Bar, Block, rate_bar
 from efface.report.series import Series, erasers_of, series_of
@@ -62,7 +63,7 @@ def _before(title: str) -> Series:
     return Series(BASE, title, "base")
 
 
-def _meaning(recall: Rate | None) -> str:
+def _meaning(recall: Measured | None) -> str:
     if recall is None:
         return "No prompt says what it shows, so there is no recall: read the rates beside those of the unedited model."
     if recall.value == 1:
@@ -85,6 +86,6 @@ def _by_concept(evaluation: Evaluation) -> list[Bar]:
         if shot.probe.metric not in UNNAMED and shot.found is not None:
             prompts = found.setdefault(shot.probe.concept, {})
             prompts.setdefault(shot.probe.job.prompt, []).append(float(shot.found))
-    rates = {concept: clustered_bootstrap(list(prompts.values())) for concept, prompts in found.items()}
+    rates = {concept: rate_with_interval(list(prompts.values())) for concept, prompts in found.items()}
     ranked = sorted(rates.items(), key=lambda entry: (entry[1].value, entry[0]))
     return [rate_bar(_before(concept), rate) for concept, rate in ranked]

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from efface.metrics.base import Measured
 from efface.protocols import Evaluation, Result
 from efface.protocols.results import rank_key, ranking
 from efface.report import provenance, words
@@ -39,7 +40,7 @@ class Card:
     name: str
     facts: Sequence[str]
     verdict: Verdict
-    figures: Sequence[tuple[str, words.Number]]
+    figures: Sequence[tuple[str, Measured]]
     certificate: Mapping[str, Mapping[str, float | None]]
 
 
@@ -126,11 +127,10 @@ def _rank(name: str, results: Mapping[str, Result]) -> int | None:
     return 1 + [rank_key(results[key]) for key in ranking(results)].index(rank_key(results[name]))
 
 
-def _figures(result: Result) -> list[tuple[str, words.Number]]:
+def _figures(result: Result) -> list[tuple[str, Measured]]:
     """The numbers that say most: forgetting, keeping, the score over all; else the first that there are."""
     main = {metric: result.metrics[metric] for metric in (*axes(result), "err") if metric in result.metrics}
-    scores = {metric: score.value for metric, score in result.scores.items()}
-    return list((main or {**result.metrics, **scores}).items())[:FIGURES]
+    return list((main or result.metrics).items())[:FIGURES]
 
 
 @cache
@@ -145,9 +145,7 @@ def _environment() -> Environment:
     shown = (words.percent, words.bounds, words.span, words.interval, words.points)
     shown += (words.number, words.counted, words.chance)
     filters: dict[str, Any] = {function.__name__: function for function in shown}
-    tests: dict[str, Any] = {"share": words.is_share}
     environment.filters.update(filters)
-    environment.tests.update(tests)
     return environment
 
 

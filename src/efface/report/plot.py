@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from efface.metrics.rates import Rate
+from efface.metrics.base import Measured
 from efface.protocols import BASE, Evaluation
 from efface.report.rates import before_of
 from efface.report.series import Series, erasers_of, series_of
@@ -52,8 +52,8 @@ class Point:
     """
 
     of: Series
-    keep: Rate
-    forget: Rate
+    keep: Measured
+    forget: Measured
     x: float
     y: float
     size: float
@@ -112,7 +112,7 @@ def _axis(lows: Sequence[float], start: float, length: float) -> Axis:
     return Axis(floor, step, start, length)
 
 
-def _point(of: Series, keep: Rate, forget: Rate, x: Axis, y: Axis) -> Point:
+def _point(of: Series, keep: Measured, forget: Measured, x: Axis, y: Axis) -> Point:
     at_x, at_y = x.at(keep.value), y.at(forget.value)
     across = f"M{x.at(keep.low)} {at_y}H{x.at(keep.high)}"
     return Point(of, keep, forget, at_x, at_y, 1.0, f"{across}M{at_x} {y.at(forget.low)}V{y.at(forget.high)}")
@@ -126,6 +126,6 @@ def _apart(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def _goal(keep: Rate, x: Axis, y: Axis) -> str:
+def _goal(keep: Measured, x: Axis, y: Axis) -> str:
     left, bottom = x.at(keep.value - HARM), y.at(FORGOTTEN)
     return f"M{left} {bottom}V{y.at(1)}H{x.at(1)}V{bottom}Z"

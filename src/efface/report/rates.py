@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from efface.metrics.base import Value
-from efface.metrics.rates import Rate
+from efface.metrics.base import Measured
 from efface.protocols import BASE, Evaluation
 from efface.report.series import Series, erasers_of, series_of
-from efface.report.words import bounds, is_share, number, percent, points, signed
+from efface.report.words import bounds, number, percent, points, signed
 
 MEANINGS = {
     "forget": "the erased concept is absent from images prompted for it",
@@ -66,7 +65,7 @@ class Table:
     blocks: Sequence[Block]
 
 
-def rate_bar(series: Series, rate: Rate, change: Rate | None = None, title: str | None = None) -> Bar:
+def rate_bar(series: Series, rate: Measured, change: Measured | None = None, title: str | None = None) -> Bar:
     """A rate, in percent."""
     drawn = (rate.value, rate.low, rate.high)
     said = points(change) if change else ""
@@ -76,7 +75,7 @@ def rate_bar(series: Series, rate: Rate, change: Rate | None = None, title: str 
 def blocks(evaluation: Evaluation) -> list[Block]:
     """The rates, those with a known meaning first; then the adversarial rate, attack by attack."""
     erasers = erasers_of(evaluation)
-    found = dict.fromkeys(m for result in erasers.values() for m, rate in result.metrics.items() if is_share(rate))
+    found = dict.fromkeys(m for result in erasers.values() for m, rate in result.metrics.items() if rate.is_share)
     order = [metric for metric in MEANINGS if metric in found] + [metric for metric in found if metric not in MEANINGS]
     rates = [Block(metric, MEANINGS.get(metric, ""), list(_rates(metric, evaluation))) for metric in order]
     return [*rates, *_attacks(evaluation)]
@@ -86,16 +85,16 @@ def tables(evaluation: Evaluation) -> list[Table]:
     """What is no rate, one table for each feature extractor."""
     found: dict[str, dict[str, None]] = {}
     for result in erasers_of(evaluation).values():
-        plain = {metric: value for metric, value in result.metrics.items() if not is_share(value)}
-        for metric, value in {**plain, **{m: score.value for m, score in result.scores.items()}}.items():
-            found.setdefault(value.extractor if isinstance(value, Value) else "", {})[metric] = None
+        for metric, value in result.metrics.items():
+            if not value.is_share:
+                found.setdefault(value.extractor, {})[metric] = None
     return [
         Table(extractor, [block for metric in metrics if (block := _values(metric, extractor, evaluation)).bars])
         for extractor, metrics in found.items()
     ]
 
 
-def before_of(metric: str, name: str, evaluation: Evaluation) -> Rate | None:
+def before_of(metric: str, name: str, evaluation: Evaluation) -> Measured | None:
     """The unedited model's rate on an eraser's own prompts, or over all prompts where it has no other."""
     own = evaluation.results[name].base
     return own.get(metric) or evaluation.results[BASE].metrics.get(metric)
@@ -109,9 +108,9 @@ def _rates(metric: str, evaluation: Evaluation) -> Iterator[Bar]:
     shared = len(set(before.values())) == 1
     for place, (name, result) in enumerate(erasers.items()):
         rate, base = result.metrics[metric], before[name]
-        if base and is_share(base) and (place == 0 or not shared):
+        if base and base.is_share and (place == 0 or not shared):
             yield rate_bar(series[BASE], base, title=None if shared else f"before {name}")
-        if is_share(rate):
+        if rate.is_share:
             yield rate_bar(series[name], rate, result.change.get(metric))
 
 
@@ -125,13 +124,13 @@ def _attacks(evaluation: Evaluation) -> Iterator[Block]:
 
 def _values(metric: str, extractor: str, evaluation: Evaluation) -> Block:
     """One score or distance, before and after, on a scale from 0 to the largest that occurs."""
-    rows: list[tuple[Series, Value, Value | None]] = []
+    rows: list[tuple[Series, Measured, Measured | None]] = []
     series = series_of(evaluation)
     for name, result in evaluation.results.items():
-        score = result.scores.get(metric)
-        measured = score.value if score else result.metrics.get(metric)
-        if measured and (value := _value(measured)).extractor == extractor:
-            rows.append((series[name], value, score.change if score else None))
+        value = result.metrics.get(metric)
+        if value and value.extractor == extractor:
+            change = result.change.get(metric)
+            rows.append((series[name], value, change if change and change.kind == "score" else None))
     top = max((abs(value.high) for _, value, _ in rows), default=0) or 1.0
     bars = [
         Bar(
@@ -147,10 +146,3 @@ def _values(metric: str, extractor: str, evaluation: Evaluation) -> Block:
     ]
     notes = dict.fromkeys(value.note for _, value, _ in rows if value.note)
     return Block(metric, MEANINGS.get(metric, ""), bars, list(notes))
-
-
-def _value(measured: Rate | Value) -> Value:
-    """A number that is neither a share nor of any extractor stands in a table of its own."""
-    if isinstance(measured, Value):
-        return measured
-    return Value(measured.value, measured.low, measured.high, measured.n, "")

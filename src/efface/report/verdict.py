@@ -64,7 +64,7 @@ def verdict(concepts: Sequence[str], result: Result) -> Verdict:
     subject, name = listed(concepts), axes(result)[0]
     forget = result.metrics.get(name)
     sentences = tuple(s for s in (_forgetting(subject, result), _going(result), _keeping(result)) if s)
-    if forget is None and not concepts and (result.metrics or result.scores):
+    if forget is None and not concepts and result.metrics:
         return Verdict("plain", "Measured, not judged", ())
     if forget is None:
         why = f"no image prompted for {subject} has an answer" if concepts else "nothing was measured"

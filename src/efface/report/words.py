@@ -1,22 +1,12 @@
 """Numbers and lists as people read them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any
 
-from efface.metrics.base import Value
-from efface.metrics.paired import Comparison
-from efface.metrics.rates import Rate
-
-#: A rate, or a score or distance of features.
-Number: TypeAlias = Rate | Value
+from efface.metrics.base import Measured
 
 #: Items of a list that are shown one by one.
 LISTED = 50
-
-
-def is_share(measured: Number) -> TypeGuard[Rate]:
-    """Whether a number is a rate, to be shown in percent with a bar."""
-    return isinstance(measured, Rate) and 0 <= measured.value <= 1
 
 
 def listed(names: Sequence[str], limit: int = 3) -> str:
@@ -32,24 +22,24 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%".replace(".0%", "%")
 
 
-def bounds(rate: Number) -> str:
+def bounds(rate: Measured) -> str:
     """A rate's 95% interval."""
     return f"{percent(rate.low)} to {percent(rate.high)}"
 
 
-def span(rate: Number) -> str:
+def span(rate: Measured) -> str:
     """A rate's 95% interval where there is little room."""
     return f"{percent(rate.low).rstrip('%')}–{percent(rate.high)}"
 
 
-def interval(rate: Number | None) -> str:
+def interval(rate: Measured | None) -> str:
     """A rate with its interval and count; a dash where there is none."""
     if rate is None:
         return "–"
     return f"{percent(rate.value)} ({bounds(rate)}, n={rate.n})"
 
 
-def points(change: Number | Comparison | None) -> str:
+def points(change: Measured | None) -> str:
     """A difference of rates in percentage points, with its interval; a dash where there is none."""
     if change is None:
         return "–"
@@ -57,8 +47,10 @@ def points(change: Number | Comparison | None) -> str:
     return f"{value} points, {low} to {high}"
 
 
-def chance(p: float) -> str:
-    """A p, which says little beyond two digits."""
+def chance(p: float | None) -> str:
+    """A p-value, to two digits; a dash where there is none."""
+    if p is None:
+        return "–"
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
