@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efface.metrics import METRICS, Value
+from efface.metrics import METRICS, Measured
 from efface.metrics.features import Features
 
 Images = Sequence[np.ndarray]
@@ -51,10 +51,10 @@ def features(images: Images, seed: int) -> Features:
     return Features(means + np.random.default_rng(seed).normal(0, 0.05, means.shape), "means")
 
 
-def measured(name: str, images: Images) -> Value:
+def measured(name: str, images: Images) -> Measured:
     """The metric of images that should be `GOOD`."""
     entry, clip = METRICS.get(name), ColourClip()
-    measure: dict[str, Callable[[], Value]] = {
+    measure: dict[str, Callable[[], Measured]] = {
         "two sets": lambda: entry.measure(features(images, 1), features([RED, RED, RED, BLUE], 2)),
         "pairs of images": lambda: entry.measure(ColourDistance(), images, GOOD, PROMPTS),
         "images and texts": lambda: entry.measure(clip, images, PROMPTS),
