@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import efface
-from efface.generation import Job, Sampling, generate, sample
+from efface.generation import Job, Sampling, generate_images, sample
 from efface.generation.schedulers import make_scheduler
 from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
@@ -131,7 +131,7 @@ def speed(model: Model, sampling: Sampling, n: int, rounds: int) -> dict[str, An
 
     def end_to_end() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            generate(model, jobs, sampling, out=Path(folder) / "out")
+            generate_images(model, jobs, sampling, out=Path(folder) / "out")
 
     reference = replace(sampling, sampler="ddim", steps=REFERENCE)
     works: dict[str, tuple[Callable[[], object], int]] = {

@@ -35,7 +35,7 @@ import numpy as np
 import efface
 from attacks import prompts, unseen
 from efface import Eraser, Request, RunContext
-from efface.generation import Job, Sampling, generate
+from efface.generation import Job, Sampling, generate_images
 from efface.judges import Judge, open_judge
 from efface.methods.training.checkpoints import discard
 from efface.metrics.rates import wilson
@@ -99,7 +99,7 @@ def erased(model: Model, scenario: Scenario, setting: Setting, work: Path) -> di
         if path.exists() and (stored := Eraser.load(path)).request == request:
             return stored
         folder = path.with_suffix(".training")
-        eraser = efface.erase(model, request, work=RunContext(folder, force=True))
+        eraser = efface.erase(model, request, context=RunContext(folder, force=True))
         eraser.save(path, force=True)
         discard(folder)
         return eraser
@@ -123,7 +123,7 @@ def moved(model: Model, eraser: Eraser, texts: Sequence[str]) -> float:
 def drawn(model: Model, eraser: Eraser | None, texts: Sequence[str], n: int, out: Path) -> np.ndarray[Any, Any]:
     """Images of shape (n, H, W, 3), image k with seed k."""
     jobs = [Job(texts[index % len(texts)], index) for index in range(n)]
-    images = generate(model, jobs, Sampling.default(model), out=out, eraser=eraser, use_cache=eraser is None)
+    images = generate_images(model, jobs, Sampling.default(model), out=out, eraser=eraser, use_cache=eraser is None)
     return np.stack([image.pixels() for image in images])
 
 

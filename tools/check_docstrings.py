@@ -39,7 +39,7 @@ PACKAGE = ROOT / "src" / "efface"
 ENFORCED: tuple[str, ...] = ("errors.py",)
 
 # The only public names that more than one module may define: the functions that every plug-in of a kind has.
-SHARED_NAMES = frozenset({"command", "erase", "combine", "write"})
+SHARED_NAMES = frozenset({"erase", "combine", "write"})
 
 # Words with a plain equivalent: say stored, preserved or cached for kept, fix for mend, restore for give back.
 BANNED_WORDS = ("told", "said", "nobody", "whom", "mend", "mends", "mended", "mending", "kept")
@@ -173,7 +173,9 @@ class Project:
                 yield node.lineno, f"'{name}' takes tensors, but neither it nor its class mentions a shape."
             return
         arguments = _arguments(node)
-        is_command = any("typer" in _names_in(item) for item in arguments.values() if item is not None)
+        is_command = node.name.endswith("_command") or any(
+            "typer" in _names_in(item) for item in arguments.values() if item is not None
+        )
         if len(arguments) > 2 and not is_command:
             yield from _missing(docstring, ("Args",), arguments, node)
         if any(_is_array(item) for item in (*arguments.values(), node.returns)) and not _SHAPE.search(docstring):

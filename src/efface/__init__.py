@@ -1,32 +1,41 @@
-"""efface makes a text-to-image model forget a concept, shows that it forgot, and can take the forgetting back.
+"""efface makes a text-to-image model forget a concept, shows that the model forgot it, and can restore the concept.
 
     import efface
 
-    model = efface.open_model("emoji")
-    eraser = efface.erase(model, "cat", to="dog")
-    with eraser.attach(model):
-        images = model.pipeline()("a cat in 3d style").images
+    eraser = efface.erase("emoji", "cat", to="dog")
+    images = efface.generate("a cat in 3d style", eraser=eraser, n=4)
+    print(efface.judge(images, ["cat", "dog"]).questions)
 
-Names are imported when they are first used, so that `import efface` costs nothing.
+Every verb of the command line is a function here. Names are imported when they are first used, so that `import efface`
+is fast.
 """
+
+from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from efface.api.compose import compose as compose
+    from efface.api.erase import erase as erase
+    from efface.api.export import export as export
+    from efface.api.fetch import fetch as fetch
+    from efface.api.generate import generate as generate
+    from efface.api.import_eraser import import_eraser as import_eraser
+    from efface.api.inspect import inspect as inspect
+    from efface.api.judge import judge as judge
+    from efface.api.train_judge import train_judge as train_judge
     from efface.apply.attachment import attach_each as attach_each
     from efface.edits.kinds import TextEdit as TextEdit
     from efface.edits.kinds import WeightEdit as WeightEdit
-    from efface.eraser.compose import compose as compose
+    from efface.eraser.certificate import certify as certify
     from efface.eraser.eraser import Eraser as Eraser
-    from efface.eraser.solve import erase as erase
     from efface.errors import BadFile as BadFile
     from efface.errors import BadInput as BadInput
     from efface.errors import BadRequest as BadRequest
     from efface.errors import UnknownName as UnknownName
     from efface.errors import WrongBase as WrongBase
-    from efface.formats.exporting import export_eraser as export_eraser
-    from efface.formats.importing import import_eraser as import_eraser
+    from efface.judges import open_judge as open_judge
     from efface.models import Model as Model
     from efface.models import open_model as open_model
     from efface.progress import RunContext as RunContext
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "BadFile": "efface.errors",
     "BadInput": "efface.errors",
     "BadRequest": "efface.errors",
@@ -43,26 +52,33 @@ _HOMES = {
     "Eraser": "efface.eraser.eraser",
     "Model": "efface.models",
     "Request": "efface.request.record",
+    "RunContext": "efface.progress",
     "TextEdit": "efface.edits.kinds",
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits.kinds",
-    "RunContext": "efface.progress",
     "WrongBase": "efface.errors",
     "attach_each": "efface.apply.attachment",
-    "compose": "efface.eraser.compose",
-    "erase": "efface.eraser.solve",
-    "export_eraser": "efface.formats.exporting",
-    "import_eraser": "efface.formats.importing",
+    "certify": "efface.eraser.certificate",
+    "compose": "efface.api.compose",
+    "erase": "efface.api.erase",
+    "export": "efface.api.export",
+    "fetch": "efface.api.fetch",
+    "generate": "efface.api.generate",
+    "import_eraser": "efface.api.import_eraser",
+    "inspect": "efface.api.inspect",
+    "judge": "efface.api.judge",
+    "open_judge": "efface.judges",
     "open_model": "efface.models",
+    "train_judge": "efface.api.train_judge",
 }
 
-__all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'efface' has no attribute '{name}'")
-    value: object = getattr(import_module(_HOMES[name]), name)
+    value: object = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -1,8 +1,12 @@
-"""Files that are either whole or absent, hashes of what they hold, and where the cache lies."""
+"""Atomic writes, file names, SHA-256 hashes, and the cache folder."""
+
+from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,16 +22,17 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
-    """Yield a temporary path beside `path`; it takes the final name only if the block succeeds.
+    """Yield a temporary path beside `path` and rename it to `path` if the block succeeds.
 
-    Its permissions are those of the file that it replaces, or of any new file, whatever the block's writer gives it.
+    The file gets the permissions of the file that it replaces, or those of any new file, whichever way the block
+    writes it.
 
     Args:
-        path: where the file shall be.
-        force: whether an existing file may be replaced.
+        path: The file to write.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        BadFile: the folder is missing, the file exists and `force` is false, or the system refuses to write.
+        BadFile: The folder is missing, the file exists and `force` is false, or the system refuses to write.
     """
     if not path.parent.is_dir():
         raise BadFile(f"Cannot write {path}: the folder {path.parent} does not exist.")
@@ -45,13 +50,13 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        # An existing folder without write permission makes even the removal fail; there is then nothing to remove.
+        # In a folder without write permission the removal fails too; there is then nothing to remove.
         with suppress(OSError):
             temporary.unlink()
 
 
 def _mode(path: Path, temporary: Path) -> int:
-    """The permissions of `path`, or those that a new file gets there."""
+    """The permissions of `path`, or those of a new file in its folder."""
     with suppress(FileNotFoundError):
         return path.stat().st_mode
     # The umask can only be read by setting it, for all threads.
@@ -61,17 +66,44 @@ def _mode(path: Path, temporary: Path) -> int:
     return mode
 
 
+class _WritableError(Exception):
+    """Ends a successful trial of writing."""
+
+
+def check_writable(path: Path, force: bool) -> None:
+    """Check that a file can be written, before long work starts.
+
+    Args:
+        path: The file to write later.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        BadFile: The file cannot be written, or it exists and `force` is false.
+    """
+    # The exception makes `atomic` remove the temporary file.
+    with suppress(_WritableError), atomic(path, force) as temporary:
+        temporary.touch()
+        raise _WritableError
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """A file name from any text: letters, digits and hyphens, never a path."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    return words[:limit].rstrip("-") or "concept"
+
+
 def sha256_of_file(path: Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
+    """Hex digest of a file's bytes, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
-def sha256_of_tensors(tensors: Mapping[str, "Tensor"]) -> str:
-    """Hex digest of named tensors: names, types, shapes and bytes, whatever order or device they are in."""
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of named tensors of any shape: names, types, shapes and bytes, independent of order and device."""
     import torch
 
     digest = hashlib.sha256()
@@ -83,14 +115,19 @@ def sha256_of_tensors(tensors: Mapping[str, "Tensor"]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where efface keeps what it can make again."""
+    """The folder for files that efface can compute again: `EFFACE_CACHE`, or a folder in the user's cache."""
     if chosen := os.environ.get("EFFACE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efface"
 
 
 def keep_in_cache(place: Path, write: Callable[[Path], object]) -> None:
-    """Write a file of the cache by `write`; a cache that cannot be written is no reason to stop."""
+    """Write a file of the cache; a failure to write is ignored, since the cache is optional.
+
+    Args:
+        place: The file in the cache.
+        write: Writes the content to the path that it receives.
+    """
     with suppress(OSError, BadFile):
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic(place) as temporary:

@@ -1,6 +1,6 @@
-"""Bringing models and data sets from the Hugging Face hub, or saying what to place where without it.
+"""Downloads models and data sets from the Hugging Face hub; without the hub, the error says what to place where.
 
-Nothing that is brought is run: of models, safetensors, configurations and tokenizers; of data sets, CSV and Parquet.
+No downloaded file is executed: models are safetensors, configurations and tokenizers, data sets are CSV and Parquet.
 """
 
 from __future__ import annotations
@@ -21,54 +21,64 @@ HUB = "https://huggingface.co"
 I2P, I2P_FILE = "AIML-TUDA/i2p", "i2p_benchmark.csv"
 CANVAS = "OPTML-Group/UnlearnCanvas"
 _MODEL = ("*.json", "*.txt", "*.model", "*.safetensors")
-_TWICE = ("*.fp16*", "*non_ema*", "*.msgpack")
+_DUPLICATES = ("*.fp16*", "*non_ema*", "*.msgpack")
 _CAPTION = re.compile(r"\s*an?\s+(.+?)\s+image\s+in\s+(.+?)\s+style\W*", re.IGNORECASE)
 
 
 class UnreachableError(RuntimeError):
-    """The hub cannot be reached, or does not give a file; the message says what to place where instead."""
+    """The hub cannot be reached or does not provide a file; the message says what to place where instead."""
 
 
 def fetch_model(name: str) -> Path:
-    """A model, into the hub's own cache, where `--model NAME` finds it.
+    """Download a model into the hub's own cache, where `--model NAME` finds it.
 
     Raises:
-        UnreachableError: It cannot be brought.
+        UnreachableError: The model cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
 
-    def bring() -> str:
-        found = snapshot_download(name, allow_patterns=[*_MODEL], ignore_patterns=[*_TWICE])
-        if not any(Path(found).rglob("*.safetensors")):
+    def download() -> str:
+        folder = snapshot_download(name, allow_patterns=[*_MODEL], ignore_patterns=[*_DUPLICATES])
+        if not any(Path(folder).rglob("*.safetensors")):
             raise FileNotFoundError("it has no safetensors weights")
-        return found
+        return folder
 
     place = f"place the files of {HUB}/{name} in a folder, as diffusers lays them out, and pass --model FOLDER"
-    return Path(_brought(name, bring, place))
+    return Path(_downloaded(name, download, place))
 
 
 def fetch_i2p(name: str, target: Path, force: bool) -> Path:
-    """I2P's prompts, as published.
+    """Download I2P's prompts, as published.
+
+    Args:
+        name: The data set's name on the hub.
+        target: The file to write.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        UnreachableError: They cannot be brought.
+        UnreachableError: The prompts cannot be downloaded.
         BadFile: `target` cannot be written.
     """
     from huggingface_hub import hf_hub_download
 
     place = f"download {I2P_FILE} from {HUB}/datasets/{name}, place it at {target}, and pass --prompts {target}"
-    found = _brought(name, lambda: hf_hub_download(name, I2P_FILE, repo_type="dataset"), place)
+    file = _downloaded(name, lambda: hf_hub_download(name, I2P_FILE, repo_type="dataset"), place)
     with atomic(target, force) as temporary:
-        temporary.write_bytes(Path(found).read_bytes())
+        temporary.write_bytes(Path(file).read_bytes())
     return target
 
 
 def fetch_unlearncanvas(name: str, target: Path, progress: Progress | None = None) -> Path:
-    """UnlearnCanvas' pictures, as `target/STYLE/OBJECT/NUMBER.jpg`; what is there already is not written again.
+    """Download UnlearnCanvas' pictures to `target/STYLE/OBJECT/NUMBER.jpg`; existing files are not written again.
+
+    Args:
+        name: The data set's name on the hub.
+        target: The folder to write to.
+        progress: The progress callback.
 
     Raises:
-        UnreachableError: They cannot be brought.
-        BadFile: `target` cannot be written, or what came is not the data set.
+        UnreachableError: The pictures cannot be downloaded.
+        BadFile: `target` cannot be written, or the download is another data set.
     """
     from huggingface_hub import snapshot_download
 
@@ -76,32 +86,35 @@ def fetch_unlearncanvas(name: str, target: Path, progress: Progress | None = Non
         f"download the pictures of {HUB}/datasets/{name}, place them as {target}/STYLE/OBJECT/NUMBER.jpg, "
         f"and pass --data {target}"
     )
-    found = _brought(name, lambda: snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]), place)
-    shards = sorted(Path(found).rglob("*.parquet"))
+    folder = _downloaded(
+        name, lambda: snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]), place
+    )
+    shards = sorted(Path(folder).rglob("*.parquet"))
     numbers: Counter[Path] = Counter()
     for index, shard in enumerate(shards):
         _unpack(shard, target, numbers)
         if progress:
             progress("pictures", index + 1, len(shards))
     if not numbers:
-        raise BadFile(f"{name} holds no picture whose text says which object in which style; is it UnlearnCanvas?")
+        raise BadFile(f"{name} has no picture whose text names an object and a style; is it UnlearnCanvas?")
     return target
 
 
-def _brought(name: str, bring: Callable[[], str], place: str) -> str:
+def _downloaded(name: str, download: Callable[[], str], place: str) -> str:
+    """The path of a download; `place` is the advice for an error message: what to place where instead."""
     from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return bring()
+        return download()
     except HFValidationError as error:
-        raise BadInput(f"'{name}' is not a name of the hub; write it as OWNER/NAME.") from error
+        raise BadInput(f"'{name}' is not a name on the hub; write it as OWNER/NAME.") from error
     except GatedRepoError as error:
-        raise UnreachableError(f"{name} is given to registered users: accept its terms, and set HF_TOKEN.") from error
+        raise UnreachableError(f"{name} is for registered users: accept its terms, and set HF_TOKEN.") from error
     except Exception as error:
-        # The hub's own message to those who are offline is about its options.
+        # The hub's own message without a connection is about its options.
         lines = [] if isinstance(error, LocalEntryNotFoundError) else str(error).strip().splitlines()
         reason = next(iter(lines), "the hub cannot be reached").rstrip(".")
-        raise UnreachableError(f"{name} was not brought ({reason}): {place}.") from error
+        raise UnreachableError(f"{name} was not downloaded ({reason}): {place}.") from error
 
 
 def _unpack(shard: Path, target: Path, numbers: Counter[Path]) -> None:
@@ -112,10 +125,10 @@ def _unpack(shard: Path, target: Path, numbers: Counter[Path]) -> None:
     for batch in file.iter_batches(batch_size=16, columns=["image", "text"]):
         rows: Sequence[Mapping[str, Any]] = batch.to_pylist()
         for row in rows:
-            said = _CAPTION.fullmatch(row["text"] or "")
-            if not said or not row["image"] or not row["image"]["bytes"]:
+            caption = _CAPTION.fullmatch(row["text"] or "")
+            if not caption or not row["image"] or not row["image"]["bytes"]:
                 continue
-            thing, style = (re.sub(r"\W+", "_", words.strip()) for words in said.groups())
+            thing, style = (re.sub(r"\W+", "_", words.strip()) for words in caption.groups())
             folder = target / style / thing
             numbers[folder] += 1
             picture = folder / f"{numbers[folder]}.jpg"

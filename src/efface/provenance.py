@@ -1,12 +1,12 @@
-"""What an artefact says of how it was made."""
+"""The versions that an artefact records."""
+
+from __future__ import annotations
 
 from importlib.metadata import version
 
-_PACKAGES = ("torch", "diffusers", "transformers")
+_PACKAGES = ("efface", "torch", "diffusers", "transformers")
 
 
 def versions() -> dict[str, str]:
     """The versions of efface and of the libraries that compute."""
-    import efface
-
-    return {"efface": efface.__version__} | {package: version(package) for package in _PACKAGES}
+    return {package: version(package) for package in _PACKAGES}

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from efface import Eraser
-from efface.cli.output import slug
+from efface.files import slug
 from efface.metrics.rates import rate_with_interval, wilson
 
 

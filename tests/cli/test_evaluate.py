@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from efface.cli.eraser_files import eraser_files
+from efface.api.erasers import eraser_files
 from efface.errors import BadInput
 from efface.protocols import BASE, PROTOCOLS, Calibration, Evaluation, Protocol, Result
 
@@ -49,7 +49,7 @@ def test_names_that_stay_alike_and_arguments_that_mean_nothing(here):
         (["a.safetensors", "b/a.safetensors"], "'a' is taken"),
         (["base.safetensors"], "'base' is taken"),
         (["empty"], "empty holds no eraser"),
-        (["nothing-*"], "no eraser fits the pattern"),
+        (["nothing-*"], "no eraser matches the pattern"),
     ):
         with pytest.raises(BadInput, match=said):
             eraser_files(arguments)

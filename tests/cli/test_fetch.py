@@ -106,9 +106,9 @@ def test_without_the_hub_it_says_in_one_line_what_to_place_where(efface, hub, ar
 
 def test_what_makes_no_sense(refused, hub):
     assert "models, i2p, unlearncanvas" in refused("fetch", "coco")
-    assert "which model" in refused("fetch", "models")
+    assert "Name the model" in refused("fetch", "models")
     assert "OWNER/NAME" in refused("fetch", "models", "a/b/c")
-    assert "leave -o away" in refused("fetch", "models", "a/b", "-o", "x")
+    assert "leave -o out" in refused("fetch", "models", "a/b", "-o", "x")
 
 
 def test_a_data_set_of_something_else_is_refused(refused, hub):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import efface
-from efface import BadInput, Eraser, Model, export_eraser, open_model
+from efface import BadInput, Eraser, Model, export, open_model
 from efface.formats import EXPORTERS
 
 pytestmark = pytest.mark.parametrize("name", EXPORTERS.names())
@@ -47,7 +47,7 @@ def test_its_entry_is_complete(name: str) -> None:
 def test_it_writes_what_it_says_and_the_same_each_time(
     name: str, eraser: Eraser, tiny_sd: Path, path: Path, tmp_path: Path
 ) -> None:
-    exported = export_eraser(eraser, open_model(tiny_sd), path, name)
+    exported = export(eraser, name, path, model=open_model(tiny_sd))
     assert exported.path == path
     assert path.is_dir() is (EXPORTERS.get(name).suffix == "")
     assert exported.parameters > 0
@@ -55,25 +55,25 @@ def test_it_writes_what_it_says_and_the_same_each_time(
     assert exported.error == 0
     assert eraser.hash in repr(content(path)), "no file names the eraser"
     (tmp_path / "again").mkdir()
-    export_eraser(eraser, open_model(tiny_sd), tmp_path / "again" / path.name, name)
+    export(eraser, name, tmp_path / "again" / path.name, model=open_model(tiny_sd))
     assert content(tmp_path / "again" / path.name) == content(path)
 
 
 def test_the_model_is_unchanged(name: str, eraser: Eraser, tiny_model: Model, path: Path) -> None:
     before = {key: tensor.clone() for key, tensor in tiny_model.denoiser.state_dict().items()}
-    export_eraser(eraser, tiny_model, path, name)
+    export(eraser, name, path, model=tiny_model)
     assert all(torch.equal(tensor, before[key]) for key, tensor in tiny_model.denoiser.state_dict().items())
     assert not any(module._forward_pre_hooks for module in tiny_model.denoiser.modules())
 
 
 def test_an_export_is_replaced_by_force_alone(name: str, eraser: Eraser, tiny_model: Model, path: Path) -> None:
-    export_eraser(eraser, tiny_model, path, name)
+    export(eraser, name, path, model=tiny_model)
     before, other = content(path), efface.erase(tiny_model, "car", "dog")
     with pytest.raises(BadInput) as caught:
-        export_eraser(other, tiny_model, path, name)
+        export(other, name, path, model=tiny_model)
     assert "\n" not in str(caught.value)
     assert content(path) == before
-    export_eraser(other, tiny_model, path, name, force=True)
+    export(other, name, path, model=tiny_model, force=True)
     assert content(path) != before
 
 
@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
     message = ""
     try:
         with small_disk():
-            export_eraser(eraser, tiny_model, path, name)
+            export(eraser, name, path, model=tiny_model)
     except BadInput as error:
         message = str(error)
     if message:
@@ -98,10 +98,10 @@ def test_what_no_weight_holds_and_an_unread_rank_are_refused(
     name: str, eraser: Eraser, tiny_model: Model, path: Path, other_sd: Path
 ) -> None:
     with pytest.raises(BadInput, match="in no weight"):
-        export_eraser(efface.erase(tiny_model, "cat", method="negative"), tiny_model, path, name)
+        export(efface.erase(tiny_model, "cat", method="negative"), name, path, model=tiny_model)
     if not EXPORTERS.get(name).takes_rank:
         with pytest.raises(BadInput, match="--rank"):
-            export_eraser(eraser, tiny_model, path, name, rank=1)
+            export(eraser, name, path, model=tiny_model, rank=1)
     with pytest.raises(efface.WrongBase):
-        export_eraser(eraser, open_model(other_sd), path, name)
+        export(eraser, name, path, model=open_model(other_sd))
     assert not list(path.parent.iterdir())

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import efface
-from efface import BadFile, BadInput, Eraser, Model, WeightEdit, export_eraser, open_model
+from efface import BadFile, BadInput, Eraser, Model, WeightEdit, export, open_model
 from efface.formats import EXPORTERS
 
 PROMPTS = ("a cat", "golf ball", "a house")
@@ -71,7 +71,7 @@ def test_a_text_edit_is_an_exact_lora_of_its_rank(
     text_eraser: Eraser, tiny_model: Model, tiny_sd: Path, tmp_path: Path, guided: Guided, format: str
 ) -> None:
     path, plain = tmp_path / "eraser.safetensors", guided(tiny_model, PROMPTS)
-    done = export_eraser(text_eraser, tiny_model, path, format)
+    done = export(text_eraser, format, path, model=tiny_model)
     assert (done.parameters, done.error) == (len(tiny_model.text_parameters()), 0.0)
     assert done.rank == text_eraser.rank
     pipeline = fresh(tiny_sd)
@@ -91,7 +91,7 @@ def test_factors_are_w_l_and_r_for_every_layer(tiny_model: Model, tmp_path: Path
     eraser = efface.erase(tiny_model, "cat", "dog")
     (edit,) = eraser.edits
     assert isinstance(edit, efface.TextEdit)
-    export_eraser(eraser, tiny_model, tmp_path / "x.safetensors", "lora")
+    export(eraser, "lora", tmp_path / "x.safetensors", model=tiny_model)
     tensors = load_file(tmp_path / "x.safetensors")
     assert len(tensors) == 2 * len(tiny_model.text_parameters())
     for name, weight in tiny_model.text_weights():
@@ -105,7 +105,7 @@ def test_low_rank_weight_edits_of_linear_maps_and_convolutions_are_exact(
     text_eraser: Eraser, tiny_model: Model, tiny_sd: Path, tmp_path: Path, guided: Guided, format: str
 ) -> None:
     eraser, plain = weights(text_eraser, *low_rank_edits()), guided(tiny_model, PROMPTS)
-    done = export_eraser(eraser, tiny_model, tmp_path / "x.safetensors", format)
+    done = export(eraser, format, tmp_path / "x.safetensors", model=tiny_model)
     assert (done.parameters, done.rank, done.error) == (2, 3, 0.0)
     pipeline = fresh(tiny_sd)
     pipeline.load_lora_weights(tmp_path / "x.safetensors")
@@ -117,7 +117,7 @@ def test_edits_of_the_text_encoder_are_under_its_name(
     text_eraser: Eraser, tiny_model: Model, tiny_sd: Path, tmp_path: Path, format: str
 ) -> None:
     eraser = weights(text_eraser, WeightEdit(FC, up=0.1 * random(32, 2), down=random(2, 64, seed=1)))
-    export_eraser(eraser, tiny_model, tmp_path / "x.safetensors", format)
+    export(eraser, format, tmp_path / "x.safetensors", model=tiny_model)
     pipeline = fresh(tiny_sd)
     pipeline.load_lora_weights(tmp_path / "x.safetensors")
     with eraser.attach(tiny_model):
@@ -135,7 +135,7 @@ def test_text_and_weights_together_are_one_lora(
     eraser, plain = replace(text_eraser, edits=(*text_eraser.edits, edit, *second)), guided(tiny_model, PROMPTS)
     for format in ("lora", "uce"):
         path = tmp_path / f"{format}.safetensors"
-        export_eraser(eraser, tiny_model, path, format)
+        export(eraser, format, path, model=tiny_model)
         pipeline = fresh(tiny_sd)
         pipeline.load_lora_weights(path) if format == "lora" else pipeline.unet.load_state_dict(
             load_file(path), strict=False
@@ -149,24 +149,24 @@ def test_a_dense_change_needs_a_rank_and_says_what_it_loses(
     delta = random(32, 32)
     eraser, path = weights(text_eraser, WeightEdit(TO_Q, delta=delta)), tmp_path / "x.safetensors"
     with pytest.raises(BadInput, match="--rank"):
-        export_eraser(eraser, tiny_model, path, "lora")
+        export(eraser, "lora", path, model=tiny_model)
     values = torch.linalg.svdvals(delta.double())
     for rank in (1, 5, 31):
-        done = export_eraser(eraser, tiny_model, path, "lora", rank=rank, force=True)
+        done = export(eraser, "lora", path, model=tiny_model, rank=rank, force=True)
         expected = float(values[rank:].norm() / values.norm())
         assert done.error == pytest.approx(expected, rel=1e-9)
         tensors = load_file(path)
         module = f"unet.{TO_Q.removeprefix('denoiser.').removesuffix('.weight')}"
         made = tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
         assert float((made - delta).norm() / delta.norm()) == pytest.approx(expected, rel=1e-4)
-    assert export_eraser(eraser, tiny_model, path, "lora", rank=32, force=True).error < 1e-7
+    assert export(eraser, "lora", path, model=tiny_model, rank=32, force=True).error < 1e-7
 
 
 def test_a_rank_below_the_edits_own_cuts_it_and_one_above_changes_nothing(
     text_eraser: Eraser, tiny_model: Model, tmp_path: Path
 ) -> None:
-    exact = export_eraser(text_eraser, tiny_model, tmp_path / "a.safetensors", "lora", rank=64)
-    cut = export_eraser(text_eraser, tiny_model, tmp_path / "b.safetensors", "lora", rank=2)
+    exact = export(text_eraser, "lora", tmp_path / "a.safetensors", model=tiny_model, rank=64)
+    cut = export(text_eraser, "lora", tmp_path / "b.safetensors", model=tiny_model, rank=2)
     assert exact.error == 0.0
     assert (cut.rank, 0 < cut.error < 1) == (2, True)
 
@@ -179,23 +179,23 @@ def test_what_a_lora_cannot_hold_is_refused(text_eraser: Eraser, tiny_model: Mod
     for edit in (bias, norm):
         for format in ("lora", "kohya"):
             with pytest.raises(BadInput, match="LoRA cannot hold"):
-                export_eraser(weights(text_eraser, edit), tiny_model, path, format, rank=4)
+                export(weights(text_eraser, edit), format, path, model=tiny_model, rank=4)
     encoder: Any = tiny_model.text_encoder
     words = replace(words, delta=torch.ones_like(encoder.embeddings.token_embedding.weight))
     with pytest.raises(BadInput, match="LoRA cannot hold"):
-        export_eraser(weights(text_eraser, words), tiny_model, path, "lora", rank=4)
+        export(weights(text_eraser, words), "lora", path, model=tiny_model, rank=4)
     with pytest.raises(BadInput, match="denoiser alone"):
-        export_eraser(weights(text_eraser, words), tiny_model, path, "uce")
+        export(weights(text_eraser, words), "uce", path, model=tiny_model)
     with pytest.raises(BadInput, match="no parameter"):
-        export_eraser(
-            weights(text_eraser, WeightEdit("denoiser.no.weight", delta=torch.ones(1))), tiny_model, path, "uce"
+        export(
+            weights(text_eraser, WeightEdit("denoiser.no.weight", delta=torch.ones(1))), "uce", path, model=tiny_model
         )
     with pytest.raises(BadInput, match="whole weights"):
-        export_eraser(text_eraser, tiny_model, path, "uce", rank=3)
+        export(text_eraser, "uce", path, model=tiny_model, rank=3)
     guard = efface.erase(tiny_model, "cat", method="negative")
     for format in EXPORTERS.names():
         with pytest.raises(BadInput, match="in no weight"):
-            export_eraser(guard, tiny_model, path, format)
+            export(guard, format, path, model=tiny_model)
     assert not list(tmp_path.iterdir())
 
 
@@ -204,7 +204,7 @@ def test_kohya_names_are_those_that_diffusers_and_the_interfaces_read(
 ) -> None:
     edit = WeightEdit(FC, up=random(32, 2), down=random(2, 64))
     eraser = replace(text_eraser, edits=(*text_eraser.edits, edit))
-    export_eraser(eraser, tiny_model, tmp_path / "x.safetensors", "kohya")
+    export(eraser, "kohya", tmp_path / "x.safetensors", model=tiny_model)
     tensors = load_file(tmp_path / "x.safetensors")
     stems = {name.split(".")[0] for name in tensors}
     modules = [name.removesuffix(".weight").replace(".", "_") for name in tiny_model.text_parameters()]
@@ -224,19 +224,19 @@ def test_a_folder_opens_as_a_pipeline_with_the_eraser_baked_in(
     text_eraser: Eraser, tiny_model: Model, tmp_path: Path, guided: Guided
 ) -> None:
     plain, path = guided(tiny_model, PROMPTS), tmp_path / "model"
-    done = export_eraser(text_eraser, tiny_model, path, "diffusers")
+    done = export(text_eraser, "diffusers", path, model=tiny_model)
     assert done.parameters == len(tiny_model.text_parameters())
     pipeline = DiffusionPipeline.from_pretrained(path)
     assert close(guided(open_model(pipeline), PROMPTS), attached(text_eraser, tiny_model, guided), plain)
     assert torch.equal(guided(tiny_model, PROMPTS), plain)
     assert json.loads((path / "efface.json").read_text())["eraser"] == text_eraser.hash
     with pytest.raises(BadFile, match="already exists"):
-        export_eraser(text_eraser, tiny_model, path, "diffusers")
-    export_eraser(text_eraser, tiny_model, path, "diffusers", force=True)
+        export(text_eraser, "diffusers", path, model=tiny_model)
+    export(text_eraser, "diffusers", path, model=tiny_model, force=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "mother.txt").write_text("dear")
     with pytest.raises(BadFile, match="letters"):
-        export_eraser(text_eraser, tiny_model, tmp_path / "letters", "diffusers", force=True)
+        export(text_eraser, "diffusers", tmp_path / "letters", model=tiny_model, force=True)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["letters", "model"]
 
 
@@ -244,7 +244,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_one_before(
     text_eraser: Eraser, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk: SmallDisk
 ) -> None:
     path, link = tmp_path / "model", tmp_path / "link"
-    export_eraser(text_eraser, tiny_model, path, "diffusers")
+    export(text_eraser, "diffusers", path, model=tiny_model)
     before = {item: item.read_bytes() for item in path.rglob("*.safetensors")}
     rename = Path.rename
 
@@ -257,17 +257,17 @@ def test_a_folder_that_cannot_be_written_leaves_the_one_before(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         with pytest.raises(BadFile, match="No space left"):
-            export_eraser(text_eraser, tiny_model, path, "diffusers", force=True)
+            export(text_eraser, "diffusers", path, model=tiny_model, force=True)
     with small_disk(), pytest.raises(BadFile, match=r"Cannot write .*model: "):
-        export_eraser(text_eraser, tiny_model, path, "diffusers", force=True)
+        export(text_eraser, "diffusers", path, model=tiny_model, force=True)
     assert {item: item.read_bytes() for item in path.rglob("*.safetensors")} == before
     link.symlink_to(path)
-    export_eraser(text_eraser, tiny_model, link, "diffusers", force=True)
+    export(text_eraser, "diffusers", link, model=tiny_model, force=True)
     assert link.is_symlink()
     monkeypatch.chdir(path)
     for place in (Path(), path, Path("..")):
         with pytest.raises(BadFile, match="the command runs in it"):
-            export_eraser(text_eraser, tiny_model, place, "diffusers", force=True)
+            export(text_eraser, "diffusers", place, model=tiny_model, force=True)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["link", "model"]
 
 
@@ -278,7 +278,7 @@ def test_a_single_file_opens_as_a_pipeline(
     norm = WeightEdit("text_encoder.final_layer_norm.bias", delta=torch.zeros_like(encoder.final_layer_norm.bias))
     eraser = replace(text_eraser, edits=(*text_eraser.edits, *low_rank_edits(), norm))
     plain, path = guided(tiny_model, PROMPTS), tmp_path / "model.safetensors"
-    export_eraser(eraser, tiny_model, path, "single-file")
+    export(eraser, "single-file", path, model=tiny_model)
     tensors = load_file(path)
     parts = ("denoiser", "vae", "text_encoder")
     assert len(tensors) == sum(len(list(tiny_model.weights(part))) for part in parts)
@@ -296,7 +296,7 @@ def test_uce_is_whole_weights_by_name(
     text_eraser: Eraser, tiny_model: Model, tiny_sd: Path, tmp_path: Path, guided: Guided
 ) -> None:
     path, plain = tmp_path / "x.safetensors", guided(tiny_model, PROMPTS)
-    export_eraser(text_eraser, tiny_model, path, "uce")
+    export(text_eraser, "uce", path, model=tiny_model)
     tensors = load_file(path)
     assert tensors.keys() == set(tiny_model.text_parameters())
     pipeline = fresh(tiny_sd)
@@ -314,7 +314,7 @@ def test_a_text_edit_is_exported_without_loading_the_denoiser(
 
     monkeypatch.setattr(type(model), "denoiser", property(refuse))
     for format in ("lora", "kohya", "uce"):
-        export_eraser(text_eraser, model, tmp_path / f"{format}.safetensors", format)
+        export(text_eraser, format, tmp_path / f"{format}.safetensors", model=model)
 
 
 def test_files_say_where_they_come_from_and_are_not_overwritten(
@@ -322,13 +322,13 @@ def test_files_say_where_they_come_from_and_are_not_overwritten(
 ) -> None:
     for format in ("lora", "kohya", "uce", "single-file"):
         path = tmp_path / f"{format}.safetensors"
-        export_eraser(text_eraser, tiny_model, path, format)
+        export(text_eraser, format, path, model=tiny_model)
         with safe_open(path, "pt") as file:
             told = json.loads(file.metadata()["efface_provenance"])
         assert told["eraser"] == text_eraser.hash
         assert told["request"]["concepts"][0]["name"] == "cat"
         with pytest.raises(BadFile, match="--force"):
-            export_eraser(text_eraser, tiny_model, path, format)
+            export(text_eraser, format, path, model=tiny_model)
         with pytest.raises(BadFile, match="not an eraser"):
             Eraser.load(path)
 
@@ -337,7 +337,7 @@ def test_another_model_is_refused_unless_forced(text_eraser: Eraser, other_sd: P
     other = open_model(other_sd)
     for format in EXPORTERS.names():
         with pytest.raises(efface.WrongBase):
-            export_eraser(text_eraser, other, tmp_path / "x.safetensors", format)
+            export(text_eraser, format, tmp_path / "x.safetensors", model=other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export_eraser(text_eraser, other, tmp_path / "x.safetensors", "lora", force=True)
+        export(text_eraser, "lora", tmp_path / "x.safetensors", model=other, force=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import efface
-from efface import BadFile, BadInput, BadRequest, Eraser, Model, WeightEdit, WrongBase, export_eraser, import_eraser
+from efface import BadFile, BadInput, BadRequest, Eraser, Model, WeightEdit, WrongBase, export, import_eraser
 from efface.formats.weights import factored
 from efface.models import open_model
 from efface.models.storage import compvis
@@ -183,7 +183,7 @@ def test_exports_come_back_as_they_were(tiny_model: Model, tmp_path: Path, guide
         expected = guided(tiny_model, ("a cat", "golf ball"))
     for format in ("uce", "lora", "kohya", "single-file"):
         path = tmp_path / f"{format}.safetensors"
-        export_eraser(eraser, tiny_model, path, format)
+        export(eraser, format, path, model=tiny_model)
         back = import_eraser(path, tiny_model, ["cat", "golf ball"], to="dog")
         assert len(back.edits) == len(tiny_model.text_parameters())
         assert all(isinstance(edit, WeightEdit) and edit.up is not None and edit.rank == 2 for edit in back.edits)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import efface
 from efface.errors import BadFile
-from efface.generation import Job, Sampling, generate, read_folder
+from efface.generation import Job, Sampling, generate_images, read_folder
 from efface.generation.folder import Folder, cached, file_name
 from efface.models import Model
 from efface.progress import Progress
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_it_is_an_image_folder(tiny_model: Model, tmp_path: Path) -> None:
-    made = generate(tiny_model, JOBS, SAMPLING, out=tmp_path / "out")
+    made = generate_images(tiny_model, JOBS, SAMPLING, out=tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
     assert [(row["prompt"], row["seed"]) for row in rows] == [(job.prompt, job.seed) for job in JOBS]
     assert {row["file_name"] for row in rows} == {path.name for path in (tmp_path / "out").glob("*.png")}
@@ -54,38 +54,40 @@ def test_the_text_is_read_as_the_eraser_read_it_unless_the_sampling_says_how(tin
     eraser = efface.erase(tiny_model, "cat", to="dog", clip_skip=1)
     for place, (given, expected) in enumerate(((None, 1), (0, 0))):
         sampling = replace(SAMPLING, clip_skip=given)
-        made = generate(tiny_model, JOBS[:1], sampling, out=tmp_path / str(place), eraser=eraser)
+        made = generate_images(tiny_model, JOBS[:1], sampling, out=tmp_path / str(place), eraser=eraser)
         assert made[0].row["clip_skip"] == expected
-    assert generate(tiny_model, JOBS[:1], SAMPLING, out=tmp_path / "plain")[0].row["clip_skip"] is None
+    assert generate_images(tiny_model, JOBS[:1], SAMPLING, out=tmp_path / "plain")[0].row["clip_skip"] is None
 
 
 def test_a_second_run_makes_nothing(tiny_sd: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=out)
+    generate_images(efface.open_model(tiny_sd), JOBS, SAMPLING, out=out)
     before = contents(out)
     model = efface.open_model(tiny_sd)
-    generate(model, JOBS, SAMPLING, out=out)
+    generate_images(model, JOBS, SAMPLING, out=out)
     assert contents(out) == before
     assert "denoiser" not in model.__dict__, "nothing to make, and yet the denoiser was loaded"
 
 
 def test_more_jobs_join_and_another_eraser_is_another_image(tiny_model: Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = generate(tiny_model, JOBS[:2], SAMPLING, out=out)
+    first = generate_images(tiny_model, JOBS[:2], SAMPLING, out=out)
     eraser = efface.erase(tiny_model, "cat", to="house")
-    second = generate(tiny_model, JOBS[:2], SAMPLING, out=out, eraser=eraser)
+    second = generate_images(tiny_model, JOBS[:2], SAMPLING, out=out, eraser=eraser)
     assert {image.path for image in first}.isdisjoint({image.path for image in second})
     assert len(read_folder(out)) == 4
 
 
 def test_equal_jobs_share_a_file(tiny_model: Model, tmp_path: Path) -> None:
-    made = generate(tiny_model, [Job("a cat", 1, concept="cat"), Job("a cat", 1)], SAMPLING, out=tmp_path / "out")
+    made = generate_images(
+        tiny_model, [Job("a cat", 1, concept="cat"), Job("a cat", 1)], SAMPLING, out=tmp_path / "out"
+    )
     assert made[0].path == made[1].path
 
 
 def test_damaged_pictures_and_half_rows_are_made_again(tiny_model: Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    made = generate(tiny_model, JOBS, SAMPLING, out=out)
+    made = generate_images(tiny_model, JOBS, SAMPLING, out=out)
     before = contents(out)
     path = made[1].path
     assert path is not None
@@ -93,7 +95,7 @@ def test_damaged_pictures_and_half_rows_are_made_again(tiny_model: Model, tmp_pa
     text = (out / "metadata.jsonl").read_text()
     (out / "metadata.jsonl").write_text(text[: len(text) - 25])
     (out / ".half.png.123.tmp").write_bytes(b"x")
-    generate(tiny_model, JOBS, SAMPLING, out=out)
+    generate_images(tiny_model, JOBS, SAMPLING, out=out)
     assert contents(out) == before
 
 
@@ -112,7 +114,7 @@ def test_a_run_that_goes_on_runs_the_batches_of_one_that_was_never_stopped(
             seen.append([arguments[0].clone(), named["encoder_hidden_states"].clone()])
 
         model.denoiser.register_forward_pre_hook(see, with_kwargs=True)
-        generate(model, jobs, sampling, out=tmp_path / out, progress=progress)
+        generate_images(model, jobs, sampling, out=tmp_path / out, progress=progress)
         return seen
 
     whole = run("whole")
@@ -144,23 +146,23 @@ def test_what_cannot_be_made_is_an_error_and_tried_again(tiny_sd: Path, tmp_path
     out = tmp_path / "out"
     broken = efface.open_model(tiny_sd)
     broken.denoiser.conv_out.weight.data.fill_(np.nan)
-    made = generate(broken, JOBS[:1], SAMPLING, out=out)
+    made = generate_images(broken, JOBS[:1], SAMPLING, out=out)
     assert made[0].path is None
     assert "not finite" in str(made[0].error)
     assert read_folder(out)[0].error == made[0].error
     with pytest.raises(OSError, match="not finite"):
         made[0].pixels()
-    generate(broken, JOBS[1:2], SAMPLING, out=out)
+    generate_images(broken, JOBS[1:2], SAMPLING, out=out)
     assert len([image for image in read_folder(out) if image.error]) == 2, "the second pass is over other images"
-    generate(efface.open_model(tiny_sd), JOBS[:2], SAMPLING, out=out)
+    generate_images(efface.open_model(tiny_sd), JOBS[:2], SAMPLING, out=out)
     assert [image.error for image in read_folder(out)] == [None, None]
 
 
 def test_cache_serves_another_folder(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
-    generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True)
+    generate_images(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True)
     model = efface.open_model(tiny_sd)
-    made = generate(model, JOBS, SAMPLING, out=tmp_path / "two", use_cache=True)
+    made = generate_images(model, JOBS, SAMPLING, out=tmp_path / "two", use_cache=True)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert "denoiser" not in model.__dict__
     key = made[0].row["key"]
@@ -173,11 +175,13 @@ def test_an_interrupted_run_fills_the_cache_all_the_same(
 ) -> None:
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(StoppedError):
-        generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True, progress=stop_at(3))
+        generate_images(
+            efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True, progress=stop_at(3)
+        )
     assert not (tmp_path / "cache").exists()
-    generate(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True)
+    generate_images(efface.open_model(tiny_sd), JOBS, SAMPLING, out=tmp_path / "one", use_cache=True)
     model = efface.open_model(tiny_sd)
-    generate(model, JOBS, SAMPLING, out=tmp_path / "two", use_cache=True)
+    generate_images(model, JOBS, SAMPLING, out=tmp_path / "two", use_cache=True)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert "denoiser" not in model.__dict__, "the images made before the interruption were drawn again"
 
@@ -222,13 +226,13 @@ import os
 import signal
 from pathlib import Path
 import efface
-from efface.generation import generate
+from efface.generation import generate_images
 
 def tell(what, done, total, note=""):
     if done == {count}:
         os.kill(os.getpid(), {signal})  # while a thread writes the latest images
 
-generate(efface.open_model({model!r}), jobs, sampling, out=Path({out!r}), progress=tell)
+generate_images(efface.open_model({model!r}), jobs, sampling, out=Path({out!r}), progress=tell)
 """
 
 
@@ -240,7 +244,7 @@ def test_killed_and_run_again_is_as_if_never_killed(
     exec(_JOBS, names)
 
     def go_on(out: str) -> dict[str, bytes]:
-        generate(model, names["jobs"], names["sampling"], out=tmp_path / out)
+        generate_images(model, names["jobs"], names["sampling"], out=tmp_path / out)
         return contents(tmp_path / out)
 
     whole = go_on("whole")

@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from efface import erase, open_model
 from efface.cli.run import run
 from efface.errors import BadInput
-from efface.generation import Sampling, generate, read_folder, read_picture
+from efface.generation import Sampling, generate_images, read_folder, read_picture
 from efface.judges import JUDGES, HasUndecidedBand, Judge, answer_of, judge_images, open_judge
 from efface.protocols.err import evaluate
 from efface.report import schema, write_report
@@ -252,7 +252,7 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
     lost: set[int] = set()
 
     def half(*arguments: Any, **options: Any) -> Any:
-        images = generate(*arguments, **options)
+        images = generate_images(*arguments, **options)
         for image in {image.path: image for image in images if image.row["seed"] % 5 < 2}.values():
             assert image.path
             image.path.write_bytes(image.path.read_bytes()[:60])
@@ -271,7 +271,7 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
     )
     whole = evaluated(out=tmp_path / "whole").results["cat"]
     if fault == "is given half a picture":
-        monkeypatch.setattr("efface.protocols.answers.generate", half)
+        monkeypatch.setattr("efface.protocols.answers.generate_images", half)
     else:
         pixels = [s.path for s in whole.shots if s.path and s.probe.job.seed % 5 < 2]
         lost |= {int(read_picture(path).sum()) for path in pixels}

@@ -14,7 +14,7 @@ from efface.judges import open_judge
 from efface.judges.shared.classifier import ClassifierJudge
 from efface.judges.training.network import TrainSettings
 from efface.judges.training.pictures import find_labelled_pictures, split_pictures
-from efface.judges.training.run import RESULT, STATE, train_judge
+from efface.judges.training.run import RESULT, STATE, train_classifier
 
 SETTINGS = TrainSettings(size=32, epochs=6, batch_size=16, lr=3e-3)
 
@@ -50,7 +50,7 @@ def same(one: Path, other: Path) -> bool:
 
 def test_it_learns_and_opens_as_a_judge(pictures: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    result = train_judge(
+    result = train_classifier(
         pictures,
         tmp_path,
         "style",
@@ -89,8 +89,8 @@ def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, t
         folder.mkdir()
     one, again, stopped, other = folders
     settings = SETTINGS.model_copy(update={"epochs": 3})
-    train_judge(pictures, one, "object", settings)
-    train_judge(pictures, again, "object", settings)
+    train_classifier(pictures, one, "object", settings)
+    train_classifier(pictures, again, "object", settings)
     assert same(one, again)
 
     def stop(what: str, done: int, total: int, note: str = "") -> None:
@@ -98,17 +98,21 @@ def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, t
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        train_judge(pictures, stopped, "object", settings, progress=stop)
+        train_classifier(pictures, stopped, "object", settings, progress=stop)
     assert (stopped / STATE).is_file()
     told: list[int] = []
-    train_judge(pictures, stopped, "object", settings, progress=lambda what, done, total, note="": told.append(done))
+    train_classifier(
+        pictures, stopped, "object", settings, progress=lambda what, done, total, note="": told.append(done)
+    )
     assert told == [3]
     assert same(one, stopped)
 
     (stopped / STATE).write_bytes((one / "model.safetensors").read_bytes())  # of other work: not taken up
     told.clear()
-    train_judge(pictures, stopped, "object", settings, 1, progress=lambda what, done, total, note="": told.append(done))
-    train_judge(pictures, other, "object", settings, 1)
+    train_classifier(
+        pictures, stopped, "object", settings, 1, progress=lambda what, done, total, note="": told.append(done)
+    )
+    train_classifier(pictures, other, "object", settings, 1)
     assert told == [1, 2, 3]
     assert same(stopped, other)
     assert not same(one, other)
@@ -116,7 +120,7 @@ def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, t
 
 def test_the_last_layer_alone_learns(judge_files: Path, pictures: Path, tmp_path: Path) -> None:
     start = judge_files / "classifier"
-    train_judge(pictures, tmp_path, "object", TrainSettings(start=str(start), head_only=True, epochs=1))
+    train_classifier(pictures, tmp_path, "object", TrainSettings(start=str(start), head_only=True, epochs=1))
     before, after = weights(start), weights(tmp_path)
     moved = {name for name in after if after[name].shape != before[name].shape or not after[name].equal(before[name])}
     assert moved == {"classifier.1.weight", "classifier.1.bias"}
@@ -124,7 +128,7 @@ def test_the_last_layer_alone_learns(judge_files: Path, pictures: Path, tmp_path
 
 
 def test_a_vision_transformer_too(pictures: Path, tmp_path: Path) -> None:
-    train_judge(pictures, tmp_path, "object", TrainSettings(network="vit", size=32, epochs=1))
+    train_classifier(pictures, tmp_path, "object", TrainSettings(network="vit", size=32, epochs=1))
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "vit"
 
 
@@ -162,11 +166,11 @@ def test_what_cannot_be_learned_from(pictures: Path, judge_files: Path, tmp_path
     with pytest.raises(BadInput, match="lies in no folder"):
         find_labelled_pictures(pictures / "red" / "disc", "style")
     with pytest.raises(BadInput, match="name one with start"):
-        train_judge(pictures, tmp_path, "style", TrainSettings(head_only=True))
+        train_classifier(pictures, tmp_path, "style", TrainSettings(head_only=True))
     with pytest.raises(BadInput, match="Cannot open an image classifier"):
-        train_judge(pictures, tmp_path, "style", TrainSettings(start="no/such-model-here!"))
+        train_classifier(pictures, tmp_path, "style", TrainSettings(start="no/such-model-here!"))
     with pytest.raises(BadInput, match="Cannot open an image classifier"):
-        train_judge(pictures, tmp_path, "style", TrainSettings(start=str(judge_files / "llava")))
+        train_classifier(pictures, tmp_path, "style", TrainSettings(start=str(judge_files / "llava")))
     broken = tmp_path / "pictures" / "a"
     broken.mkdir(parents=True)
     (tmp_path / "pictures" / "b").mkdir()
@@ -174,4 +178,4 @@ def test_what_cannot_be_learned_from(pictures: Path, judge_files: Path, tmp_path
         (broken / f"{i}.png").write_bytes((pictures / "red/disc/0.png").read_bytes()[:200])
         (tmp_path / "pictures" / "b" / f"{i}.png").write_bytes((pictures / "red/disc/0.png").read_bytes())
     with pytest.raises(BadInput, match="Cannot learn from"):
-        train_judge(tmp_path / "pictures", tmp_path, "style", SETTINGS)
+        train_classifier(tmp_path / "pictures", tmp_path, "style", SETTINGS)

@@ -7,7 +7,7 @@ import pytest
 
 import efface
 from efface import open_model
-from efface.generation import Job, Sampling, generate
+from efface.generation import Job, Sampling, generate_images
 from efface.models import Model
 
 
@@ -56,7 +56,7 @@ def test_an_edited_models_images_are_never_taken_for_the_bases(tiny_model: Model
     jobs, sampling = [Job("a red cat", 1)], Sampling("ddim", 3, 4.0)
 
     def draw(folder: str) -> np.ndarray:
-        (image,) = generate(tiny_model, jobs, sampling, out=tmp_path / folder, use_cache=True)
+        (image,) = generate_images(tiny_model, jobs, sampling, out=tmp_path / folder, use_cache=True)
         return image.pixels()
 
     baked = eraser.bake(tiny_model)

@@ -70,7 +70,7 @@ def test_what_is_loaded_draws_as_with_the_eraser_attached(
 ) -> None:
     pipeline, path = tiny(family), tmp_path / ("model" if format == "diffusers" else "x.safetensors")
     eraser, plain = efface.erase(pipeline, ["cat", "golf ball"], "dog", variant="window"), draw(pipeline)
-    efface.export_eraser(eraser, open_model(saved(family)), path, format)
+    efface.export(eraser, format, path, model=open_model(saved(family)))
     with eraser.attach(pipeline):
         expected = draw(pipeline)
     check(draw(load(path, format, saved(family))), expected, plain)
@@ -80,7 +80,7 @@ def test_what_is_loaded_draws_as_with_the_eraser_attached(
 def test_formats_of_other_families_are_refused(tiny: Tiny, tmp_path: Path, family: str, format: str) -> None:
     eraser = efface.erase(tiny(family), "cat", "dog")
     with pytest.raises(BadInput, match=r"export it as (lora|diffusers)"):
-        efface.export_eraser(eraser, open_model(tiny(family)), tmp_path / "x.safetensors", format)
+        efface.export(eraser, format, tmp_path / "x.safetensors", model=open_model(tiny(family)))
 
 
 def test_a_checkpoint_of_stable_diffusion_2_holds_its_text_encoder(tiny: Tiny, saved: Saved, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_checkpoint_of_stable_diffusion_2_holds_its_text_encoder(tiny: Tiny, s
         WeightEdit(f"{attention}.{letter}_proj.weight", delta=scale * torch.eye(24)) for letter, scale in scales.items()
     )
     eraser = replace(efface.erase(model, "cat", "dog"), edits=edits)
-    efface.export_eraser(eraser, open_model(saved("sd2")), path, "single-file")
+    efface.export(eraser, "single-file", path, model=open_model(saved("sd2")))
     names = load_file(path)
     joined = names["cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"]
     assert joined.shape == (72, 24)
@@ -137,7 +137,7 @@ def test_weights_of_both_text_encoders_go_out_and_come_back(
     pipeline, path = tiny("sdxl"), tmp_path / "x.safetensors"
     model = open_model(pipeline)
     eraser, plain = weights_of_sdxl(model), draw(pipeline)
-    efface.export_eraser(eraser, open_model(saved("sdxl")), path, format)
+    efface.export(eraser, format, path, model=open_model(saved("sdxl")))
     if format == "kohya":
         stems = {name.split("_text_model_")[0] for name in load_file(path) if name.startswith("lora_te")}
         assert stems == {"lora_te1", "lora_te2"}

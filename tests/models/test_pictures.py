@@ -9,7 +9,7 @@ import torch
 
 import efface
 from efface import BadInput, Eraser, Model, open_model
-from efface.generation import Job, Sampling, generate, sample
+from efface.generation import Job, Sampling, generate_images, sample
 
 Tiny = Callable[..., Any]
 
@@ -72,8 +72,8 @@ def test_a_folder_of_pictures_is_written_and_resumed(tiny: Tiny, tmp_path: Path)
     jobs = [Job("a cat", seed, width=16, height=16) for seed in range(3)]
     sampling = Sampling(sampler="own", steps=1, guidance=7.0, batch_size=2)
     eraser = efface.erase(model, "cat", "dog")
-    first = generate(model, jobs[:2], sampling, out=tmp_path / "out", eraser=eraser)
-    again = generate(model, jobs, sampling, out=tmp_path / "out", eraser=eraser)
+    first = generate_images(model, jobs[:2], sampling, out=tmp_path / "out", eraser=eraser)
+    again = generate_images(model, jobs, sampling, out=tmp_path / "out", eraser=eraser)
     assert [image.row["seed"] for image in again] == [0, 1, 2]
     assert [image.path for image in again[:2]] == [image.path for image in first]
     assert again[0].row["sampler"] == "own"

@@ -55,7 +55,7 @@ def picture() -> np.ndarray:
 @pytest.fixture
 def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each model's images that no question is asked of, the first is half a file before it is looked at."""
-    real = planned.generate
+    real = planned.generate_images
 
     def spoiling(*args: Any, **asked: Any) -> list[Image]:
         images = real(*args, **asked)
@@ -63,7 +63,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
         images[0].path.write_bytes(images[0].path.read_bytes()[:100])
         return images
 
-    monkeypatch.setattr(planned, "generate", spoiling)
+    monkeypatch.setattr(planned, "generate_images", spoiling)
 
 
 ColoursMaker = Callable[..., Colours]

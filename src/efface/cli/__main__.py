@@ -1,4 +1,4 @@
-"""`python -m efface.cli`, where the `efface` script is not on the path."""
+"""`python -m efface.cli`: an older spelling of `python -m efface`."""
 
 from efface.cli import main
 

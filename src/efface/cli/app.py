@@ -1,35 +1,33 @@
-"""The app: every command, in the order of the work."""
+"""The table of commands, in the order of the work."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from efface.cli import (
-    attack,
-    attacks,
-    compose,
-    demo,
-    erase,
-    evaluate,
-    export,
-    fetch,
-    generate,
-    import_,
-    inspect,
-    judge,
-    judge_train,
-    judges,
-    methods,
-    models,
-    protocols,
-)
+from efface.cli.attack import attack_command
+from efface.cli.compose import compose_command
+from efface.cli.demo import demo_command
+from efface.cli.erase import erase_command
+from efface.cli.evaluate import evaluate_command
+from efface.cli.export import export_command
+from efface.cli.fetch import fetch_command
+from efface.cli.generate import generate_command
+from efface.cli.import_ import import_command
+from efface.cli.inspect import inspect_command
+from efface.cli.judge import judge_command, judge_train_command
+from efface.cli.lists import attacks_command, judges_command, methods_command, models_command
+from efface.cli.protocols import protocols_command
 
 
 class Commands(TyperGroup):
-    """Commands of one word or two: `judge` takes a folder, `judge train` another."""
+    """Commands of one word or two: `judge` and `judge train`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of the first two words, if there is one; else that of the first word."""
         words = " ".join(args[:2])
         return super().resolve_command(ctx, [words, *args[2:]] if words in self.commands else args)
 
@@ -44,17 +42,32 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-WORK, LISTS = "Work", "What there is"
-COMMANDS = {
-    WORK: (demo, erase, generate, judge, judge_train, evaluate, attack, compose, export, import_, inspect, fetch),
-    LISTS: (models, methods, judges, attacks, protocols),
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Work": {
+        "demo": demo_command,
+        "erase": erase_command,
+        "generate": generate_command,
+        "judge": judge_command,
+        "judge train": judge_train_command,
+        "evaluate": evaluate_command,
+        "attack": attack_command,
+        "compose": compose_command,
+        "export": export_command,
+        "import": import_command,
+        "inspect": inspect_command,
+        "fetch": fetch_command,
+    },
+    "What there is": {
+        "models": models_command,
+        "methods": methods_command,
+        "judges": judges_command,
+        "attacks": attacks_command,
+        "protocols": protocols_command,
+    },
 }
-for panel, modules in COMMANDS.items():
-    for module in modules:
-        name = (
-            module.__name__.rpartition(".")[2].rstrip("_").replace("_", " ")
-        )  # `import_`, as Python's own word is taken
-        app.command(name, rich_help_panel=panel)(module.command)
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
 
 
 def _print_version(wanted: bool) -> None:

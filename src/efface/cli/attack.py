@@ -1,5 +1,7 @@
 """`efface attack`: how often an attack brings a concept back, prompt by prompt."""
 
+from __future__ import annotations
+
 import csv
 import json as js
 from dataclasses import asdict
@@ -21,10 +23,7 @@ from efface.cli.options import (
     Seed,
     Steps,
     TrustTorchscript,
-    device_of,
-    judge_for,
     scalar_options,
-    with_given,
 )
 from efface.errors import BadInput
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 RESULT, FOUND = "attack.json", "adversarial.csv"
 
 
-def command(
+def attack_command(
     erasers: Erasers = None,
     attack: Annotated[str, typer.Option("--attack", metavar="NAME", help="See efface attacks.")] = "unlearndiff",
     concept: Annotated[
@@ -71,16 +70,19 @@ def command(
 
     Example: efface attack cat.safetensors --attack unlearndiff --concept cat -n 8
     """
+    from efface.api.arguments import judge_name, override, resolve_device
+    from efface.api.erasers import eraser_files
     from efface.attacks import ATTACKS
-    from efface.cli.eraser_files import eraser_files
-    from efface.cli.output import Screen, claim, slug
+    from efface.cli.output import Screen
+    from efface.files import slug
+    from efface.work_folder import claim
 
     screen = Screen(json)
     if not erasers:
         raise BadInput("Nothing to attack: give the file of an eraser; efface erase makes one.")
     files, entry = eraser_files(erasers), ATTACKS.get(attack)
     config = entry.config.model_validate(scalar_options(settings or []))
-    judge = judge_for(model, judge)
+    judge = judge_name(model, judge)
 
     from efface import Eraser, open_model
     from efface.cli.evaluation import alternatives, short
@@ -96,10 +98,10 @@ def command(
     told = [eraser.request for eraser in loaded.values()]
     request = _request(told, concept)
     aim = request.concepts[0]
-    opened = open_model(model, device_of(device))
+    opened = open_model(model, resolve_device(device))
     for eraser in loaded.values():
         check_base(eraser, opened, force=False)
-    sampling = with_given(Sampling.default(opened), steps=steps, sampler=sampler, batch_size=batch_size)
+    sampling = override(Sampling.default(opened), steps=steps, sampler=sampler, batch_size=batch_size)
     sampling = reading_alike(sampling, loaded)
     words = alternatives([request, *told], prompts)
     chosen = open_judge(judge, words, str(opened.device), trust_torchscript)
@@ -143,7 +145,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _request(requests: "Sequence[Request]", concept: str | None) -> "Request":
+def _request(requests: Sequence[Request], concept: str | None) -> Request:
     """Asks for one concept alone: the one that is named, as the erasers' requests have it, or their only one."""
     from efface.protocols.probes.file import key
     from efface.request.record import Request
@@ -160,7 +162,7 @@ def _request(requests: "Sequence[Request]", concept: str | None) -> "Request":
     return Request.make([concept or ""], kind="unsafe" if delicate else "object")
 
 
-def _jobs(prompts: Path, concept: "Concept", seed: int) -> "list[Job]":
+def _jobs(prompts: Path, concept: Concept, seed: int) -> list[Job]:
     """The prompts of a file, without those that name another concept."""
     from efface.generation import read_prompts
     from efface.protocols.probes.file import key
@@ -169,7 +171,7 @@ def _jobs(prompts: Path, concept: "Concept", seed: int) -> "list[Job]":
     return [job for job in read_prompts(prompts, seed) if key(job.concept) in names]
 
 
-def _write(folder: Path, answer: "Mapping[str, Any]", found: "Mapping[str, Attacked]", concept: str) -> None:
+def _write(folder: Path, answer: Mapping[str, Any], found: Mapping[str, Attacked], concept: str) -> None:
     """The answer with all attempts; and the texts that succeeded, as `efface evaluate` reads them."""
     from efface.files import atomic
 

@@ -1,12 +1,14 @@
 """`efface demo`: the whole of efface in one go, on the embedded model."""
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, Seed, device_of
+from efface.cli.options import Device, Force, Json, Model, Seed
 
 #: What is forgotten: one object and one style, by the method's published defaults.
 ERASED: dict[str, dict[str, Any]] = {
@@ -18,7 +20,7 @@ GRID = "grid.png"
 COLUMNS = 10
 
 
-def command(
+def demo_command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")] = Path(
         "efface-demo"
     ),
@@ -30,10 +32,13 @@ def command(
     json: Json = False,
 ) -> None:
     """Erase an object and a style from the embedded model, draw before and after, judge, and write a report."""
+    from efface.api.arguments import resolve_device
     from efface.cli.evaluation import Wish, evaluated
-    from efface.cli.output import Screen, claim, slug
+    from efface.cli.output import Screen
     from efface.errors import BadInput
+    from efface.files import slug
     from efface.report.document import PAGE
+    from efface.work_folder import claim
 
     screen = Screen(json)
     if model != "emoji":
@@ -43,7 +48,7 @@ def command(
     from efface import erase, open_model
 
     with claim(out, "demo", {"n": n, "seed": seed}, GRID, force):  # which is written last
-        opened = open_model(model, device_of(device))
+        opened = open_model(model, resolve_device(device))
         erasers = {slug(name): erase(opened, name, **how) for name, how in ERASED.items()}
         for name, eraser in erasers.items():
             eraser.save(out / f"{name}.safetensors", force=True)

@@ -1,5 +1,7 @@
 """`efface evaluate`: how well erasers forget, and what they leave alone."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +19,7 @@ from efface.cli.options import (
     Seed,
     Steps,
     TrustTorchscript,
-    device_of,
-    judge_for,
     scalar_options,
-    with_given,
 )
 from efface.errors import BadInput
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from efface.request.record import Request
 
 
-def command(
+def evaluate_command(
     erasers: Erasers = None,
     protocol: Annotated[str, typer.Option("--protocol", "-p", metavar="NAME", help="See efface protocols.")] = "err",
     judge: Judge = None,
@@ -73,13 +72,16 @@ def command(
 
     Example: efface evaluate cat-esd.training --judge clip, which compares the checkpoints of a training
     """
-    from efface.cli.eraser_files import eraser_files
+    from efface.api.arguments import judge_name, override, resolve_device
+    from efface.api.erasers import eraser_files
     from efface.cli.evaluation import Wish, evaluated
-    from efface.cli.output import Screen, claim, slug
+    from efface.cli.output import Screen
+    from efface.files import slug
     from efface.protocols import PROTOCOLS
     from efface.protocols.inputs import Inputs
     from efface.protocols.paper_sampling import sampling_of
     from efface.report.document import PAGE
+    from efface.work_folder import claim
 
     screen = Screen(json)
     if not erasers:
@@ -89,7 +91,7 @@ def command(
     if judge is not None and not entry.judged:
         raise BadInput(f"The protocol '{protocol}' asks no judge; leave --judge away.")
     if entry.judged and not propose_adjacent:
-        judge = judge_for(model, judge)
+        judge = judge_name(model, judge)
     inputs = Inputs(prompts, data, scalar_options(settings or []), trust_torchscript)
 
     from efface import Eraser, Request, open_model
@@ -97,12 +99,12 @@ def command(
 
     asked = Request.from_yaml(request) if request else None
     loaded = {name: Eraser.load(path) for name, path in files.items()}
-    opened = open_model(model, device_of(device))
+    opened = open_model(model, resolve_device(device))
     if propose_adjacent:
         _propose(screen, opened, loaded, asked)
         return
     usual = sampling_of(entry.published, opened, inputs)
-    sampling = with_given(usual, steps=steps, sampler=sampler, batch_size=batch_size)
+    sampling = override(usual, steps=steps, sampler=sampler, batch_size=batch_size)
     wish = Wish(protocol, judge, n or entry.n, seed, sampling, asked, inputs, attack)
     folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
     work = {"erasers": {name: eraser.hash for name, eraser in loaded.items()}, "model": model, **wish.deciding()}
@@ -116,7 +118,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _propose(screen: Any, model: "Opened", erasers: "dict[str, Eraser]", request: "Request | None") -> None:
+def _propose(screen: Any, model: Opened, erasers: dict[str, Eraser], request: Request | None) -> None:
     """Say which words are near what each eraser erased, as lines for a request."""
     from efface.protocols.neighbours import proposal
 

@@ -1,22 +1,26 @@
 """`efface export`: an eraser in another tool's format."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of
+from efface.cli.options import Device, Force, Json, Model, UnusedSeed
 from efface.errors import BadInput
 
 
-def command(
+def export_command(
     eraser: Annotated[Path, typer.Argument(metavar="ERASER", help="The file of an eraser.")],
     format: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="lora, kohya, diffusers, single-file or uce.")
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option("--rank", metavar="R", min=1, help="Of a LoRA, at most; says what cutting to it loses."),
+        typer.Option(
+            "--rank", metavar="R", min=1, help="A LoRA's rank, at most; the error of cutting to it is printed."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="The file, or the folder.")] = None,
     force: Force = False,
@@ -29,33 +33,22 @@ def command(
 
     Example: efface export cat.safetensors --format kohya -o cat-lora.safetensors
     """
-    from efface.cli.output import Screen, check_target, slug
+    from efface.cli.output import Screen
+    from efface.files import slug
     from efface.formats import EXPORTERS
-    from efface.formats.folder import check_folder
 
     screen = Screen(json)
     if format is None:
-        raise BadInput(f"Say which format with --format: {', '.join(EXPORTERS.names())}.")
-    chosen = EXPORTERS.get(format)
-    target = out or Path(f"{slug(eraser.stem)}-{format}{chosen.suffix}")
-    (check_target if chosen.suffix else check_folder)(target, force)
+        raise BadInput(f"Choose a format with --format: {', '.join(EXPORTERS.names())}.")
+    exporter = EXPORTERS.get(format)
+    target = out or Path(f"{slug(eraser.stem)}-{format}{exporter.suffix}")
 
-    from efface import Eraser, export_eraser, open_model
+    from efface import export
 
-    loaded = Eraser.load(eraser)
-    done = export_eraser(loaded, open_model(model, device_of(device)), target, format, rank=rank, force=force)
-    files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
-    content = {
-        "eraser": str(eraser),
-        "format": format,
-        "path": str(done.path),
-        "parameters": done.parameters,
-        "rank": done.rank,
-        "error": done.error,
-        "bytes": sum(path.stat().st_size for path in files),
-    }
-    screen.say(f"{target}: {chosen.summary}")
-    screen.say(f"{done.parameters} parameters changed" + (f", rank {done.rank}" if done.rank is not None else ""))
-    if done.error:
-        screen.say(f"Cutting to rank {done.rank} lost {done.error:.1%} of the change (relative Frobenius norm).")
-    screen.answer(content)
+    result = export(eraser, format, target, model=model, rank=rank, device=device, force=force)
+    screen.say(f"{target}: {exporter.summary}")
+    rank_text = "" if result.rank is None else f", rank {result.rank}"
+    screen.say(f"{result.parameters} parameters changed{rank_text}")
+    if result.error:
+        screen.say(f"Cutting to rank {result.rank} lost {result.error:.1%} of the change (relative Frobenius norm).")
+    screen.answer(result.to_json())

@@ -1,15 +1,17 @@
 """`efface import`: a checkpoint or a LoRA as an eraser."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, UnusedSeed, device_of
+from efface.cli.options import Device, Force, Json, Model, UnusedSeed
 from efface.errors import BadInput
 
 
-def command(
+def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Edited weights or a LoRA; no code in it is run.")],
     concept: Annotated[
         list[str] | None, typer.Option("--concept", metavar="CONCEPT", help="What it erases; may be repeated.")
@@ -19,7 +21,7 @@ def command(
     ] = None,
     kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe.")] = "object",
     format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="weights, lora or kohya; auto finds out.")
+        str, typer.Option("--format", metavar="NAME", help="weights, lora or kohya; auto detects it.")
     ] = "auto",
     ema: Annotated[bool, typer.Option("--ema", help="Take a CompVis checkpoint's EMA weights.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes.")] = None,
@@ -33,31 +35,33 @@ def command(
 
     Example: efface import erased.pt --concept "Van Gogh" --kind style --model sd-folder -o van-gogh.safetensors
     """
-    from efface.cli.output import Screen, check_target, slug
+    from efface.cli.output import Screen
+    from efface.files import check_writable, slug
 
     screen = Screen(json)
     if not concept:
-        raise BadInput("Say what the file erases with --concept; a file of weights does not.")
+        raise BadInput("Name what the file erases with --concept; a file of weights does not say it.")
     target = out or Path(f"{slug(file.stem)}-imported.safetensors")
-    check_target(target, force)
+    check_writable(target, force)
 
-    from efface import import_eraser, open_model
+    from efface import import_eraser
+    from efface.api.result import eraser_json
 
-    opened = open_model(model, device_of(device))
-    eraser = import_eraser(file, opened, concept, to or (), kind=kind, format=format, ema=ema)
+    eraser = import_eraser(file, model, concept, to or (), kind=kind, format=format, ema=ema, device=device)
     eraser.save(target, force=force)
     settings = eraser.provenance["settings"]
     screen.say(f"{target}: erases {', '.join(eraser.concepts)}")
     screen.say(f"{settings['format']}, {len(eraser.edits)} parameters changed, {eraser.nbytes / 1024:.1f} KB")
+    content = eraser_json(eraser, target)
     screen.answer(
         {
-            "eraser": str(target),
-            "method": eraser.method,
-            "concepts": list(eraser.concepts),
+            "eraser": content["eraser"],
+            "method": content["method"],
+            "concepts": content["concepts"],
             "format": settings["format"],
             "sha256": settings["sha256"],
             "parameters": len(eraser.edits),
-            "rank": eraser.rank,
-            "bytes": eraser.nbytes,
+            "rank": content["rank"],
+            "bytes": content["bytes"],
         }
     )

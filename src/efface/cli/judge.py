@@ -1,22 +1,16 @@
-"""`efface judge`: verdicts on a folder of images."""
+"""`efface judge`: verdicts on a folder of images; and `efface judge train`: a judge from labelled pictures."""
 
-from collections import Counter
-from collections.abc import Sequence
+from __future__ import annotations
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedModel, UnusedSeed, device_of
-from efface.errors import BadInput
-
-if TYPE_CHECKING:
-    from efface.generation import Image
-    from efface.judges import Verdict
-    from efface.metrics.base import Measured
+from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedModel, UnusedSeed, scalar_options
 
 
-def command(
+def judge_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")],
     question: Annotated[
         list[str] | None, typer.Option("--question", "-q", metavar="CONCEPT", help="What to look for; may be repeated.")
@@ -34,63 +28,80 @@ def command(
 
     An image that cannot be judged is an error in the file, never a "no". efface judge train makes a judge of pictures.
     """
-    from efface.cli.output import Screen, check_target, slug
-    from efface.generation import read_folder
+    from efface import judge as judge_images
+    from efface.cli.output import Screen
+    from efface.files import slug
 
     screen = Screen(json)
-    if not question or not all(text.strip() for text in question):
-        raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
-    question = list(dict.fromkeys(question))
     target = out or Path(f"{slug(folder.resolve().name)}.parquet")
-    check_target(target, force)
-    images = read_folder(folder)
-
-    from efface.judges import WritesResults, judge_images, open_judge, write_verdicts
-
-    chosen = open_judge(judge, question, device_of(device), trust_torchscript)
-    thresholds = {text: chosen.threshold(text) for text in question if chosen.knows(text)}
-    keeping = (chosen, target.parent / chosen.results) if isinstance(chosen, WritesResults) else None
-    if keeping:
-        check_target(keeping[1], force)
     with screen.progress() as progress:
-        verdicts = judge_images(chosen, images, question, progress)
-    write_verdicts(target, verdicts, force)
-    if keeping:
-        keeping[0].write_results(keeping[1], images, verdicts, force)
-    rows = {text: [row for row in verdicts if row.question == text] for text in question}
-    answers = {text: Counter(row.answer for row in about) for text, about in rows.items()}
-    summary: dict[str, dict[str, object]] = {}
-    for text, counts in answers.items():
-        rate = _rate(images, rows[text])
-        summary[text] = {**{name: counts[name] for name in ("yes", "no", "undecided", "error")}}
-        summary[text]["rate"] = rate and rate.as_dict()
-        doubts = "".join(f", {counts[name]} {name}" for name in ("undecided", "error") if counts[name])
-        screen.say(f"{text}: {rate or 'no verdict'}{doubts}")
-    where = f"{target} and {keeping[1]}" if keeping else str(target)
-    screen.say(f"{len(verdicts)} verdicts of {chosen.name} ({chosen.version}) in {where}")
-    screen.answer(
-        {
-            "verdicts": str(target),
-            "judge": {"name": chosen.name, "version": chosen.version, "thresholds": thresholds},
-            "questions": summary,
-        }
-    )
-    if any(counts["error"] for counts in answers.values()):
+        result = judge_images(
+            folder,
+            question or [],
+            judge=judge,
+            out=target,
+            trust_torchscript=trust_torchscript,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+    for text, counts in result.questions.items():
+        doubts = "".join(
+            f", {number} {name}"
+            for name, number in (("undecided", counts.undecided), ("error", counts.error))
+            if number
+        )
+        screen.say(f"{text}: {counts.rate or 'no verdict'}{doubts}")
+    files = f"{target} and {result.results_path}" if result.results_path else str(target)
+    screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {files}")
+    screen.answer(result.to_json())
+    if result.errors:
         raise typer.Exit(1)
 
 
-def _rate(images: "Sequence[Image]", verdicts: "Sequence[Verdict]") -> "Measured | None":
-    """How often the answer is yes, by prompt: images of one prompt are alike, those of no known prompt independent."""
-    from efface.metrics.bootstrap import by_prompt
-    from efface.metrics.rates import rate_with_interval
+def judge_train_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pictures, each in a folder named after its label.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            metavar="object|style|COLUMN",
+            help="In STYLE/OBJECT/PICTURE, the first or the last folder; or a column of DIR's metadata.jsonl.",
+        ),
+    ] = "object",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="KEY=VALUE", help="network, start, head_only, size, epochs, lr and so on."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the judge goes.")] = None,
+    force: Force = False,
+    model: UnusedModel = "emoji",
+    device: Device = "auto",
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the split, the weights and the order.")
+    ] = 0,
+    json: Json = False,
+) -> None:
+    """Train a classifier of styles or objects, and test it on pictures held out.
 
-    decided = [
-        (image.row.get("prompt"), image.path, verdict.answer == "yes")
-        for image, verdict in zip(images, verdicts, strict=True)
-        if verdict.answer in ("yes", "no")
+    The result is a judge for efface judge and efface evaluate: --judge style:FOLDER. Run again with the same folder,
+    an interrupted training resumes after its last epoch.
+    """
+    from efface import train_judge
+    from efface.cli.output import Screen
+    from efface.files import slug
+
+    screen = Screen(json)
+    options = scalar_options(settings or [])
+    target = out or Path(slug(f"{folder.resolve().name}-{labels}-judge"))
+    with screen.progress() as progress:
+        result = train_judge(
+            folder, target, labels, settings=options, seed=seed, device=device, force=force, progress=progress
+        )
+    rows = [
+        [name, f"{100 * recall:.0f}", str(sum(row))]
+        for name, recall, row in zip(result.classes, result.recall, result.confusion, strict=True)
     ]
-    if not decided:
-        return None
-    prompts = [str(path if prompt is None else prompt) for prompt, path, _ in decided]
-    is_foreign = all(prompt is None for prompt, _, _ in decided)
-    return rate_with_interval(by_prompt([float(yes) for _, _, yes in decided], None if is_foreign else prompts))
+    screen.table(("class", "recognised, %", "held out"), rows)
+    screen.say(f"{100 * result.accuracy:.1f}% of {result.held_out} pictures held out; --judge {result.judge}")
+    screen.answer(result.to_json())

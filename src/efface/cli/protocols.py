@@ -1,11 +1,13 @@
 """`efface protocols`: the named evaluations."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 
 from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
 
 
-def command(
+def protocols_command(
     model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
 ) -> None:
     """List the protocols, what they give, their settings and where they come from."""

@@ -1,4 +1,6 @@
-"""Runs the app and turns every way a command can end into an exit code and at most one line."""
+"""Runs one command line and maps its outcome to an exit code and at most one line of error."""
+
+from __future__ import annotations
 
 import os
 import sys
@@ -10,6 +12,7 @@ import typer
 
 from efface.cli.app import app
 from efface.errors import BadInput
+from efface.hub import UnreachableError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -18,28 +21,30 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit code."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        for category in (DeprecationWarning, FutureWarning):  # of the libraries, for programmers
+        for category in (DeprecationWarning, FutureWarning):  # warnings of libraries to their programmers
             warnings.filterwarnings("ignore", category=category)
-        return _ended(arguments)
+        return _exit_code(arguments)
 
 
-def _ended(arguments: Sequence[str]) -> int:
+def _exit_code(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="efface", standalone_mode=False)
     except typer.TyperException as error:
         return _end(BAD_INPUT, error.format_message(), error)
     except BadInput as error:
         return _end(BAD_INPUT, str(error), error)
+    except UnreachableError as error:
+        return _end(FAILED, str(error), error)
     except (KeyboardInterrupt, typer.Abort):
         return _end(INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # Whoever read our output has gone; keep Python from complaining when it flushes at exit.
+        # The reader of our output is gone; Python must not fail when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
         hint = "" if _debugging() else " (EFFACE_DEBUG=1 shows the traceback)"
         return _end(FAILED, f"{type(error).__name__}: {error}{hint}", error)
-    if code == INTERRUPTED:  # typer's own reading of Ctrl-C
+    if code == INTERRUPTED:  # typer handled Ctrl-C itself
         return _end(INTERRUPTED, "interrupted")
     return code if isinstance(code, int) else DONE
 
@@ -56,7 +61,7 @@ def _end(code: int, message: str, error: Exception | None = None) -> int:
 
 
 def one_line(message: str) -> str:
-    """A message with its line breaks and runs of blanks made single spaces."""
+    """The message with line breaks and runs of spaces replaced by single spaces."""
     return " ".join(message.split())
 
 

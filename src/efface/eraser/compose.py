@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ORDERED = "one after the other in this order"
 
 
-def compose(*erasers: Eraser, force: bool = False) -> Eraser:
+def compose_erasers(*erasers: Eraser, force: bool = False) -> Eraser:
     """One eraser that does what all of them do.
 
     Args:

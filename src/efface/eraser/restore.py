@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from efface.eraser.base import check_base
-from efface.eraser.certificate import certify_again, uncertified
+from efface.eraser.certificate import certify_again, certify_if_quick, uncertified
 from efface.eraser.compose import only_of_parts
-from efface.eraser.solve import erase
+from efface.eraser.solve import solve
 from efface.eraser.streams import joined, split
 from efface.errors import BadRequest, NeedsModel
 from efface.methods import METHODS
@@ -48,4 +48,4 @@ def only(eraser: Eraser, names: Sequence[str], model: Model | DiffusionPipeline 
     request = eraser.request.keeping(names)
     opened = model if isinstance(model, Model) else open_model(model)
     check_base(eraser, opened)
-    return erase(opened, request)
+    return certify_if_quick(opened, solve(opened, request))

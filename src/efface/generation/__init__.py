@@ -11,7 +11,7 @@ from efface.generation.jobs import SAMPLERS, Embedding, Job, Sampling, jobs_for,
 from efface.generation.prompts import read_prompts
 
 if TYPE_CHECKING:
-    from efface.generation.run import Recipe, generate
+    from efface.generation.run import Recipe, generate_images
     from efface.generation.sampling import sample, sample_latents
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "Job",
     "Recipe",
     "Sampling",
-    "generate",
+    "generate_images",
     "jobs_for",
     "read_folder",
     "read_picture",
@@ -31,7 +31,7 @@ __all__ = [
     "sample_latents",
 ]
 
-_HOMES = {"Recipe": "run", "generate": "run", "sample": "sampling", "sample_latents": "sampling"}
+_HOMES = {"Recipe": "run", "generate_images": "run", "sample": "sampling", "sample_latents": "sampling"}
 
 
 def __getattr__(name: str) -> object:

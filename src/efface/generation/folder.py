@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,24 +31,28 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Image:
-    """One image of a folder.
+    """One image, in a folder or in memory.
 
     Attributes:
-        row: Its metadata; of a foreign folder without any, only `file_name`.
-        path: The file; `None` if it could not be made.
-        error: Why it could not be made.
+        row: Its metadata; in a folder without metadata, only `file_name`.
+        path: The file; `None` for an image in memory, and for one that could not be generated.
+        error: The reason why it could not be generated.
+        array: The pixels (height, width, 3) of an image in memory.
     """
 
     row: Row
     path: Path | None
     error: str | None = None
+    array: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
     def pixels(self) -> NDArray[np.uint8]:
         """The picture, (height, width, 3).
 
         Raises:
-            OSError: There is none, or the file is not a whole picture.
+            OSError: There is none, or the file is not a complete picture.
         """
+        if self.array is not None:
+            return self.array
         if self.path is None:
             raise OSError(self.error or "there is no picture")
         return read_picture(self.path)
@@ -156,6 +160,12 @@ class Folder:
         else:
             (self.path / ERRORS).unlink(missing_ok=True)
 
+    def image(self, key: str) -> Image:
+        """The image of this key, which was added or failed."""
+        if key in self.rows:
+            return Image(self.rows[key], self.path / self.rows[key]["file_name"])
+        return Image(self.errors[key], None, self.errors[key]["error"])
+
     def _write(self, row: Row, pixels: NDArray[np.uint8]) -> None:
         with atomic(self.path / row["file_name"]) as temporary:
             write_picture(temporary, pixels)
@@ -174,6 +184,41 @@ class Folder:
         except (OSError, KeyError):
             return False
         return True
+
+
+class Memory:
+    """Images in memory, with the interface of `Folder`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.errors: dict[str, Row] = {}
+        self._arrays: dict[str, NDArray[np.uint8]] = {}
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def add(self, row: Row, pixels: NDArray[np.uint8]) -> None:
+        """Store the pixels (height, width, 3) of one image with its row."""
+        self.rows[row["key"]], self._arrays[row["key"]] = row, pixels
+
+    def fail(self, row: Row, error: str) -> None:
+        """Record that an image could not be generated."""
+        self.errors[row["key"]] = {**row, "error": error}
+
+    def settle(self) -> None:
+        """Nothing is ever pending."""
+
+    def finish(self, order: Iterable[str]) -> None:
+        """Nothing is left to write."""
+
+    def image(self, key: str) -> Image:
+        """The image of this key, which was added or failed."""
+        if key in self.rows:
+            return Image(self.rows[key], None, None, self._arrays[key])
+        return Image(self.errors[key], None, self.errors[key]["error"])
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

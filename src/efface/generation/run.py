@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.eraser.eraser import Eraser
-from efface.generation.folder import Folder, Image, cached, file_name, is_kept, keep
+from efface.generation.folder import Folder, Image, Memory, cached, file_name, is_kept, keep
 from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
 from efface.models import Model
@@ -74,12 +74,12 @@ class Recipe:
         return {**named, **deciding, "key": key}
 
 
-def generate(
+def generate_images(
     model: Model,
     jobs: Sequence[Job],
     sampling: Sampling | None = None,
     *,
-    out: Path,
+    out: Path | None,
     eraser: Eraser | None = None,
     strength: float = 1.0,
     force: bool = False,
@@ -87,13 +87,13 @@ def generate(
     progress: Progress | None = None,
     what: str = "images",
 ) -> list[Image]:
-    """Make the images that `out` does not hold yet.
+    """Generate the images that `out` does not contain yet.
 
     Args:
         model: What draws.
         jobs: What to draw; equal jobs share one file.
         sampling: How; `None` takes the model's default. Without a `clip_skip`, the text is read as the eraser did.
-        out: The folder; other images already in it stay.
+        out: The folder, in which other images remain; `None` returns the images in memory.
         eraser: What the model shall forget.
         strength: Of the eraser.
         force: Attach the eraser to a model that is not its base.
@@ -112,7 +112,7 @@ def generate(
         sampling = replace(sampling, clip_skip=eraser.request.clip_skip or None)
     recipe = Recipe.of(model, sampling, eraser, strength)
     rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
-    with Folder(out) as folder:
+    with Memory() if out is None else Folder(out) as folder:
         served = _from_cache(folder, {key: row for key, (row, _) in rows.items()}) if use_cache else set[str]()
         keys = [key for key in rows if key not in served]
         missing = {index for index, key in enumerate(keys) if key not in folder.rows}
@@ -133,11 +133,12 @@ def generate(
         if use_cache:
             for key in keys:  # those too that an interrupted run made
                 if key in folder.rows:
-                    keep(key, out / folder.rows[key]["file_name"])
-        return [_image(folder, recipe.row(job)["key"]) for job in jobs]
+                    image = folder.image(key)
+                    keep(key, image.pixels() if image.path is None else image.path)
+        return [folder.image(recipe.row(job)["key"]) for job in jobs]
 
 
-def _from_cache(folder: Folder, rows: Mapping[str, dict[str, Any]]) -> set[str]:
+def _from_cache(folder: Folder | Memory, rows: Mapping[str, dict[str, Any]]) -> set[str]:
     """The keys of which the cache has images, which are in the folder then.
 
     An interrupted run has kept none of its own yet, so that batches are cut from the same jobs when it goes on.
@@ -151,12 +152,6 @@ def _from_cache(folder: Folder, rows: Mapping[str, dict[str, Any]]) -> set[str]:
             served.add(key)
     folder.settle()
     return served
-
-
-def _image(folder: Folder, key: str) -> Image:
-    if key in folder.rows:
-        return Image(folder.rows[key], folder.path / folder.rows[key]["file_name"])
-    return Image(folder.errors[key], None, folder.errors[key]["error"])
 
 
 @once

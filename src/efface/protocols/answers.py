@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Image, Job, Sampling, generate
+from efface.generation import Image, Job, Sampling, generate_images
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts_of_scores, write_result_files
@@ -76,7 +76,7 @@ def judged(
     """
     jobs = list(dict.fromkeys(probe.job for probe in probes))
     stem = safe_name(name)
-    images = generate(
+    images = generate_images(
         model,
         jobs,
         sampling,

@@ -25,7 +25,7 @@ from pathlib import Path
 from efface.attacks import Attack, Target
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Job, Sampling, generate
+from efface.generation import Job, Sampling, generate_images
 from efface.generation.folder import read_rows, write_rows
 from efface.generation.run import Recipe
 from efface.judges import Judge, answer_of, score_images
@@ -127,7 +127,7 @@ class Run:
         if not jobs:
             return []
         folder, use_cache = self.out / place, self.kept and eraser is None
-        images = generate(self.model, jobs, self.sampling, out=folder, eraser=eraser, use_cache=use_cache)
+        images = generate_images(self.model, jobs, self.sampling, out=folder, eraser=eraser, use_cache=use_cache)
         return score_images(self.judge, images, [self.concept])[0][:, 0].tolist()
 
     def answers(self, jobs: Sequence[Job], eraser: Eraser | None, name: str) -> list[bool | None]:

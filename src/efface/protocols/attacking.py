@@ -12,7 +12,7 @@ from typing import Any
 from efface.attacks import ATTACKS, DEFAULT, Target
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Job, Sampling, generate
+from efface.generation import Job, Sampling, generate_images
 from efface.judges import Judge, score_images
 from efface.models import Model
 from efface.progress import Progress
@@ -138,7 +138,7 @@ class Attacks:
 
     def _trial(self, attack: str, eraser: Eraser, name: str, concept: str) -> Callable[[Sequence[Job]], list[float]]:
         def trial(jobs: Sequence[Job]) -> list[float]:
-            images = generate(
+            images = generate_images(
                 self.model,
                 jobs,
                 self.sampling,

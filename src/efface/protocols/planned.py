@@ -12,7 +12,7 @@ from typing import Any
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Image, Sampling, generate
+from efface.generation import Image, Sampling, generate_images
 from efface.judges import Judge
 from efface.metrics.base import Measured
 from efface.metrics.rates import paired_difference
@@ -132,7 +132,7 @@ class _Run:
             )
         if not (jobs := [job for job in dict.fromkeys(plan.jobs) if job not in answers.images]):
             return answers
-        images = generate(
+        images = generate_images(
             model,
             jobs,
             sampling,

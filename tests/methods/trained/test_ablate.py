@@ -488,12 +488,12 @@ def test_a_killed_training_ends_as_one_that_was_not(
     work = efface.RunContext(tmp_path / "t", tell)
     for _ in range(2):  # killed at its first picture, and at its second step
         with pytest.raises(Stop):
-            made(tiny_model, group, work=work, **options)
+            made(tiny_model, group, context=work, **options)
     prompts.write_text("a dog\n")
     with pytest.raises(BadInput, match="--force"):
-        made(tiny_model, group, work=work, **options)
+        made(tiny_model, group, context=work, **options)
     prompts.write_text("a photo of a dog\na dog\n")
-    assert made(tiny_model, group, work=work, **options).hash == whole.hash
+    assert made(tiny_model, group, context=work, **options).hash == whole.hash
     assert steps == [1, 2, 2, 3]
 
 

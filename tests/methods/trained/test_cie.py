@@ -12,13 +12,13 @@ from torch import Tensor
 
 import efface
 from efface import BadRequest, Model, Request, RunContext
-from efface.eraser.solve import _latents_of
 from efface.generation import Job, Sampling, sample_latents
 from efface.methods.trained.cie import Cie, CieConfig
 from efface.methods.trained.correlation import Momentum, Pictures
 from efface.methods.training.loop import Training
 from efface.methods.training.run import _accelerated
 from efface.methods.training.weights import Copies, frozen
+from efface.tools import latents_of
 
 QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2}
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
@@ -28,7 +28,7 @@ ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64
 def objective(model: Model, **options: Any) -> Generator[Cie, None, None]:
     config, request = CieConfig(**{**QUICK, **options}), Request.make("cat", method="cie")
     with frozen(model.denoiser):
-        yield Cie(model, request, config, Pictures(model, request, config, _latents_of(model), None))
+        yield Cie(model, request, config, Pictures(model, request, config, latents_of(model), None))
 
 
 def train(model: Model, ours: Cie) -> Training:
@@ -126,7 +126,7 @@ def test_training_stops_when_the_statistic_says_so_and_not_before(tiny_model: Mo
 def test_pictures_are_the_bases_with_noise_of_the_timestep(tiny_model: Model) -> None:
     config = CieConfig(images=3, sampling_steps=2, batch_size=2, seed=5)
     request = Request.make(["cat", "golf ball"], method="cie")
-    pictures = Pictures(tiny_model, request, config, _latents_of(tiny_model), None)
+    pictures = Pictures(tiny_model, request, config, latents_of(tiny_model), None)
     x, t = pictures.noisy(0, 0)
     assert x.shape == (2, 2, 4, 8, 8)
     again, later, other = pictures.noisy(0, 0), pictures.noisy(0, 1), pictures.noisy(1, 0)
@@ -152,7 +152,7 @@ def generator_after(t: Tensor, slot: int, step: int) -> torch.Generator:
 
 def test_every_picture_has_its_turn(tiny_model: Model) -> None:
     config, request = CieConfig(images=4), Request.make("cat", method="cie")
-    pictures = Pictures(tiny_model, request, config, _latents_of(tiny_model), None)
+    pictures = Pictures(tiny_model, request, config, latents_of(tiny_model), None)
     rows = [pictures._row(0, place) for place in range(12)]
     assert [sorted(rows[first : first + 4]) for first in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
     assert rows != [pictures._row(1, place) for place in range(12)]
@@ -175,14 +175,14 @@ def test_an_interrupted_training_goes_on_with_its_pictures(
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
-        efface.erase(tiny_model, "cat", work=RunContext(tmp_path, stop), **options)
+        efface.erase(tiny_model, "cat", context=RunContext(tmp_path, stop), **options)
     assert told[0] == ("pictures of cat", 2)
     told.clear()
 
     def listen(what: str, done: int, total: int, note: str = "") -> None:
         told.append((what, done))
 
-    resumed = efface.erase(tiny_model, "cat", work=RunContext(tmp_path, listen), **options)
+    resumed = efface.erase(tiny_model, "cat", context=RunContext(tmp_path, listen), **options)
     assert [done for what, done in told if what == "cat"] == list(range(5, 13))
     assert all(what == "cat" for what, _ in told)
     assert resumed.hash == whole.hash
@@ -200,8 +200,8 @@ def test_pictures_that_are_drawn_are_kept_when_drawing_is_interrupted(tiny_model
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        efface.erase(tiny_model, "cat", work=RunContext(tmp_path, stop), **options)
-    assert efface.erase(tiny_model, "cat", work=RunContext(tmp_path, stop), **options).hash == whole.hash
+        efface.erase(tiny_model, "cat", context=RunContext(tmp_path, stop), **options)
+    assert efface.erase(tiny_model, "cat", context=RunContext(tmp_path, stop), **options).hash == whole.hash
     assert told == [32, 35]
 
 

@@ -332,7 +332,7 @@ def test_the_model_is_left_as_it_was(tiny_model: Model) -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):
-        efface.erase(tiny_model, "cat", method="esd", work=efface.RunContext(progress=fail), **SMALL)
+        efface.erase(tiny_model, "cat", method="esd", context=efface.RunContext(progress=fail), **SMALL)
     assert unet.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in unet.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 import efface
 from efface import BadInput, BadRequest, Concept, Eraser, Model, Request, WeightEdit, open_model
-from efface.eraser.solve import _latents_of
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.methods.trained.nullspace.method import protected
 from efface.methods.trained.nullspace.targets import Targets, TextTower
 from efface.models.families.sd import StableDiffusion
 from efface.models.storage.folder import Folder
+from efface.tools import latents_of
 
 #: A moment's work. Layer 0 is the first whose inputs nothing changes.
 QUICK: dict[str, Any] = {
@@ -45,7 +45,7 @@ def deltas(eraser: Eraser) -> list[Tensor]:
 def parts(model: Model, **options: Any) -> tuple[TextTower, Targets, NullspaceConfig]:
     config = NullspaceConfig.model_validate({**QUICK, **options})
     tower = TextTower(model, config.layers, None)
-    return tower, Targets(model, tower, _latents_of(model), config), config
+    return tower, Targets(model, tower, latents_of(model), config), config
 
 
 def protected_inputs(tower: TextTower, layer: int) -> Tensor:

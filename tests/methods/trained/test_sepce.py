@@ -13,7 +13,6 @@ from torch.func import functional_call
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, Request, RunContext, WeightEdit
-from efface.eraser.solve import _latents_of
 from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
 from efface.methods.trained.correlation import Pictures
@@ -23,6 +22,7 @@ from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.run import _accelerated
 from efface.methods.training.weights import frozen
+from efface.tools import latents_of
 
 #: Text of the tiny model is 32 wide and 12 tokens long: two concepts leave 32 - 12 - 11 = 9 directions.
 QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2, "scale_factor": 1e-2}
@@ -38,7 +38,7 @@ def objective(
     part = request if config.training == "joint" else request.keeping(concepts[:1])
     found = bases(model, request, config.tolerance, config.basis == "published")
     with frozen(model.denoiser):
-        pictures = Pictures(model, part, config, _latents_of(model), None)
+        pictures = Pictures(model, part, config, latents_of(model), None)
         ours = Sepce(model, part, config, [found[name] for name in part.names], pictures, "")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -391,8 +391,8 @@ def test_an_interrupted_joint_training_goes_on(
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
-        efface.erase(tiny_model, BOTH, work=RunContext(tmp_path, crash), **options)
-    assert efface.erase(tiny_model, BOTH, work=RunContext(tmp_path), **options).hash == whole.hash
+        efface.erase(tiny_model, BOTH, context=RunContext(tmp_path, crash), **options)
+    assert efface.erase(tiny_model, BOTH, context=RunContext(tmp_path), **options).hash == whole.hash
 
 
 def test_a_checkpoint_of_other_directions_is_refused(tiny_model: Model, tmp_path: Path) -> None:
@@ -401,9 +401,9 @@ def test_a_checkpoint_of_other_directions_is_refused(tiny_model: Model, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        efface.erase(tiny_model, "cat", method="sepce", work=RunContext(tmp_path, crash), **QUICK)
+        efface.erase(tiny_model, "cat", method="sepce", context=RunContext(tmp_path, crash), **QUICK)
     with pytest.raises(BadInput, match="--force"):
-        efface.erase(tiny_model, "cat", preserve=["dog"], method="sepce", work=RunContext(tmp_path), **QUICK)
+        efface.erase(tiny_model, "cat", preserve=["dog"], method="sepce", context=RunContext(tmp_path), **QUICK)
 
 
 def test_half_precision_stays_in_the_null_space(tiny_model: Model) -> None:

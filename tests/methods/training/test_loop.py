@@ -33,7 +33,7 @@ DIVERGES: dict[str, Any] = {"iterations": 40, "reuse": 1, "lr": 1e3}
 
 def trained(model: Model, concepts: Any = "cat", work: RunContext | None = None, **options: Any) -> Eraser:
     chosen: dict[str, Any] = {**OPTIONS, **options}
-    return efface.erase(model, concepts, method="esd", work=work, **chosen)
+    return efface.erase(model, concepts, method="esd", context=work, **chosen)
 
 
 class Stop:
@@ -340,7 +340,7 @@ import efface
 from accelerate import PartialState
 
 out = Path({out!r})
-eraser = efface.erase({model!r}, "cat", method="esd", work=efface.RunContext(out / "work"), **{options!r})
+eraser = efface.erase({model!r}, "cat", method="esd", context=efface.RunContext(out / "work"), **{options!r})
 state = PartialState()
 assert state.num_processes == 2
 eraser.save(out / f"{{state.process_index}}.safetensors")

@@ -43,7 +43,7 @@ _WARM_UP = 0.1
 _MODEL, _MOMENTS = "model.", "optimizer."
 
 
-def train_judge(
+def train_classifier(
     folder: Path,
     out: Path,
     labels: str = "object",

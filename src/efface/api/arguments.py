@@ -1,0 +1,88 @@
+"""Arguments that several verbs share: a model, a device, a judge, and settings of the sampler."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from efface.errors import BadInput
+from efface.models import Model, open_model
+from efface.models.open import BUILT_IN
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    from efface.generation import Sampling
+
+    ModelLike: TypeAlias = Model | DiffusionPipeline | Path | str
+
+
+def resolve_device(device: str | torch.device) -> str:
+    """The torch device that a user names.
+
+    Args:
+        device: A device, or `auto` for the fastest one. Each process that a launcher starts gets its own.
+
+    Raises:
+        BadInput: The device is unknown, or this machine does not have it.
+    """
+    name = str(device)
+    if name == "auto":
+        if torch.cuda.is_available():
+            return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind, index = torch.device(name).type, torch.device(name).index or 0
+    except RuntimeError as error:
+        raise BadInput(f"Unknown device '{name}'; use auto, cpu, cuda, cuda:1 or mps.") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        raise BadInput(f"The device '{name}' is not available on this machine; use --device auto.")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise BadInput(f"There is no device '{name}' here; there are {torch.cuda.device_count()}, counted from 0.")
+    return name
+
+
+def model_from(model: ModelLike, device: str | torch.device) -> Model:
+    """The model that a user gives.
+
+    Args:
+        model: An open model, a diffusers pipeline, or the name, folder or file of a model.
+        device: The device to open a name on; an open model and a pipeline stay on theirs.
+
+    Raises:
+        BadInput: There is no such model or device.
+    """
+    if isinstance(model, Model):
+        return model
+    return open_model(model, resolve_device(device)) if isinstance(model, (str, Path)) else open_model(model)
+
+
+def judge_name(model: Model | str, name: str | None) -> str:
+    """The name of the judge of a run: a model of a closed world has a default judge, other models have none.
+
+    Args:
+        model: The model, or its name.
+        name: The judge that the user names, if any.
+
+    Raises:
+        BadInput: No judge is named, and the model has no default.
+    """
+    if isinstance(model, Model):
+        default, model = model.default_judge, model.name
+    else:
+        default = BUILT_IN[model].world().judge if model in BUILT_IN else None
+    if name is None and default is None:
+        raise BadInput(f"Choose a --judge for {model}, e.g. --judge clip:openai/clip-vit-base-patch32.")
+    return name or str(default)
+
+
+def override(defaults: Sampling, **settings: Any) -> Sampling:
+    """The sampling settings with those replaced that are not None."""
+    return replace(defaults, **{key: value for key, value in settings.items() if value is not None})

@@ -1,0 +1,186 @@
+"""`efface.erase`: a model and concepts to an eraser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efface.api.arguments import model_from
+from efface.eraser.certificate import certify as with_certificate
+from efface.eraser.certificate import certify_if_quick
+from efface.eraser.solve import solve
+from efface.errors import BadInput, BadRequest
+from efface.methods import METHODS
+from efface.progress import RunContext
+from efface.request.preserve_file import read_preserved
+from efface.request.record import Request
+from efface.settings import Scalar
+
+if TYPE_CHECKING:
+    import torch
+
+    from efface.api.arguments import ModelLike
+    from efface.eraser.eraser import Eraser
+    from efface.judges import Judge
+    from efface.methods.base import CopyDetector, Tool
+    from efface.models import Model
+
+#: Judges images for debiasing where no judge is named: that of UCE's script.
+_CLIP = "clip:openai/clip-vit-base-patch32"
+
+
+def erase(
+    model: ModelLike,
+    concepts: Request | str | Sequence[str],
+    to: str | Sequence[str] = (),
+    *,
+    kind: str = "object",
+    preserve: Sequence[str] = (),
+    preserve_file: Path | str | None = None,
+    method: str = "uce",
+    goal: str = "erase",
+    clip_skip: int | None = None,
+    certify: bool = False,
+    judge: Judge | str | None = None,
+    trust_torchscript: bool = False,
+    seed: int | None = None,
+    device: str | torch.device = "auto",
+    context: RunContext | None = None,
+    **options: Scalar,
+) -> Eraser:
+    """Erase concepts: solve for an eraser. The model stays unchanged until the eraser is attached or baked.
+
+    Example:
+        >>> eraser = efface.erase("emoji", "cat", to="dog", preserve=["tiger"])
+        >>> eraser.save("cat.safetensors")
+
+    Args:
+        model: A model, a diffusers pipeline, or the name, folder or file of a model.
+        concepts: What to erase: one concept or several in words; or a request, to which `preserve`, `preserve_file`,
+            `seed` and options are added.
+        to: The guide, or one guide for each concept; without one, the method's default for the kind. For the goal
+            "debias", the attributes that images of every concept should show.
+        kind: Kind of the concepts: object, style, memorised or unsafe.
+        preserve: Prompts to preserve.
+        preserve_file: A file of more prompts to preserve: one per line, or a CSV. They replace the prompts that a
+            method preserves by default.
+        method: The name of the method (`efface methods`).
+        goal: Goal of the request: erase or debias.
+        clip_skip: How many of the text encoder's last layers the pipeline skips.
+        certify: Compute the certificate, a bound on how closely any embedding, or any text, can restore each concept
+            (`efface.eraser.certificate`). This may read the denoiser's text-reading weights. Where their Gram matrix
+            is cached, the certificate is computed without `certify` too. Only erasers that edit the text alone have
+            one.
+        judge: The judge, or its name, for methods that look at images: to debias, or to find copies of a memorised
+            picture.
+        trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
+        seed: The seed of a method that draws random numbers; other methods ignore it.
+        device: The device to open a model's name on.
+        context: Progress callback, and for methods that train the folder in which an interrupted training resumes.
+        **options: The method's own settings; for the goal "debias" also `shares`.
+
+    Raises:
+        BadInput: The request cannot be carried out; the message says what to change.
+    """
+    listed = read_preserved(Path(preserve_file)) if preserve_file else []
+    preserved = list(dict.fromkeys([*preserve, *listed]))
+    if isinstance(concepts, Request):
+        request = _extended(concepts, preserved, options) if preserved or options else concepts
+    else:
+        request = Request.make(
+            concepts, to, kind=kind, preserve=preserved, method=method, goal=goal, options=options, clip_skip=clip_skip
+        )
+    if certify and request.goal != "erase":
+        raise BadRequest("A certificate bounds how far an erased concept comes back; leave --certify out to debias.")
+    request = _with_settings(request, bool(listed), seed)
+    if judge is not None:
+        _check_judge_is_used(request, judge)
+    opened, context = model_from(model, device), context or RunContext()
+    tools: dict[Tool, Callable[[], Any]] = {
+        "copies": lambda: _copy_detector(judge, opened, trust_torchscript),
+        "latents": lambda: _latents(opened),
+        "measure": lambda: _measure(judge, opened, request, trust_torchscript),
+        "pictures": lambda: _pictures(opened, context),
+        "progress": lambda: context.progress,
+        "work": lambda: context,
+    }
+    eraser = solve(opened, request, tools)
+    return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
+
+
+def _extended(request: Request, preserve: Sequence[str], options: Mapping[str, Scalar]) -> Request:
+    """The request with more prompts to preserve and more settings."""
+    merged = {
+        "preserve": tuple(dict.fromkeys([*request.preserve, *preserve])),
+        "options": {**request.options, **options},
+    }
+    return Request.model_validate({**request.model_dump(), **merged})
+
+
+def _with_settings(request: Request, has_preserve_file: bool, seed: int | None) -> Request:
+    """The request with two settings, where the method has them: a seed, and no prompts that it preserves by default."""
+    known = METHODS.get(request.method).config.model_fields
+    options = dict(request.options)
+    if has_preserve_file and "everyday" in known:
+        options.setdefault("everyday", False)
+    if seed is not None and "seed" in known:
+        options["seed"] = seed
+    return request.model_copy(update={"options": options})
+
+
+def _check_judge_is_used(request: Request, judge: Judge | str) -> None:
+    """Refuse a judge that the request does not use, since the user expects verdicts from it."""
+    is_memorised = any(concept.kind == "memorised" for concept in request.concepts)
+    if request.goal != "debias" and not (is_memorised and "copies" in METHODS.get(request.method).needs):
+        name = judge if isinstance(judge, str) else judge.name
+        raise BadInput(
+            f"--judge {name} is for --goal debias, and for ablate to find copies of a memorised picture; leave it out, "
+            "and judge with efface evaluate."
+        )
+
+
+def _measure(judge: Judge | str | None, model: Model, request: Request, trust_torchscript: bool) -> Any:
+    """The shares of attributes among images, which debiasing needs; None for the goal "erase"."""
+    if request.goal != "debias":
+        return None
+    from efface.judges import open_judge
+    from efface.tools import measure_by
+
+    if judge is None or isinstance(judge, str):
+        attributes = dict.fromkeys(name for concept in request.concepts for name in concept.attributes)
+        name = judge or model.default_judge or _CLIP
+        judge = open_judge(name, tuple(attributes), str(model.device), trust_torchscript)
+    return measure_by(judge, model)
+
+
+def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: bool) -> CopyDetector | None:
+    """The judge of copies, or for the embedded model its own detector; None without either."""
+    if judge is not None:
+        from efface.judges import open_judge
+        from efface.tools import copies_by
+
+        return copies_by(
+            open_judge(judge, (), str(model.device), trust_torchscript) if isinstance(judge, str) else judge
+        )
+    if model.clip is None:
+        return None
+
+    def copies(pictures: Any, original: Any) -> Sequence[bool]:
+        from efface.tools import copies_by_embedded_clip
+
+        return copies_by_embedded_clip(model.device)(pictures, original)
+
+    return copies
+
+
+def _latents(model: Model) -> Any:
+    from efface.tools import latents_of
+
+    return latents_of(model)
+
+
+def _pictures(model: Model, context: RunContext) -> Any:
+    from efface.tools import CachedPictures
+
+    return CachedPictures(model, context.progress)

@@ -1,0 +1,137 @@
+"""Erasers from arguments: objects, files, folders of files and patterns, and the name of each eraser in a report.
+
+A training writes `component-0-step-50.safetensors` as it proceeds (`save_freq`). Such a checkpoint is an eraser like
+any other, and its name in a report is its step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efface.errors import BadInput
+from efface.files import slug
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from efface.eraser.eraser import Eraser
+    from efface.request.record import Request
+
+    EraserLike: TypeAlias = Eraser | Path | str
+
+_SUFFIX, _STATE = ".safetensors", ".checkpoint.safetensors"
+_STEP = re.compile(r"component-\d+-(step-\d+)")
+
+
+def load_eraser(eraser: EraserLike) -> Eraser:
+    """The eraser itself, or the one in a file.
+
+    Raises:
+        BadFile: The file is missing, damaged, or not an eraser.
+    """
+    from efface.eraser.eraser import Eraser
+
+    return eraser if isinstance(eraser, Eraser) else Eraser.load(eraser)
+
+
+def eraser_list(erasers: EraserLike | Sequence[EraserLike]) -> Sequence[EraserLike]:
+    """One eraser or several as a sequence."""
+    return erasers if isinstance(erasers, Sequence) and not isinstance(erasers, str) else [erasers]
+
+
+def named_erasers(
+    erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
+) -> dict[str, Eraser]:
+    """Erasers by the name that a report gives them.
+
+    Args:
+        erasers: Erasers; files, folders of files, or patterns; or erasers by name.
+
+    Returns:
+        Erasers by name: files first, then erasers in memory. A file's name is its stem; an eraser in memory has the
+        name that `efface erase` would give its file.
+
+    Raises:
+        BadInput: An argument matches no file, a file is no eraser, or two erasers have the same name.
+    """
+    if isinstance(erasers, Mapping):
+        return {name: load_eraser(eraser) for name, eraser in erasers.items()}
+    named: dict[str, EraserLike] = {}
+    named |= eraser_files([str(eraser) for eraser in eraser_list(erasers) if isinstance(eraser, (str, Path))])
+    for eraser in eraser_list(erasers):
+        if isinstance(eraser, (str, Path)):
+            continue
+        name = default_name(eraser.request)
+        if name in named:
+            raise BadInput(f"Two erasers have the name '{name}'; give a mapping from names to erasers instead.")
+        named[name] = eraser
+    return {name: load_eraser(eraser) for name, eraser in named.items()}
+
+
+def default_name(request: Request) -> str:
+    """The stem of the file that `efface erase` writes: up to three concepts, the number of others, and the method."""
+    names = "-".join(slug(concept, 24) for concept in request.names[:3])
+    more = "" if len(request.names) <= 3 else f"-and-{len(request.names) - 3}-more"
+    return f"{names}{more}-{request.method}"
+
+
+def eraser_files(arguments: Sequence[str]) -> dict[str, Path]:
+    """Find the files that arguments name.
+
+    Args:
+        arguments: Files, folders of files, or patterns.
+
+    Returns:
+        Files by name, in the order of the arguments. The files of a folder or pattern are sorted by the numbers in
+        their names (step 5 before step 10).
+
+    Raises:
+        BadInput: An argument matches no file, or two files have the same name.
+    """
+    paths = list(dict.fromkeys(path for argument in arguments for path in _matches(argument)))
+    names = _names_of(paths)
+    for name in names:
+        if names.count(name) > 1 or name == "base":
+            raise BadInput(f"The eraser name '{name}' is taken; rename one file: reports use the file's name.")
+    return dict(zip(names, paths, strict=True))
+
+
+def _matches(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if _is_eraser(file)]
+        problem = f"the folder {argument} holds no eraser"
+    elif has_magic(argument) and not path.exists():
+        files = [file for file in map(Path, glob(argument, recursive=True)) if _is_eraser(file)]  # noqa: PTH207 - absolute, too
+        problem = f"no eraser matches the pattern {argument}"
+    else:
+        return [path]
+    if not files:
+        raise BadInput(f"Nothing to evaluate: {problem}; erasers end in {_SUFFIX}.")
+    return sorted(files, key=_by_number)
+
+
+def _is_eraser(path: Path) -> bool:
+    """Whether the file's name is that of an eraser, and not that of a training's state."""
+    return path.is_file() and path.name.endswith(_SUFFIX) and not path.name.endswith(_STATE)
+
+
+def _by_number(path: Path) -> list[tuple[bool, int, str]]:
+    pieces = re.split(r"(\d+)", str(path))
+    return [(piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in pieces]
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """Stems; for a checkpoint the step, preceded by component and training where steps alone are ambiguous."""
+    steps = {path: step[1] for path in paths if (step := _STEP.fullmatch(path.stem))}
+    naming: list[Callable[[Path], str]] = [
+        lambda path: steps[path],
+        lambda path: path.stem,
+        lambda path: f"{path.resolve().parent.stem}-{path.stem}",
+    ]
+    candidates = ([name_of(path) if path in steps else path.stem for path in paths] for name_of in naming)
+    return next((names for names in candidates if len(set(names)) == len(names)), [path.stem for path in paths])

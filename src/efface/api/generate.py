@@ -1,0 +1,145 @@
+"""`efface.generate`: prompts to images, with or without an eraser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from efface.api.arguments import model_from, override
+from efface.api.erasers import eraser_list, load_eraser
+from efface.api.result import VerbResult
+from efface.eraser.base import check_base
+from efface.eraser.compose import compose_erasers
+from efface.errors import BadInput
+from efface.generation import Image, Job, Sampling, generate_images, read_prompts, repeated
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image as Pictures
+
+    from efface.api.arguments import ModelLike
+    from efface.api.erasers import EraserLike
+    from efface.generation.folder import Row
+    from efface.progress import Progress
+
+
+@dataclass(frozen=True)
+class GenerateResult(VerbResult):
+    """Generated images.
+
+    Attributes:
+        folder: The folder of the images; None for images in memory.
+        outcomes: One image per job, in the order of the jobs; an image that could not be generated carries its error.
+        seconds: The time that generating took, without opening the model.
+    """
+
+    folder: Path | None
+    outcomes: tuple[Image, ...]
+    seconds: float
+
+    @property
+    def images(self) -> list[Pictures.Image]:
+        """The images as PIL images, in the order of the jobs; those in a folder are read from it."""
+        from PIL import Image as Pictures
+
+        return [Pictures.fromarray(image.pixels()) for image in self.outcomes if image.error is None]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The metadata of each image in `images`: prompt, seed, guidance, sampler, the eraser's hash and so on."""
+        return [image.row for image in self.outcomes if image.error is None]
+
+    @property
+    def errors(self) -> int:
+        """The number of images that could not be generated."""
+        return sum(image.error is not None for image in self.outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `efface generate --json` prints; images are given by their file names."""
+        return {
+            "folder": None if self.folder is None else str(self.folder),
+            "images": [row["file_name"] for row in self.rows],
+            "errors": self.errors,
+            "seconds": self.seconds,
+        }
+
+
+def generate(
+    prompts: str | Path | Sequence[str | Job],
+    *,
+    model: ModelLike = "emoji",
+    eraser: EraserLike | Sequence[EraserLike] | None = None,
+    strength: float = 1.0,
+    n: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device = "auto",
+    folder: Path | str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> GenerateResult:
+    """Generate images. Image i of a prompt has seed `seed + i`, whatever the batch size.
+
+    Example:
+        >>> result = efface.generate("a cat in 3d style", eraser="cat.safetensors", n=4)
+        >>> result.images[0].show()
+
+    Args:
+        prompts: A prompt, several prompts, jobs with a seed and guidance each, or the path of a file: a CSV with a
+            prompt column, or one prompt per line.
+        model: An open model, a diffusers pipeline, or the name, folder or file of a model.
+        eraser: The eraser to attach, or its file; several are composed.
+        strength: The strength of the eraser: 0 changes nothing, 1 erases fully.
+        n: The number of images per prompt.
+        steps: The number of sampling steps; by default the model's.
+        guidance: The guidance scale; by default the model's.
+        sampler: Name of the sampler: dpm++, ddim, lms or own (the model's); by default the model's.
+        seed: The seed of the first image of each prompt that has none of its own.
+        size: Width and height in pixels, of jobs that have none of their own; by default the model's.
+        batch_size: The number of images that are denoised together; changes speed only.
+        device: The device to open a model's name on.
+        folder: The folder to write images and metadata to. Images that it contains already are not generated again.
+            Without a folder, the images stay in memory.
+        force: Whether the eraser may be attached to another model than its own.
+        progress: The progress callback.
+
+    Raises:
+        BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
+    """
+    jobs = _jobs(prompts, n, seed, size)
+    attached = None
+    if eraser is not None:
+        attached = compose_erasers(*(load_eraser(one) for one in eraser_list(eraser)), force=force)
+    opened = model_from(model, device)
+    if attached:
+        check_base(attached, opened, force)
+    settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "batch_size": batch_size}
+    sampling = override(Sampling.default(opened), **settings)
+    out = None if folder is None else Path(folder)
+    started = time.perf_counter()
+    images = generate_images(
+        opened, jobs, sampling, out=out, eraser=attached, strength=strength, force=force, progress=progress
+    )
+    return GenerateResult(out, tuple(images), time.perf_counter() - started)
+
+
+def _jobs(prompts: str | Path | Sequence[str | Job], n: int, seed: int, size: tuple[int, int] | None) -> list[Job]:
+    """One job per image."""
+    if isinstance(prompts, Path):
+        jobs = read_prompts(prompts, seed)
+    else:
+        several = [prompts] if isinstance(prompts, str) else prompts
+        jobs = [job if isinstance(job, Job) else Job(job, seed) for job in several]
+    if not jobs:
+        raise BadInput("Nothing to generate: give a prompt.")
+    if size is not None:
+        width, height = size
+        jobs = [job if job.width or job.height else replace(job, width=width, height=height) for job in jobs]
+    return repeated(jobs, n)

@@ -1,0 +1,195 @@
+"""`efface.judge`: images and questions to verdicts, counts and rates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.api.arguments import resolve_device
+from efface.api.generate import GenerateResult
+from efface.api.result import VerbResult
+from efface.errors import BadInput
+from efface.files import check_writable
+from efface.generation import Image, read_folder
+from efface.judges import Judge, Verdict, WritesResults, judge_images, open_judge, write_verdicts
+from efface.metrics.base import Measured
+from efface.metrics.bootstrap import by_prompt
+from efface.metrics.rates import rate_with_interval
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image as Pictures
+
+    from efface.progress import Progress
+
+
+@dataclass(frozen=True)
+class JudgeIdentity(VerbResult):
+    """The judge that answered.
+
+    Attributes:
+        name: Its name.
+        version: The version of its weights and settings.
+        thresholds: By question, the score from which the answer is yes.
+    """
+
+    name: str
+    version: str
+    thresholds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AnswerCounts(VerbResult):
+    """How often the judge gave each answer to one question.
+
+    Attributes:
+        yes: Images that show the concept.
+        no: Images that do not.
+        undecided: Images about which the judge is undecided.
+        error: Images that could not be judged; they never count as "no".
+        rate: The share of yes among yes and no, with its interval; None without any such answer.
+    """
+
+    yes: int
+    no: int
+    undecided: int
+    error: int
+    rate: Measured | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts by answer, and the rate with its interval and number of images."""
+        return {**super().to_json(), "rate": self.rate and self.rate.as_dict()}
+
+
+@dataclass(frozen=True)
+class JudgeResult(VerbResult):
+    """Verdicts on images.
+
+    Attributes:
+        path: The file of the verdicts; None if they were not written.
+        judge: The judge.
+        questions: By question, the number of each answer, and the rate of yes.
+        verdicts: One verdict per image and question, images first.
+        results_path: The file in the judge's own format, of a judge whose users expect one.
+    """
+
+    path: Path | None
+    judge: JudgeIdentity
+    questions: Mapping[str, AnswerCounts]
+    verdicts: tuple[Verdict, ...]
+    results_path: Path | None = None
+
+    @property
+    def errors(self) -> int:
+        """The number of verdicts that are errors."""
+        return sum(counts.error for counts in self.questions.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `efface judge --json` prints; the verdicts are given by their file."""
+        questions = {question: counts.to_json() for question, counts in self.questions.items()}
+        path = None if self.path is None else str(self.path)
+        return {"verdicts": path, "judge": self.judge.to_json(), "questions": questions}
+
+
+def judge(
+    images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image],
+    questions: str | Sequence[str],
+    *,
+    judge: Judge | str = "emoji",
+    out: Path | str | None = None,
+    trust_torchscript: bool = False,
+    device: str | torch.device = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """Ask a judge whether each image shows a concept.
+
+    Example:
+        >>> images = efface.generate("a cat in 3d style", n=8)
+        >>> efface.judge(images, "cat").questions["cat"].rate.value
+        1.0
+
+    Args:
+        images: A folder of images, the result of `efface.generate`, or images: PIL images, or arrays (H, W, 3).
+        questions: The concepts to look for.
+        judge: A judge, or its name (`efface judges`).
+        out: The Parquet file to write the verdicts to, one row per image and question; None writes nothing.
+        trust_torchscript: Whether the judge's TorchScript file, which is a program, may be run.
+        device: The device to open a judge's name on.
+        force: Whether an existing file may be replaced.
+        progress: The progress callback.
+
+    Raises:
+        BadInput: The images, a question or the judge cannot be used; the message says what to change.
+    """
+    asked = list(dict.fromkeys([questions] if isinstance(questions, str) else questions))
+    if not asked or not all(text.strip() for text in asked):
+        raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
+    path = None if out is None else Path(out)
+    if path is not None:
+        check_writable(path, force)
+    pictures = _images(images)
+    opened = open_judge(judge, asked, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
+    thresholds = {text: opened.threshold(text) for text in asked if opened.knows(text)}
+    results_path = path.parent / opened.results if path is not None and isinstance(opened, WritesResults) else None
+    if results_path is not None:
+        check_writable(results_path, force)
+    verdicts = judge_images(opened, pictures, asked, progress)
+    if path is not None:
+        write_verdicts(path, verdicts, force)
+    if results_path is not None and isinstance(opened, WritesResults):
+        opened.write_results(results_path, pictures, verdicts, force)
+    counts = {text: _counts(pictures, [row for row in verdicts if row.question == text]) for text in asked}
+    identity = JudgeIdentity(opened.name, opened.version, thresholds)
+    return JudgeResult(path, identity, counts, tuple(verdicts), results_path)
+
+
+def _images(
+    images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image],
+) -> Sequence[Image]:
+    if isinstance(images, GenerateResult):
+        return images.outcomes
+    if isinstance(images, (str, Path)):
+        return read_folder(Path(images))
+    if not len(images):
+        raise BadInput("Nothing to judge: give at least one image.")
+    return [_image(image, index) for index, image in enumerate(images)]
+
+
+def _image(image: Pictures.Image | NDArray[np.uint8] | Image, index: int) -> Image:
+    """An image in memory, whose file name is its number."""
+    if isinstance(image, Image):
+        return image
+    array = np.asarray(image if isinstance(image, np.ndarray) else image.convert("RGB"), dtype=np.uint8)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise BadInput(f"Image {index} has the shape {array.shape}; give arrays (height, width, 3) of bytes.")
+    return Image({"file_name": str(index)}, None, None, array)
+
+
+def _counts(images: Sequence[Image], verdicts: Sequence[Verdict]) -> AnswerCounts:
+    """The answers to one question, one verdict per image."""
+    counts = Counter(verdict.answer for verdict in verdicts)
+    rate = _rate(images, verdicts)
+    return AnswerCounts(counts["yes"], counts["no"], counts["undecided"], counts["error"], rate)
+
+
+def _rate(images: Sequence[Image], verdicts: Sequence[Verdict]) -> Measured | None:
+    """The rate of yes. Images of one prompt are one cluster; images of an unknown prompt are independent."""
+    decided = [
+        (image.row.get("prompt"), f"\0{index}", verdict.answer == "yes")
+        for index, (image, verdict) in enumerate(zip(images, verdicts, strict=True))
+        if verdict.answer in ("yes", "no")
+    ]
+    if not decided:
+        return None
+    outcomes = [float(yes) for _, _, yes in decided]
+    if all(prompt is None for prompt, _, _ in decided):
+        return rate_with_interval(by_prompt(outcomes, None))
+    prompts = [own_cluster if prompt is None else str(prompt) for prompt, own_cluster, _ in decided]
+    return rate_with_interval(by_prompt(outcomes, prompts))

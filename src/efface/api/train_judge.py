@@ -1,0 +1,88 @@
+"""`efface.train_judge`: a judge from folders of labelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efface.api.arguments import resolve_device
+from efface.api.result import VerbResult
+from efface.judges.training.network import TrainSettings
+from efface.judges.training.pictures import find_labelled_pictures
+from efface.judges.training.run import RESULT, train_classifier
+from efface.settings import Scalar
+from efface.work_folder import claim
+
+if TYPE_CHECKING:
+    import torch
+
+    from efface.progress import Progress
+
+
+@dataclass(frozen=True)
+class TrainJudgeResult(VerbResult):
+    """A trained judge and its test on pictures that were held out.
+
+    Attributes:
+        judge: The name that opens it: `efface.open_judge(result.judge)`.
+        labels: The labels that it learned: object, style, or a column of metadata.
+        classes: Names of the classes.
+        accuracy: The share of held-out pictures that it recognised.
+        recall: That share by class.
+        learned_from: The number of pictures that it learned from.
+        held_out: The number of pictures held out.
+        confusion: Counts of held-out pictures, by class (row) and by the recognised class (column).
+    """
+
+    judge: str
+    labels: str
+    classes: Sequence[str]
+    accuracy: float
+    recall: Sequence[float]
+    learned_from: int
+    held_out: int
+    confusion: Sequence[Sequence[int]]
+
+
+def train_judge(
+    folder: Path | str,
+    out: Path | str,
+    labels: str = "object",
+    *,
+    settings: Mapping[str, Scalar] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> TrainJudgeResult:
+    """Train a classifier of styles or objects, and test it on held-out pictures.
+
+    Example:
+        >>> result = efface.train_judge("pictures", "my-judge", settings={"epochs": 5})
+        >>> efface.judge("images", "cat", judge=result.judge)
+
+    Args:
+        folder: The pictures, each in a folder named after its label, or with `metadata.jsonl`.
+        out: The folder for the judge. Called again with the same folder, an interrupted training resumes.
+        labels: In `STYLE/OBJECT/PICTURE`, "style" is the first folder and "object" the last one; or a column of the
+            metadata.
+        settings: Settings of the training: network, start, head_only, size, epochs, lr and so on (`TrainSettings`).
+        seed: The seed of split, weights and order.
+        device: The device to train on.
+        force: Whether other or completed work in `out` may be replaced.
+        progress: The progress callback.
+
+    Raises:
+        BadInput: The pictures, their labels, a setting or the folder cannot be used.
+    """
+    pictures, target = Path(folder), Path(out)
+    config = TrainSettings.model_validate(dict(settings or {}))
+    name = resolve_device(device)
+    find_labelled_pictures(pictures, labels)
+    work = {"pictures": str(pictures.resolve()), "labels": labels, "seed": seed, "settings": config.model_dump()}
+    with claim(target, "judge train", work, RESULT, force):
+        result = train_classifier(pictures, target, labels, config, seed, name, progress)
+    tested = {key: result[key] for key in ("classes", "accuracy", "recall", "learned_from", "held_out", "confusion")}
+    return TrainJudgeResult(f"style:{target}", labels, **tested)

@@ -1,0 +1,116 @@
+"""`efface attacks`, `judges`, `methods` and `models`: the entries that options can name, with defaults and papers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
+
+
+def attacks_command(
+    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+) -> None:
+    """List the attacks, their settings and where they come from."""
+    from efface.attacks import ATTACKS, DEFAULT
+    from efface.cli.output import Screen
+
+    screen = Screen(json)
+    rows: list[dict[str, Any]] = []
+    for entry in map(ATTACKS.get, ATTACKS.names()):
+        settings = entry.config()
+        screen.heading(f"{entry.name} (default)" if entry.name in DEFAULT else entry.name)
+        screen.say(f"  {entry.summary}")
+        screen.say(f"  settings: {', '.join(f'{key}={value}' for key, value in settings.model_dump().items())}")
+        screen.say(f"  {entry.paper}")
+        rows.append(
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "settings": settings.model_dump(mode="json"),
+                "paper": entry.paper,
+            }
+        )
+    screen.answer({"attacks": rows})
+
+
+def judges_command(
+    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+) -> None:
+    """List the judges and where they come from."""
+    from efface.cli.output import Screen
+    from efface.judges import JUDGES
+
+    screen = Screen(json)
+    entries = [JUDGES.get(name) for name in JUDGES.names()]
+    for entry in entries:
+        screen.heading(entry.name)
+        screen.say(f"  {entry.summary}")
+        screen.say(f"  {entry.source}")
+    rows = [{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in entries]
+    screen.answer({"judges": rows})
+
+
+def methods_command(
+    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+) -> None:
+    """List the methods with their settings, defaults and papers."""
+    from efface.cli.output import Screen
+    from efface.methods import METHODS
+
+    screen = Screen(json)
+    rows: list[dict[str, Any]] = []
+    for entry in map(METHODS.get, METHODS.names()):
+        defaults = entry.config().model_dump()
+        screen.heading(f"{entry.name}  ({entry.edit} edit)")
+        screen.say(f"  {entry.summary}")
+        screen.say(f"  paper {entry.paper}   reference {entry.repository}")
+        for key, value in defaults.items():
+            screen.say(f"  -s {key}={_as_option(value)}")
+        rows.append(
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "edit": entry.edit,
+                "paper": entry.paper,
+                "repository": entry.repository,
+                "defaults": defaults,
+            }
+        )
+    screen.answer({"methods": rows})
+
+
+def models_command(
+    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+) -> None:
+    """List the models that --model takes: the embedded one, and the pipelines that can be opened."""
+    from efface.cli.output import Screen
+    from efface.models.emoji import HERE, catalogue
+    from efface.models.open import FAMILIES
+
+    screen = Screen(json)
+    world = catalogue()
+    content: dict[str, Any] = {
+        "name": "emoji",
+        "objects": [thing.name for thing in world.objects],
+        "styles": [style.name for style in world.styles],
+        "bytes": sum(file.stat().st_size for file in (HERE / "weights").rglob("*") if file.is_file()),
+    }
+    screen.heading(f"emoji  (embedded, {content['bytes'] / 1e6:.0f} MB)")
+    screen.say(f"  objects: {', '.join(content['objects'])}")
+    screen.say(f"  styles: {', '.join(content['styles'])}")
+    screen.heading("a checkpoint in one file (.safetensors, .ckpt; NAME#ema opens the averaged weights)")
+    screen.say("  Stable Diffusion 1.x and 2.x")
+    screen.heading("a diffusers folder or hub id of a")
+    for pipeline in FAMILIES:
+        screen.say(f"  {pipeline}")
+    screen.say(
+        "  or any other pipeline whose denoiser takes encoder_hidden_states: PixArt, Sana, Qwen-Image, FLUX.2..."
+    )
+    screen.answer({"models": [content], "pipelines": list(FAMILIES)})
+
+
+def _as_option(value: object) -> object:
+    """A default in the notation of `-s`."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast(tuple[object, ...], value)))
+    return "(derived from other settings)" if value is None else value

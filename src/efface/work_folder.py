@@ -1,0 +1,81 @@
+"""The folder of one piece of work: claimed by a mark, resumed after an interruption, never overwritten by other work.
+
+The mark is the file `efface.json`. It records the command and everything that determines the outcome. The same work
+resumes in its folder; other work in the same folder is an error unless `force` is set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from efface.errors import BadFile, BadInput
+from efface.files import atomic
+
+MARK = "efface.json"
+
+
+@contextmanager
+def claim(
+    folder: Path, command: str, work: Mapping[str, object], result: str, force: bool
+) -> Generator[None, None, None]:
+    """Claim a folder for one piece of work, or resume the same work in it.
+
+    If the block raises `BadInput` before anything is written, a folder that was created for it is removed again.
+
+    Args:
+        folder: Where the work is written; created if it is missing.
+        command: The name of the command.
+        work: Everything that determines the outcome, as JSON values.
+        result: The file whose presence means that the work is complete.
+        force: Whether other or completed work may be replaced.
+
+    Raises:
+        BadFile: The folder holds something else, or it cannot be written.
+    """
+    mark = folder / MARK
+    content = {"command": command, **work}
+    is_new = not folder.exists()
+    if not is_new and not folder.is_dir():
+        raise BadFile(f"Cannot write to {folder}: it is a file; give a folder with -o.")
+    try:
+        if not force and not is_new and any(path for path in folder.iterdir() if not _is_partial_mark(path)):
+            _check_resumable(folder, mark, content, result)
+        folder.mkdir(parents=True, exist_ok=True)
+        if force:
+            (folder / result).unlink(missing_ok=True)
+        # Partial files of a killed run: anywhere in a folder that has our mark.
+        for path in folder.rglob(".*.tmp") if mark.exists() else folder.glob(f".{MARK}.*.tmp"):
+            path.unlink(missing_ok=True)
+        # An unchanged mark is written too, so that a read-only folder is an error now and not after the work.
+        with atomic(mark) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadFile(f"Cannot write to {folder}: {error.strerror}.") from error
+    try:
+        yield
+    except BadInput:
+        if is_new and [path.name for path in folder.iterdir()] == [MARK]:
+            mark.unlink()
+            folder.rmdir()
+        raise
+
+
+def _is_partial_mark(path: Path) -> bool:
+    """Whether the file is a partly written mark of a killed run."""
+    return path.name.startswith(f".{MARK}.") and path.suffix == ".tmp"
+
+
+def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], result: str) -> None:
+    try:
+        stored: object = json.loads(mark.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BadFile(f"{folder} is not empty and not efface's; choose another -o, or pass --force.") from None
+    if stored != json.loads(json.dumps(content)):
+        raise BadFile(f"{folder} holds other work; choose another -o, or pass --force to replace it.")
+    if (folder / result).exists():
+        raise BadFile(
+            f"{folder} is already complete: see {folder / result}; choose another -o, or pass --force to do it again."
+        )
