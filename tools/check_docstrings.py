@@ -49,7 +49,7 @@ BANNED_NAME_PARTS = frozenset(BANNED_WORDS)
 BANNED_NAMES = frozenset({"own", "found", "wide", "apart", "made", "whole"})
 
 _BANNED_TEXT = re.compile(rf"\b({'|'.join((*BANNED_WORDS, *BANNED_PHRASES))})\b", re.IGNORECASE)
-_ARRAYS = frozenset({"Tensor", "NDArray", "Pixels", "Scores"})
+_ARRAYS = frozenset({"Tensor", "NDArray", "Array", "Pixels", "Scores", "Picture"})
 # What an annotation holds inside these is not an array of the argument itself.
 _OPAQUE = frozenset({"dict", "Mapping", "MutableMapping", "Callable", "Literal", "Annotated"})
 _DIMENSION = r"(?:\.\.\.|[\w'.]+(?: ?[-+*/x·|] ?[\w'.]+)*)"

@@ -1,4 +1,6 @@
-"""How long work reports its progress, and where it keeps what it needs to resume."""
+"""The progress callback, and the context of long work: its folder, its callback, and whether it may replace files."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path

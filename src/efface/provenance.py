@@ -1,4 +1,4 @@
-"""The versions that an artefact records."""
+"""Versions of the libraries, for the provenance of artefacts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Plug-ins by name: the built-in ones, those of other packages, and those registered by hand.
+"""Plug-ins by name: the built-in ones, those of other packages, and those registered in Python.
 
-Modules are imported when their entry is asked for, so that listing names costs nothing.
+A module is imported when its entry is requested, so that listing names is cheap.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -13,12 +15,12 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """What can be chosen by name.
+    """Entries by name.
 
     Args:
-        kind: what an entry is, for messages ("method", "judge").
-        builtin: name -> "module:attribute" of the project's own.
-        group: the entry-point group in which other packages announce theirs.
+        kind: The kind of the entries, for messages ("method", "judge").
+        builtin: The built-in entries: "module:attribute" by name.
+        group: The entry-point group of other packages' entries.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str], group: str) -> None:
@@ -34,10 +36,10 @@ class Registry(Generic[T]):
         return tuple(sorted({*self._announced, *self._entries}))
 
     def get(self, name: str) -> T:
-        """The entry called `name`, imported if need be.
+        """The entry of this name, imported on first use.
 
         Raises:
-            UnknownName: there is none; the message lists what there is.
+            UnknownName: There is no such entry; the message lists the existing ones.
         """
         if name not in self._entries:
             if name not in self._announced:
@@ -50,11 +52,11 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that registers an entry under `name`."""
 
-        def keep(entry: T) -> T:
+        def add(entry: T) -> T:
             self._entries[name] = entry
             return entry
 
-        return keep
+        return add
 
     def _search(self) -> None:
         if not self._searched:

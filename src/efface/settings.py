@@ -1,4 +1,6 @@
-"""The base of every validated record: frozen, closed to unknown keys, and plain about what is wrong."""
+"""The base class of validated records: frozen, without unknown keys, and with one-sentence errors."""
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -11,7 +13,11 @@ Scalar = bool | int | float | str
 
 
 class Settings(BaseModel):
-    """A frozen record; what does not validate raises BadRequest with one sentence."""
+    """A frozen, validated record.
+
+    Raises:
+        BadRequest: A value is not valid; the message is one sentence.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -23,6 +29,11 @@ class Settings(BaseModel):
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Validate a mapping, as pydantic does.
+
+        Raises:
+            BadRequest: A value is not valid; the message is one sentence.
+        """
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
@@ -30,7 +41,7 @@ class Settings(BaseModel):
 
 
 def _sentence(record: type[BaseModel], error: ValidationError) -> str:
-    """The first complaint, in words that name the field."""
+    """The first error as a sentence that names the field."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

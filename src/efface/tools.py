@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from efface.errors import BadFile, BadInput
-from efface.generation.folder import cached, keep, read_folder, read_picture
+from efface.generation.folder import cache_image, cached_image, read_folder, read_picture
 from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
@@ -70,7 +70,7 @@ class CachedPictures:
         recipe = Recipe.of(self._model, how)
         keys = [str(recipe.row(job)["key"]) for job in jobs]
         wanted = list(dict(zip(keys, jobs, strict=True)).items())
-        found = {key: picture for key, _ in wanted if (picture := cached(key)) is not None}
+        found = {key: picture for key, _ in wanted if (picture := cached_image(key)) is not None}
         for first in range(0, len(wanted), how.batch_size):
             batch = wanted[first : first + how.batch_size]
             if all(key in found for key, _ in batch):
@@ -82,7 +82,7 @@ class CachedPictures:
                 if key in found:
                     continue
                 found[key] = pixels
-                keep(key, pixels)
+                cache_image(key, pixels)
                 if self._progress:
                     self._progress(what, len(found), len(wanted))
         return [found[key] for key in keys]

@@ -16,7 +16,7 @@ from torch import Tensor
 import efface
 from efface.errors import BadFile
 from efface.generation import Job, Sampling, generate_images, read_folder
-from efface.generation.folder import Folder, cached, file_name
+from efface.generation.folder import FolderWriter, cached_image, file_name
 from efface.models import Model
 from efface.progress import Progress
 
@@ -167,7 +167,7 @@ def test_cache_serves_another_folder(tiny_sd: Path, tmp_path: Path, monkeypatch:
     assert "denoiser" not in model.__dict__
     key = made[0].row["key"]
     next((tmp_path / "cache").rglob(f"{key}.png")).write_bytes(b"damaged")
-    assert cached(key) is None
+    assert cached_image(key) is None
 
 
 def test_an_interrupted_run_fills_the_cache_all_the_same(
@@ -208,12 +208,12 @@ def test_foreign_folders(tmp_path: Path) -> None:
     assert [image.row["file_name"] for image in images] == ["a.jpg", "b.png"]
     assert images[0].pixels().shape == (4, 5, 3)
     with pytest.raises(BadFile, match="not a folder of images"):
-        Folder(tmp_path)
+        FolderWriter(tmp_path)
     with pytest.raises(BadFile, match="not a folder"):
         read_folder(tmp_path / "missing")
     (tmp_path / "file").touch()
     with pytest.raises(BadFile, match="Cannot write"):
-        Folder(tmp_path / "file" / "out")
+        FolderWriter(tmp_path / "file" / "out")
 
 
 _JOBS = """

@@ -79,7 +79,7 @@ def test_seeds_beyond_the_doubles_are_exact(tmp_path: Path) -> None:
         ("prompt,width\na cat,nan\n", "p.csv, row 2: width is 'nan', which is not a number"),
         ("prompt,height\na cat,64.5\n", "p.csv, row 2: height is '64.5', which is not a whole number"),
         ("prompt,guidance\na cat,inf\n", "p.csv, row 2: guidance is 'inf', which is not a number"),
-        ("prompt\n", "holds no prompt"),
+        ("prompt\n", "has no prompts"),
         ("", "has no 'prompt' column"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from efface.metrics.cmmd import cmmd, statistic
+from efface.metrics.cmmd import cmmd, cmmd_statistic
 from efface.metrics.features import Features
 
 
@@ -34,13 +34,13 @@ def test_blocks_of_rows_add_up(normal: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_of_a_set_with_itself_is_zero_in_any_order_and_scale(normal: Any) -> None:
     x, ones = normal(20).values, np.ones((1, 20))
-    assert statistic(x, 3 * x[::-1], ones, ones) == pytest.approx(0, abs=1e-9)
+    assert cmmd_statistic(x, 3 * x[::-1], ones, ones) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_weight_is_a_repeated_image(normal: Any) -> None:
     x, y = normal(9).values, normal(8, seed=1).values
     w = np.arange(9) % 3
-    weighted = statistic(x, y, w[None].astype(float), np.ones((1, 8)))[0]
+    weighted = cmmd_statistic(x, y, w[None].astype(float), np.ones((1, 8)))[0]
     assert weighted == pytest.approx(double_sum(np.repeat(x, w, 0), y), abs=1e-6)
 
 

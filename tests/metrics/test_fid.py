@@ -10,7 +10,7 @@ from scipy import linalg
 
 from efface.errors import BadInput
 from efface.metrics.features import Features
-from efface.metrics.fid import ENOUGH, Statistics, fid, fid_to_statistics, statistic
+from efface.metrics.fid import ENOUGH, FeatureStatistics, fid, fid_statistic, fid_to_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")
 
@@ -27,7 +27,7 @@ def by_square_root(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def plain(x: np.ndarray, y: np.ndarray) -> float:
-    return float(statistic(x, y, np.ones((1, len(x))), np.ones((1, len(y))))[0])
+    return float(fid_statistic(x, y, np.ones((1, len(x))), np.ones((1, len(y))))[0])
 
 
 def test_agrees_with_scipy(normal: Any) -> None:
@@ -69,7 +69,7 @@ def test_is_symmetric_and_sees_a_shift_as_its_square(normal: Any) -> None:
 def test_a_weight_is_a_repeated_image(normal: Any) -> None:
     x, y = normal(15).values, normal(10, seed=1).values
     w, v = np.arange(15) % 3, np.arange(10) % 2 + 1
-    weighted = statistic(x, y, w[None].astype(float), v[None].astype(float))[0]
+    weighted = fid_statistic(x, y, w[None].astype(float), v[None].astype(float))[0]
     assert weighted == pytest.approx(by_square_root(np.repeat(x, w, 0), np.repeat(y, v, 0)), abs=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_the_interval_covers_what_sets_of_this_size_have(normal: Any) -> None:
 def test_statistics_that_are_kept_give_the_same_distance(normal: Any, tmp_path: Path) -> None:
     x, y = normal(60), normal(45, mean=0.7, seed=1)
     np.savez(tmp_path / "kept.npz", mu=y.values.mean(0), sigma=np.cov(y.values, rowvar=False))
-    value = fid_to_statistics(x, Statistics.load(tmp_path / "kept.npz"), draws=20)
+    value = fid_to_statistics(x, FeatureStatistics.load(tmp_path / "kept.npz"), draws=20)
     assert value.value == pytest.approx(by_square_root(x.values, y.values), abs=1e-6)
     assert value.low <= value.value <= value.high
     assert "statistics; biased upwards" in value.note
@@ -104,7 +104,7 @@ def test_statistics_that_are_kept_give_the_same_distance(normal: Any, tmp_path: 
 
 def test_statistics_of_another_kind(normal: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="3 features"):
-        fid_to_statistics(normal(10), Statistics(np.zeros(3), np.eye(3)), draws=20)
+        fid_to_statistics(normal(10), FeatureStatistics(np.zeros(3), np.eye(3)), draws=20)
     np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.eye(4))
     (tmp_path / "text.npz").write_text("mu")
     np.savez_compressed(tmp_path / "broken.npz", mu=np.zeros(300), sigma=np.eye(300))
@@ -113,4 +113,4 @@ def test_statistics_of_another_kind(normal: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(content)
     for name in ("odd", "text", "missing", "broken"):
         with pytest.raises(BadInput, match=rf"{name}\.npz"):
-            Statistics.load(tmp_path / f"{name}.npz")
+            FeatureStatistics.load(tmp_path / f"{name}.npz")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadInput
+from efface.metrics.extractors.inception import Inception, resize_as_tensorflow
 from efface.metrics.features import open_extractor
-from efface.metrics.inception import Inception, prepare
 
 
 def known_weights() -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def test_features_are_torch_fidelitys(tmp_path: Path) -> None:
 def test_resizing_begins_at_the_corner_of_a_pixel() -> None:
     """Output pixel i lies at i * size / 299, as in TensorFlow 1, not at pixel centres."""
     image = np.repeat(np.arange(0, 250, 10, dtype=np.uint8)[None, :, None], 25, 0).repeat(3, 2)
-    row = prepare(image)[0, 0] * 128 + 128
+    row = resize_as_tensorflow(image)[0, 0] * 128 + 128
     expected = [min(i * 25 / 299, 24) * 10 for i in range(299)]
     assert row.numpy() == pytest.approx(expected, abs=1e-3)
 

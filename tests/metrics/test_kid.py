@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from efface.errors import BadInput
-from efface.metrics.kid import kid, statistic
+from efface.metrics.kid import kid, kid_statistic
 
 
 def double_sum(x: np.ndarray, y: np.ndarray) -> float:
@@ -59,26 +59,28 @@ def test_copies_of_an_image_are_no_pair_in_a_resample(normal: Any) -> None:
     x, y = normal(12).values, normal(12, seed=1).values
     rng = np.random.default_rng(0)
     w, v = (rng.multinomial(12, np.full(12, 1 / 12), 20000).astype(float) for _ in range(2))
-    draws = statistic()(x, y, w, v)
+    draws = kid_statistic()(x, y, w, v)
     assert draws.mean() == pytest.approx(double_sum(x, y), abs=4 * draws.std() / np.sqrt(len(draws)))
 
 
 def test_order_does_not_matter(normal: Any) -> None:
     x, y, ones = normal(20).values, normal(20, seed=1).values, np.ones((1, 20))
-    assert statistic()(x[::-1], y, ones, ones) == pytest.approx(statistic()(x, y, ones, ones), abs=1e-9)
+    assert kid_statistic()(x[::-1], y, ones, ones) == pytest.approx(kid_statistic()(x, y, ones, ones), abs=1e-9)
 
 
 def test_is_unbiased(normal: Any) -> None:
     """Of two sets of one distribution it is 0 on average, however small they are."""
     ones = np.ones((1, 8))
-    values = [statistic()(normal(8, 3, 0, s).values, normal(8, 3, 0, s + 5000).values, ones, ones) for s in range(800)]
+    values = [
+        kid_statistic()(normal(8, 3, 0, s).values, normal(8, 3, 0, s + 5000).values, ones, ones) for s in range(800)
+    ]
     assert np.mean(values) == pytest.approx(0, abs=4 * np.std(values) / np.sqrt(len(values)))
 
 
 def test_the_interval_covers_the_truth(normal: Any) -> None:
     ones = np.ones((1, 1000))
     x, y = normal(1000, 3, 0.8, 7).values, normal(1000, 3, 0, 8).values
-    truth = statistic()(x, y, ones, ones)[0]
+    truth = kid_statistic()(x, y, ones, ones)[0]
     values = [kid(normal(50, 3, 0.8, s), normal(50, 3, 0, s + 1000), draws=100) for s in range(60)]
     assert sum(value.low <= truth <= value.high for value in values) >= 52
 

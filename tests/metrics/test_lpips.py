@@ -118,7 +118,7 @@ def test_bad_input(files: list[Path], pair: tuple[np.ndarray, np.ndarray], tmp_p
     net = Lpips(*files)
     with pytest.raises(BadInput, match="one size"):
         net.distances(pair[0], pair[1][:, :40])
-    with pytest.raises(BadInput, match="as many images"):
+    with pytest.raises(BadInput, match="as many first as second images"):
         net.distances(pair[0], pair[1][:2])
-    with pytest.raises(BadInput, match="as many images"):
+    with pytest.raises(BadInput, match="as many first as second images"):
         net.distances(pair[0], [])

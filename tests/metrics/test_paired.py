@@ -70,10 +70,10 @@ def test_p_and_interval_say_the_same() -> None:
 def test_distances_of_the_same_images_cancel(normal: Any) -> None:
     prompts = tuple(f"prompt {i}" for i in range(30))
     reference, first = normal(40, seed=1), normal(30, mean=0.5, prompts=prompts)
-    same = paired_distances(cmmd.statistic, first, first, reference, draws=50)
+    same = paired_distances(cmmd.cmmd_statistic, first, first, reference, draws=50)
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
     worse = Features(first.values + 0.5, "test", prompts)
-    test = paired_distances(kid.statistic(), first, worse, reference, draws=100)
+    test = paired_distances(kid.kid_statistic(), first, worse, reference, draws=100)
     separate = [kid.kid(images, reference, draws=100) for images in (first, worse)]
     assert test.value == pytest.approx(separate[1].value - separate[0].value)
     assert p_of(test) < 0.05
@@ -88,7 +88,7 @@ def test_bad_input(normal: Any) -> None:
     with pytest.raises(BadInput, match="at least two pairs"):
         paired_scores([[0.5]], [[1]])
     with pytest.raises(BadInput, match="same prompts and seeds"):
-        paired_distances(cmmd.statistic, normal(5), normal(6), normal(7))
+        paired_distances(cmmd.cmmd_statistic, normal(5), normal(6), normal(7))
     other = Features(normal(5).values, "other")
     with pytest.raises(BadInput, match="'other'"):
-        paired_distances(cmmd.statistic, normal(5), other, normal(7))
+        paired_distances(cmmd.cmmd_statistic, normal(5), other, normal(7))

@@ -15,7 +15,7 @@ from efface.metrics.clip_score import clip_score
 from efface.metrics.cmmd import cmmd
 from efface.metrics.features import Features, extract, open_extractor
 from efface.metrics.fid import fid
-from efface.metrics.kid import kid, statistic
+from efface.metrics.kid import kid, kid_statistic
 from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
@@ -125,8 +125,8 @@ def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distan
     rng = np.random.default_rng(0)
     after = {Job(f"a cat {k}", k): rng.normal(size=3) for k in range(4)}
     reference = Features(rng.normal(size=(4, 3)), "random")
-    assert to_reference(kid, statistic(), after, {}, reference) is None
-    alone = to_reference(kid, statistic(), after, None, reference)
+    assert to_reference(kid, kid_statistic(), after, {}, reference) is None
+    alone = to_reference(kid, kid_statistic(), after, None, reference)
     assert alone is not None
     assert alone.before is None
 

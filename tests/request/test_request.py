@@ -32,7 +32,7 @@ def test_the_references_words_for_kinds_are_understood(word: str, kind: str) -> 
         ({"concepts": ["cat"], "goal": "forget"}, "goal"),
         ({"concepts": ["pet"], "goal": "debias"}, "'pet' needs attributes"),
         ({"concepts": ["pet"], "goal": "debias", "to": "cat"}, "two attributes or more"),
-        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "cat"]}, "given twice among cat, cat"),
+        ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "cat"]}, "occurs twice in cat, cat"),
         ({"concepts": ["pet"], "goal": "debias", "to": ["cat", " "]}, "in words"),
         ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": 1}}, "2 attributes but 1"),
         ({"concepts": ["pet"], "goal": "debias", "to": ["cat", "dog"], "options": {"shares": "1,x"}}, "shares=0.5,0.5"),

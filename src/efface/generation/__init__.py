@@ -1,7 +1,10 @@
-"""Prompts to images: fast, and the same to the pixel whenever the same is asked for.
+"""Prompts to images: fast, and identical to the pixel for identical settings.
 
-What needs torch is imported when it is first used, so that reading prompts and settings costs nothing.
+`jobs` has the records, `prompts` reads files of prompts, `sampling` makes images, `folder` stores them, and `run` puts
+these together. Modules that need torch are imported on first use, so that reading prompts and settings is cheap.
 """
+
+from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,9 +1,14 @@
-"""A folder of images with `metadata.jsonl`, as Hugging Face `datasets` reads it (ImageFolder).
+"""Folders of images with `metadata.jsonl`, as Hugging Face `datasets` reads them (ImageFolder), and the image cache.
 
-Each row carries what the image was made with and a content hash of that, its key. A row is written after its picture
-is whole on disk, so a folder whose writer was killed holds only finished rows, and the next run makes the rest.
-Images that could not be made are rows of `errors.jsonl`, since ImageFolder wants a file for every row.
+Each row has the settings of its image and a hash of them, the key. A row is written after its picture is complete on
+disk, so a folder of an interrupted run has only finished rows, and the next run makes the rest. Images that could not
+be made are rows of `errors.jsonl`, since ImageFolder requires a file for every row.
+
+The cache stores images of the unedited model by their keys, so that no image is made twice by two evaluations. It is in
+the folder that the environment variable `EFFACE_CACHE` names, else in the user's cache folder.
 """
+
+from __future__ import annotations
 
 import json
 import re
@@ -27,6 +32,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _PENDING = 64
 
 Row = Mapping[str, Any]
+#: A picture, of shape (H, W, 3), or several of one size, of shape (n, H, W, 3).
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -34,22 +41,22 @@ class Image:
     """One image, in a folder or in memory.
 
     Attributes:
-        row: Its metadata; in a folder without metadata, only `file_name`.
-        path: The file; `None` for an image in memory, and for one that could not be generated.
+        row: The metadata. In a folder without metadata, only `file_name`.
+        path: The file. `None` for an image in memory, and for one that could not be generated.
         error: The reason why it could not be generated.
-        array: The pixels (height, width, 3) of an image in memory.
+        array: The pixels of an image in memory, of shape (H, W, 3).
     """
 
     row: Row
     path: Path | None
     error: str | None = None
-    array: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    array: Pixels | None = field(default=None, compare=False, repr=False)
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """The picture, (height, width, 3).
+    def pixels(self) -> Pixels:
+        """The picture, of shape (H, W, 3).
 
         Raises:
-            OSError: There is none, or the file is not a complete picture.
+            OSError: There is no picture, or its file is damaged.
         """
         if self.array is not None:
             return self.array
@@ -58,8 +65,12 @@ class Image:
         return read_picture(self.path)
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """A picture file as (height, width, 3); OSError if it is not a whole picture."""
+def read_picture(path: Path) -> Pixels:
+    """Read a picture file, as an array of shape (H, W, 3).
+
+    Raises:
+        OSError: The file is missing, damaged or of another kind.
+    """
     try:
         with Picture.open(path) as picture:
             return np.asarray(picture.convert("RGB"), dtype=np.uint8)
@@ -67,16 +78,16 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         raise OSError(f"{path.name}: {error}") from error
 
 
-def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write (height, width, 3) without loss."""
+def write_picture(path: Path, pixels: Pixels) -> None:
+    """Write a picture of shape (H, W, 3) as PNG."""
     Picture.fromarray(pixels).save(path, format="PNG", compress_level=4)
 
 
 def read_folder(path: Path) -> list[Image]:
-    """The images of a folder: those of its metadata, else every picture file in it, in order of name.
+    """Read the images of a folder: those of its metadata, or without metadata all picture files, sorted by name.
 
     Raises:
-        BadFile: There is no such folder, it has no picture, or its metadata leads out of it.
+        BadFile: There is no such folder, it has no picture, or its metadata names a file outside of it.
     """
     if not path.is_dir():
         raise BadFile(f"Cannot read images from {path}: it is not a folder.")
@@ -90,24 +101,34 @@ def read_folder(path: Path) -> list[Image]:
     images = [Image(row, path / row["file_name"]) for row in rows]
     images += [Image(row, None, str(row.get("error"))) for row in read_rows(path / ERRORS)]
     if not images:
-        raise BadFile(f"{path} holds no images; give a folder of pictures, or one that `efface generate` wrote.")
+        raise BadFile(f"{path} has no images; use a folder of pictures, or one that `efface generate` wrote.")
     return images
 
 
 def file_name(prompt: str, seed: int, key: str) -> str:
-    """A name that a person can read and that no prompt can turn into a path."""
+    """A readable file name, which is never a path, whatever the prompt.
+
+    Args:
+        prompt: The prompt of the image.
+        seed: Its seed.
+        key: Its key.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
     return f"{words or 'image'}-{seed}-{key[:10]}.png"
 
 
-class Folder:
-    """A folder being written, by a thread of its own; use as a context.
+class FolderWriter:
+    """Writes images to a folder in a background thread; use it as a context manager.
+
+    Attributes:
+        rows: The finished rows by key, in the order in which they were finished.
+        errors: The rows of images that could not be made, now or in an earlier run.
 
     Args:
-        path: Made if it is missing; must be empty or an image folder.
+        path: The folder, created if it is missing. It must be empty or an image folder.
 
     Raises:
-        BadFile: It cannot be written, or holds something else.
+        BadFile: The folder cannot be written, or has other content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,33 +138,34 @@ class Folder:
             if not (path / METADATA).exists() and any(path.iterdir()):
                 raise BadFile(f"{path} is not empty and not a folder of images; choose another folder.")
             (path / METADATA).touch()
-            for left in path.glob(".*.tmp"):  # of a run that was killed
-                left.unlink()
+            for remainder in path.glob(".*.tmp"):  # of an interrupted run
+                remainder.unlink()
         except OSError as error:
             raise BadFile(f"Cannot write images to {path}: {error.strerror or error}.") from error
-        #: Finished rows by key, in the order in which they were finished.
-        self.rows: dict[str, Row] = {r["key"]: r for r in read_rows(path / METADATA) if "key" in r and self._whole(r)}
-        #: What could not be made, by this pass or one before it over other images.
+        rows = [row for row in read_rows(path / METADATA) if "key" in row]
+        self.rows: dict[str, Row] = {row["key"]: row for row in rows if self._is_readable(row)}
         self.errors: dict[str, Row] = {r["key"]: r for r in read_rows(path / ERRORS) if "key" in r}
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
 
-    def __enter__(self) -> "Folder":
+    def __enter__(self) -> FolderWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # Also after Ctrl-C: what is already computed is kept.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Also after Ctrl-C, so that no computed image is lost.
         self._writer.shutdown(wait=True)
         if kind is None:
             self.settle()
 
-    def add(self, row: Row, pixels: NDArray[np.uint8]) -> None:
-        """Queue one picture and its row; an earlier failure to write is raised here."""
+    def add(self, row: Row, pixels: Pixels) -> None:
+        """Queue a picture of shape (H, W, 3) and its row. An earlier error of the background thread is raised here."""
         self._settle(_PENDING)
         self._pending.append(self._writer.submit(self._write, row, pixels))
 
     def fail(self, row: Row, error: str) -> None:
-        """Note that an image could not be made."""
+        """Record that an image could not be made."""
         self.errors[row["key"]] = {**row, "error": error}
 
     def settle(self) -> None:
@@ -151,7 +173,7 @@ class Folder:
         self._settle(0)
 
     def finish(self, order: Iterable[str]) -> None:
-        """Rewrite the metadata with these keys first, so that an interrupted run ends as an uninterrupted one."""
+        """Rewrite the metadata with these keys first, so that a resumed run ends like an uninterrupted one."""
         self.settle()
         wanted = {key: self.rows[key] for key in order if key in self.rows}
         write_rows(self.path / METADATA, [*wanted.values(), *(r for k, r in self.rows.items() if k not in wanted)])
@@ -166,7 +188,7 @@ class Folder:
             return Image(self.rows[key], self.path / self.rows[key]["file_name"])
         return Image(self.errors[key], None, self.errors[key]["error"])
 
-    def _write(self, row: Row, pixels: NDArray[np.uint8]) -> None:
+    def _write(self, row: Row, pixels: Pixels) -> None:
         with atomic(self.path / row["file_name"]) as temporary:
             write_picture(temporary, pixels)
         with (self.path / METADATA).open("a", encoding="utf-8") as file:
@@ -178,7 +200,7 @@ class Folder:
         while len(self._pending) > allowed:
             self._pending.pop(0).result()
 
-    def _whole(self, row: Row) -> bool:
+    def _is_readable(self, row: Row) -> bool:
         try:
             read_picture(self.path / str(row["file_name"]))
         except (OSError, KeyError):
@@ -186,22 +208,29 @@ class Folder:
         return True
 
 
-class Memory:
-    """Images in memory, with the interface of `Folder`."""
+class MemoryWriter:
+    """Collects images in memory, with the interface of `FolderWriter`.
+
+    Attributes:
+        rows: The rows by key.
+        errors: The rows of images that could not be made.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
         self.errors: dict[str, Row] = {}
-        self._arrays: dict[str, NDArray[np.uint8]] = {}
+        self._arrays: dict[str, Pixels] = {}
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> MemoryWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
-    def add(self, row: Row, pixels: NDArray[np.uint8]) -> None:
-        """Store the pixels (height, width, 3) of one image with its row."""
+    def add(self, row: Row, pixels: Pixels) -> None:
+        """Store a picture of shape (H, W, 3) and its row."""
         self.rows[row["key"]], self._arrays[row["key"]] = row, pixels
 
     def fail(self, row: Row, error: str) -> None:
@@ -222,7 +251,7 @@ class Memory:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; half a line, as a killed writer leaves it, is not a row."""
+    """Read a file of JSON lines. A partial line, as an interrupted writer leaves it, is ignored."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
@@ -237,7 +266,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write a file of JSON lines, whole or not at all."""
+    """Write a file of JSON lines atomically."""
     with atomic(path) as temporary:
         temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
 
@@ -246,31 +275,26 @@ def _line(row: Row) -> str:
     return json.dumps(dict(row), ensure_ascii=False) + "\n"
 
 
-# The cache of the unedited model's images: content-addressed, so that no two evaluations ever make one twice.
-#
-# It lies in the folder that the environment variable `EFFACE_CACHE` names, else in the user's cache folder.
-
-
-def cached(key: str) -> NDArray[np.uint8] | None:
-    """The image of this key, if it was ever kept and is still whole."""
+def cached_image(key: str) -> Pixels | None:
+    """Read an image of shape (H, W, 3) from the cache; None if it is missing or damaged."""
     try:
-        return read_picture(_place(key))
+        return read_picture(_cache_path(key))
     except OSError:
         return None
 
 
-def is_kept(key: str) -> bool:
-    """Whether the cache has a file of this key, whole or not."""
-    return _place(key).exists()
+def is_cached(key: str) -> bool:
+    """Whether the cache has a file for this key, even a damaged one."""
+    return _cache_path(key).exists()
 
 
-def keep(key: str, picture: Path | NDArray[np.uint8]) -> None:
-    """Put a picture, or its file, into the cache; a cache that cannot be written is no reason to stop."""
+def cache_image(key: str, picture: Path | Pixels) -> None:
+    """Store a picture of shape (H, W, 3), or a copy of its file. A cache that cannot be written is no error."""
     if isinstance(picture, Path):
-        keep_in_cache(_place(key), lambda path: shutil.copyfile(picture, path))
+        keep_in_cache(_cache_path(key), lambda path: shutil.copyfile(picture, path))
     else:
-        keep_in_cache(_place(key), lambda path: write_picture(path, picture))
+        keep_in_cache(_cache_path(key), lambda path: write_picture(path, picture))
 
 
-def _place(key: str) -> Path:
+def _cache_path(key: str) -> Path:
     return cache_folder() / "images" / key[:2] / f"{key}.png"

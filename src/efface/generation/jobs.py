@@ -1,4 +1,4 @@
-"""What to generate, and how: jobs and sampling settings."""
+"""Jobs, that is, the images to make, and the settings of sampling."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SAMPLERS: tuple[str, ...] = get_args(Sampler)
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the denoiser reads in a prompt's place; equal where the numbers are.
+    """An embedding that replaces the prompt; two embeddings of equal values are equal.
 
     Attributes:
-        tokens: (T, d), float32, as `Model.embed` gives them.
-        hash: SHA-256 of the numbers.
+        tokens: Of shape (T, d), float32, as from `Model.embed`.
+        hash: SHA-256 of the values.
     """
 
     tokens: Tensor = field(compare=False, repr=False)
@@ -32,7 +32,7 @@ class Embedding:
 
     @classmethod
     def of(cls, tokens: Tensor) -> Embedding:
-        """The embedding of these tokens (T, d)."""
+        """Make an embedding from tokens of shape (T, d)."""
         from efface.files import sha256_of_tensors
 
         tokens = tokens.detach().float().cpu().contiguous()
@@ -45,13 +45,13 @@ class Job:
 
     Attributes:
         prompt: The text; the empty prompt is allowed.
-        seed: Seeds this image's own CPU generator, so that nothing else decides its noise.
-        guidance: Classifier-free guidance; `None` takes the sampling's.
-        concept: What the image should show, as a label for judging; not given to the model.
-        negative: The text to guide away from; `None` is the empty prompt.
-        width: In pixels; `None` takes the model's own size.
-        height: In pixels; `None` takes the model's own size.
-        embedding: Given to the denoiser in place of the prompt's own; the prompt then only says what it began as.
+        seed: The seed of the image's CPU generator, which alone decides its noise.
+        guidance: The scale of classifier-free guidance. `None` means that of the sampling settings.
+        concept: The concept that the image should show, as a label for judging; the model does not get it.
+        negative: The negative prompt. `None` means the empty prompt.
+        width: The width in pixels. `None` means the model's default.
+        height: The height in pixels. `None` means the model's default.
+        embedding: The embedding that replaces that of the prompt; the prompt is then a description only.
     """
 
     prompt: str
@@ -65,20 +65,20 @@ class Job:
 
     def __post_init__(self) -> None:
         if not -(2**63) <= self.seed < 2**64:
-            raise BadInput(f"Seed {self.seed} does not fit 64 bits; give one between {-(2**63)} and {2**64 - 1}.")
+            raise BadInput(f"Seed {self.seed} does not fit 64 bits; use one between {-(2**63)} and {2**64 - 1}.")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are sampled; part of every image's provenance, except for the batch size.
+    """Settings of sampling. All of them except the batch size are part of an image's provenance.
 
     Attributes:
         sampler: `dpm++` (DPM-Solver++ of order 2, arXiv 2211.01095), `ddim` (arXiv 2010.02502, eta 0), `lms`, or `own`:
-            the one that the model comes with, as SD3 and FLUX need it.
-        steps: Denoiser evaluations an image and guidance branch.
-        guidance: Classifier-free guidance (arXiv 2207.12598); 1 leaves the unconditional branch out.
-        batch_size: Images denoised together; changes speed and memory, not the images.
-        clip_skip: How many of the text encoder's last layers to skip; `None` is the family's way.
+            the model's own sampler, which SD3 and FLUX need.
+        steps: Denoiser evaluations per image and guidance branch.
+        guidance: The scale of classifier-free guidance (arXiv 2207.12598); 1 skips the unconditional branch.
+        batch_size: Images denoised together. It changes speed and memory, not the images.
+        clip_skip: Number of last layers of the text encoder to skip. `None` means the default of the model's family.
     """
 
     sampler: Sampler = "dpm++"
@@ -97,7 +97,7 @@ class Sampling:
 
     @classmethod
     def default(cls, model: Model) -> Sampling:
-        """The settings that the model's own images are best with.
+        """The recommended settings of a model.
 
         For a built-in model they were measured. For Stable Diffusion they are the customary ones; for other families,
         the defaults of their pipelines.
@@ -113,7 +113,7 @@ class Sampling:
 
 
 def guidance_option(defaults: Mapping[str, object]) -> str | None:
-    """What a pipeline calls its guidance, given its call's defaults; None if it has none."""
+    """The name of a pipeline's guidance argument, from the defaults of its call; None if it has no such argument."""
     for name in ("guidance_scale", "true_cfg_scale"):
         if isinstance(defaults.get(name), (int, float)):
             return name
@@ -121,24 +121,38 @@ def guidance_option(defaults: Mapping[str, object]) -> str | None:
 
 
 def jobs_for(prompts: Iterable[str], n: int = 1, seed: int = 0, guidance: float | None = None) -> list[Job]:
-    """`n` jobs a prompt; image i of a prompt has seed `seed + i`."""
+    """Make `n` jobs per prompt; image i of a prompt has seed `seed + i`.
+
+    Args:
+        prompts: The prompts.
+        n: Images per prompt.
+        seed: The seed of the first image of each prompt.
+        guidance: The scale of classifier-free guidance. `None` means that of the sampling settings.
+
+    Raises:
+        BadInput: `n` is less than 1.
+    """
     return repeated([Job(prompt, seed, guidance) for prompt in prompts], n)
 
 
 def repeated(jobs: Sequence[Job], n: int) -> list[Job]:
-    """`n` images a job, with seeds that count up from its own; equal jobs are one, and no seed comes twice."""
+    """Repeat each job `n` times with increasing seeds. Equal jobs count as one, and no two results are equal.
+
+    Raises:
+        BadInput: `n` is less than 1.
+    """
     if n < 1:
-        raise BadInput(f"{n} images a prompt are none; ask for at least 1.")
-    several = {job: [job] for job in jobs}
-    taken = set(several)
-    for same in several.values():
-        while len(same) < n:
-            same.append(unlike(same[-1], taken))
-    return [job for same in several.values() for job in same]
+        raise BadInput(f"The number of images per prompt is {n}; it must be at least 1.")
+    copies = {job: [job] for job in jobs}
+    taken = set(copies)
+    for of_one in copies.values():
+        while len(of_one) < n:
+            of_one.append(with_next_seed(of_one[-1], taken))
+    return [job for of_one in copies.values() for job in of_one]
 
 
-def unlike(job: Job, taken: set[Job]) -> Job:
-    """The job with the next seed at which it is not among those taken, to which it is added."""
+def with_next_seed(job: Job, taken: set[Job]) -> Job:
+    """The job with the next seed that makes it differ from all jobs in `taken`; it is added to these."""
     job = next(other for i in count(1) if (other := replace(job, seed=job.seed + i)) not in taken)
     taken.add(job)
     return job

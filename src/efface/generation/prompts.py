@@ -1,9 +1,11 @@
-"""Prompts from files: plain text, and the CSV files of the literature as they are published.
+"""Prompts from files: plain text, and the published CSV files of the literature.
 
-Read: ESD, UCE, RECE and SepCE (`prompt`, `evaluation_seed`, `evaluation_guidance`, `case_number`), I2P (`sd_seed`,
+Formats: ESD, UCE, RECE and SepCE (`prompt`, `evaluation_seed`, `evaluation_guidance`, `case_number`), I2P (`sd_seed`,
 `sd_guidance_scale`, `sd_image_width`, `sd_image_height`), the U&ME challenge (`concept_name`, `direct_prompt_1`,
 `indirect_prompt_1`, ..., `adversarial_prompt`), and plain `concept,prompt`.
 """
+
+from __future__ import annotations
 
 import csv
 import math
@@ -25,21 +27,29 @@ _CHALLENGE = ("direct_prompt", "indirect_prompt", "adversarial_prompt")
 
 
 def read_prompts(path: str | Path, seed: int = 0) -> list[Job]:
-    """One job a row or line (the challenge's rows: one a prompt in it).
+    """Read one job per row or line; in the challenge's files, one per prompt of a row.
 
     Args:
-        path: A `.csv` file, or any other text file with one prompt a line; empty lines are left out.
-        seed: For rows that carry none; a prompt that comes again gets the next one.
+        path: A `.csv` file, or another text file with one prompt per line; empty lines are ignored.
+        seed: The seed of rows without one. If a prompt occurs again, it gets the next seed.
 
     Raises:
-        BadFile: Unreadable, without a prompt column, empty, or with a number that is none or none for its column;
-            names file and row.
+        BadFile: The file cannot be read, has no prompts or no prompt column, or has a value that is not a valid number
+            of its column. The message names file and row.
     """
     return [job for _, job in read_labelled_prompts(path, seed)]
 
 
 def read_labelled_prompts(path: str | Path, seed: int = 0) -> list[tuple[str, Job]]:
-    """The same, each with the kind of its column: `prompt`, or the challenge's `direct_prompt` and so on."""
+    """Read jobs as `read_prompts` does, each with its column: `prompt`, or the challenge's `direct_prompt` and so on.
+
+    Args:
+        path: A `.csv` file, or another text file with one prompt per line; empty lines are ignored.
+        seed: The seed of rows without one. If a prompt occurs again, it gets the next seed.
+
+    Raises:
+        BadFile: As for `read_prompts`.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -51,21 +61,21 @@ def read_labelled_prompts(path: str | Path, seed: int = 0) -> list[tuple[str, Jo
     else:
         jobs = [("prompt", Job(line.strip()), False) for line in StringIO(text) if line.strip()]
     if not jobs:
-        raise BadFile(f"{path} holds no prompt; give one a line, or a CSV with a 'prompt' column.")
+        raise BadFile(f"{path} has no prompts; write one per line, or a CSV with a 'prompt' column.")
     return _seeded(jobs, seed)
 
 
 def _from_csv(path: Path, text: str) -> list[tuple[str, Job, bool]]:
-    """Jobs, each with the kind of its column before it and whether its row gave a seed behind it."""
-    # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
+    """Jobs, each with the kind of its column before it, and behind it whether its row has a seed."""
+    # Not `splitlines`: for it, a form feed or U+2028 within a field ends the row.
     reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
     try:
         columns = [c.strip() for c in reader.fieldnames or ()]
         reader.fieldnames = columns
         prompts = [c for c in columns if c == "prompt"] or [c for c in columns if _kind(c) in _CHALLENGE]
         if not prompts:
-            found = ", ".join(columns) or "none"
-            raise BadFile(f"{path} has no 'prompt' column (columns: {found}); give the column of prompts that name.")
+            names = ", ".join(columns) or "none"
+            raise BadFile(f"{path} has no 'prompt' column (columns: {names}); give the column of prompts that name.")
         return [job for i, row in enumerate(reader, 2) for job in _jobs_of_row(row, prompts, f"{path}, row {i}")]
     except csv.Error as error:
         raise BadFile(f"{path} is not a CSV file: {error}.") from error
@@ -76,8 +86,8 @@ def _kind(column: str) -> str:
 
 
 def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[str, Job, bool]]:
-    seed, guidance = _whole(row, _SEED, where), _number(row, _GUIDANCE, where)
-    width, height, concept = _whole(row, _WIDTH, where), _whole(row, _HEIGHT, where), _first(row, _CONCEPT)[1]
+    seed, guidance = _integer(row, _SEED, where), _number(row, _GUIDANCE, where)
+    width, height, concept = _integer(row, _WIDTH, where), _integer(row, _HEIGHT, where), _first(row, _CONCEPT)[1]
     jobs: list[tuple[str, Job, bool]] = []
     for column in prompts:
         if prompt := (row.get(column) or "").strip():
@@ -90,11 +100,11 @@ def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) 
 
 
 def _first(row: Mapping[str, str | None], names: tuple[str, ...]) -> tuple[str, str]:
-    """The first of `names` that the row fills in, and its text."""
+    """The first of `names` for which the row has a value, and the value."""
     return next(((name, (row[name] or "").strip()) for name in names if (row.get(name) or "").strip()), ("", ""))
 
 
-def _whole(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -> int | None:
+def _integer(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -> int | None:
     number = _number(row, names, where)
     if number is not None and number != int(number):
         name, text = _first(row, names)
@@ -107,7 +117,7 @@ def _number(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -
     if not text:
         return None
     try:
-        # Seeds beyond 2^53 are exact only as integers; "12.0" is how data frames write 12.
+        # Seeds above 2^53 are exact only as integers; data frames write 12 as "12.0".
         number = int(text) if text.lstrip("+-").isdigit() else float(text)
         if math.isfinite(number):
             return number
@@ -117,7 +127,7 @@ def _number(row: Mapping[str, str | None], names: tuple[str, ...], where: str) -
 
 
 def _seeded(jobs: list[tuple[str, Job, bool]], seed: int) -> list[tuple[str, Job]]:
-    """Seeds for the jobs that have none: image i of a prompt gets `seed + i`."""
+    """Add seeds to the jobs without one: image i of a prompt gets `seed + i`."""
     seen: Counter[str] = Counter()
     result: list[tuple[str, Job]] = []
     for kind, job, has_seed in jobs:

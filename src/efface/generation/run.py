@@ -1,8 +1,11 @@
-"""Jobs to a folder of images: resumable, content-addressed, written while the next batch is denoised.
+"""Jobs to a folder of images: resumable, content-addressed, and written while the next batch is denoised.
 
-A run that was stopped anywhere and is run again ends with the same bytes as one that never was: batches are cut from
-all of its jobs that the cache did not serve, and those that miss an image run whole (see `pictures` for why).
+A resumed run ends with the same bytes as an uninterrupted one. For this, the batches are always formed from the same
+jobs, namely all that are not in the cache, and a batch with a missing image is computed completely: images of another
+batch may differ in the last bit (see `efface.generation.sampling.sample`).
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.eraser.eraser import Eraser
-from efface.generation.folder import Folder, Image, Memory, cached, file_name, is_kept, keep
+from efface.generation.folder import FolderWriter, Image, MemoryWriter, cache_image, cached_image, file_name, is_cached
 from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
 from efface.models import Model
@@ -25,15 +28,15 @@ _NOT_FINITE = "the model gave numbers that are not finite"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides an image, apart from its job.
+    """Everything that decides an image, except its job.
 
     Attributes:
         model: The model's name.
-        model_hash: Of its weights.
-        precision: Device and floating type.
-        eraser: The eraser's hash; `None` for the unedited model.
-        strength: Of the eraser.
-        sampling: How images are sampled.
+        model_hash: The hash of the model's weights.
+        precision: Device and floating-point type.
+        eraser: The eraser's hash. `None` for the unedited model.
+        strength: The eraser's strength.
+        sampling: The sampling settings.
     """
 
     model: str
@@ -44,13 +47,20 @@ class Recipe:
     sampling: Sampling
 
     @classmethod
-    def of(cls, model: Model, sampling: Sampling, eraser: Eraser | None = None, strength: float = 1.0) -> "Recipe":
-        """The recipe for a model with an eraser on it."""
+    def of(cls, model: Model, sampling: Sampling, eraser: Eraser | None = None, strength: float = 1.0) -> Recipe:
+        """The recipe for a model with an eraser attached.
+
+        Args:
+            model: The model.
+            sampling: The sampling settings.
+            eraser: The eraser. `None` for the unedited model.
+            strength: The eraser's strength.
+        """
         precision = f"{model.device.type} {str(model.dtype).removeprefix('torch.')}"
         return cls(model.name, model.hash, precision, eraser and eraser.hash, strength, sampling)
 
     def row(self, job: Job) -> dict[str, Any]:
-        """The job's row of metadata; `key` is a hash of what decides the pixels, and so not of the label."""
+        """The metadata row of a job. Its `key` is a hash of all values that decide the pixels, so not of the label."""
         deciding: dict[str, Any] = {
             "prompt": job.prompt,
             "negative": job.negative or "",
@@ -87,40 +97,41 @@ def generate_images(
     progress: Progress | None = None,
     what: str = "images",
 ) -> list[Image]:
-    """Generate the images that `out` does not contain yet.
+    """Generate the images that are not in the folder yet.
 
     Args:
-        model: What draws.
-        jobs: What to draw; equal jobs share one file.
-        sampling: How; `None` takes the model's default. Without a `clip_skip`, the text is read as the eraser did.
-        out: The folder, in which other images remain; `None` returns the images in memory.
-        eraser: What the model shall forget.
-        strength: Of the eraser.
-        force: Attach the eraser to a model that is not its base.
-        use_cache: Look for images in the cache, and keep new ones there.
-        progress: Told as images are done.
-        what: What to call them there.
+        model: The model.
+        jobs: The images to make; equal jobs share one file.
+        sampling: The sampling settings. `None` means the model's default. Without a `clip_skip`, that of the eraser's
+            request applies.
+        out: The folder; other images in it are not changed. `None` means to return images in memory.
+        eraser: The eraser to attach to the model.
+        strength: The eraser's strength.
+        force: Whether the eraser may be attached to a model that is not its base. It does not replace images.
+        use_cache: Whether to take images from the cache, and to store new ones there.
+        progress: The progress callback, called after each image.
+        what: The name of the work for the progress callback.
 
     Returns:
-        One image a job, in the jobs' order. One that could not be made carries its error.
+        One image per job, in the jobs' order. An image that could not be made has an error.
 
     Raises:
-        BadFile: `out` cannot be written, or is a folder of something else.
+        BadFile: `out` cannot be written, or is a folder with other content.
     """
     sampling = sampling or Sampling.default(model)
     if eraser and sampling.clip_skip is None:
         sampling = replace(sampling, clip_skip=eraser.request.clip_skip or None)
     recipe = Recipe.of(model, sampling, eraser, strength)
     rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
-    with Memory() if out is None else Folder(out) as folder:
+    with MemoryWriter() if out is None else FolderWriter(out) as folder:
         served = _from_cache(folder, {key: row for key, (row, _) in rows.items()}) if use_cache else set[str]()
         keys = [key for key in rows if key not in served]
         missing = {index for index, key in enumerate(keys) if key not in folder.rows}
         done = len(rows) - len(missing)
         if progress:
             progress(what, done, len(rows))
-        own = [rows[key][1] for key in keys]
-        for index, pixels in sample(model, own, sampling, eraser, strength=strength, force=force, wanted=missing):
+        uncached = [rows[key][1] for key in keys]
+        for index, pixels in sample(model, uncached, sampling, eraser, strength=strength, force=force, wanted=missing):
             row, _ = rows[keys[index]]
             if pixels is None:
                 folder.fail(row, _NOT_FINITE)
@@ -131,23 +142,23 @@ def generate_images(
                 progress(what, done, len(rows))
         folder.finish(rows)
         if use_cache:
-            for key in keys:  # those too that an interrupted run made
+            for key in keys:  # images of an interrupted run too
                 if key in folder.rows:
                     image = folder.image(key)
-                    keep(key, image.pixels() if image.path is None else image.path)
+                    cache_image(key, image.pixels() if image.path is None else image.path)
         return [folder.image(recipe.row(job)["key"]) for job in jobs]
 
 
-def _from_cache(folder: Folder | Memory, rows: Mapping[str, dict[str, Any]]) -> set[str]:
-    """The keys of which the cache has images, which are in the folder then.
+def _from_cache(folder: FolderWriter | MemoryWriter, rows: Mapping[str, dict[str, Any]]) -> set[str]:
+    """Copy images from the cache to the folder, and return the keys that the cache has.
 
-    An interrupted run has kept none of its own yet, so that batches are cut from the same jobs when it goes on.
+    A run stores its images in the cache at its end only, so that a resumed run forms batches from the same jobs.
     """
     served: set[str] = set()
     for key, row in rows.items():
         if key in folder.rows:
-            served |= {key} if is_kept(key) else set()
-        elif (pixels := cached(key)) is not None:
+            served |= {key} if is_cached(key) else set()
+        elif (pixels := cached_image(key)) is not None:
             folder.add(row, pixels)
             served.add(key)
     folder.settle()
@@ -156,5 +167,5 @@ def _from_cache(folder: Folder | Memory, rows: Mapping[str, dict[str, Any]]) -> 
 
 @once
 def _libraries() -> str:
-    """Versions of what computes: another one may round differently."""
+    """Versions of the libraries that compute the images: another version may round differently."""
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers"))

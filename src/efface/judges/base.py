@@ -55,12 +55,11 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.generation.folder import Image
+from efface.generation.folder import Image, Pixels
 
 if TYPE_CHECKING:
     from efface.models.builtin import World
 
-Pixels = NDArray[np.uint8]
 Scores = NDArray[np.float64]
 Answer = Literal["yes", "no", "undecided", "error"]
 

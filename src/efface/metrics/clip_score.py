@@ -1,14 +1,16 @@
-"""CLIP score: how close CLIP finds images and the texts that they were made from.
+"""CLIP score: the similarity, by CLIP, of an image and a text, in most cases its prompt.
 
 Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning", arXiv 2104.08718;
-https://github.com/jmhessel/clipscore. Of an image x and a text t
+https://github.com/jmhessel/clipscore. For an image x and a text t
 
     score(x, t) = weight max(cos(f(x), g(prefix t)), 0)
 
-Presets: `PLAIN`, weight 100 and no prefix, as torchmetrics and most papers on erasing have it; `ABLATION`, weight 2.5
-and "A photo depicts ", as CLIPScore and Concept Ablation (arXiv 2303.13516, compvis/evaluate.py, ViT-B/32; styles are
-said as "van gogh style") have it.
+Presets: `PLAIN`, weight 100 and no prefix, as in torchmetrics and most papers on concept erasure; `ABLATION`, weight
+2.5 and the prefix "A photo depicts ", as in CLIPScore and Concept Ablation (arXiv 2303.13516, compvis/evaluate.py,
+ViT-B/32; the text of a style is "van gogh style").
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
@@ -16,26 +18,27 @@ import numpy as np
 from pydantic import Field
 
 from efface.errors import BadInput
+from efface.generation.folder import Pixels
 from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array, by_prompt, mean_with_interval
-from efface.metrics.features import Pixels, batches
+from efface.metrics.features import batches
 from efface.models.clip import Clip
 from efface.settings import Settings
 
 
 class ClipScoreConfig(Settings):
-    """How a cosine becomes a score.
+    """The score as a function of the cosine.
 
     Attributes:
-        weight: What the cosine is multiplied by.
-        prefix: What every text begins with.
+        weight: The factor of the cosine.
+        prefix: The beginning of every text.
     """
 
     weight: float = Field(default=100.0, gt=0)
     prefix: str = ""
 
     def version(self, clip: Clip) -> str:
-        """The extractor that results name."""
+        """The name of the extractor in results."""
         return f"{clip.version} x{self.weight:g}" + (f" '{self.prefix}'" if self.prefix else "")
 
 
@@ -44,38 +47,57 @@ ABLATION = ClipScoreConfig(weight=2.5, prefix="A photo depicts ")
 
 
 def clip_scores(clip: Clip, images: Iterable[Pixels], texts: Sequence[str], config: ClipScoreConfig = PLAIN) -> Array:
-    """The score of each image with its own text, (n,).
+    """Score each image with its text.
+
+    Args:
+        clip: The CLIP.
+        images: Each of shape (H, W, 3).
+        texts: The text of each image.
+        config: The score.
+
+    Returns:
+        Scores of shape (n,).
 
     Raises:
         BadInput: There is not one text for each image.
     """
     scores: list[float] = []
     for batch in batches(images):
-        said = texts[len(scores) : len(scores) + len(batch)]
-        if len(said) < len(batch):
-            raise BadInput(f"There are more images than the {len(texts)} texts; give one text for each image.")
-        distinct = list(dict.fromkeys(said))
+        captions = texts[len(scores) : len(scores) + len(batch)]
+        if len(captions) < len(batch):
+            raise BadInput(f"There are more images than the {len(texts)} texts; pass one text for each image.")
+        distinct = list(dict.fromkeys(captions))
         table = score_table(clip, batch, distinct, config)
-        scores += [float(row[distinct.index(text)]) for row, text in zip(table, said, strict=True)]
+        scores += [float(row[distinct.index(text)]) for row, text in zip(table, captions, strict=True)]
     if len(scores) < len(texts):
-        raise BadInput(f"{len(scores)} images came with {len(texts)} texts; give one text for each image.")
+        raise BadInput(f"{len(scores)} images came with {len(texts)} texts; pass one text for each image.")
     return np.array(scores)
 
 
 def score_table(clip: Clip, images: Sequence[Pixels], texts: Sequence[str], config: ClipScoreConfig) -> Array:
-    """The score of each image with each text, (n, m)."""
+    """Score each image with each text.
+
+    Args:
+        clip: The CLIP.
+        images: The n images, each of shape (H, W, 3).
+        texts: The m texts.
+        config: The score.
+
+    Returns:
+        Scores of shape (n, m).
+    """
     cosines = clip.cosines(images, [config.prefix + text for text in texts]).numpy()
     return config.weight * np.maximum(cosines, 0)
 
 
 def clip_score(clip: Clip, images: Iterable[Pixels], texts: Sequence[str], config: ClipScoreConfig = PLAIN) -> Measured:
-    """The mean score, with an interval that resamples the texts.
+    """The mean score, with an interval from resampled texts.
 
     Args:
-        clip: Which CLIP (`efface.models.clip.open_clip`).
-        images: (H, W, 3) each; a generator is read as it is needed.
+        clip: The CLIP (`efface.models.clip.open_clip`).
+        images: Each of shape (H, W, 3); a generator is consumed in batches.
         texts: The text of each image, in most cases its prompt.
-        config: How cosines become scores.
+        config: The score.
     """
     return mean_with_interval(by_prompt(clip_scores(clip, images, texts, config).tolist(), texts), config.version(clip))
 

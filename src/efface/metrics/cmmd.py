@@ -5,31 +5,48 @@ https://github.com/google-research/google-research/tree/master/cmmd:
 
     CMMD = 1000 MMD^2,  k(x, y) = exp(-|x - y|^2 / (2 sigma^2)),  sigma = 10,  |x| = |y| = 1
 
-with the biased estimator, as the reference has it: the pairs of an image with itself count, so CMMD(x, x) = 0.
-Published values use `clip:openai/clip-vit-large-patch14-336`. Any extractor works here; its version stands beside the
-number.
+with the biased estimator, as in the reference: the pairs of an image with itself count, so CMMD(x, x) = 0. Published
+values use `clip:openai/clip-vit-large-patch14-336`. Any extractor works here; results name its version.
 """
+
+from __future__ import annotations
 
 import numpy as np
 
 from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array
-from efface.metrics.distance import discrepancy, measure, terms
+from efface.metrics.distance import discrepancy, measure_distance, terms
 from efface.metrics.features import Features
 
 SIGMA, SCALE = 10.0, 1000.0
 
 
-def statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
-    """CMMD of weighted sets; see `Statistic`."""
+def cmmd_statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
+    """CMMD of weighted sets.
+
+    Args:
+        x: Features of shape (n, d).
+        y: Features of shape (m, d).
+        w: The count of each x in each of B resamples, of shape (B, n).
+        v: The count of each y in each resample, of shape (B, m).
+
+    Returns:
+        Distances of shape (B,).
+    """
     parts = terms(_gaussian, _unit(x), _unit(y), w, v, unbiased=False)
-    # The exact value is a squared norm; rounding must not push it below zero.
+    # The exact value is a squared norm; rounding errors must not make it negative.
     return SCALE * np.maximum(discrepancy(parts), 0)
 
 
 def cmmd(images: Features, reference: Features, draws: int = 500) -> Measured:
-    """CMMD of two sets, with an interval from `draws` resamples of both."""
-    return measure(statistic, images, reference, draws, floor=0)
+    """CMMD of two sets, with its interval.
+
+    Args:
+        images: The measured set.
+        reference: The set that it is compared with.
+        draws: Number of resamples of both sets.
+    """
+    return measure_distance(cmmd_statistic, images, reference, draws, floor=0)
 
 
 def _unit(x: Array) -> Array:
@@ -37,7 +54,7 @@ def _unit(x: Array) -> Array:
 
 
 def _gaussian(a: Array, b: Array) -> Array:
-    """k of unit vectors, for which |a - b|^2 = 2 - 2 a.b."""
+    """The kernel k for unit vectors, for which |a - b|^2 = 2 - 2 a.b."""
     return np.exp((a @ b.T - 1) / SIGMA**2)
 
 

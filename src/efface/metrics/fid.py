@@ -1,4 +1,4 @@
-"""FID: the Frechet distance of the normal distributions that two sets' features would have.
+"""FID: the Frechet distance between the normal distributions fitted to the features of two sets.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", arXiv 1706.08500;
 https://github.com/bioinf-jku/TTUR. With means m, n and covariances S, T of the features
@@ -8,8 +8,8 @@ https://github.com/bioinf-jku/TTUR. With means m, n and covariances S, T of the 
 The last trace is computed without a square root of the singular product: with centred, scaled features A and B, so that
 S = A'A and T = B'B, it is the sum of the singular values of A B'. That is exact at any rank, and small for small sets.
 
-FID is biased: fewer images give a larger distance. Compare values of the same number of images, of 10,000 or more if
-they shall compare with a paper's, and read KID or CMMD for small sets.
+FID is biased: fewer images give a larger distance. Compare only values for the same number of images; use 10,000 or
+more for a comparison with a paper, and KID or CMMD for small sets.
 """
 
 from __future__ import annotations
@@ -25,20 +25,36 @@ import numpy as np
 from efface.errors import BadFile, BadInput
 from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array, percentiles, shifted, weights
-from efface.metrics.distance import measure
+from efface.metrics.distance import measure_distance
 from efface.metrics.features import Features
 
 ENOUGH = 10_000
 _BIASED = f"biased upwards: fewer than {ENOUGH:,} images"
 
 
-def statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
-    """FID of weighted sets; see `Statistic`."""
+def fid_statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
+    """FID of weighted sets.
+
+    Args:
+        x: Features of shape (n, d).
+        y: Features of shape (m, d).
+        w: The count of each x in each of B resamples, of shape (B, n).
+        v: The count of each y in each resample, of shape (B, m).
+
+    Returns:
+        Distances of shape (B,).
+    """
     return np.array([_frechet(x, y, p, q) for p, q in zip(w, v, strict=True)])
 
 
 def fid(images: Features, reference: Features, draws: int = 200) -> Measured:
-    """FID of two sets, with an interval from `draws` resamples of both. Warns of sets that are small."""
+    """FID of two sets, with its interval. Warns if a set has fewer than 10,000 images.
+
+    Args:
+        images: The measured set.
+        reference: The set that it is compared with.
+        draws: Number of resamples of both sets.
+    """
     fewest = min(len(images), len(reference))
     note = ""
     if fewest < ENOUGH:
@@ -47,22 +63,22 @@ def fid(images: Features, reference: Features, draws: int = 200) -> Measured:
             f"FID of {fewest} images is biased upwards; compare it only at equal numbers, or use KID or CMMD.",
             stacklevel=2,
         )
-    return measure(statistic, images, reference, draws, note, floor=0)
+    return measure_distance(fid_statistic, images, reference, draws, note, floor=0)
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
-    """Mean (d,) and covariance (d, d) of a set's features, as pytorch-fid keeps them (`mu`, `sigma`)."""
+class FeatureStatistics:
+    """Mean (d,) and covariance (d, d) of a set's features, as pytorch-fid stores them (`mu`, `sigma`)."""
 
     mean: Array
     covariance: Array
 
     @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """From an `.npz`; nothing in it is unpickled.
+    def load(cls, path: Path) -> FeatureStatistics:
+        """Read an `.npz` file; pickled content is refused.
 
         Raises:
-            BadFile: It holds something else.
+            BadFile: The file cannot be read, or has other content.
         """
         try:
             with np.load(path, allow_pickle=False) as content:
@@ -70,12 +86,19 @@ class Statistics:
         except (OSError, KeyError, ValueError, BadZipFile, TypeError, zlib.error) as error:
             raise BadFile(f"Cannot read the statistics mu and sigma from {path}: {error}.") from error
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
-            raise BadFile(f"{path} holds no mean (d,) and covariance (d, d) but {mean.shape} and {covariance.shape}.")
+            raise BadFile(
+                f"{path} has no mean (d,) and covariance (d, d) but shapes {mean.shape} and {covariance.shape}."
+            )
         return cls(mean, covariance)
 
 
-def fid_to_statistics(images: Features, reference: Statistics, draws: int = 200) -> Measured:
-    """FID to a set of which only the statistics are kept, with an interval from `draws` resamples of the images.
+def fid_to_statistics(images: Features, reference: FeatureStatistics, draws: int = 200) -> Measured:
+    """FID to a set of which only the statistics are stored, with its interval.
+
+    Args:
+        images: The measured set.
+        reference: The statistics of the other set.
+        draws: Number of resamples of the images.
 
     Raises:
         BadInput: The statistics are of another extractor.
@@ -83,15 +106,15 @@ def fid_to_statistics(images: Features, reference: Statistics, draws: int = 200)
     if images.values.shape[1] != len(reference.mean):
         raise BadInput(
             f"The statistics have {len(reference.mean)} features, '{images.extractor}' has {images.values.shape[1]}; "
-            "take the extractor that they were made with."
+            "use the extractor of the statistics."
         )
     values, vectors = np.linalg.eigh(reference.covariance)
     root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
     w = weights(images.prompts, len(images), draws, np.random.default_rng(0))
-    found = np.array([_distance(*_moments(images.values, p), reference.mean, root) for p in w])
-    low, high = percentiles(shifted(found[0], found[1:]))
+    distances = np.array([_distance(*_moments(images.values, p), reference.mean, root) for p in w])
+    low, high = percentiles(shifted(distances[0], distances[1:]))
     note = "against given statistics" + (f"; {_BIASED}" if len(images) < ENOUGH else "")
-    return Measured(float(found[0]), max(low, 0), high, len(images), "score", images.extractor, note)
+    return Measured(float(distances[0]), max(low, 0), high, len(images), "score", images.extractor, note)
 
 
 def _frechet(x: Array, y: Array, w: Array, v: Array) -> float:
@@ -99,14 +122,14 @@ def _frechet(x: Array, y: Array, w: Array, v: Array) -> float:
 
 
 def _distance(m: Array, A: Array, n: Array, B: Array) -> float:
-    """Of two normal distributions with means m and n and covariances A'A and B'B."""
+    """The distance of two normal distributions with means m and n and covariances A'A and B'B."""
     product = np.linalg.svd(_shortest(A) @ _shortest(B).T, compute_uv=False).sum()
-    # The exact value is at least 0; rounding must not push it below.
+    # The exact value is at least 0; rounding errors must not make it negative.
     return max(float(((m - n) ** 2).sum() + (A**2).sum() + (B**2).sum() - 2 * product), 0.0)
 
 
 def _moments(x: Array, w: Array) -> tuple[Array, Array]:
-    """The mean, and A with A'A the unbiased covariance, of rows that occur as often as `w` says."""
+    """The mean, and A with A'A the unbiased covariance, of rows x with counts w."""
     x, w = x[w > 0], w[w > 0]
     n = w.sum()
     mean = w @ x / n
@@ -114,7 +137,7 @@ def _moments(x: Array, w: Array) -> tuple[Array, Array]:
 
 
 def _shortest(A: Array) -> Array:
-    """At most d rows with the same A'A; another rotation of the rows leaves the singular values as they are."""
+    """At most d rows with the same A'A: a rotation of the rows does not change the singular values."""
     return A if len(A) <= A.shape[1] else np.linalg.qr(A).R
 
 

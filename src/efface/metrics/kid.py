@@ -5,22 +5,32 @@ Binkowski et al., "Demystifying MMD GANs", arXiv 1801.01401; https://github.com/
     KID = MMD^2 (unbiased),  k(x, y) = (x.y / d + 1)^3
 
 as in torchmetrics and clean-fid: the mean over 100 random subsets of 1000 images of each set. Sets that fit into one
-subset are used whole, which is what the mean over their subsets tends to.
+subset are used as a whole, which is the limit of the mean over their subsets.
 """
+
+from __future__ import annotations
 
 import numpy as np
 
 from efface.errors import BadInput
 from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array, Statistic
-from efface.metrics.distance import discrepancy, measure, terms
+from efface.metrics.distance import discrepancy, measure_distance, terms
 from efface.metrics.features import Features
 
 SUBSETS, SUBSET_SIZE = 100, 1000
 
 
-def statistic(subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE) -> Statistic:
-    """KID of weighted sets over subsets of these; see `Statistic`."""
+def kid_statistic(subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE) -> Statistic:
+    """Make the statistic of KID: a function of weighted sets (see `efface.metrics.bootstrap.Statistic`).
+
+    Args:
+        subsets: Number of subsets, if a set is larger than one.
+        subset_size: Images per subset.
+
+    Raises:
+        BadInput: There is no subset, or a subset has fewer than 2 images.
+    """
     if subsets < 1 or subset_size < 2:
         raise BadInput(f"KID needs at least one subset of at least 2 images, not {subsets} of {subset_size}.")
 
@@ -45,19 +55,19 @@ def kid(
     subsets: int = SUBSETS,
     subset_size: int = SUBSET_SIZE,
 ) -> Measured:
-    """KID of two sets, with an interval from `draws` resamples of both; it may be negative for equal sets.
+    """KID of two sets, with its interval. The value may be negative for equal distributions.
 
     Args:
-        images: The set that is measured.
-        reference: What it is measured against.
-        draws: Number of resamples.
-        subsets: Number of subsets, where a set is larger than one.
-        subset_size: Images a subset; at most as many as the smaller set has.
+        images: The measured set.
+        reference: The set that it is compared with.
+        draws: Number of resamples of both sets.
+        subsets: Number of subsets, if a set is larger than one.
+        subset_size: Images per subset; at most as many as the smaller set has.
     """
-    whole = max(len(images), len(reference)) <= subset_size
+    one_subset = max(len(images), len(reference)) <= subset_size
     size = min(subset_size, len(images), len(reference))
-    note = "whole sets" if whole else f"{subsets} subsets of {size}"
-    return measure(statistic(subsets, subset_size), images, reference, draws, note)
+    note = "whole sets" if one_subset else f"{subsets} subsets of {size}"
+    return measure_distance(kid_statistic(subsets, subset_size), images, reference, draws, note)
 
 
 def _cubic(a: Array, b: Array) -> Array:

@@ -31,9 +31,9 @@ from efface.judges import Judge
 from efface.judges.wrappers import WithPeers
 from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.clip_score import ABLATION, score_table
-from efface.metrics.distance import measure
+from efface.metrics.distance import measure_distance
 from efface.metrics.features import Features
-from efface.metrics.kid import statistic
+from efface.metrics.kid import kid_statistic
 from efface.protocols.ablation_sets import Named, Sets, sets_for
 from efface.protocols.answers import Count, Judged
 from efface.protocols.base import BASE, Probe
@@ -174,7 +174,9 @@ class _Scores:
             return None
         x, y = (joined([pair[i] for pair in kept]) for i in (0, 1))
         note = "the unedited model's" + (f", mean over {len(kept)} sets" if len(kept) > 1 else "")
-        return BeforeAfter(measure(mean_of(statistic(), [len(pair[0]) for pair in kept]), x, y, DRAWS, note))
+        return BeforeAfter(
+            measure_distance(mean_of(kid_statistic(), [len(pair[0]) for pair in kept]), x, y, DRAWS, note)
+        )
 
 
 def _own(table: Vectors, asked: Mapping[Job, tuple[str, str]], column: Mapping[str, int]) -> Scores:

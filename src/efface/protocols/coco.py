@@ -26,12 +26,10 @@ from efface.judges.wrappers import NoJudge
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array
 from efface.metrics.clip_score import PLAIN
-from efface.metrics.cmmd import cmmd
-from efface.metrics.cmmd import statistic as cmmd_statistic
+from efface.metrics.cmmd import cmmd, cmmd_statistic
 from efface.metrics.features import Features
-from efface.metrics.fid import Statistics, fid, fid_to_statistics, statistic
-from efface.metrics.kid import kid
-from efface.metrics.kid import statistic as kid_statistic
+from efface.metrics.fid import FeatureStatistics, fid, fid_statistic, fid_to_statistics
+from efface.metrics.kid import kid, kid_statistic
 from efface.models.clip import Clip
 from efface.protocols.answers import Judged
 from efface.protocols.base import BASE
@@ -81,10 +79,10 @@ def prepare(asked: Asked) -> Prepared:
     return Prepared(dict.fromkeys(asked.requests, plan), NoJudge(), measure, labelled=False)
 
 
-def _reference(data: Path | None, looks: Looks) -> Features | Statistics | None:
+def _reference(data: Path | None, looks: Looks) -> Features | FeatureStatistics | None:
     """Features of real pictures, or their statistics."""
     if data is None or data.suffix.lower() == ".npz":
-        return data and Statistics.load(data)
+        return data and FeatureStatistics.load(data)
     paths = [image.path for image in read_folder(data) if image.path]
     if len(paths) < 2:
         raise BadFile(f"{data} has {len(paths)} picture; FID needs two at least, and 10,000 to compare with papers.")
@@ -95,7 +93,7 @@ class _Scores:
     """What is measured of each model's images."""
 
     def __init__(
-        self, jobs: Sequence[Job], clip: Clip, looks: Looks, reference: Features | Statistics | None, draws: int
+        self, jobs: Sequence[Job], clip: Clip, looks: Looks, reference: Features | FeatureStatistics | None, draws: int
     ) -> None:
         self.jobs, self.looks, self.reference, self.draws = jobs, looks, reference, draws
         self.version = PLAIN.version(clip)
@@ -112,7 +110,7 @@ class _Scores:
             value = distance(self._fid, *both(after, before), self.looks.version)
             found["fid_to_base"] = value and BeforeAfter(value)
         if isinstance(self.reference, Features):
-            found["fid"] = to_reference(self._fid, statistic, after, before, self.reference, self.draws)
+            found["fid"] = to_reference(self._fid, fid_statistic, after, before, self.reference, self.draws)
             found["kid"] = to_reference(self._kid, kid_statistic(), after, before, self.reference, self.draws)
             found["cmmd"] = to_reference(self._cmmd, cmmd_statistic, after, before, self.reference, self.draws)
         elif self.reference:
@@ -136,7 +134,9 @@ class _Scores:
     def _cmmd(self, images: Features, reference: Features) -> Measured:
         return cmmd(images, reference, self.draws)
 
-    def _to_statistics(self, after: Vectors, before: Vectors | None, reference: Statistics) -> BeforeAfter | None:
+    def _to_statistics(
+        self, after: Vectors, before: Vectors | None, reference: FeatureStatistics
+    ) -> BeforeAfter | None:
         if len(after) < 2:
             return None
         value, base = (

@@ -32,9 +32,8 @@ from efface.generation import Job
 from efface.judges import open_judge
 from efface.judges.wrappers import JoinedJudge
 from efface.metrics.features import Features
-from efface.metrics.fid import fid, statistic
-from efface.metrics.kid import kid
-from efface.metrics.kid import statistic as kid_statistic
+from efface.metrics.fid import fid, fid_statistic
+from efface.metrics.kid import kid, kid_statistic
 from efface.models.emoji import catalogue
 from efface.protocols.answers import Count, Judged
 from efface.protocols.base import BASE, Probe, Shot
@@ -133,7 +132,7 @@ class _Distances:
 
     def __init__(self, canvas: Canvas, plans: Mapping[str, Plan], looks: Looks, draws: int) -> None:
         self.canvas, self.looks, self.draws = canvas, looks, draws
-        self.measures = {"fid": (fid, statistic), "kid": (kid, kid_statistic())}
+        self.measures = {"fid": (fid, fid_statistic), "kid": (kid, kid_statistic())}
         self.probes = {name: plan.probes for name, plan in plans.items()}
         self.probes[BASE] = tuple(probe for plan in plans.values() for probe in plan.probes if probe.metric == "retain")
         # A picture that cannot be read is found out before anything is drawn.

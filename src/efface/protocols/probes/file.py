@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from efface.errors import BadFile
-from efface.generation.jobs import Job, unlike
+from efface.generation.jobs import Job, with_next_seed
 from efface.generation.prompts import read_labelled_prompts
 from efface.protocols.base import FORGETTING, Probe
 from efface.request.record import Request
@@ -78,7 +78,7 @@ def _in_turn(jobs: Sequence[Job], n: int) -> list[Job]:
     turns = list(dict.fromkeys(jobs))
     each, taken = len(turns), set(turns)
     while len(turns) < n:
-        turns.append(unlike(turns[-each], taken))
+        turns.append(with_next_seed(turns[-each], taken))
     return turns
 
 

@@ -1,26 +1,36 @@
-"""FID's Inception v3, from a weights file that the user gives.
+"""FID's Inception v3, from a weights file of the user.
 
-Szegedy et al., arXiv 1512.00567, as the TensorFlow graph of 2015-12-05 that FID was defined with has it; it differs
-from torchvision's in its average pools, which leave out the padding, and in a maximum pool in the last block. The
-names of the weights are those of https://github.com/mseitzer/pytorch-fid (pt_inception-2015-12-05-6726825d.pth) and
+Szegedy et al., arXiv 1512.00567, as in the TensorFlow graph of 2015-12-05 with which FID was defined. It differs from
+torchvision's network in its average pools, which ignore the padding, and in a maximum pool in the last block. The names
+of the weights are those of https://github.com/mseitzer/pytorch-fid (pt_inception-2015-12-05-6726825d.pth) and
 https://github.com/toshas/torch-fidelity (weights-inception-2015-12-05-6726825d.pth). 2048 features, of images resized
-to 299 x 299 as TensorFlow 1 did it, as in torch-fidelity and torchmetrics. pytorch-fid resizes otherwise, and clean-fid
-yet otherwise: their values are near these, not equal.
+to 299 x 299 as by TensorFlow 1, torch-fidelity and torchmetrics. pytorch-fid and clean-fid each resize in another way;
+their values are close to these but not equal.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efface.errors import BadInput
-from efface.metrics.features import Extractor, ExtractorEntry, ModuleExtractor, Pixels
-from efface.metrics.weights import fill
+from efface.generation.folder import Pixels
+from efface.metrics.features import Extractor, ExtractorEntry, ModuleExtractor, load_weights
 
 _SIDE = 299
 
 
-class Unit(nn.Module):
-    """Convolution, normalisation, ReLU."""
+class ConvUnit(nn.Module):
+    """Convolution, normalisation and ReLU: (n, inputs, H, W) to (n, outputs, H', W').
+
+    Args:
+        inputs: Channels before.
+        outputs: Channels after.
+        kernel: Size of the convolution.
+        stride: Stride of the convolution.
+        padding: Padding of the convolution.
+    """
 
     def __init__(
         self,
@@ -38,12 +48,12 @@ class Unit(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-def _row(inputs: int, outputs: int) -> Unit:
-    return Unit(inputs, outputs, (1, 7), padding=(0, 3))
+def _row(inputs: int, outputs: int) -> ConvUnit:
+    return ConvUnit(inputs, outputs, (1, 7), padding=(0, 3))
 
 
-def _column(inputs: int, outputs: int) -> Unit:
-    return Unit(inputs, outputs, (7, 1), padding=(3, 0))
+def _column(inputs: int, outputs: int) -> ConvUnit:
+    return ConvUnit(inputs, outputs, (7, 1), padding=(3, 0))
 
 
 def _average(x: Tensor) -> Tensor:
@@ -51,17 +61,22 @@ def _average(x: Tensor) -> Tensor:
 
 
 class BlockA(nn.Module):
-    """35 x 35."""
+    """(n, inputs, 35, 35) to (n, 224 + pool, 35, 35).
+
+    Args:
+        inputs: Channels before.
+        pool: Channels of the pooled branch.
+    """
 
     def __init__(self, inputs: int, pool: int) -> None:
         super().__init__()
-        self.branch1x1 = Unit(inputs, 64, 1)
-        self.branch5x5_1 = Unit(inputs, 48, 1)
-        self.branch5x5_2 = Unit(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = Unit(inputs, 64, 1)
-        self.branch3x3dbl_2 = Unit(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = Unit(96, 96, 3, padding=1)
-        self.branch_pool = Unit(inputs, pool, 1)
+        self.branch1x1 = ConvUnit(inputs, 64, 1)
+        self.branch5x5_1 = ConvUnit(inputs, 48, 1)
+        self.branch5x5_2 = ConvUnit(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = ConvUnit(inputs, 64, 1)
+        self.branch3x3dbl_2 = ConvUnit(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = ConvUnit(96, 96, 3, padding=1)
+        self.branch_pool = ConvUnit(inputs, pool, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         five = self.branch5x5_2(self.branch5x5_1(x))
@@ -70,14 +85,14 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-    """35 x 35 to 17 x 17."""
+    """(n, 288, 35, 35) to (n, 768, 17, 17)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch3x3 = Unit(288, 384, 3, stride=2)
-        self.branch3x3dbl_1 = Unit(288, 64, 1)
-        self.branch3x3dbl_2 = Unit(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = Unit(96, 96, 3, stride=2)
+        self.branch3x3 = ConvUnit(288, 384, 3, stride=2)
+        self.branch3x3dbl_1 = ConvUnit(288, 64, 1)
+        self.branch3x3dbl_2 = ConvUnit(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = ConvUnit(96, 96, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
@@ -85,20 +100,24 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """17 x 17."""
+    """(n, 768, 17, 17) to (n, 768, 17, 17).
+
+    Args:
+        width: Channels within the 7 x 7 branches.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.branch1x1 = Unit(768, 192, 1)
-        self.branch7x7_1 = Unit(768, width, 1)
+        self.branch1x1 = ConvUnit(768, 192, 1)
+        self.branch7x7_1 = ConvUnit(768, width, 1)
         self.branch7x7_2 = _row(width, width)
         self.branch7x7_3 = _column(width, 192)
-        self.branch7x7dbl_1 = Unit(768, width, 1)
+        self.branch7x7dbl_1 = ConvUnit(768, width, 1)
         self.branch7x7dbl_2 = _column(width, width)
         self.branch7x7dbl_3 = _row(width, width)
         self.branch7x7dbl_4 = _column(width, width)
         self.branch7x7dbl_5 = _row(width, 192)
-        self.branch_pool = Unit(768, 192, 1)
+        self.branch_pool = ConvUnit(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
@@ -108,16 +127,16 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-    """17 x 17 to 8 x 8."""
+    """(n, 768, 17, 17) to (n, 1280, 8, 8)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch3x3_1 = Unit(768, 192, 1)
-        self.branch3x3_2 = Unit(192, 320, 3, stride=2)
-        self.branch7x7x3_1 = Unit(768, 192, 1)
+        self.branch3x3_1 = ConvUnit(768, 192, 1)
+        self.branch3x3_2 = ConvUnit(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = ConvUnit(768, 192, 1)
         self.branch7x7x3_2 = _row(192, 192)
         self.branch7x7x3_3 = _column(192, 192)
-        self.branch7x7x3_4 = Unit(192, 192, 3, stride=2)
+        self.branch7x7x3_4 = ConvUnit(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         three = self.branch3x3_2(self.branch3x3_1(x))
@@ -126,24 +145,29 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8 x 8; `largest` pools the maximum, as FID's graph does in its last block."""
+    """(n, inputs, 8, 8) to (n, 2048, 8, 8).
 
-    def __init__(self, inputs: int, largest: bool) -> None:
+    Args:
+        inputs: Channels before.
+        max_pool: Whether to pool by the maximum, as FID's graph does in its last block, or by the mean.
+    """
+
+    def __init__(self, inputs: int, max_pool: bool) -> None:
         super().__init__()
-        self.branch1x1 = Unit(inputs, 320, 1)
-        self.branch3x3_1 = Unit(inputs, 384, 1)
-        self.branch3x3_2a = Unit(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = Unit(384, 384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = Unit(inputs, 448, 1)
-        self.branch3x3dbl_2 = Unit(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = Unit(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = Unit(384, 384, (3, 1), padding=(1, 0))
-        self.branch_pool = Unit(inputs, 192, 1)
-        self.largest = largest
+        self.branch1x1 = ConvUnit(inputs, 320, 1)
+        self.branch3x3_1 = ConvUnit(inputs, 384, 1)
+        self.branch3x3_2a = ConvUnit(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = ConvUnit(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = ConvUnit(inputs, 448, 1)
+        self.branch3x3dbl_2 = ConvUnit(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = ConvUnit(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = ConvUnit(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = ConvUnit(inputs, 192, 1)
+        self.max_pool = max_pool
 
     def forward(self, x: Tensor) -> Tensor:
         three, double = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        pooled = F.max_pool2d(x, 3, 1, 1) if self.largest else _average(x)
+        pooled = F.max_pool2d(x, 3, 1, 1) if self.max_pool else _average(x)
         threes = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
         doubles = [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
         return torch.cat([self.branch1x1(x), *threes, *doubles, self.branch_pool(pooled)], 1)
@@ -154,11 +178,11 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = Unit(3, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = Unit(32, 32, 3)
-        self.Conv2d_2b_3x3 = Unit(32, 64, 3, padding=1)
-        self.Conv2d_3b_1x1 = Unit(64, 80, 1)
-        self.Conv2d_4a_3x3 = Unit(80, 192, 3)
+        self.Conv2d_1a_3x3 = ConvUnit(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = ConvUnit(32, 32, 3)
+        self.Conv2d_2b_3x3 = ConvUnit(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = ConvUnit(64, 80, 1)
+        self.Conv2d_4a_3x3 = ConvUnit(80, 192, 3)
         self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = BlockA(192, 32), BlockA(256, 64), BlockA(288, 64)
         self.Mixed_6a, self.Mixed_6b = BlockB(), BlockC(128)
         self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = BlockC(160), BlockC(160), BlockC(192)
@@ -172,8 +196,11 @@ class Inception(nn.Module):
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
 
 
-def prepare(image: Pixels) -> Tensor:
-    """(3, 299, 299) in [-1, 1]: TensorFlow 1's bilinear resizing, whose pixels begin at their corner."""
+def resize_as_tensorflow(image: Pixels) -> Tensor:
+    """Resize an image (H, W, 3) to (3, 299, 299) in [-1, 1], with TensorFlow 1's bilinear resizing.
+
+    A pixel's coordinates are those of its corner, not of its centre.
+    """
     x = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
     height, width = x.shape[1:]
     return (_rows(height) @ x @ _rows(width).T - 128) / 128
@@ -192,8 +219,8 @@ def _open(argument: str, device: str | torch.device) -> Extractor:
     if not argument:
         raise BadInput("The extractor 'inception' needs FID's weights: inception:pt_inception-2015-12-05-6726825d.pth.")
     net = Inception()
-    fill(net, argument)
-    return ModuleExtractor(net, "inception-2015-12-05", prepare, device)
+    load_weights(net, argument)
+    return ModuleExtractor(net, "inception-2015-12-05", resize_as_tensorflow, device)
 
 
 ENTRY = ExtractorEntry(
