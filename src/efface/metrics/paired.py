@@ -83,7 +83,7 @@ def paired_distances(
     """Compare two distances from one reference: the second minus the first, with p-value.
 
     Args:
-        statistic: The distance (`fid.statistic`, `kid.statistic()`, `cmmd.statistic`).
+        statistic: The distance (`fid.fid_statistic`, `kid.kid_statistic()`, `cmmd.cmmd_statistic`).
         first: Images of one eraser.
         second: Images of the other eraser for the same prompts and seeds, in the same order.
         reference: The set that both are compared with.
