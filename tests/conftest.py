@@ -5,8 +5,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from efface.models import Model, open_model
+from support import Processes
 
 WORDS = """
 a an of in the cat dog horse house car boat bird parrot golf ball cake apple star blue red art image photo
@@ -193,78 +192,6 @@ def guided() -> GuidedCall:
             return model.denoiser(latents, torch.tensor(step), encoder_hidden_states=text).sample
 
     return predict
-
-
-# Forks a process for each request, with the libraries imported and nothing computed.
-SERVER = """
-import json, os, signal, sys, traceback
-import accelerate
-import diffusers.models.autoencoders.autoencoder_kl, diffusers.models.unets.unet_2d_condition
-import diffusers.schedulers.scheduling_ddim, diffusers.schedulers.scheduling_dpmsolver_multistep
-import efface.cli.run, efface.eraser.certificate, efface.generation.run, efface.judges.emoji, efface.methods.trained.esd
-import efface.protocols.err, efface.report
-import pyarrow.parquet, rich.progress
-import transformers.models.clip.modeling_clip, transformers.models.clip.tokenization_clip
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
-print("ready", flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    if "wait" in request:
-        print(os.waitpid(request["wait"], 0)[1], flush=True)
-        continue
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.environ.update(request["environment"])
-        code = 1
-        try:
-            code = efface.cli.run.run(request["arguments"]) if "arguments" in request else exec(request["script"], {})
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code or 0)
-    print(child, flush=True)
-"""
-
-
-class Processes:
-    """Runs command lines and scripts in processes that start at once, since they are forks of one that imported all."""
-
-    def __init__(self) -> None:
-        pipe = subprocess.PIPE
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
-        )
-        assert self._answer() == "ready"
-
-    def command(self, *arguments: object, **environment: object) -> int:
-        """Start `efface` with these arguments; gives the process's id."""
-        return self._start({"arguments": [str(argument) for argument in arguments]}, environment)
-
-    def script(self, script: str, **environment: object) -> int:
-        """Start a Python script; gives the process's id."""
-        return self._start({"script": script}, environment)
-
-    def wait(self, process: int) -> int:
-        """How a process ended: its exit code, or the negative signal that killed it."""
-        return os.waitstatus_to_exitcode(int(self._ask({"wait": process})))
-
-    def close(self) -> None:
-        self._server.communicate()
-
-    def _start(self, request: dict[str, Any], environment: dict[str, object]) -> int:
-        return int(self._ask({**request, "environment": {key: str(value) for key, value in environment.items()}}))
-
-    def _ask(self, request: dict[str, Any]) -> str:
-        assert self._server.stdin
-        self._server.stdin.write(json.dumps(request) + "\n")
-        return self._answer()
-
-    def _answer(self) -> str:
-        assert self._server.stdout
-        return self._server.stdout.readline().strip()
 
 
 @pytest.fixture(scope="session")

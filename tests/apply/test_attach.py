@@ -12,6 +12,7 @@ from torch import Tensor
 import efface
 from efface import Eraser, TextEdit, WeightEdit, WrongBase, open_model
 from efface.models import Model
+from support import parameters, same
 
 PROMPTS = ["a cat", "a house", ""]
 
@@ -26,14 +27,6 @@ def denoise(model: Model, text: Tensor, **kwargs: Any) -> Tensor:
     latents = torch.randn(len(text), 4, 8, 8, generator=generator)
     with torch.no_grad():
         return model.denoiser(latents, torch.tensor(500), encoder_hidden_states=text, **kwargs).sample
-
-
-def parameters(model: Model) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_hook_baked_weights_and_operator_agree(eraser: Eraser, tiny_model: Model) -> None:
@@ -53,17 +46,19 @@ def test_hook_baked_weights_and_operator_agree(eraser: Eraser, tiny_model: Model
 
 
 def test_every_parameter_comes_back_bitwise(eraser: Eraser, tiny_model: Model) -> None:
-    before = parameters(tiny_model)
+    before = parameters(tiny_model.denoiser)
     attachment = eraser.attach(tiny_model)
-    assert same(parameters(tiny_model), before)
+    assert same(parameters(tiny_model.denoiser), before)
     attachment.detach()
     attachment.detach()
-    assert same(parameters(tiny_model), before)
+    assert same(parameters(tiny_model.denoiser), before)
     baked = eraser.bake(tiny_model)
-    changed = [name for name, tensor in parameters(tiny_model).items() if not torch.equal(tensor, before[name])]
+    changed = [
+        name for name, tensor in parameters(tiny_model.denoiser).items() if not torch.equal(tensor, before[name])
+    ]
     assert tuple(changed) == tuple(name for name in before if name in tiny_model.text_parameters())
     baked.undo()
-    assert same(parameters(tiny_model), before)
+    assert same(parameters(tiny_model.denoiser), before)
 
 
 def test_baked_weights_are_w_times_one_plus_l_r(eraser: Eraser, tiny_model: Model) -> None:
@@ -78,11 +73,11 @@ def test_baked_weights_are_w_times_one_plus_l_r(eraser: Eraser, tiny_model: Mode
 
 
 def test_baking_twice_is_undone_in_turn(eraser: Eraser, tiny_model: Model) -> None:
-    before = parameters(tiny_model)
+    before = parameters(tiny_model.denoiser)
     first, second = eraser.bake(tiny_model), eraser.bake(tiny_model)
     second.undo()
     first.undo()
-    assert same(parameters(tiny_model), before)
+    assert same(parameters(tiny_model.denoiser), before)
 
 
 def test_strength_zero_is_identity_and_strengths_can_be_set(eraser: Eraser, tiny_model: Model) -> None:
@@ -194,20 +189,20 @@ def test_an_ordinary_attachment_warns_of_nothing(eraser: Eraser, tiny_model: Mod
 
 def test_weight_edits_are_written_scaled_and_restored(eraser: Eraser, tiny_model: Model) -> None:
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
-    before = parameters(tiny_model)
+    before = parameters(tiny_model.denoiser)
     delta = torch.randn(before[name].shape)
     weights = replace(eraser, edits=(WeightEdit(f"denoiser.{name}", delta=delta),))
     assert weights.kind_of_edit == "weight"
     with weights.attach(tiny_model) as attachment:
-        torch.testing.assert_close(parameters(tiny_model)[name], before[name] + delta)
+        torch.testing.assert_close(parameters(tiny_model.denoiser)[name], before[name] + delta)
         attachment.set(0.5)
-        torch.testing.assert_close(parameters(tiny_model)[name], before[name] + 0.5 * delta)
-    assert same(parameters(tiny_model), before)
+        torch.testing.assert_close(parameters(tiny_model.denoiser)[name], before[name] + 0.5 * delta)
+    assert same(parameters(tiny_model.denoiser), before)
 
 
 def test_a_weight_edit_of_another_shape_is_refused(eraser: Eraser, tiny_model: Model) -> None:
     name = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
-    before = parameters(tiny_model)
+    before = parameters(tiny_model.denoiser)
     for edit in (
         WeightEdit(name, delta=torch.ones(1)),
         WeightEdit(name, delta=torch.ones(16, 64)),
@@ -215,14 +210,14 @@ def test_a_weight_edit_of_another_shape_is_refused(eraser: Eraser, tiny_model: M
     ):
         with pytest.raises(WrongBase, match="another shape"):
             replace(eraser, edits=(edit,)).attach(tiny_model)
-    assert same(parameters(tiny_model), before)
+    assert same(parameters(tiny_model.denoiser), before)
 
 
 def test_a_weight_edit_of_an_absent_parameter_changes_nothing(eraser: Eraser, tiny_model: Model) -> None:
-    before = parameters(tiny_model)
+    before = parameters(tiny_model.denoiser)
     edits = (*eraser.edits, WeightEdit("denoiser.nothing.weight", delta=torch.zeros(1)))
     for put in (replace(eraser, edits=edits).bake, replace(eraser, edits=edits).attach):
         with pytest.raises(efface.BadInput, match="nothing"):
             put(tiny_model)
-        assert same(parameters(tiny_model), before)
+        assert same(parameters(tiny_model.denoiser), before)
         assert not tiny_model.denoiser._forward_pre_hooks

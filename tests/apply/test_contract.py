@@ -11,6 +11,7 @@ import efface
 from efface import Model
 from efface.apply.guard import GUARDS, Guard
 from efface.methods import METHODS
+from support import parameters, same
 
 #: The method that makes each guard, with settings under which it acts from the first step.
 MADE_BY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,7 +38,7 @@ def predict(guided: Callable[..., Tensor], tiny_model: Model) -> Callable[[], li
     return lambda: [guided(tiny_model, ["a cat", "a house"], step=step) for step in STEPS]
 
 
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
 
 
@@ -54,17 +55,17 @@ def test_it_acts_by_its_strength_and_not_before_it_is_set(
 ) -> None:
     plain = predict()
     guard = GUARDS.get(name)(part, tiny_model.denoiser)
-    assert same(predict(), plain)
+    assert equal(predict(), plain)
     guard.set(1.0)
     whole = predict()
     assert all(bool(step.isfinite().all()) for step in whole)
-    assert not same(whole, plain)
+    assert not equal(whole, plain)
     guard.set(0.5)
     half = predict()
-    assert not same(half, whole)
-    assert not same(half, plain)
+    assert not equal(half, whole)
+    assert not equal(half, plain)
     guard.set(0.0)
-    assert same(predict(), plain)
+    assert equal(predict(), plain)
     guard.detach()
 
 
@@ -75,7 +76,7 @@ def test_each_image_is_as_the_first(
     guard = GUARDS.get(name)(part, tiny_model.denoiser)
     guard.set(1.0)
     first = predict()
-    assert same(predict(), first)
+    assert equal(predict(), first)
     guard.detach()
 
 
@@ -96,14 +97,14 @@ def test_only_a_guard_that_remembers_depends_on_earlier_steps(
 def test_detaching_leaves_nothing_behind(
     name: str, part: Any, tiny_model: Model, predict: Callable[[], list[Tensor]]
 ) -> None:
-    plain, weights = predict(), {key: tensor.clone() for key, tensor in tiny_model.denoiser.state_dict().items()}
+    plain, weights = predict(), parameters(tiny_model.denoiser)
     guard = GUARDS.get(name)(part, tiny_model.denoiser)
     guard.set(1.0)
     predict()
     guard.detach()
     guard.detach()
-    assert same(predict(), plain)
-    assert all(torch.equal(tensor, weights[key]) for key, tensor in tiny_model.denoiser.state_dict().items())
+    assert equal(predict(), plain)
+    assert same(parameters(tiny_model.denoiser), weights)
     for module in tiny_model.denoiser.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
@@ -115,6 +116,6 @@ def test_two_detach_in_any_order(name: str, part: Any, tiny_model: Model, predic
     first, second = (GUARDS.get(name)(part, tiny_model.denoiser) for _ in range(2))
     first.detach()
     second.set(0.0)
-    assert same(predict(), plain)
+    assert equal(predict(), plain)
     second.detach()
-    assert same(predict(), plain)
+    assert equal(predict(), plain)

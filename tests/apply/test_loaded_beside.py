@@ -12,6 +12,7 @@ import efface
 from efface import BadInput, Eraser, TextEdit
 from efface.apply.bake import Baked
 from efface.models import Model
+from support import parameters, same
 
 PROMPTS = ["a cat", "a house", ""]
 
@@ -47,14 +48,6 @@ def denoise(pipeline: Any, text: Tensor, **kwargs: Any) -> Tensor:
 
 def close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
-def parameters(module: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_fused_projections_read_edited_text(eraser: Eraser, pipeline: Any, text: Tensor) -> None:

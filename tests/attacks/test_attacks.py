@@ -1,6 +1,5 @@
 """What the attacks that follow no gradient search for, and how searches are ranked."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from efface.errors import BadInput
 from efface.generation import Embedding, Job, Sampling, sample
 from efface.models import Model
 from efface.tools import latents_of
+from support import Trial
 
 PROMPTS = ("a cat", "a picture of a cat")
 SEEDS = range(1000, 1012)
@@ -29,18 +29,6 @@ def target(tiny_model: Model) -> Target:
     return Target(tiny_model, eraser, "cat", PROMPTS, SEEDS, latents_of(tiny_model), ("red bird",))
 
 
-class Trial:
-    """Keeps what was drawn; the score of each job is what `score` says."""
-
-    def __init__(self, score=lambda job: 0.5) -> None:
-        self.jobs: list[Job] = []
-        self.score = score
-
-    def __call__(self, jobs: Sequence[Job]) -> list[float]:
-        self.jobs += jobs
-        return [self.score(job) for job in jobs]
-
-
 def test_ranking_does_not_hang_on_what_a_batch_rounds() -> None:
     jobs = [Job("a"), Job("b"), Job("c"), Job("d")]
     assert [job.prompt for job, _ in ranked(jobs, [0.5, 0.9001, 0.9004, float("nan")])] == ["b", "c", "a"]
@@ -50,7 +38,7 @@ def test_prefixes_are_words_of_the_tokenizer_and_do_not_name_the_concept(target:
     words = vocabulary(target.model, ("cat", "red bird"))
     assert {"dog", "horse"} <= set(words)
     assert not {"cat", "red", "bird", "a", "of"} & set(words)
-    trial = Trial()
+    trial = Trial(by=lambda job: 0.5)
     prefix(target, RandomPrefixConfig(k=2), trial)
     for job in trial.jobs:
         said = job.prompt.split()
@@ -60,7 +48,7 @@ def test_prefixes_are_words_of_the_tokenizer_and_do_not_name_the_concept(target:
 
 
 def test_the_best_prefixes_are_kept_with_every_prompt(target: Target) -> None:
-    trial = Trial(lambda job: (job.seed - SEEDS[0]) / 20)
+    trial = Trial(by=lambda job: (job.seed - SEEDS[0]) / 20)
     found = prefix(target, RandomPrefixConfig(k=3, keep=2), trial)
     best = [" ".join(job.prompt.split()[:3]) for job in trial.jobs[:-3:-1]]
     assert [job.prompt for job in found] == [f"{words} {prompt}" for prompt in PROMPTS for words in best]
@@ -72,7 +60,7 @@ def test_the_shift_is_the_concepts_mean_direction(target: Target) -> None:
 
     pairs = [("cat", ""), ("a cat", "a"), ("a picture of a cat", "a picture of a")]
     direction = sum(embedded(one) - embedded(other) for one, other in pairs) / len(pairs)
-    found = shift(target, EmbeddingShiftConfig(eta=(0.5, 3.0)), Trial(lambda job: float(job.seed % 2)))
+    found = shift(target, EmbeddingShiftConfig(eta=(0.5, 3.0)), Trial(by=lambda job: float(job.seed % 2)))
     assert [job.prompt for job in found] == list(PROMPTS)
     for job in found:
         assert job.embedding
@@ -82,7 +70,7 @@ def test_the_shift_is_the_concepts_mean_direction(target: Target) -> None:
 
 
 def test_the_eta_with_the_best_mean_wins(target: Target) -> None:
-    trial = Trial(lambda job: {0: 0.2, 1: 0.9, 2: 0.4}[(job.seed - SEEDS[0]) % 3])
+    trial = Trial(by=lambda job: {0: 0.2, 1: 0.9, 2: 0.4}[(job.seed - SEEDS[0]) % 3])
     found = shift(target, EmbeddingShiftConfig(eta=(0.5, 1.5, 2.0)), trial)
     assert found[0].embedding == trial.jobs[1].embedding
 
@@ -91,8 +79,8 @@ def test_an_edited_text_encoder_is_not_gone_round(target: Target) -> None:
     name = next(name for name, _ in target.model.text_encoder.named_parameters() if name.endswith("fc2.weight"))
     delta = torch.ones_like(target.model.text_encoder.get_parameter(name))
     edited = replace(target.eraser, edits=(WeightEdit(f"text_encoder.{name}", delta=delta),))
-    plain = shift(target, EmbeddingShiftConfig(), Trial())
-    assert shift(replace(target, eraser=edited), EmbeddingShiftConfig(), Trial()) != plain
+    plain = shift(target, EmbeddingShiftConfig(), Trial(by=lambda job: 0.5))
+    assert shift(replace(target, eraser=edited), EmbeddingShiftConfig(), Trial(by=lambda job: 0.5)) != plain
 
 
 @pytest.mark.parametrize(

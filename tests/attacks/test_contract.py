@@ -1,6 +1,5 @@
 """The contract of attacks: these tests run for each registered one."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +8,11 @@ import pytest
 import efface
 from efface import BadInput
 from efface.attacks import ATTACKS, DEFAULT, Attack, Target
-from efface.generation import Job, Sampling, sample
+from efface.generation import Sampling, sample
 from efface.models import Model
 from efface.settings import Settings
 from efface.tools import latents_of
+from support import Trial, parameters, same
 
 PROMPTS = ("a cat", "a picture of a cat")
 SEEDS = range(1000, 1012)
@@ -38,18 +38,6 @@ def quick(attack: Attack) -> Settings:
     return attack.config.model_validate(QUICK.get(attack.name, {}))
 
 
-class Trial:
-    """Records the jobs; the score of each is `score` of it."""
-
-    def __init__(self, score: Callable[[Job], float] = lambda job: 0.5) -> None:
-        self.jobs: list[Job] = []
-        self.score = score
-
-    def __call__(self, jobs: Sequence[Job]) -> list[float]:
-        self.jobs += jobs
-        return [self.score(job) for job in jobs]
-
-
 def test_the_default_attacks_are_registered() -> None:
     assert set(DEFAULT) <= set(ATTACKS.names())
 
@@ -63,7 +51,7 @@ def test_its_entry_is_complete(attack: Attack) -> None:
 
 
 def test_it_draws_at_most_one_image_a_seed_and_gives_prompts(attack: Attack, target: Target) -> None:
-    trial = Trial()
+    trial = Trial(by=lambda job: 0.5)
     prompts = attack.search(target, quick(attack), trial)
     assert prompts
     assert all(job.concept == "cat" for job in prompts)
@@ -71,29 +59,31 @@ def test_it_draws_at_most_one_image_a_seed_and_gives_prompts(attack: Attack, tar
     assert set(seeds) <= set(SEEDS)
     assert len(set(seeds)) == len(seeds)
     assert any(job.embedding for job in prompts) is attack.embeds
-    assert prompts == attack.search(target, quick(attack), Trial()), "the same search finds the same prompts"
+    assert prompts == attack.search(target, quick(attack), Trial(by=lambda job: 0.5)), (
+        "the same search finds the same prompts"
+    )
 
 
 def test_one_image_is_enough_for_a_search(attack: Attack, target: Target) -> None:
-    trial = Trial()
+    trial = Trial(by=lambda job: 0.5)
     assert attack.search(replace(target, seeds=range(5, 6)), quick(attack), trial)
     assert [job.seed for job in trial.jobs] == [5]
 
 
 def test_an_image_without_a_score_is_passed_over_and_a_search_without_any_fails(attack: Attack, target: Target) -> None:
-    assert attack.search(target, quick(attack), Trial(lambda job: float("nan") if job.seed % 2 else 0.5))
+    assert attack.search(target, quick(attack), Trial(by=lambda job: float("nan") if job.seed % 2 else 0.5))
     with pytest.raises(RuntimeError, match="no image of its search has a verdict"):
-        attack.search(target, quick(attack), Trial(lambda job: float("nan")))
+        attack.search(target, quick(attack), Trial(by=lambda job: float("nan")))
 
 
 def test_its_prompts_can_be_drawn_and_the_model_is_unchanged(attack: Attack, target: Target) -> None:
-    before = {name: tensor.clone() for name, tensor in target.model.denoiser.state_dict().items()}
+    before = parameters(target.model.denoiser)
     plain = target.model.embed(PROMPTS).tokens
-    prompts = attack.search(target, quick(attack), Trial())
+    prompts = attack.search(target, quick(attack), Trial(by=lambda job: 0.5))
     drawn = [pixels for _, pixels in sample(target.model, prompts[:2], Sampling(steps=2), target.eraser)]
     assert all(pixels is not None for pixels in drawn)
     assert target.model.embed(PROMPTS).tokens.equal(plain)
-    assert all(tensor.equal(before[name]) for name, tensor in target.model.denoiser.state_dict().items())
+    assert same(parameters(target.model.denoiser), before)
 
 
 def test_bad_settings_are_refused_in_one_line(attack: Attack) -> None:

@@ -1,6 +1,5 @@
 """Concept inversion against a literal loop, and that it learns what the model denoises by."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,9 @@ from efface.attacks import Target
 from efface.attacks.denoising import Denoising
 from efface.attacks.inversion import InversionConfig, search
 from efface.attacks.soft_prompt import table
-from efface.generation import Job
 from efface.models import Model
 from efface.tools import latents_of
+from support import Trial
 
 PROMPTS = ("a red cat", "a cat")
 FEW: dict[str, Any] = {"steps": 6, "batch_size": 2, "images": 3, "checks": 3, "initializer_token": "dog"}
@@ -23,16 +22,6 @@ FEW: dict[str, Any] = {"steps": 6, "batch_size": 2, "images": 3, "checks": 3, "i
 
 def target(model: Model, seeds: range = range(5, 8), prompts: tuple[str, ...] = PROMPTS, **erased: Any) -> Target:
     return Target(model, efface.erase(model, "cat", "horse", **erased), "cat", prompts, seeds, latents_of(model))
-
-
-class Trial:
-    def __init__(self, *scores: float) -> None:
-        self.jobs: list[Job] = []
-        self._scores = iter(scores)
-
-    def __call__(self, jobs: Sequence[Job]) -> list[float]:
-        self.jobs += jobs
-        return [next(self._scores, 0.0) for _ in jobs]
 
 
 def literal(model: Model, eraser: efface.Eraser, config: InversionConfig, prompt: str) -> Tensor:

@@ -14,27 +14,15 @@ from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import SoftPrompt, allowed
 from efface.attacks.unlearndiff import UnlearnDiffConfig, _Descent, on_simplex, search
 from efface.errors import BadInput
-from efface.generation import Job
 from efface.models import Model
 from efface.tools import latents_of
+from support import Trial
 
 PROMPT = "a red cat"
 
 
 def target(model: Model, seeds: range, prompts: Sequence[str] = (PROMPT,), **erased: Any) -> Target:
     return Target(model, efface.erase(model, "cat", **erased), "cat", tuple(prompts), seeds, latents_of(model))
-
-
-class Trial:
-    """Keeps what was drawn; each answer is the next score."""
-
-    def __init__(self, *scores: float) -> None:
-        self.jobs: list[Job] = []
-        self._scores = iter(scores)
-
-    def __call__(self, jobs: Sequence[Job]) -> list[float]:
-        self.jobs += jobs
-        return [next(self._scores, 0.0) for _ in jobs]
 
 
 def bisected(row: Tensor, tolerance: float = 1e-12) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 
 from efface.cli.run import run
 from efface.judges import JUDGES, JudgeEntry
+from support import StubJudge
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def refused(efface: Efface) -> Callable[..., str]:
     return command
 
 
-class Sure:
+class Sure(StubJudge):
     """A judge that gives every image one score for every concept; `fail` makes it raise."""
 
     name, version = "sure", "1"
@@ -76,15 +77,6 @@ class Sure:
 
     def knows(self, concept: str) -> bool:
         return concept != "unheard-of"
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
-    def threshold(self, concept: str) -> float:
-        return 0.5
 
     def scores(self, images: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
         if self.fail:

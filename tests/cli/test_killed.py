@@ -6,18 +6,18 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import efface
+from support import Processes
 
 KILLS, AT_MOST = 12, 10
 BATCH = 8  # several batches a model, so that most kills leave some whole, one in part and the rest undone
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_run_again(processes: Any, tmp_path: Path) -> None:
+def test_killed_at_any_moment_and_run_again(processes: Processes, tmp_path: Path) -> None:
     eraser = tmp_path / "cat.safetensors"
     efface.erase(efface.open_model("emoji"), "cat", "dog").save(eraser)
     command = ("evaluate", eraser, "-n", 3, "--steps", 2, "--batch-size", BATCH, "--device", "cpu", "-o")

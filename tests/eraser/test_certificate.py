@@ -14,6 +14,7 @@ from efface.eraser.certificate import certify, holding, uncertified
 from efface.methods.closed_form.bounds import certificates, free_residuals, text_nearest, text_residuals
 from efface.methods.closed_form.ridge import Kept, solve
 from efface.models.text_gram import TextGram, text_gram
+from support import random
 
 WIDTH = 24
 
@@ -22,10 +23,6 @@ WIDTH = 24
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In which no S lies yet."""
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def layer_norm() -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import efface
 from efface import BadRequest, Eraser, Model, TextEdit, WeightEdit, WrongBase, open_model
+from support import parameters, same
 
 PROMPTS = ("a cat", "golf ball", "a house")
 
@@ -24,10 +25,6 @@ def matrix(eraser: Eraser) -> Tensor:
 
 def near(one: Eraser, other: Eraser) -> bool:
     return bool((matrix(one) - matrix(other)).norm() <= 1e-10 * matrix(other).norm())
-
-
-def state_of(model: Model) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
 
 
 def same_edits(one: Eraser, other: Eraser) -> bool:
@@ -156,12 +153,12 @@ def test_weight_edits_are_summed_from_the_base_and_come_off_bit_for_bit(tiny_mod
     rest = Eraser.load(tmp_path / "whole.safetensors").without("horse", "golf ball")
     assert same_edits(rest, left)
     assert same_edits(rest.without("boat"), each["cat"])
-    before = state_of(tiny_model)
+    before = parameters(tiny_model.denoiser)
     with left.attach(tiny_model):
-        edited = state_of(tiny_model)
+        edited = parameters(tiny_model.denoiser)
     with rest.attach(tiny_model):
-        assert all(torch.equal(tensor, edited[name]) for name, tensor in state_of(tiny_model).items())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(tiny_model).items())
+        assert same(parameters(tiny_model.denoiser), edited)
+    assert same(parameters(tiny_model.denoiser), before)
     for name, tensor in edited.items():
         deltas = [edit.delta for part in left.parts for edit in part.edits if isinstance(edit, WeightEdit)
                   and edit.parameter == f"denoiser.{name}"]  # fmt: skip

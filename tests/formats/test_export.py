@@ -21,6 +21,7 @@ from torch import Tensor
 import efface
 from efface import BadFile, BadInput, Eraser, Model, WeightEdit, export, open_model
 from efface.formats import EXPORTERS
+from support import random32
 
 PROMPTS = ("a cat", "golf ball", "a house")
 TO_Q = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
@@ -39,14 +40,10 @@ def weights(eraser: Eraser, *edits: WeightEdit) -> Eraser:
     return replace(eraser, edits=edits)
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def low_rank_edits() -> tuple[WeightEdit, ...]:
     return (
-        WeightEdit(TO_Q, up=0.1 * random(32, 2), down=random(2, 32, seed=1)),
-        WeightEdit(CONV, up=0.1 * random(16, 3), down=random(3, 16 * 9, seed=1)),
+        WeightEdit(TO_Q, up=0.1 * random32(32, 2), down=random32(2, 32, seed=1)),
+        WeightEdit(CONV, up=0.1 * random32(16, 3), down=random32(3, 16 * 9, seed=1)),
     )
 
 
@@ -116,7 +113,7 @@ def test_low_rank_weight_edits_of_linear_maps_and_convolutions_are_exact(
 def test_edits_of_the_text_encoder_are_under_its_name(
     text_eraser: Eraser, tiny_model: Model, tiny_sd: Path, tmp_path: Path, format: str
 ) -> None:
-    eraser = weights(text_eraser, WeightEdit(FC, up=0.1 * random(32, 2), down=random(2, 64, seed=1)))
+    eraser = weights(text_eraser, WeightEdit(FC, up=0.1 * random32(32, 2), down=random32(2, 64, seed=1)))
     export(eraser, format, tmp_path / "x.safetensors", model=tiny_model)
     pipeline = fresh(tiny_sd)
     pipeline.load_lora_weights(tmp_path / "x.safetensors")
@@ -130,7 +127,7 @@ def test_text_and_weights_together_are_one_lora(
     text_eraser: Eraser, tiny_model: Model, tiny_sd: Path, tmp_path: Path, guided: Guided
 ) -> None:
     name = tiny_model.text_parameters()[0]
-    edit = WeightEdit(f"denoiser.{name}", up=random(16, 1), down=random(1, 32, seed=1))
+    edit = WeightEdit(f"denoiser.{name}", up=random32(16, 1), down=random32(1, 32, seed=1))
     second = efface.erase(tiny_model, "boat", "dog", lamb=0.1).edits
     eraser, plain = replace(text_eraser, edits=(*text_eraser.edits, edit, *second)), guided(tiny_model, PROMPTS)
     for format in ("lora", "uce"):
@@ -146,7 +143,7 @@ def test_text_and_weights_together_are_one_lora(
 def test_a_dense_change_needs_a_rank_and_says_what_it_loses(
     text_eraser: Eraser, tiny_model: Model, tmp_path: Path
 ) -> None:
-    delta = random(32, 32)
+    delta = random32(32, 32)
     eraser, path = weights(text_eraser, WeightEdit(TO_Q, delta=delta)), tmp_path / "x.safetensors"
     with pytest.raises(BadInput, match="--rank"):
         export(eraser, "lora", path, model=tiny_model)
@@ -202,7 +199,7 @@ def test_what_a_lora_cannot_hold_is_refused(text_eraser: Eraser, tiny_model: Mod
 def test_kohya_names_are_those_that_diffusers_and_the_interfaces_read(
     text_eraser: Eraser, tiny_model: Model, tmp_path: Path
 ) -> None:
-    edit = WeightEdit(FC, up=random(32, 2), down=random(2, 64))
+    edit = WeightEdit(FC, up=random32(32, 2), down=random32(2, 64))
     eraser = replace(text_eraser, edits=(*text_eraser.edits, edit))
     export(eraser, "kohya", tmp_path / "x.safetensors", model=tiny_model)
     tensors = load_file(tmp_path / "x.safetensors")

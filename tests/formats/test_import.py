@@ -17,6 +17,7 @@ from efface import BadFile, BadInput, BadRequest, Eraser, Model, WeightEdit, Wro
 from efface.formats.weights import factored
 from efface.models import open_model
 from efface.models.storage import compvis
+from support import random32
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 TO_K, TO_Q = f"{ATTENTION}.to_k.weight", f"{ATTENTION}.to_q.weight"
@@ -25,17 +26,13 @@ FC = "encoder.layers.0.mlp.fc2.weight"
 Guided = Callable[..., Tensor]
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture
 def edited(tiny_model: Model) -> dict[str, Tensor]:
     """A whole U-Net, of which a few parameters were changed."""
     state = {name: tensor.clone() for name, tensor in tiny_model.weights("denoiser")}
     for seed, name in enumerate((TO_Q, CONV, BIAS)):
-        state[name] += 0.1 * random(*state[name].shape, seed=seed)
-    state[TO_K] += random(16, 2) @ random(2, 32, seed=1)
+        state[name] += 0.1 * random32(*state[name].shape, seed=seed)
+    state[TO_K] += random32(16, 2) @ random32(2, 32, seed=1)
     return state
 
 
@@ -158,7 +155,7 @@ def test_moving_averages_are_taken_if_asked_for(tiny_model: Model, edited: dict[
 @pytest.mark.parametrize("lead", ["text_encoder.", "text_encoder.text_model.", "text_model.", "", compvis.TEXT])
 def test_names_of_text_encoders_old_and_new(tiny_model: Model, tmp_path: Path, lead: str) -> None:
     state = {name: tensor.clone() for name, tensor in tiny_model.weights("text_encoder")}
-    state[FC] += random(32, 64)
+    state[FC] += random32(32, 64)
     save_file({lead + name: tensor for name, tensor in state.items()}, tmp_path / "x.safetensors")
     eraser = import_eraser(tmp_path / "x.safetensors", tiny_model, "cat")
     check(eraser, tiny_model, state, "text_encoder")
@@ -194,7 +191,7 @@ def test_exports_come_back_as_they_were(tiny_model: Model, tmp_path: Path, guide
 def lora(pairs: str, lead: str = "unet.", alpha: str | None = None) -> dict[str, Tensor]:
     down, up = pairs.split()
     module = lead + TO_K.removesuffix(".weight")
-    tensors = {module + down: random(2, 32, seed=1), module + up: random(16, 2)}
+    tensors = {module + down: random32(2, 32, seed=1), module + up: random32(16, 2)}
     return {**tensors, **({module + alpha: torch.tensor(4.0)} if alpha else {})}
 
 
@@ -216,17 +213,17 @@ def test_a_lora_stays_factors_with_alpha_folded_in(
     (edit,) = eraser.edits
     assert isinstance(edit, WeightEdit)
     assert (edit.parameter, edit.rank) == (f"denoiser.{TO_K}", 2)
-    torch.testing.assert_close(edit.value((16, 32)), scale * random(16, 2) @ random(2, 32, seed=1))
+    torch.testing.assert_close(edit.value((16, 32)), scale * random32(16, 2) @ random32(2, 32, seed=1))
     assert eraser.provenance["settings"]["format"] == "lora"
 
 
 def test_old_attention_processors_and_text_encoders(tiny_model: Model, tmp_path: Path) -> None:
     processor = f"unet.{ATTENTION}.processor"
     tensors = {
-        f"{processor}.to_out_lora.down.weight": random(2, 16),
-        f"{processor}.to_out_lora.up.weight": random(16, 2),
-        "text_encoder.text_model.encoder.layers.0.mlp.fc2.lora_linear_layer.down.weight": random(2, 64),
-        "text_encoder.text_model.encoder.layers.0.mlp.fc2.lora_linear_layer.up.weight": random(32, 2),
+        f"{processor}.to_out_lora.down.weight": random32(2, 16),
+        f"{processor}.to_out_lora.up.weight": random32(16, 2),
+        "text_encoder.text_model.encoder.layers.0.mlp.fc2.lora_linear_layer.down.weight": random32(2, 64),
+        "text_encoder.text_model.encoder.layers.0.mlp.fc2.lora_linear_layer.up.weight": random32(32, 2),
     }
     save_file(tensors, tmp_path / "x.safetensors")
     edits = import_eraser(tmp_path / "x.safetensors", tiny_model, "cat").edits
@@ -236,7 +233,7 @@ def test_old_attention_processors_and_text_encoders(tiny_model: Model, tmp_path:
 
 
 def test_alpha_from_the_settings_of_diffusers_and_peft(tiny_model: Model, tmp_path: Path) -> None:
-    plain = random(16, 2) @ random(2, 32, seed=1)
+    plain = random32(16, 2) @ random32(2, 32, seed=1)
     tensors, path = lora(".lora_A.weight .lora_B.weight"), tmp_path / "x.safetensors"
     said = {"unet.r": 2, "unet.lora_alpha": 6, "unet.use_rslora": False}
     save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(said)})
@@ -257,11 +254,11 @@ def test_kohya_files_do_what_diffusers_makes_of_them(
     tiny_model: Model, tiny_sd: Path, tmp_path: Path, guided: Guided, spelled: str
 ) -> None:
     tensors = {
-        f"{spelled}_to_k.lora_down.weight": random(2, 32, seed=1),
-        f"{spelled}_to_k.lora_up.weight": random(16, 2),
+        f"{spelled}_to_k.lora_down.weight": random32(2, 32, seed=1),
+        f"{spelled}_to_k.lora_up.weight": random32(16, 2),
         f"{spelled}_to_k.alpha": torch.tensor(1.0),
-        "lora_te_text_model_encoder_layers_0_mlp_fc2.lora_down.weight": random(2, 64),
-        "lora_te_text_model_encoder_layers_0_mlp_fc2.lora_up.weight": random(32, 2),
+        "lora_te_text_model_encoder_layers_0_mlp_fc2.lora_down.weight": random32(2, 64),
+        "lora_te_text_model_encoder_layers_0_mlp_fc2.lora_up.weight": random32(32, 2),
         "lora_te_text_model_encoder_layers_0_mlp_fc2.alpha": torch.tensor(1.0),
     }
     save_file(tensors, tmp_path / "x.safetensors")
@@ -354,13 +351,13 @@ def test_an_imported_eraser_knows_its_base(
 
 
 def test_factors_are_found_if_they_are_there() -> None:
-    up, down = random(60, 5).double(), random(5, 40, seed=1).double()
+    up, down = random32(60, 5).double(), random32(5, 40, seed=1).double()
     found = factored(up @ down, 1e-9)
     assert found is not None
     assert found[0].shape == (60, 5)
     assert float((found[0] @ found[1] - up @ down).norm()) < 1e-9
-    assert factored(random(60, 40).double(), 1e-3) is None
-    assert factored(1e-6 * random(60, 40).double(), 1.0) is None  # nothing but rounding has no factors
+    assert factored(random32(60, 40).double(), 1e-3) is None
+    assert factored(1e-6 * random32(60, 40).double(), 1.0) is None  # nothing but rounding has no factors
 
 
 def test_safetensors_written_by_esd_load_as_they_are(

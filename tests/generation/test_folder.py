@@ -19,6 +19,7 @@ from efface.generation import Job, Sampling, generate_images, read_folder
 from efface.generation.folder import FolderWriter, cached_image, file_name
 from efface.models import Model
 from efface.progress import Progress
+from support import Processes
 
 JOBS = [Job(prompt, seed) for prompt in ("a cat", "a <script>/../dog") for seed in range(3)]
 SAMPLING = Sampling("ddim", 3, 3.0, batch_size=2)
@@ -238,7 +239,7 @@ generate_images(efface.open_model({model!r}), jobs, sampling, out=Path({out!r}),
 
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_run_again_is_as_if_never_killed(
-    processes: Any, tiny_sd: Path, tmp_path: Path, with_signal: signal.Signals
+    processes: Processes, tiny_sd: Path, tmp_path: Path, with_signal: signal.Signals
 ) -> None:
     model, names = efface.open_model(tiny_sd), dict[str, Any]()
     exec(_JOBS, names)

@@ -11,24 +11,16 @@ from efface.errors import BadFile, BadInput
 from efface.generation import read_folder
 from efface.judges import judge_images, read_verdicts, write_verdicts
 from efface.judges.base import Pixels, Scores
+from support import StubJudge
 
 
-class Redness:
+class Redness(StubJudge):
     """Says how red an image is; fails on pure blue, and has no answer for pure green."""
 
     name, version = "redness", "1"
 
     def knows(self, concept: str) -> bool:
         return concept == "red"
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
-    def threshold(self, concept: str) -> float:
-        return 0.5
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         mean = images.mean(axis=(1, 2)) / 255

@@ -13,6 +13,7 @@ import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, open_model
 from efface.edits.kinds import describe
 from efface.methods import METHODS
+from support import parameters, same
 
 #: Settings with which a trained method takes a moment, and a guard acts from the first step; the others as published.
 QUICK: dict[str, dict[str, Any]] = {
@@ -59,10 +60,6 @@ def predict(guided: Callable[..., Tensor]) -> Predict:
     return lambda model: guided(model, ("a cat", "a house", "golf ball"))
 
 
-def state_of(model: Model) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
-
-
 def test_it_says_what_it_is(name: str, eraser: Eraser) -> None:
     method = METHODS.get(name)
     assert method.name == name == eraser.method
@@ -78,14 +75,13 @@ def test_it_says_what_it_is(name: str, eraser: Eraser) -> None:
 def test_it_changes_what_is_drawn_and_leaves_the_model_as_it_was(
     name: str, eraser: Eraser, model: Model, predict: Predict
 ) -> None:
-    weights, plain = state_of(model), predict(model)
+    weights, plain = parameters(model.denoiser), predict(model)
     with eraser.attach(model):
         edited = predict(model)
     assert bool(edited.isfinite().all())
     assert not torch.equal(edited, plain)
     assert torch.equal(predict(model), plain)
-    after = state_of(model)
-    assert all(torch.equal(tensor, after[key]) for key, tensor in weights.items())
+    assert same(parameters(model.denoiser), weights)
     assert not model.denoiser._forward_pre_hooks
     assert not any(module._forward_hooks for module in model.denoiser.modules())
 

@@ -14,6 +14,7 @@ import efface
 from efface import BadFile, BadInput, Model, open_model
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
+from support import same
 
 _OPEN_CLIP = [("encoder.layers", "transformer.resblocks"), ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"),
               ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("self_attn.out_proj", "attn.out_proj"),
@@ -59,10 +60,6 @@ def checkpoint(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def state(part: Any) -> dict[str, Tensor]:
     return part.state_dict()
-
-
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_a_checkpoint_is_the_folder_it_was_made_from(checkpoint: Path, tiny_sd: Path) -> None:

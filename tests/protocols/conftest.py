@@ -11,9 +11,10 @@ from efface.generation import Image
 from efface.judges.base import Pixels, Scores
 from efface.models import Model, open_model
 from efface.protocols import planned
+from support import StubJudge
 
 
-class Colours:
+class Colours(StubJudge):
     """Sees the first of its words in what is mostly red, the second in green, the third in blue."""
 
     name, version = "colours", "1"
@@ -26,9 +27,6 @@ class Colours:
 
     def peers(self, concept: str) -> tuple[str, ...]:
         return tuple(word for word in self.words if word != concept)
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
 
     def threshold(self, concept: str) -> float:
         return 1 / 3

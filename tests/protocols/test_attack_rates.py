@@ -21,6 +21,7 @@ from efface.protocols.attack_rates import Run, attacked
 from efface.protocols.attacked import Attacked, Attempt
 from efface.protocols.attacking import AWAY
 from efface.settings import Settings
+from support import StubJudge
 
 JOBS = (Job("a cat", 3), Job("a cat", 4), Job("a red cat", 5, guidance=2.0))
 SAMPLING = Sampling("ddim", 2, 3.0)
@@ -31,7 +32,7 @@ QUICK = {
 }
 
 
-class Listed:
+class Listed(StubJudge):
     """Answers by turns; the rest of the images get the last score."""
 
     name, version = "listed", "1"
@@ -42,15 +43,6 @@ class Listed:
 
     def knows(self, concept: str) -> bool:
         return concept == "cat"
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
-    def threshold(self, concept: str) -> float:
-        return 0.5
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         self.asked += len(images)
@@ -72,11 +64,6 @@ def tries(*prompts: str) -> Attack:
         return []
 
     return attack(search)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

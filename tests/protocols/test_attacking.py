@@ -21,6 +21,7 @@ from efface.protocols.err import evaluate
 from efface.protocols.results import ranking
 from efface.request.record import Concept, Request
 from efface.settings import Settings
+from support import StubJudge
 
 SAMPLING = Sampling("ddim", 2, 3.0)
 REQUEST = Request(
@@ -28,30 +29,13 @@ REQUEST = Request(
 )
 
 
-class Redness:
+class Redness(StubJudge):
     """Finds everything in what is rather red."""
 
     name, version = "redness", "1"
 
-    def knows(self, concept: str) -> bool:
-        return True
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
-    def threshold(self, concept: str) -> float:
-        return 0.5
-
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         return np.repeat(images[..., :1].mean(axis=(1, 2)) / 255, len(concepts), axis=1)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
 
 
 def run(model: Model, out: Path, n: int = 16, attacks: Sequence[str] | None = None) -> Evaluation:

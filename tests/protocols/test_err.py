@@ -18,6 +18,7 @@ from efface.protocols import BASE, PROTOCOLS, Evaluation
 from efface.protocols.answers import is_broken
 from efface.protocols.err import evaluate
 from efface.request.record import Concept, Request
+from support import StubJudge
 
 WORLD = ("cat", "dog", "car")
 SAMPLING = Sampling("ddim", 2, 3.0)
@@ -27,7 +28,7 @@ REQUEST = Request(
 )
 
 
-class Strongest:
+class Strongest(StubJudge):
     """Sees a cat in what is mostly red, a dog in green, a car in blue; fails where `fails` says so."""
 
     name, version = "strongest", "1"
@@ -41,9 +42,6 @@ class Strongest:
     def peers(self, concept: str) -> tuple[str, ...]:
         return tuple(name for name in WORLD if name != concept)
 
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
     def threshold(self, concept: str) -> float:
         return 1 / 3
 
@@ -53,11 +51,6 @@ class Strongest:
         if self.fails:
             share[mean[:, 0] > np.median(mean[:, 0])] = np.nan
         return share[:, [WORLD.index(concept) for concept in concepts]]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -11,13 +11,10 @@ import efface
 from efface import BadRequest, Eraser, Model, TextEdit
 from efface.methods.closed_form.certified_solve import Problem, solve
 from efface.models.text_gram import TextGram, text_gram
+from support import random, relative, the_edit
 
 WIDTH = 40
 KEEP = ["horse", "a car", "parrot", "blue bird"]
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def tokens(count: int, seed: int) -> Tensor:
@@ -43,16 +40,6 @@ def attack(edit: TextEdit, token: Tensor) -> float:
     aim = WEIGHT @ token
     found = torch.linalg.lstsq(edit.on(WEIGHT), aim[:, None], driver="gelsd").solution[:, 0]
     return float((edit.on(WEIGHT) @ found - aim).norm() / aim.norm())
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-def the_edit(eraser: Eraser) -> TextEdit:
-    (edit,) = eraser.edits
-    assert isinstance(edit, TextEdit)
-    return edit
 
 
 @pytest.mark.parametrize("erased", [1, 3])

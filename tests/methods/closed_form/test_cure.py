@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import BadRequest, Eraser, Model, TextEdit
+from efface import BadRequest, Eraser, Model
 from efface.methods.closed_form.cure import CureConfig
+from support import the_edit
 
 CONCEPTS = ["golf ball", "van gogh", "a red car"]
 PRESERVE = ["a horse", "blue bird", "cake"]
@@ -34,12 +35,6 @@ def columns(model: Model, prompts: list[str], which: str) -> Tensor:
         start = {"subject": min(1, last), "last": last, "window": 1}[which]
         picked.append(tokens[start : None if which == "window" else last + 1])
     return torch.cat(picked).T
-
-
-def the_edit(eraser: Eraser) -> TextEdit:
-    (edit,) = eraser.edits
-    assert isinstance(edit, TextEdit)
-    return edit
 
 
 @pytest.mark.parametrize("which", ["subject", "last", "window"])

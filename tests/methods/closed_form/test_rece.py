@@ -11,18 +11,9 @@ from torch import Tensor
 import efface
 from efface import BadRequest, Concept, Eraser, Model, Request, TextEdit, open_model
 from efface.edits.composition import composed, least_rank
+from support import relative, the_edit
 
 PAIRS = [("cat", "dog"), ("golf ball", "")]
-
-
-def the_edit(eraser: Eraser) -> TextEdit:
-    (edit,) = eraser.edits
-    assert isinstance(edit, TextEdit)
-    return edit
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 def all_tokens(model: Model, prompt: str) -> Tensor:

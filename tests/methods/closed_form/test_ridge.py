@@ -6,6 +6,7 @@ from torch import Tensor
 
 from efface.errors import BadInput
 from efface.methods.closed_form.ridge import Kept, solve
+from support import relative
 
 WIDTH = 24
 CASES = [(1, 0), (3, 0), (3, 5), (3, 40), (20, 10), (30, 0), (30, 40)]
@@ -32,10 +33,6 @@ def least_squares(
     left = torch.cat([a**0.5 * edited, b**0.5 * preserved, lamb**0.5 * torch.eye(len(edited.T), dtype=weight.dtype)])
     right = torch.cat([a**0.5 * guides @ weight.T, b**0.5 * preserved @ weight.T, lamb**0.5 * weight.T])
     return torch.linalg.lstsq(left, right, driver="gelsd").solution.T
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize(("n", "p"), CASES)

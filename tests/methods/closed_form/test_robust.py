@@ -20,13 +20,10 @@ from efface.methods.closed_form.robust.solve import Inputs, exactly_kept, neares
 from efface.methods.closed_form.tokens import Pairs, token_pairs
 from efface.models import Embedded
 from efface.models.text_gram import TextGram, text_gram
+from support import random, relative, the_edit
 
 WIDTH = 40
 KEEP = ("horse", "blue bird", "car")
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def tokens(count: int, seed: int) -> Tensor:
@@ -35,16 +32,6 @@ def tokens(count: int, seed: int) -> Tensor:
 
 WEIGHT = random(90, WIDTH, seed=7)
 GRAM = TextGram(WEIGHT.T @ WEIGHT)
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-def the_edit(eraser: Eraser) -> TextEdit:
-    (edit,) = eraser.edits
-    assert isinstance(edit, TextEdit)
-    return edit
 
 
 def robust(model: Model, preserve: tuple[str, ...] = KEEP, **options: Any) -> Eraser:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import BadRequest, Eraser, Model, TextEdit, WeightEdit
+from efface import BadRequest, Eraser, Model, TextEdit
 from efface.methods.closed_form.speed_tokens import centres
+from support import low_rank_changes
 
 CONCEPTS, GUIDES = ["cat", "golf ball"], ["dog", ""]
 RETAIN = ["a horse", "blue bird", "cake", "star", "red car", "house", "apple", "flat line", "boat", "parrot"]
@@ -55,16 +56,6 @@ def script(
     return W @ (S_at - S_tt) @ P @ (one - M @ K @ inner @ K.T @ P) @ M
 
 
-def changes(eraser: Eraser) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
-    for edit in eraser.edits:
-        assert isinstance(edit, WeightEdit)
-        assert edit.up is not None
-        assert edit.down is not None
-        made[edit.parameter.removeprefix("denoiser.")] = edit.up @ edit.down
-    return made
-
-
 def values(model: Model, letters: str = "v") -> dict[str, Tensor]:
     ends = tuple(f"to_{letter}.weight" for letter in letters)
     return {name: weight.detach().double() for name, weight in model.text_weights() if name.endswith(ends)}
@@ -86,7 +77,7 @@ def speed(model: Model, **options: Any) -> Eraser:
     ],
 )
 def test_it_is_the_published_script(tiny_model: Model, options: dict[str, Any], expected: dict[str, Any]) -> None:
-    found = changes(speed(tiny_model, **options))
+    found = low_rank_changes(speed(tiny_model, **options))
     weights = values(tiny_model)
     assert found.keys() == weights.keys()  # values only, as published
     C, A = last(tiny_model, CONCEPTS), last(tiny_model, GUIDES)
@@ -98,7 +89,7 @@ def test_it_is_the_published_script(tiny_model: Model, options: dict[str, Any], 
 def test_retained_and_invariant_tokens_read_as_before_and_the_rank_is_the_number_of_concepts(tiny_model: Model) -> None:
     eraser = speed(tiny_model, threshold=SHARP, disable_filter=True)
     retained, fixed, edited = last(tiny_model, RETAIN), invariants(tiny_model), last(tiny_model, CONCEPTS)
-    for change in changes(eraser).values():
+    for change in low_rank_changes(eraser).values():
         moved = float((edited @ change.T).norm())
         assert moved > 0.01
         assert float((retained @ change.T).norm()) < 1e-10 * moved * len(RETAIN)
@@ -112,7 +103,7 @@ def test_filtering_retains_only_what_the_edit_would_touch(tiny_model: Model) -> 
     edited = last(tiny_model, CONCEPTS)
 
     def moved(**options: Any) -> float:
-        made = changes(speed(tiny_model, threshold=SHARP, retain_scale=1e-6, lamb=1e3, **options))
+        made = low_rank_changes(speed(tiny_model, threshold=SHARP, retain_scale=1e-6, lamb=1e3, **options))
         return sum(float((edited @ change.T).norm()) for change in made.values())
 
     assert moved() > moved(disable_filter=True)
@@ -151,7 +142,7 @@ def test_kind_unsafe_edits_all_tokens_with_its_published_settings(tiny_model: Mo
     settings = eraser.provenance["settings"]
     assert (settings["retain_scale"], settings["lamb"]) == (0.7, 0.5)
     assert eraser.rank == tiny_model.max_tokens - 1
-    assert all(bool(change.isfinite().all()) for change in changes(eraser).values())
+    assert all(bool(change.isfinite().all()) for change in low_rank_changes(eraser).values())
 
 
 def test_a_retained_prompt_that_names_a_concept_is_not_retained(tiny_model: Model) -> None:
@@ -160,7 +151,7 @@ def test_a_retained_prompt_that_names_a_concept_is_not_retained(tiny_model: Mode
 
 
 def test_the_weights_are_read_in_any_order_with_the_same_result(tiny_model: Model) -> None:
-    streamed = changes(speed(tiny_model))
+    streamed = low_rank_changes(speed(tiny_model))
     _ = tiny_model.denoiser  # loaded: other order of names
-    loaded = changes(speed(tiny_model))
+    loaded = low_rank_changes(speed(tiny_model))
     assert all(torch.equal(change, loaded[name]) for name, change in streamed.items())

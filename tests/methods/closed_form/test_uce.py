@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import BadRequest, Eraser, Model, Request, TextEdit, open_model
+from efface import BadRequest, Model, Request, open_model
 from efface.methods.closed_form.tokens import prompt_pairs
 from efface.methods.closed_form.uce import UceConfig
+from support import relative, the_edit
 
 PAIRS = [("cat", "dog"), ("golf ball", "a red car in the house"), ("van gogh", "")]
 PRESERVE = ["a horse", "parrot", "blue bird"]
@@ -71,16 +72,6 @@ def script_of_2023(
 
 def weights(model: Model) -> list[Tensor]:
     return [weight.double() for _, weight in model.text_weights()]
-
-
-def the_edit(eraser: Eraser) -> TextEdit:
-    (edit,) = eraser.edits
-    assert isinstance(edit, TextEdit)
-    return edit
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize(

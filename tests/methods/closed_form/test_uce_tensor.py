@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import BadRequest, Eraser, Model, WeightEdit
+from efface import BadRequest, Eraser, Model
+from support import low_rank_changes
 
 PAIRS = [("cat", "dog"), ("golf ball", "a red car in the house"), ("van gogh", "")]
 
@@ -34,16 +35,6 @@ def script_of_2023(
     return left @ torch.linalg.inv(right)
 
 
-def changes(eraser: Eraser) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
-    for edit in eraser.edits:
-        assert isinstance(edit, WeightEdit)
-        assert edit.up is not None
-        assert edit.down is not None
-        made[edit.parameter.removeprefix("denoiser.")] = edit.up @ edit.down
-    return made
-
-
 def erase(model: Model, pairs: Sequence[tuple[str, str]], preserve: Sequence[str] = ()) -> Eraser:
     old, new = zip(*pairs, strict=True)
     return efface.erase(model, old, new, preserve=preserve, variant="window", technique="tensor")
@@ -53,7 +44,7 @@ def erase(model: Model, pairs: Sequence[tuple[str, str]], preserve: Sequence[str
 def test_it_is_the_published_script(tiny_model: Model, preserve: list[str]) -> None:
     eraser = erase(tiny_model, PAIRS, preserve)
     assert eraser.kind_of_edit == "weight"
-    found = changes(eraser)
+    found = low_rank_changes(eraser)
     assert found.keys() == set(tiny_model.text_parameters())
     for name, weight in tiny_model.text_weights():
         wide = weight.detach().double()
@@ -62,11 +53,11 @@ def test_it_is_the_published_script(tiny_model: Model, preserve: list[str]) -> N
 
 
 def test_restoring_a_concept_is_erasing_the_others(tiny_model: Model, tmp_path: Path) -> None:
-    direct = changes(erase(tiny_model, [PAIRS[0], PAIRS[2]], ["a horse"]))
+    direct = low_rank_changes(erase(tiny_model, [PAIRS[0], PAIRS[2]], ["a horse"]))
     whole = erase(tiny_model, PAIRS, ["a horse"])
     whole.save(tmp_path / "eraser.safetensors")
     for source in (whole, Eraser.load(tmp_path / "eraser.safetensors")):
-        rest = changes(source.without("golf ball"))
+        rest = low_rank_changes(source.without("golf ball"))
         for name, change in direct.items():
             torch.testing.assert_close(rest[name], change, rtol=0, atol=1e-10)
 

@@ -31,18 +31,6 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def sd14() -> Any:
-    """SD 1.4's U-Net, without memory for its weights."""
-    import diffusers
-
-    kinds: Any = diffusers
-    with torch.device("meta"):
-        return kinds.UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
-        )
-
-
 def test_parameter_groups_are_the_published_ones_on_sd14(sd14: Any) -> None:
     every = [name for name, _ in sd14.named_parameters()]
     groups: dict[str, tuple[str, ...]] = {

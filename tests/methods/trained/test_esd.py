@@ -28,18 +28,6 @@ COUNTS = {
 SMALL: dict[str, Any] = {"iterations": 3, "ddim_steps": 5, "reuse": 3}
 
 
-@pytest.fixture(scope="module")
-def sd14() -> Any:
-    """SD 1.4's U-Net, without memory for its weights."""
-    import diffusers
-
-    kinds: Any = diffusers
-    with torch.device("meta"):
-        return kinds.UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
-        )
-
-
 @pytest.mark.parametrize(("train_method", "count"), COUNTS.items())
 def test_parameter_sets_are_the_published_ones_on_sd14(sd14: Any, train_method: Any, count: int) -> None:
     names = parameters(sd14, train_method)

@@ -6,12 +6,9 @@ from torch import Tensor
 
 from efface import WeightEdit
 from efface.methods.trained.nullspace.method import change, free_directions, stored
+from support import random
 
 H, D, TOKENS, COPIES, LAMB = 24, 10, 5, 3, 7.0
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def protected() -> Tensor:

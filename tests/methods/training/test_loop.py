@@ -23,6 +23,7 @@ from efface.methods.training.checkpoints import Checkpoints, discard
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Batch, Losses
 from efface.methods.training.weights import frozen
+from support import Processes
 
 OPTIONS: dict[str, Any] = {
     "iterations": 5, "ddim_steps": 3, "reuse": 2, "lr": 1e-3, "train_method": "xattn",
@@ -349,7 +350,7 @@ state.destroy_process_group()
 
 
 def test_two_processes_do_what_one_does_with_two_accumulated_batches(
-    processes: Any, tiny_sd: Path, tmp_path: Path
+    processes: Processes, tiny_sd: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {**OPTIONS, "iterations": 3, "latents": "edited"}
     script = LAUNCHED.format(out=str(tmp_path), model=str(tiny_sd), options=options)
