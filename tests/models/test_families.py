@@ -12,7 +12,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
-from efface.models.text_readers import read_by
+from efface.models.text_readers import find_text_readers
 
 OWN = ["sd2", "sdxl", "sd3", "flux"]
 GENERIC = ["pixart", "flux2", "lumina"]
@@ -131,10 +131,10 @@ def test_where_text_is_not_read_by_linear_maps_baking_says_why(tiny: Tiny) -> No
     model = open_model(tiny("lumina"))
     eraser = efface.erase(model, "cat", to="dog")
     for ask in (lambda: eraser.bake(model), model.text_parameters, lambda: list(model.text_weights())):
-        with pytest.raises(BadInput, match=r"read by 'pow', which is no linear map.*attach") as caught:
+        with pytest.raises(BadInput, match=r"read by 'pow', which is not a linear map.*attach") as caught:
             ask()
         assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput, match="no linear map"):
+    with pytest.raises(BadInput, match="not a linear map"):
         efface.erase(model, "cat", to="dog", method="rece")
     assert not model.denoiser._forward_pre_hooks
     assert not model.denoiser._forward_hooks
@@ -144,7 +144,7 @@ def test_where_text_is_not_read_by_linear_maps_baking_says_why(tiny: Tiny) -> No
 def test_the_maps_that_read_the_text_are_those_seen_reading_it(tiny: Tiny, family: str) -> None:
     model = open_model(tiny(family))
     for stream, argument in model.streams.items():
-        seen = read_by(model.pipeline(), model.denoiser, argument)
+        seen = find_text_readers(model.pipeline(), model.denoiser, argument)
         assert set(seen) == set(model.reading(stream).text_parameters())
 
 

@@ -14,7 +14,7 @@ import efface
 from efface import Model, open_model
 from efface.eraser.base import check_base
 from efface.models.storage.folder import INDEX, Folder
-from efface.models.text.plain_clip import TextTower
+from efface.models.text.plain_clip import PlainClipEncoder
 
 CPU = torch.device("cpu")
 SD1: dict[str, Any] = {"hidden_act": "quick_gelu", "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -41,27 +41,27 @@ def write(folder: Path, kind: Any = CLIPTextModel, **options: Any) -> Any:
 @pytest.mark.parametrize("kind", [CLIPTextModel, CLIPTextModelWithProjection])
 def test_it_gives_the_states_of_transformers(tmp_path: Path, kind: Any, options: dict[str, Any], skip: int) -> None:
     encoder = write(tmp_path, kind, **options)
-    tower = TextTower.of(Folder(tmp_path), CPU, torch.float32)
-    assert tower is not None
+    plain = PlainClipEncoder.of(Folder(tmp_path), CPU, torch.float32)
+    assert plain is not None
     ids = torch.randint(0, 49, (5, 12))
     with torch.no_grad():
         found = encoder(ids, output_hidden_states=True)
         norm = getattr(encoder, "text_model", encoder).final_layer_norm
         expected = norm(found.hidden_states[-(skip + 1)])
-        torch.testing.assert_close(tower(ids, skip), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(plain(ids, skip), expected, rtol=1e-6, atol=1e-6)
         if not skip:
             assert torch.equal(expected, found.last_hidden_state)
-        assert torch.equal(tower.norm(found.hidden_states[-(skip + 1)]), expected)
-        torch.testing.assert_close(tower(ids[:, :3], skip), expected[:, :3], rtol=1e-4, atol=1e-5)
+        assert torch.equal(plain.norm(found.hidden_states[-(skip + 1)]), expected)
+        torch.testing.assert_close(plain(ids[:, :3], skip), expected[:, :3], rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_is_what_was_asked_for(tmp_path: Path) -> None:
     encoder = write(tmp_path, **SD1).to(torch.bfloat16)
-    tower = TextTower.of(Folder(tmp_path), CPU, torch.bfloat16)
-    assert tower is not None
+    plain = PlainClipEncoder.of(Folder(tmp_path), CPU, torch.bfloat16)
+    assert plain is not None
     ids = torch.randint(0, 49, (2, 12))
     with torch.no_grad():
-        torch.testing.assert_close(tower(ids), encoder(ids)[0])
+        torch.testing.assert_close(plain(ids), encoder(ids)[0])
 
 
 @pytest.mark.parametrize(
@@ -71,23 +71,23 @@ def test_what_it_does_not_know_is_left_to_transformers(tmp_path: Path, change: d
     write(tmp_path, **SD1)
     place = tmp_path / "text_encoder" / "config.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | change))
-    assert TextTower.of(Folder(tmp_path), CPU, torch.float32) is None
+    assert PlainClipEncoder.of(Folder(tmp_path), CPU, torch.float32) is None
 
 
 def test_another_class_is_left_to_transformers(tmp_path: Path) -> None:
     write(tmp_path, **SD1)
     (tmp_path / INDEX).write_text(json.dumps({"text_encoder": ["transformers", "CLIPTextModelWithProjection"]}))
-    assert TextTower.of(Folder(tmp_path), CPU, torch.float32) is None
+    assert PlainClipEncoder.of(Folder(tmp_path), CPU, torch.float32) is None
 
 
 def test_the_names_of_transformers_4_are_known(tmp_path: Path) -> None:
     write(tmp_path, **SD1)
     ids = torch.randint(0, 49, (2, 12))
-    before = TextTower.of(Folder(tmp_path), CPU, torch.float32)
+    before = PlainClipEncoder.of(Folder(tmp_path), CPU, torch.float32)
     place = tmp_path / "text_encoder" / "model.safetensors"
     tensors = {name.removeprefix("text_model."): tensor.clone() for name, tensor in load_file(place).items()}
     save_file({f"text_model.{name}": tensor for name, tensor in tensors.items()}, place)
-    after = TextTower.of(Folder(tmp_path), CPU, torch.float32)
+    after = PlainClipEncoder.of(Folder(tmp_path), CPU, torch.float32)
     assert before is not None
     assert after is not None
     assert torch.equal(after(ids), before(ids))

@@ -110,7 +110,7 @@ def test_a_ckpt_is_read_as_weights_alone(tiny_sd: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": tensors, "callback": Path("anything but a tensor")}, tmp_path / "more.ckpt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "tiny.ckpt").read_bytes()[:1000])
     for name in ("more.ckpt", "cut.pt"):
-        with pytest.raises(BadFile, match=rf"{name} holds more than weights, or is damaged") as caught:
+        with pytest.raises(BadFile, match=rf"{name} has more than weights, or is damaged") as caught:
             open_model(tmp_path / name, config=tiny_sd)
         assert "\n" not in str(caught.value)
 
@@ -134,7 +134,7 @@ def test_stable_diffusion_2_has_open_clips_text_encoder(tiny_sd: Path, tmp_path:
     published = open_model(tmp_path / "two.safetensors")
     assert published.folder == HERE / "sd2"
     assert published.scheduler_config["prediction_type"] == "v_prediction"
-    with pytest.raises(BadFile, match=r"not as .*sd2 describes it") as caught:
+    with pytest.raises(BadFile, match=r"does not fit the configuration in .*sd2") as caught:
         assert published.denoiser
     assert "\n" not in str(caught.value)
 
@@ -178,7 +178,7 @@ def test_what_is_no_stable_diffusion_checkpoint_is_told(tiny_sd: Path, tmp_path:
     (tmp_path / "cut.safetensors").write_bytes(b"cut")
     shutil.copy(tiny_sd / "model_index.json", tmp_path / "index.json")
     for name, message in (
-        ("other.safetensors", "no Stable Diffusion checkpoint"),
+        ("other.safetensors", "not a Stable Diffusion checkpoint"),
         ("xl.safetensors", "convert it"),
         ("cut.safetensors", "Cannot read"),
         ("index.json", "not named .safetensors"),

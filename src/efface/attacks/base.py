@@ -78,7 +78,7 @@ class Attack:
 
     def unfit(self, model: Model, eraser: Eraser | None = None) -> str | None:
         """Why it cannot be used on a model, or on it with an eraser, as what it does; None if it can."""
-        if self.embeds and model.called is not None:
+        if self.embeds and model.call_parameters is not None:
             return f"gives embeddings, which {model.name} does not take from efface"
         if self.gradient and not model.one_clip_encoder:
             return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"

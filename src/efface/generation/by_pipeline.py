@@ -16,7 +16,7 @@ from efface.errors import BadInput
 from efface.generation.jobs import Job, Sampling, guidance_option
 from efface.generation.schedulers import make_scheduler
 from efface.models import Model
-from efface.models.text_readers import silenced
+from efface.models.pretrained import no_progress_bar
 from efface.progress import Progress
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +42,7 @@ def sample_by_pipeline(
     """
     if any(job.embedding for job in jobs):
         raise BadInput(f"{model.name} is drawn with by its pipeline, from prompts and not from embeddings.")
-    pipeline, called = model.pipeline(), model.called
+    pipeline, called = model.pipeline(), model.call_parameters
     assert called is not None
     own = pipeline.scheduler
     done = 0
@@ -54,7 +54,7 @@ def sample_by_pipeline(
         if sampling.sampler != "own":
             pipeline.scheduler = make_scheduler(model.scheduler_config, sampling)
         try:
-            with attached(), silenced(pipeline):
+            with attached(), no_progress_bar(pipeline):
                 made = pipeline(**arguments)
         finally:
             pipeline.scheduler = own

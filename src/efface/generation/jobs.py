@@ -104,9 +104,9 @@ class Sampling:
         """
         if model.sampling is not None:
             return cls(**dict[str, Any](model.sampling))
-        if model.called is None:
+        if model.call_parameters is None:
             return cls()
-        defaults = {name: parameter.default for name, parameter in model.called.items()}
+        defaults = {name: parameter.default for name, parameter in model.call_parameters.items()}
         option = guidance_option(defaults)
         guidance = 1.0 if option is None else defaults[option]
         return cls(sampler="own", steps=defaults.get("num_inference_steps", 20), guidance=guidance, batch_size=4)

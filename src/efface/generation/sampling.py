@@ -83,7 +83,7 @@ def sample(
     left = {index for index in range(len(jobs)) if wanted is None or index in wanted}
     if not left:
         return
-    if model.called is not None:
+    if model.call_parameters is not None:
         from efface.generation.by_pipeline import sample_by_pipeline
 
         with _attached(model, eraser, strength, force):

@@ -1,10 +1,10 @@
-"""CLIP (arXiv 2103.00020): images and texts in one space, for the judge that chooses and the metrics that measure.
+"""CLIP (arXiv 2103.00020): features of images and texts in one space, for judges and metrics.
 
-The embedded model has one of its own: its text encoder, and an image tower trained to agree with it.
-`models/emoji/clip` holds the configuration of a `CLIPModel` and every weight but the text tower's, which is the
-diffusion model's text encoder, as in Stable Diffusion.
+The built-in model `emoji` has its own CLIP: its text encoder, and an image encoder that was trained to agree with it.
+`models/emoji/clip` contains the configuration of a `CLIPModel` and all weights except those of the text encoder, which
+is the one of the diffusion model, as in Stable Diffusion.
 
-Images go through the PIL processor whatever else is installed, since torchvision's gives other pixels.
+Images are processed by PIL whatever else is installed, because torchvision gives other pixels.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _PREFIX = re.compile(r"^(text_model\.)?")
 
 
 class Clip:
-    """A CLIP that is ready to look and read.
+    """A CLIP model that is ready for use.
 
     Args:
         model: A transformers `CLIPModel`.
         tokenizer: Its tokenizer.
         processor: Its image processor, with PIL.
-        name: What it was opened by.
+        name: The name that it was opened by.
     """
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, name: str) -> None:
@@ -48,17 +48,17 @@ class Clip:
 
     @cached_property
     def version(self) -> str:
-        """The last part of the name, and a hash of the weights: equal wherever the same files lie."""
+        """The last part of the name and a hash of the weights; independent of where the files are."""
         return f"clip:{Path(self.name).name} {sha256_of_tensors(self._model.state_dict())[:12]} PIL"
 
     @property
     def scale(self) -> Tensor:
-        """The learned factor s of the cosines, float64."""
+        """The learned factor s of the cosines, a scalar, float64."""
         return self._model.logit_scale.cpu().double().exp()
 
     @torch.no_grad()
     def image_features(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
-        """Projected features of images (H, W, 3) of any sizes, (n, d), float64, not normalised."""
+        """Projected features (n, d) of n images (H, W, 3) of any sizes, float64, not normalised."""
         parts: list[Tensor] = []
         for start in range(0, len(images), _BATCH):
             inputs = self._processor(list(images[start : start + _BATCH]), return_tensors="pt")
@@ -67,19 +67,19 @@ class Clip:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Projected features of texts, cut where they are too long, (m, d), float64, not normalised."""
+        """Projected features (m, d) of m texts, truncated if too long, float64, not normalised."""
         tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._model.device)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         return _features(self._model.get_text_features(input_ids=ids, attention_mask=mask))
 
     def cosines(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], texts: Sequence[str]) -> Tensor:
-        """cos(f(image), g(text)), (n, m), float64."""
+        """Cosines cos(f(image), g(text)) of n images (H, W, 3) and m texts, (n, m), float64."""
         f, g = self.image_features(images), self.text_features(texts)
         return F.normalize(f, dim=-1) @ F.normalize(g, dim=-1).T
 
 
 def _features(output: Any) -> Tensor:
-    """transformers 5 gives features as `pooler_output`, 4 as they are."""
+    """transformers 5 returns features as `pooler_output`, version 4 directly."""
     tensor: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return tensor.cpu().double()
 
@@ -88,7 +88,7 @@ def open_clip(weights: str = "", device: str | torch.device = "cpu") -> Clip:
     """Open a folder or hub id of a `CLIPModel`; "" and "emoji" are the CLIP of the built-in model.
 
     Raises:
-        BadInput: There is no such model, or it is not CLIP.
+        BadInput: There is no such model, or it is not a CLIP model.
     """
     if weights in ("", EMBEDDED):
         return _embedded(device)

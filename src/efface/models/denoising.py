@@ -88,7 +88,7 @@ def guided(unconditional: Tensor, conditional: Tensor, scale: float | Tensor) ->
     Args:
         unconditional: Prediction for the empty or the negative prompt, (b, C, h, w).
         conditional: Prediction for the prompt, (b, C, h, w).
-        scale: g, a number, or a tensor that broadcasts against the predictions.
+        scale: The factor g, a number, or a tensor that broadcasts against the predictions.
 
     Returns:
         The guided prediction, (b, C, h, w).
@@ -132,11 +132,22 @@ class NoiseSchedule:
         return self._scheduler.alphas_cumprod.cpu()
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t of latents x_0 (b, C, h, w) with noise eps of the same shape, at timesteps t (b,); (b, C, h, w)."""
+        """Noisy latents x_t, (b, C, h, w).
+
+        Args:
+            latents: The clean latents x_0, (b, C, h, w).
+            noise: Noise eps of unit variance, (b, C, h, w).
+            t: Timesteps, (b,).
+        """
         return self._scheduler.add_noise(latents, noise, t)
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the denoiser is trained to predict for `add_noise` of the same arguments, (b, C, h, w).
+
+        Args:
+            latents: The clean latents x_0, (b, C, h, w).
+            noise: Noise eps of unit variance, (b, C, h, w).
+            t: Timesteps, (b,).
 
         Raises:
             BadInput: The model predicts neither the noise nor the velocity.

@@ -1,4 +1,4 @@
-"""What every family of models offers: prompts to embeddings, and the parameters that read them.
+"""The interface of every family of models: text encoding, denoising, and the parameters that read the text.
 
 Shapes: n prompts, T tokens (padding included), d text width.
 """
@@ -33,20 +33,23 @@ TEXT, POOLED = "text", "pooled"  # names of text streams
 class Model(ABC):
     """A text-to-image model whose parts are loaded when they are first used.
 
-    Text enters a denoiser by one stream or several: sequences of tokens, or one pooled vector. `embed`, `width`,
-    `text_norm`, `text_parameters` and `text_weights` are of one of them, `stream`; `reading` gives the same model for
-    another. So what is written for a model works for each of its streams.
+    A denoiser receives text by one or several streams: sequences of tokens, or one pooled vector. `embed`, `width`,
+    `text_norm`, `text_parameters` and `text_weights` refer to one of them, `stream`; `reading` returns the same model
+    for another stream. Code that is written for a model therefore works for each of its streams.
+
+    What only some models have is a capability that callers query: `one_clip_encoder`, `compvis_names`, `world`,
+    `default_judge`, `clip`, `sampling`, `untrainable`, `pooled`, `words`, `text_norm` and `call_parameters`.
 
     Attributes:
-        family: name of the family ("sd").
-        streams: by the name of each text stream, the argument of the denoiser that it enters by; `text` comes first.
-        unedited: how else text enters, that no eraser edits.
-        stream: the text stream that this object reads.
-        one_clip_encoder: whether the text is the output of one CLIP text encoder, so that `encode` works.
-        compvis_names: whether the original code of Stable Diffusion has names for its weights (`storage.compvis`).
-        built_in: what is known of a model that is part of the package; None for any other.
-        name: what the model was opened by.
-        folder: the diffusers folder it comes from; None for a pipeline given by hand.
+        family: Name of the family ("sd").
+        streams: For each text stream the name of the denoiser's argument; `text` comes first.
+        unedited: Further ways by which the denoiser receives text, which no eraser edits.
+        stream: The text stream that this object reads.
+        one_clip_encoder: Whether the text is the output of one CLIP text encoder, so that `encode` works.
+        compvis_names: Whether the weights have names in the original code of Stable Diffusion (`storage.compvis`).
+        built_in: Facts about a model that is part of the package; None for any other model.
+        name: The name that the model was opened by.
+        folder: Its diffusers folder; None for a pipeline that was passed in.
     """
 
     family: ClassVar[str]
@@ -81,22 +84,22 @@ class Model(ABC):
 
     @property
     def untrainable(self) -> str | None:
-        """Why the training loop cannot train the denoiser, as a predicate of the model; None if it can."""
+        """Why the denoiser cannot be trained, as a predicate ("is of ..."); None if it can."""
         return f"is of the family {self.family}; methods that train take Stable Diffusion 1 and 2"
 
-    # Asking a pipeline for these takes longer than attaching an eraser may: they are found out when they are needed.
+    # A pipeline takes longer to answer than attaching an eraser may take; these are read when they are first needed.
     @cached_property
     def device(self) -> torch.device:
-        """Where parts are put."""
+        """The device of the parts."""
         return self.pipeline().device
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The parts' floating type."""
+        """The floating type of the parts."""
         return self.denoiser.dtype
 
     def reading(self, stream: str) -> Self:
-        """This model, its parts shared, reading another of its text streams."""
+        """The same model, with shared parts, for another of its text streams."""
         assert stream in self.streams
         if stream == self.stream:
             return self
@@ -116,24 +119,24 @@ class Model(ABC):
 
     @property
     def has_text_encoder(self) -> bool:
-        """Whether the stream has one; a pipeline may have given it up to save memory."""
+        """Whether the stream has one; a pipeline may have dropped it to save memory."""
         return True
 
     @property
     def text_encoders(self) -> tuple[nn.Module, ...]:
-        """All that makes the embeddings; what efface knows of them it forgets when one of their weights changes."""
+        """All text encoders that contribute to the embeddings; a change of their weights invalidates cached results."""
         return (self.text_encoder,)
 
     @property
     def encoder_parts(self) -> tuple[str, ...]:
-        """Names of the text encoders that the model has, the first one's first."""
+        """Names of the model's text encoders, in order."""
         return ("text_encoder",)
 
     def part(self, name: str) -> Any:
-        """What holds the parameters whose full names begin so: `denoiser`, `vae`, or one of `encoder_parts`.
+        """The module that holds the parameters with this prefix: `denoiser`, `vae`, or one of `encoder_parts`.
 
         Raises:
-            BadInput: the model has no such part.
+            BadInput: The model has no such part.
         """
         if name not in ("denoiser", "vae", *self.encoder_parts):
             raise BadInput(f"{self.name} has no part '{name}'; the eraser is for another model.")
@@ -147,7 +150,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def vae(self) -> Any:
-        """The autoencoder between pictures and latents."""
+        """The autoencoder between images and latents."""
 
     @property
     @abstractmethod
@@ -157,7 +160,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def max_tokens(self) -> int:
-        """How many tokens a prompt may have, start and end tokens included."""
+        """Maximum number of tokens of a prompt, including start and end tokens."""
 
     @property
     @abstractmethod
@@ -168,66 +171,82 @@ class Model(ABC):
     def embed(
         self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
     ) -> Embedded:
-        """Embed prompts as the stream has them; equal prompts are computed once.
+        """Embed prompts as the stream carries them, without gradient; equal prompts are computed once.
 
         Args:
-            prompts: n prompts.
-            clip_skip: how many of the text encoder's last layers to skip.
-            truncate: cut prompts that are too long instead of refusing them.
-            batch_size: prompts a forward pass.
+            prompts: The n prompts.
+            clip_skip: Number of the text encoder's last layers to skip.
+            truncate: Cut prompts that are too long instead of refusing them.
+            batch_size: Prompts per forward pass.
+
+        Returns:
+            The embeddings, with tokens (n, T, d).
 
         Raises:
-            BadRequest: a prompt is longer than the tokenizer's maximum, and `truncate` is false.
+            BadRequest: A prompt is longer than the tokenizer's maximum, and `truncate` is false.
         """
 
     def last_tokens(
         self, prompts: Sequence[str], *, clip_skip: int | None = None, truncate: bool = False, batch_size: int = 64
     ) -> Tensor:
-        """The last subject tokens alone, (n, d), float32: all that is read of a long list of prompts to preserve.
+        """The last subject tokens only, (n, d), float32; a long list of preserved prompts needs no others.
 
-        As `embed` gives them, but for rounding; faster where a token does not depend on the padding after it.
+        They equal those of `embed` up to rounding, and take less time if a token does not depend on the padding.
+
+        Args:
+            prompts: The n prompts.
+            clip_skip: Number of the text encoder's last layers to skip.
+            truncate: Cut prompts that are too long instead of refusing them.
+            batch_size: Prompts per forward pass.
+
+        Raises:
+            BadRequest: A prompt is longer than the tokenizer's maximum, and `truncate` is false.
         """
         embedded = self.embed(prompts, clip_skip=clip_skip, truncate=truncate, batch_size=batch_size)
         return embedded.last_tokens
 
     def pooled(self, prompts: Sequence[str]) -> Tensor | None:
-        """What the denoiser reads of prompts beside their tokens, (n, p), float32; None if nothing that efface knows.
+        """Pooled embeddings that the denoiser reads besides the tokens, (n, p), float32; None if it reads none.
 
         Raises:
-            BadRequest: a prompt is longer than the tokenizer's maximum.
+            BadRequest: A prompt is longer than the tokenizer's maximum.
         """
         return self.reading(POOLED).embed(prompts).tokens[:, 0] if POOLED in self.streams else None
 
     def words(self) -> tuple[str, ...]:
-        """Words that the tokenizer has a token of their own for; none where the family does not say."""
+        """All words that are one token of the tokenizer; empty if the family cannot list them."""
         return ()
 
     @property
     def text_norm(self) -> Any:
-        """The LayerNorm that every token leaves its text encoder by; None where there is none, or it is not last."""
+        """The LayerNorm that is the last operation on every token; None if there is none."""
         return None
 
     @abstractmethod
     def text_parameters(self) -> tuple[str, ...]:
-        """Names, in the denoiser, of the weights of the linear maps that read the stream.
+        """Names of the denoiser's weights that read the stream, each the weight of a linear map.
 
         Raises:
-            BadInput: something else than linear maps reads it, so that no change of weights is a change of the text.
+            BadInput: Other operations read it too, so that a change of weights cannot replace a change of the text.
         """
 
     @abstractmethod
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Those weights one after the other, streamed from disk while the denoiser is not loaded."""
+        """Iterate over `text_parameters` and their weights (n, d), from disk if the denoiser is not loaded."""
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:
-        """The files that `text_weights` streams from; none where all is in memory; None where it takes long to say."""
+        """The files that `text_weights` streams from; empty if all is in memory; None if finding out takes long."""
         return None
 
     def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Tensors of `denoiser`, `vae` or a text encoder one after the other: those of these names, or all.
+        """Iterate over the named tensors, of any shape, of `denoiser`, `vae` or a text encoder.
 
-        A family whose files hold them by the same names may stream them from there while the part is not loaded.
+        A family whose files use the same names may stream them from there while the part is not loaded.
+
+        Args:
+            part: Name of the part.
+            names: The tensors to return; None returns all.
         """
         for name, tensor in state_of(self.part(part)).items():
             if names is None or name in names:
@@ -276,28 +295,28 @@ class Model(ABC):
         return NoiseSchedule(self.scheduler_config)
 
     @property
-    def called(self) -> Mapping[str, inspect.Parameter] | None:
-        """What the pipeline's call takes, where pictures are made by calling it; None where efface samples itself."""
+    def call_parameters(self) -> Mapping[str, inspect.Parameter] | None:
+        """Parameters of the pipeline's call, if images are made by calling it; None if efface's own sampler is used."""
         return None
 
     @abstractmethod
     def pipeline(self) -> Any:
-        """A diffusers pipeline made of these very parts."""
+        """A diffusers pipeline of the same parts."""
 
     @property
     def guided(self) -> bool | None:
-        """Whether the pipeline runs guidance in one batch with the prompts; None where it does not say."""
+        """Whether the pipeline runs guidance in one batch with the prompts; None if unknown."""
         return None
 
     @abstractmethod
     def part_hash(self, part: str) -> str:
-        """SHA-256 of one part's weights: of its files, or of its tensors where there are no files."""
+        """SHA-256 of one part's weights: of its files, or of its tensors if there are no files."""
 
     @abstractmethod
     def hash_ahead(self, part: str) -> None:
-        """Begin to compute a part's hash beside other work, where it takes long; `part_hash` gives it once."""
+        """Start to compute a part's hash in the background; the next `part_hash` waits for it."""
 
     @property
     @abstractmethod
     def hash(self) -> str:
-        """SHA-256 over the weights of all parts, and over the erasers that are attached or baked."""
+        """SHA-256 of the weights of all parts and of the erasers that are attached or baked."""

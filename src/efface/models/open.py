@@ -1,4 +1,4 @@
-"""From a name to a model: the embedded one, a folder, a checkpoint, a hub id, or a pipeline that is already loaded."""
+"""Open a model: a built-in one, a folder, a checkpoint, a hub id, or a pipeline that is already loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: dict[str, BuiltIn] = {"emoji": EMOJI}
 
-# The families, by the pipelines that have their parts.
+# Families by the pipelines that have their parts.
 _SD = "efface.models.families.sd:StableDiffusion"
 _SDXL = "efface.models.families.sdxl:StableDiffusionXL"
 _SD3 = "efface.models.families.sd3:StableDiffusion3"
@@ -117,15 +117,15 @@ def _folder(name: str) -> Folder:
     else:
         tried.append("not a diffusers folder")
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
-        found = _from_hub(name)
-        if isinstance(found, Folder):
-            return found
-        tried.append(f"not brought from the hub ({found})")
+        fetched = _from_hub(name)
+        if isinstance(fetched, Folder):
+            return fetched
+        tried.append(f"not found on the hub ({fetched})")
     raise BadInput(f"Unknown model '{name}': {', '.join(tried)}.")
 
 
 def _from_hub(name: str) -> Folder | str:
-    """The hub's snapshot without its weights, which follow part by part; or why there is none."""
+    """The hub's snapshot without weights, which are downloaded part by part; or the reason why there is none."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -134,11 +134,11 @@ def _from_hub(name: str) -> Folder | str:
         return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
     if not (root / INDEX).is_file():
         return f"it has no {INDEX}"
-    return Folder(root, _bringing(name, root))
+    return Folder(root, _fetching(name, root))
 
 
-def _bringing(name: str, root: Path) -> Callable[[str], None]:
-    def bring(part: str) -> None:
+def _fetching(name: str, root: Path) -> Callable[[str], None]:
+    def fetch(part: str) -> None:
         from huggingface_hub import snapshot_download
 
         if not any((root / part).glob("*.safetensors")):
@@ -146,4 +146,4 @@ def _bringing(name: str, root: Path) -> Callable[[str], None]:
         if not any((root / part).glob("*.safetensors")):
             snapshot_download(name, allow_patterns=[f"{part}/*.safetensors"])
 
-    return bring
+    return fetch

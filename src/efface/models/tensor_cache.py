@@ -1,25 +1,76 @@
-"""Tensors that are computed once and kept in the cache."""
+"""Tensors of a model that are computed once and stored in the cache on disk.
 
+Among them are the last subject tokens of a vocabulary's words, which are the same at every erase on a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.files import keep_in_cache
+from efface.files import cache_folder, keep_in_cache
+from efface.models.model import Model
+
+_PROBES = 16
+_TOLERANCE = 1e-4  # relative; rounding is far below in float32, and embedding again only costs time
+_MIN_WORDS = 1000  # fewer words are embedded in less time than the hash of the text encoder takes
 
 
-def kept(place: Path, name: str, shape: tuple[int, ...]) -> Tensor | None:
-    """What was kept, if it is whole."""
-    with suppress(OSError, SafetensorError), safe_open(place, framework="pt") as file:
+def load_tensor(path: Path, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Load a cached tensor of the given shape; None if there is none, or it is damaged.
+
+    Args:
+        path: File in the cache.
+        name: Name of the tensor in the file.
+        shape: Expected shape, such as (d, d).
+    """
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
         tensor = file.get_tensor(name)
         if tensor.shape == shape and tensor.isfinite().all():
             return tensor
     return None
 
 
-def keep(place: Path, name: str, tensor: Tensor) -> None:
-    """Keep it, if the cache can be written."""
+def store_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    """Store a tensor in the cache if the cache can be written.
+
+    Args:
+        path: File in the cache.
+        name: Name of the tensor in the file.
+        tensor: Of any shape.
+    """
     with suppress(SafetensorError):
-        keep_in_cache(place, lambda path: save_file({name: tensor}, path))
+        keep_in_cache(path, lambda place: save_file({name: tensor}, place))
+
+
+def word_tokens(model: Model, words: Sequence[str], clip_skip: int | None) -> Tensor:
+    """The same as `model.last_tokens`, (n, d), from the cache if the words were embedded before.
+
+    A text encoder can be changed in memory while its files stay the same; therefore a few words are always embedded,
+    and the cached tokens are used only if they agree.
+
+    Args:
+        model: The model.
+        words: The n words.
+        clip_skip: Number of the text encoder's last layers to skip.
+    """
+    if len(words) < _MIN_WORDS:
+        return model.last_tokens(words, clip_skip=clip_skip)
+    key = "\0".join([model.part_hash("text_encoder"), str(model.dtype), str(clip_skip or 0), *words])
+    path = cache_folder() / "words" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+    cached = load_tensor(path, "tokens", (len(words), model.width))
+    rows: list[int] = torch.linspace(0, len(words) - 1, _PROBES).long().tolist()
+    probes = model.last_tokens([words[row] for row in rows], clip_skip=clip_skip)
+    if cached is not None and bool(((cached[rows] - probes).norm(dim=1) <= _TOLERANCE * probes.norm(dim=1)).all()):
+        return cached
+    tokens = model.last_tokens(words, clip_skip=clip_skip)
+    if cached is None:
+        store_tensor(path, "tokens", tokens)
+    return tokens

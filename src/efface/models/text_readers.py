@@ -1,13 +1,12 @@
-"""Which maps read the text, found by watching a denoiser read it.
+"""Find the maps that read the text, by tracing one call of a denoiser.
 
-Where nothing but linear maps W read the text, an edit of the text is an edit of them, W (I + L R^T), and can be baked
-or exported. Anything else that reads it, a norm or a mean, an edit can only come before.
+If only linear maps W read the text, an edit of the text is an edit of these maps, W (I + L R^T), and can be baked or
+exported. If another operation reads it, such as a norm or a mean, the edit can only be applied before that operation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any
 
@@ -15,39 +14,40 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from efface.errors import BadInput
+from efface.models.pretrained import no_progress_bar
 
-# What hands the text on as it is, token by token.
-_CARRIES = frozenset({
+# Operations that pass each token on unchanged.
+_PASSES_ON = frozenset({
     "to", "type", "float", "half", "bfloat16", "contiguous", "clone", "detach", "view", "reshape", "flatten",
     "unsqueeze", "squeeze", "expand", "repeat", "repeat_interleave", "chunk", "split", "__getitem__",
 })  # fmt: skip
-_SIDE = 64  # pixels: the smallest picture that all pipelines make
+_SIDE = 64  # pixels: the smallest image that all pipelines can make
 
 
-class _Enough(Exception):  # noqa: N818 - not an error: all was seen
+class _Traced(Exception):  # noqa: N818 - not an error: the trace is complete
     pass
 
 
-class _Watch(TorchFunctionMode):
-    """Sees every function of torch that is given the text, until the maps that read it."""
+class _Trace(TorchFunctionMode):
+    """Follows the text through torch functions up to the maps that read it."""
 
     def __init__(self, text: Tensor) -> None:
         super().__init__()
         self._text, self._width = [text], text.shape[-1]
         self.readers: list[Tensor] = []
         self.others: list[str] = []
-        self.elsewhere: list[Tensor] = []  # weights that also map what is no text
+        self.elsewhere: list[Tensor] = []  # weights that are also applied to other inputs
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = _tensors((args, kwargs or {}))
+        inputs = _tensors((args, kwargs or {}))
         name = getattr(func, "__name__", str(func))
-        reads = any(self._is_text(tensor) for tensor in given)
-        if name == "linear" and len(given) > 1:
-            (self.readers if reads else self.elsewhere).append(given[1])
-        elif reads and (made := _tensors(result)):
-            if name in _CARRIES and all(tensor.shape[-1:] == (self._width,) for tensor in made):
-                self._text += made
+        reads = any(self._is_text(tensor) for tensor in inputs)
+        if name == "linear" and len(inputs) > 1:
+            (self.readers if reads else self.elsewhere).append(inputs[1])
+        elif reads and (outputs := _tensors(result)):
+            if name in _PASSES_ON and all(tensor.shape[-1:] == (self._width,) for tensor in outputs):
+                self._text += outputs
             else:
                 self.others.append(name)
         return result
@@ -56,22 +56,27 @@ class _Watch(TorchFunctionMode):
         return any(tensor is text for text in self._text)
 
 
-def read_by(pipeline: Any, denoiser: nn.Module, argument: str) -> tuple[str, ...]:
-    """Names of the weights of the linear maps that read the text; the pipeline runs one step for it.
+def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tuple[str, ...]:
+    """Names of the weights of the linear maps that read the text; the pipeline runs one step.
+
+    Args:
+        pipeline: The pipeline.
+        denoiser: Its denoiser.
+        argument: Name of the denoiser's argument that is the text.
 
     Raises:
-        BadInput: something else reads it; the message says what.
+        BadInput: Another operation reads the text too; the message names it.
     """
-    watches: list[_Watch] = []
+    traces: list[_Trace] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = {**dict(zip(signature(denoiser.forward).parameters, args, strict=False)), **kwargs}
-        watches.append(_Watch(named[argument]))
-        watches[-1].__enter__()
+        traces.append(_Trace(named[argument]))
+        traces[-1].__enter__()
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        watches[-1].__exit__(None, None, None)
-        raise _Enough
+        traces[-1].__exit__(None, None, None)
+        raise _Traced
 
     handles = [
         denoiser.register_forward_pre_hook(before, with_kwargs=True),
@@ -79,47 +84,36 @@ def read_by(pipeline: Any, denoiser: nn.Module, argument: str) -> tuple[str, ...
     ]
     kind = type(pipeline).__name__
     try:
-        with silenced(pipeline):
+        with no_progress_bar(pipeline):
             pipeline(**_smallest(pipeline.__call__))
-    except _Enough:
+    except _Traced:
         pass
     except Exception as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise BadInput(f"How a {kind} reads its text cannot be told: it does not run one step ({reason}).") from error
+        raise BadInput(f"Cannot find out how a {kind} reads its text: it fails to run one step ({reason}).") from error
     finally:
         for handle in handles:
             handle.remove()
-    (watch,) = watches
-    if watch.others:
+    (trace,) = traces
+    if trace.others:
         raise BadInput(
-            f"The text of a {kind} is read by '{watch.others[0]}', which is no linear map, so that no change of "
-            "weights is a change of the text; attach the eraser instead."
+            f"The text of a {kind} is read by '{trace.others[0]}', which is not a linear map, so that no change of "
+            "weights equals a change of the text; attach the eraser instead."
         )
     names = {id(parameter): name for name, parameter in denoiser.named_parameters()}
-    found = [names.get(id(weight)) for weight in watch.readers]
-    if not found or None in found or any(weight is other for weight in watch.readers for other in watch.elsewhere):
-        raise BadInput(f"The maps that read the text of a {kind} are not its alone; attach the eraser instead.")
-    return tuple(dict.fromkeys(name for name in found if name is not None))
+    readers = [names.get(id(weight)) for weight in trace.readers]
+    if not readers or None in readers or any(weight is other for weight in trace.readers for other in trace.elsewhere):
+        raise BadInput(f"The maps that read the text of a {kind} read other inputs too; attach the eraser instead.")
+    return tuple(dict.fromkeys(name for name in readers if name is not None))
 
 
 def _smallest(call: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments for as little work as one step can be."""
-    wanted: dict[str, Any] = {
+    """Arguments for the least possible work."""
+    options: dict[str, Any] = {
         "prompt": "a", "num_inference_steps": 1, "height": _SIDE, "width": _SIDE, "num_frames": 1,
         "output_type": "latent", "use_resolution_binning": False,
     }  # fmt: skip
-    return {name: value for name, value in wanted.items() if name in signature(call).parameters}
-
-
-@contextmanager
-def silenced(pipeline: Any) -> Generator[None, None, None]:
-    """Without the pipeline's own progress bar."""
-    shown = dict(getattr(pipeline, "_progress_bar_config", {}))
-    pipeline.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**shown)
+    return {name: value for name, value in options.items() if name in signature(call).parameters}
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -40,7 +40,7 @@ def sampling_of(published: Published | None, model: Model, inputs: Inputs | None
     which have no such sampler, keep their own.
     """
     own = Sampling.default(model)
-    if published is None or model.name == "emoji" or model.called is not None:
+    if published is None or model.name == "emoji" or model.call_parameters is not None:
         return own
     if published.with_data and (inputs is None or inputs.data is None):
         return own

@@ -34,7 +34,7 @@ from efface.generation.folder import read_picture
 from efface.judges.shared.classifier import TransformersClassifier
 from efface.judges.training.network import TrainSettings, head_of, new_classifier
 from efface.judges.training.pictures import Split, find_labelled_pictures, split_pictures
-from efface.models.pretrained import quiet
+from efface.models.pretrained import no_loading_bar
 from efface.progress import Progress
 from efface.provenance import versions
 
@@ -90,7 +90,7 @@ def train_classifier(
         "seed": seed,
         "versions": versions(),
     }
-    with quiet():
+    with no_loading_bar():
         classifier.model.save_pretrained(out)
         classifier.processor.save_pretrained(out)
     with atomic(out / RESULT) as temporary:

@@ -176,8 +176,8 @@ def told(model: Model, request: Request, embedded: Embedded) -> dict[str, Tensor
     """The first of the embedded prompts as tensors of a guard: `concept`; its attention mask `kept`, where the model
     has one; and `pooled`, where it reads that too and the request wants it."""
     found = {"concept": embedded.tokens[0]}
-    if embedded.kept is not None:
-        found[KEPT] = embedded.kept[0]
+    if embedded.attention_mask is not None:
+        found[KEPT] = embedded.attention_mask[0]
     pooled = model.pooled(embedded.prompts[:1]) if request.pooled else None
     return found if pooled is None else {**found, POOLED: pooled[0]}
 

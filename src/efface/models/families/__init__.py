@@ -1,1 +1,1 @@
-"""One file per family of models: how prompts become embeddings, and which parameters read them."""
+"""One file per family of models: how prompts are embedded, and which parameters read the text."""

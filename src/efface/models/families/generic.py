@@ -1,10 +1,10 @@
 """Any other diffusers pipeline whose denoiser takes `encoder_hidden_states`: PixArt, Sana, Qwen-Image, FLUX.2, Wan...
 
-A prompt is embedded by the pipeline's own `encode_prompt`, with the options that its call has by default. Which of the
-tokens is the last subject token is told by the ids that the text encoder is given: behind a prompt's words stand the
-tokens that end the empty prompt too (an end token, the close of a chat template, nothing).
+A prompt is embedded by the pipeline's own `encode_prompt`, with the default options of its call. The last subject token
+is found from the ids that the text encoder receives (see `text.tokens`): the words of a prompt are followed by the same
+tokens as the empty prompt (an end token, the end of a chat template, or nothing).
 
-Attaching needs no more. To bake and export, the maps that read the text are found by watching (see `watching`).
+Attaching needs no more. To bake and export, the maps that read the text are found by a trace (see `text_readers`).
 """
 
 from __future__ import annotations
@@ -26,27 +26,44 @@ from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import refuse_clip_skip
-from efface.models.text.tokens import listening, padded, subjects
-from efface.models.text_readers import read_by
+from efface.models.text.tokens import padded, recorded_ids, subjects
+from efface.models.text_readers import find_text_readers
 
 
 class Generic(PartsModel):
-    """A model of which efface knows nothing but its pipeline's conventions."""
+    """A model of which only the conventions of its pipeline are known."""
 
     family: ClassVar[str] = "generic"
 
     @classmethod
     def from_folder(cls, name: str, folder: Folder, device: torch.device, dtype: torch.dtype) -> Self:
+        """See `PartsModel.from_folder`.
+
+        Args:
+            name: The name that the model was opened by.
+            folder: Its files.
+            device: The device of the parts.
+            dtype: The type of the parts.
+
+        Raises:
+            BadInput: The denoiser does not take `encoder_hidden_states`.
+        """
         _check_reads_text(class_of(folder, cls.denoiser_part), name)
         return super().from_folder(name, folder, device, dtype)
 
     @classmethod
     def from_pipeline(cls, pipeline: Any) -> Self:
+        """See `PartsModel.from_pipeline`.
+
+        Raises:
+            BadInput: The denoiser does not take `encoder_hidden_states`.
+        """
         _check_reads_text(type(plain(getattr(pipeline, cls.denoiser_part))), type(pipeline).__name__)
         return super().from_pipeline(pipeline)
 
     @property
     def unedited(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Further arguments of the denoiser that carry text."""
         names = inspect.signature(plain(self.denoiser).forward).parameters
         others = [name for name in names if name.startswith(f"{self.streams[TEXT]}_") or "pooled" in name]
         return tuple(name for name in others if not any(word in name for word in ("mask", "image", "ids")))
@@ -69,7 +86,7 @@ class Generic(PartsModel):
 
     def text_parameters(self) -> tuple[str, ...]:
         if "readers" not in self._parts:
-            self._parts["readers"] = read_by(self.pipeline(), self.denoiser, self.streams[TEXT])
+            self._parts["readers"] = find_text_readers(self.pipeline(), self.denoiser, self.streams[TEXT])
         return self._parts["readers"]
 
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -81,16 +98,16 @@ class Generic(PartsModel):
         return super().text_files if "readers" in self._parts else None
 
     def _options(self) -> dict[str, Any]:
-        """Arguments of `encode_prompt` as the pipeline's call has them."""
+        """Arguments of `encode_prompt`, with the defaults of the pipeline's call."""
         pipeline = self.pipeline()
-        called = inspect.signature(pipeline.__call__).parameters
+        call = inspect.signature(pipeline.__call__).parameters
         options: dict[str, Any] = {}
         for name, parameter in inspect.signature(pipeline.encode_prompt).parameters.items():
-            default = called[name].default if name in called else parameter.default
+            default = call[name].default if name in call else parameter.default
             if default is not inspect.Parameter.empty:
                 options[name] = default
-        own = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        return options | {name: value for name, value in own.items() if name in options}
+        fixed = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        return options | {name: value for name, value in fixed.items() if name in options}
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         options = self._options()
@@ -100,20 +117,21 @@ class Generic(PartsModel):
             refuse_clip_skip(clip_skip, self.pipeline_class)
         if not truncate:
             self._check_lengths(prompts)
-        with listening(self.text_encoder) as heard:
-            # A word and the empty prompt come along to be compared with.
-            found: Any = self.pipeline().encode_prompt(**{**options, "prompt": [*prompts, "a", ""]})
-        outputs = found if isinstance(found, tuple) else (found,)
-        tokens, kept = padded(outputs[0])
+        with recorded_ids(self.text_encoder) as calls:
+            # A word and the empty prompt are added for comparison.
+            output: Any = self.pipeline().encode_prompt(**{**options, "prompt": [*prompts, "a", ""]})
+        outputs = output if isinstance(output, tuple) else (output,)
+        tokens, output_mask = padded(outputs[0])
         masks = [out for out in outputs[1:] if isinstance(out, Tensor) and out.shape == tokens.shape[:2]]
-        kept = kept if kept is not None else masks[0].bool().cpu() if masks else None
-        if not heard or len(heard[0][0]) != len(tokens):
-            raise BadInput(f"Which token of a prompt is its subject cannot be told for a {self.pipeline_class}.")
-        ids, mask = heard[0]
+        if output_mask is None and masks:
+            output_mask = masks[0].bool().cpu()
+        if not calls or len(calls[0][0]) != len(tokens):
+            raise BadInput(f"Cannot find out which token of a prompt is its subject for a {self.pipeline_class}.")
+        ids, mask = calls[0]
         mask = ids != self.tokenizer.pad_token_id if mask is None else mask.bool()
-        last, start = subjects(ids, mask, kept, tokens.shape[1])
-        read = None if kept is None else kept[:-2]
-        return Embedded(tokens.float().cpu()[:-2], last[:-2], tuple(prompts), start, kept=read)
+        last, start = subjects(ids, mask, output_mask, tokens.shape[1])
+        read = None if output_mask is None else output_mask[:-2]
+        return Embedded(tokens.float().cpu()[:-2], last[:-2], tuple(prompts), start, attention_mask=read)
 
     def _check_lengths(self, prompts: list[str]) -> None:
         for prompt in prompts:
@@ -129,19 +147,21 @@ def family_of(pipeline: str | type, name: str) -> type[Generic]:
     """The generic family for one kind of pipeline.
 
     Raises:
-        BadInput: diffusers has no such pipeline, or it takes no prompt.
+        BadInput: The installed diffusers has no such pipeline, or it takes no prompt.
     """
     import diffusers
 
     kind: Any = pipeline if isinstance(pipeline, type) else getattr(diffusers, pipeline, None)
-    said = pipeline.__name__ if isinstance(pipeline, type) else pipeline
+    class_name = pipeline.__name__ if isinstance(pipeline, type) else pipeline
     if not isinstance(kind, type):
-        raise BadInput(f"{name} is a {said}, which the installed diffusers does not know; upgrade it.")
+        raise BadInput(f"{name} is a {class_name}, which the installed diffusers does not know; upgrade it.")
     parts = inspect.signature(kind.__init__).parameters
     denoisers = [part for part in ("transformer", "unet") if part in parts]
     if not denoisers or not hasattr(kind, "encode_prompt") or "text_encoder" not in parts:
-        raise BadInput(f"{name} is a {said}, which takes no prompt by a text encoder, so there is nothing to erase.")
-    return type(said, (Generic,), {"pipeline_class": said, "denoiser_part": denoisers[0]})
+        raise BadInput(
+            f"{name} is a {class_name}, which takes no prompt by a text encoder, so there is nothing to erase."
+        )
+    return type(class_name, (Generic,), {"pipeline_class": class_name, "denoiser_part": denoisers[0]})
 
 
 def _check_reads_text(denoiser: Any, name: str) -> None:

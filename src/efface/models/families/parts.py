@@ -1,4 +1,4 @@
-"""What the families share whose parts are diffusers' own: parts from a folder, a checkpoint or a loaded pipeline."""
+"""Base classes of the families: models with parts from a folder, a checkpoint or a loaded pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing_extensions import Self
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
 from efface.models.active import hash_with_changes
-from efface.models.model import TEXT, Model
+from efface.models.model import POOLED, TEXT, Model
 from efface.models.modules import state_of
 from efface.models.pretrained import load_part
 from efface.models.storage.folder import Folder
@@ -26,18 +26,18 @@ from efface.models.text.embedded import Embedded
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-_PIPELINE = "pipeline"  # among the parts, once there is one
-_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # nothing of a picture comes from them
+_PIPELINE = "pipeline"  # key among the parts, once there is one
+_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # they do not affect images
 
 
 class PartsModel(Model):
     """A model in parts.
 
     Attributes:
-        pipeline_class: what diffusers calls the family's text-to-image pipeline.
-        denoiser_part: where that has its denoiser.
-        encoders: by stream, where it has the text encoders.
-        readers: by stream, how the names of the weights end that read it.
+        pipeline_class: Name of the family's text-to-image pipeline in diffusers.
+        denoiser_part: The pipeline's name for the denoiser.
+        encoders: For each stream the pipeline's names for the text encoders.
+        readers: For each stream the endings of the names of the weights that read it.
     """
 
     pipeline_class: ClassVar[str]
@@ -54,7 +54,14 @@ class PartsModel(Model):
 
     @classmethod
     def from_folder(cls, name: str, folder: Folder, device: torch.device, dtype: torch.dtype) -> Self:
-        """A model whose parts are loaded from disk when they are needed."""
+        """A model whose parts are loaded from disk when they are needed.
+
+        Args:
+            name: The name that the model was opened by.
+            folder: Its files.
+            device: The device of the parts.
+            dtype: The type of the parts.
+        """
         model = cls(name)
         model.device, model.dtype = device, dtype
         model.folder, model._files = folder.root, folder
@@ -62,7 +69,7 @@ class PartsModel(Model):
 
     @classmethod
     def from_pipeline(cls, pipeline: DiffusionPipeline) -> Self:
-        """A model that shares a loaded pipeline's parts."""
+        """A model that shares the parts of a loaded pipeline."""
         name = str(pipeline.config.get("_name_or_path") or type(pipeline).__name__)
         model = cls(name)
         model._parts[_PIPELINE] = pipeline
@@ -109,13 +116,13 @@ class PartsModel(Model):
         return self._parts[part]
 
     def _has(self, part: str) -> bool:
-        """Whether the model comes with a part that is optional."""
+        """Whether the model has an optional part."""
         if _PIPELINE in self._parts:
             return getattr(self._parts[_PIPELINE], part, None) is not None
         return bool((self._disk.index().get(part) or [None])[0])
 
     def _config(self, part: str) -> Mapping[str, Any]:
-        """A part's configuration, without loading it."""
+        """The configuration of a part, without loading the part."""
         if _PIPELINE not in self._parts:
             return self._disk.config(part)
         config = getattr(self._parts[_PIPELINE], part).config
@@ -136,13 +143,13 @@ class PartsModel(Model):
         distinct = list(dict.fromkeys(prompts))
         batches = [distinct[first : first + batch_size] for first in range(0, len(distinct), batch_size)]
         with torch.no_grad():
-            found = Embedded.stacked([self._encode(batch, clip_skip, truncate) for batch in batches])
+            embedded = Embedded.stacked([self._encode(batch, clip_skip, truncate) for batch in batches])
         row = {prompt: index for index, prompt in enumerate(distinct)}
-        return found.take([row[prompt] for prompt in prompts])
+        return embedded.take([row[prompt] for prompt in prompts])
 
     @abstractmethod
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
-        """One batch of different prompts."""
+        """Embed one batch of different prompts."""
 
     def text_parameters(self) -> tuple[str, ...]:
         names = state_of(self.denoiser) if self._denoiser_loaded else self._disk.names(self.denoiser_part)
@@ -175,7 +182,7 @@ class PartsModel(Model):
         return self._files
 
     @property
-    def called(self) -> Mapping[str, inspect.Parameter] | None:
+    def call_parameters(self) -> Mapping[str, inspect.Parameter] | None:
         import diffusers
 
         kind: Any = getattr(diffusers, self.pipeline_class)
@@ -193,16 +200,16 @@ class PartsModel(Model):
         kind: Any = getattr(diffusers, self.pipeline_class)
         arguments: dict[str, Any] = {}
         for name in inspect.signature(kind.__init__).parameters:
-            said = index.get(name)
+            value = index.get(name)
             if name in _LEFT_OUT:
                 arguments[name] = None
             elif name == "scheduler":
                 scheduler: Any = getattr(diffusers, self.scheduler_config["_class_name"])
                 arguments[name] = scheduler.from_config(dict(self.scheduler_config))
-            elif isinstance(said, list):
+            elif isinstance(value, list):
                 arguments[name] = self._part(name) if self._has(name) else None
-            elif said is not None:
-                arguments[name] = said
+            elif value is not None:
+                arguments[name] = value
         if "requires_safety_checker" in arguments:
             arguments["requires_safety_checker"] = False
         try:
@@ -221,15 +228,30 @@ class PartsModel(Model):
         return ahead.result() if ahead else self._files.hash(part)
 
     def hash_ahead(self, part: str) -> None:
-        # What is still to be fetched is not fetched twice at once.
-        if self._files is not None and self._files.bring is None and part not in self._ahead:
-            beside = ThreadPoolExecutor(1)
-            self._ahead[part] = beside.submit(self._files.hash, part)
-            beside.shutdown(wait=False)
+        # A part that has to be downloaded first is not downloaded twice at once.
+        if self._files is not None and self._files.fetch is None and part not in self._ahead:
+            background = ThreadPoolExecutor(1)
+            self._ahead[part] = background.submit(self._files.hash, part)
+            background.shutdown(wait=False)
 
     @property
     def hash(self) -> str:
         parts = dict.fromkeys(part for encoders in self.encoders.values() for part in encoders)
-        weighed = [part for part in (*parts, self.denoiser_part, "vae") if self._has(part)]
-        weights = hashlib.sha256("".join(self.part_hash(part) for part in weighed).encode()).hexdigest()
+        hashed = [part for part in (*parts, self.denoiser_part, "vae") if self._has(part)]
+        weights = hashlib.sha256("".join(self.part_hash(part) for part in hashed).encode()).hexdigest()
         return hash_with_changes(weights, self.denoiser) if self._denoiser_loaded else weights
+
+
+class TwoStreamModel(PartsModel):
+    """A model whose transformer reads tokens and a pooled embedding: SD3 and FLUX."""
+
+    streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states", POOLED: "pooled_projections"}
+    readers: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        TEXT: ("context_embedder.weight",),
+        POOLED: ("time_text_embed.text_embedder.linear_1.weight",),
+    }
+
+    @property
+    def width(self) -> int:
+        name = {TEXT: "joint_attention_dim", POOLED: "pooled_projection_dim"}[self.stream]
+        return int(self._config("transformer")[name])

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, and a U-Net that reads it by cross-attention.
 
-A prompt is embedded as the pipeline does it: padded to the tokenizer's maximum, without attention mask, last hidden
-state after the final layer norm. The text is read by every `attn2.to_k` and `attn2.to_v`, which have no bias.
+A prompt is embedded as in the pipeline: padded to the tokenizer's maximum, without attention mask, last hidden state
+after the final layer norm. The text is read by every `attn2.to_k` and `attn2.to_v`, which have no bias.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens, encode_ids, final_norm
-from efface.models.text.plain_clip import TextTower
+from efface.models.text.plain_clip import PlainClipEncoder
 from efface.models.text.tokens import token_ids
 
-_TOWER = "text_tower"  # among the parts, or None there where the text encoder is another
+_PLAIN = "plain_text_encoder"  # key among the parts; its value is None if the text encoder is not supported
 
 
 class StableDiffusion(PartsModel):
@@ -38,7 +38,7 @@ class StableDiffusion(PartsModel):
         return None
 
     @property
-    def called(self) -> None:
+    def call_parameters(self) -> None:
         return None
 
     @property
@@ -61,38 +61,38 @@ class StableDiffusion(PartsModel):
             return torch.zeros(0, self.width)
         distinct = list(dict.fromkeys(prompts))
         row = {prompt: index for index, prompt in enumerate(distinct)}
-        found = torch.zeros(len(distinct), self.width)
+        last = torch.zeros(len(distinct), self.width)
         ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
-        # CLIP looks back only: the end token and what comes after it change nothing before it.
+        # CLIP is causal: the end token and the padding after it do not affect earlier tokens.
         for rows in lengths.argsort(stable=True).split(batch_size):
             tokens = self._tokens(ids[rows, : int(lengths[rows].max()) - 1], clip_skip)
-            found[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
-        return found[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
+            last[rows] = tokens[torch.arange(len(rows)), lengths[rows] - 2]
+        return last[torch.tensor([row[prompt] for prompt in prompts], dtype=torch.long)]
 
     def encode(self, ids: Tensor, *, clip_skip: int | None = None, soft: SoftTokens | None = None) -> Tensor:
         self._check_layers(clip_skip)
         return encode_ids(self.text_encoder, ids, clip_skip, soft)
 
     def _tokens(self, ids: Tensor, clip_skip: int | None) -> Tensor:
-        """What the denoiser reads of ids (n, T), (n, T, d), float32."""
-        if (tower := self._tower()) is None:
+        """Embeddings (n, T, d), float32, of ids (n, T)."""
+        if (encoder := self._plain_encoder()) is None:
             return self.encode(ids, clip_skip=clip_skip).float().cpu()
         self._check_layers(clip_skip)
-        return tower(ids, clip_skip or 0).float().cpu()
+        return encoder(ids, clip_skip or 0).float().cpu()
 
     def _check_layers(self, clip_skip: int | None) -> None:
         layers = int(self._config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
         if clip_skip and clip_skip >= layers:
             raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
 
-    def _tower(self) -> TextTower | None:
-        """The text encoder in plain torch, until it or the denoiser is loaded: images read transformers' own."""
+    def _plain_encoder(self) -> PlainClipEncoder | None:
+        """The text encoder in plain torch, until that of transformers or the denoiser is loaded."""
         if self._denoiser_loaded or "text_encoder" in self._parts:
-            self._parts.pop(_TOWER, None)
+            self._parts.pop(_PLAIN, None)
             return None
-        if _TOWER not in self._parts:
-            self._parts[_TOWER] = TextTower.of(self._disk, self.device, self.dtype)
-        return self._parts[_TOWER]
+        if _PLAIN not in self._parts:
+            self._parts[_PLAIN] = PlainClipEncoder.of(self._disk, self.device, self.dtype)
+        return self._parts[_PLAIN]
 
     def words(self) -> tuple[str, ...]:
         pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]
@@ -101,6 +101,6 @@ class StableDiffusion(PartsModel):
 
     @property
     def text_norm(self) -> Any:
-        if (tower := self._tower()) is not None:
-            return tower.norm
+        if (encoder := self._plain_encoder()) is not None:
+            return encoder.norm
         return final_norm(self.text_encoder)

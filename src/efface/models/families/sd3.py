@@ -1,11 +1,12 @@
-"""Stable Diffusion 3 and 3.5: two CLIP text encoders and a T5, and a transformer that reads them in two streams.
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders, a T5, and a transformer that reads them in two streams.
 
-- `text`: the CLIPs' tokens side by side (last hidden layer but one), filled up with zeros to T5's width, then T5's
-  tokens. A prompt has a last subject token in both sequences. `context_embedder` reads them all.
-- `pooled`: both CLIPs' projected end tokens side by side. `time_text_embed.text_embedder.linear_1` reads them.
+- `text`: the tokens of both CLIPs (penultimate hidden state), concatenated by channel and padded with zeros to the
+  width of T5, followed by the tokens of T5. A prompt has a last subject token in both sequences. `context_embedder`
+  reads all of them.
+- `pooled`: the projected end tokens of both CLIPs, concatenated. `time_text_embed.text_embedder.linear_1` reads them.
 
-Both maps have a bias. An edit is of what they read, W (I + L R^T) e + b, so that the bias counts once.
-T5 may be left out; its tokens are zeros then, and have no subject.
+Both maps have a bias. The input of the maps is edited, W (I + L R^T) e + b, so that the bias counts once.
+T5 is optional; without it, its tokens are zeros and have no subject.
 """
 
 from __future__ import annotations
@@ -17,27 +18,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from efface.models.families.parts import PartsModel
+from efface.models.families.parts import TwoStreamModel
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import encode_penultimate
 from efface.models.text.tokens import last_subject, token_ids
 
-T5_TOKENS = 256  # as the pipeline has it
+T5_TOKENS = 256  # the default of the pipeline
 _CLIPS = ("text_encoder", "text_encoder_2")
 
 
-class StableDiffusion3(PartsModel):
+class StableDiffusion3(TwoStreamModel):
     """An SD3 model."""
 
     family: ClassVar[str] = "sd3"
-    streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states", POOLED: "pooled_projections"}
     pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: (*_CLIPS, "text_encoder_3"), POOLED: _CLIPS}
-    readers: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        TEXT: ("context_embedder.weight",),
-        POOLED: ("time_text_embed.text_embedder.linear_1.weight",),
-    }
 
     @property
     def has_text_encoder(self) -> bool:
@@ -46,11 +42,6 @@ class StableDiffusion3(PartsModel):
     @property
     def max_tokens(self) -> int:
         return int(self.tokenizer.model_max_length)
-
-    @property
-    def width(self) -> int:
-        width = {TEXT: "joint_attention_dim", POOLED: "pooled_projection_dim"}[self.stream]
-        return int(self._config("transformer")[width])
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         layers: list[Tensor] = []
@@ -61,17 +52,17 @@ class StableDiffusion3(PartsModel):
             layer, vector = encode_penultimate(self._part(encoder), ids, clip_skip)
             layers.append(layer.float().cpu())
             pooled.append(vector.float().cpu())
-        said = tuple(prompts)
+        names = tuple(prompts)
         if self.stream == POOLED:
             vectors = torch.cat(pooled, dim=-1)[:, None]
-            return Embedded(vectors, torch.zeros(len(prompts), dtype=torch.long), said, start=0)
+            return Embedded(vectors, torch.zeros(len(prompts), dtype=torch.long), names, start=0)
         words = torch.cat(layers, dim=-1)
-        clip = Embedded(pad(words, (0, self.width - words.shape[-1])), last_subject(lengths), said)
+        clip = Embedded(pad(words, (0, self.width - words.shape[-1])), last_subject(lengths), names)
         if not self._has("text_encoder_3"):
             zeros = torch.zeros(len(prompts), T5_TOKENS, self.width)
-            return Embedded(torch.cat([clip.tokens, zeros], dim=1), clip.last, said, parts=(clip,))
+            return Embedded(torch.cat([clip.tokens, zeros], dim=1), clip.last, names, parts=(clip,))
         t5 = self._t5(prompts, truncate)
-        return Embedded(torch.cat([clip.tokens, t5.tokens], dim=1), clip.last, said, parts=(clip, t5))
+        return Embedded(torch.cat([clip.tokens, t5.tokens], dim=1), clip.last, names, parts=(clip, t5))
 
     def _t5(self, prompts: list[str], truncate: bool) -> Embedded:
         encoder: Any = self._part("text_encoder_3")

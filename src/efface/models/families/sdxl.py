@@ -1,10 +1,10 @@
-"""Stable Diffusion XL: two CLIP text encoders, whose tokens the U-Net reads side by side, 768 + 1280 = 2048 wide.
+"""Stable Diffusion XL: two CLIP text encoders, whose tokens are concatenated by channel, 768 + 1280 = 2048.
 
-Of each encoder it is the last hidden layer but one, without the final norm. The last subject token is counted by the
-first tokenizer; the second one differs in its padding only. The text is read by every `attn2.to_k` and `attn2.to_v`.
+Each encoder gives its penultimate hidden state, without the final norm. The last subject token is counted by the first
+tokenizer; the second one differs only in its padding. The text is read by every `attn2.to_k` and `attn2.to_v`.
 
-The second encoder's pooled embedding enters beside the time embedding, by one map together with the picture's size.
-No edit of the text edits it; guards take the concept's in its place.
+The pooled embedding of the second encoder is added to the time embedding, by one map that reads the image size too.
+No text edit changes it; guards replace it by that of the concept.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Where the weights of a model are read from: a diffusers folder, or a single-file checkpoint."""
+"""Files of a model: a diffusers folder, or a single-file checkpoint."""

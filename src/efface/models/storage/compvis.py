@@ -1,8 +1,10 @@
-"""How the original Stable Diffusion code (CompVis, and Stability's sgm) names what diffusers names otherwise.
+"""Parameter names of the original Stable Diffusion code (CompVis, and Stability's sgm), from those of diffusers.
 
-Blocks are counted through there: `input_blocks.4.1` is the first attention of the second down block. What is inside an
-attention has the same names.
+The original code numbers all blocks consecutively: `input_blocks.4.1` is the first attention of the second down block.
+Names inside an attention are the same.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
@@ -43,7 +45,7 @@ _VAE_INSIDE = {
 }
 _VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-# OpenCLIP has queries, keys and values in one: `attn.in_proj_weight` and `_bias`.
+# OpenCLIP stores queries, keys and values in one tensor: `attn.in_proj_weight` and `_bias`.
 _OPEN_CLIP = {
     "embeddings.token_embedding": "token_embedding",
     "embeddings.position_embedding.weight": "positional_embedding",
@@ -59,35 +61,35 @@ _OPEN_CLIP = {
 
 
 def unet_name(name: str, config: Mapping[str, Any]) -> str:
-    """The original name of a parameter of a U-Net with this configuration."""
+    """Original name of a parameter of a U-Net with this configuration."""
     return _renamed(name, unet_modules(config), {"resnets": _UNET_RESNET})
 
 
 def vae_name(name: str, config: Mapping[str, Any]) -> str:
-    """The original name of a parameter of an autoencoder with this configuration."""
+    """Original name of a parameter of an autoencoder with this configuration."""
     return _renamed(name, vae_modules(config), {"resnets": _VAE_RESNET, "attentions": _VAE_ATTENTION})
 
 
 def vae_tensor(name: str, tensor: Tensor) -> Tensor:
-    """Its tensor: attentions, linear in diffusers, are 1 x 1 convolutions there."""
-    inside = ".attentions." in name and name.endswith(".weight") and tensor.ndim == 2
-    return tensor[:, :, None, None] if inside else tensor
+    """The tensor in its original shape: attention weights (n, d) are 1 x 1 convolutions (n, d, 1, 1) there."""
+    is_attention = ".attentions." in name and name.endswith(".weight") and tensor.ndim == 2
+    return tensor[:, :, None, None] if is_attention else tensor
 
 
 def text_tensors(state: Mapping[str, Tensor], open_clip: bool) -> dict[str, Tensor]:
-    """A text encoder's tensors under their original names: those of 1.x, or with `open_clip` of 2.x."""
+    """A text encoder's tensors by their original names: those of 1.x, or those of 2.x if `open_clip` is true."""
     flat = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     if not open_clip:
         return {TEXT + name: tensor for name, tensor in flat.items()}
-    found: dict[str, dict[int, Tensor]] = {}
+    thirds: dict[str, dict[int, Tensor]] = {}
     for name, tensor in flat.items():
         original, third = open_clip_name(name)
-        found.setdefault(original, {})[third or 0] = tensor
-    return {name: torch.cat([parts[k] for k in sorted(parts)]) for name, parts in found.items()}
+        thirds.setdefault(original, {})[third or 0] = tensor
+    return {name: torch.cat([parts[k] for k in sorted(parts)]) for name, parts in thirds.items()}
 
 
 def open_clip_name(name: str) -> tuple[str, int | None]:
-    """The original name in 2.x of a text encoder's parameter, and which third of that it is, if it is one."""
+    """Original name in 2.x of a text encoder's parameter, and its third of that tensor if it is only a part."""
     third = next((k for k, letter in enumerate("qkv") if f".{letter}_proj." in name), None)
     name = re.sub(r"\.[qkv]_proj\.", ".q_proj.", name)
     for ours, theirs in _OPEN_CLIP.items():
@@ -96,12 +98,12 @@ def open_clip_name(name: str) -> tuple[str, int | None]:
 
 
 def ema_name(name: str) -> str:
-    """What an exponential moving average of a parameter of the U-Net is saved as, given its original name."""
+    """Name of the exponential moving average of a U-Net parameter, given the original name of the parameter."""
     return EMA + f"diffusion_model.{name}".replace(".", "")
 
 
 def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Original names of a U-Net's modules by diffusers' names."""
+    """Original names of a U-Net's modules, by their names in diffusers."""
     names, layers = dict(_UNET), int(config["layers_per_block"])
     blocks = len(config["block_out_channels"])
     for block in range(blocks):
@@ -121,7 +123,7 @@ def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Original names of an autoencoder's modules by diffusers' names."""
+    """Original names of an autoencoder's modules, by their names in diffusers."""
     layers, blocks = int(config["layers_per_block"]), len(config["block_out_channels"])
     names = {
         f"{coder}.{ours}": f"{coder}.{theirs}"
@@ -140,7 +142,7 @@ def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _renamed(name: str, modules: Mapping[str, str], inside: Mapping[str, Mapping[str, str]]) -> str:
-    """A name with its longest known beginning renamed, and then what is inside that module."""
+    """A name with its longest known prefix renamed, and then the names inside that module."""
     words = name.split(".")
     for length in range(len(words), 0, -1):
         module, rest = ".".join(words[:length]), ".".join(words[length:])

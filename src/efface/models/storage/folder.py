@@ -1,4 +1,6 @@
-"""A model in diffusers' folder layout: what its parts are, and their tensors one by one."""
+"""A model in the folder layout of diffusers: its parts, and their tensors one by one."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -22,78 +24,87 @@ class Folder:
     """One diffusers folder.
 
     Attributes:
-        root: the folder that holds `model_index.json`.
-        bring: called with a part's name before its weights are read, for models that are fetched part by part.
+        root: The folder that contains `model_index.json`.
+        fetch: Called with the name of a part before its weights are read, for models that are downloaded part by part.
     """
 
     root: Path
-    bring: Callable[[str], None] | None = None
+    fetch: Callable[[str], None] | None = None
 
     def index(self) -> Mapping[str, Any]:
         """The content of `model_index.json`."""
         return read_json(self.root / INDEX)
 
     def config(self, part: str) -> Mapping[str, Any]:
-        """A part's configuration."""
+        """The configuration of a part."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return read_json(self.root / part / name)
 
     def variant(self, part: str) -> str | None:
-        """The variant of the weights to read: None if the plain ones are there, else "fp16" or what there is."""
+        """The variant of the weights to read: None if the plain ones exist, else "fp16" or another that exists."""
         variants = {_variant(path) for path in self._files(part)}
         return None if None in variants else "fp16" if "fp16" in variants else min(str(name) for name in variants)
 
     def weights(self, part: str) -> tuple[Path, ...]:
-        """The files that hold a part's weights, in order."""
+        """The files of a part's weights, in order."""
         variant = self.variant(part)
         return tuple(path for path in self._files(part) if _variant(path) == variant)
 
     def hash(self, part: str) -> str:
-        """SHA-256 of a part's files."""
+        """SHA-256 of the files of a part."""
         files = [sha256_of_file(path) for path in self.weights(part)]
         return files[0] if len(files) == 1 else hashlib.sha256("".join(files).encode()).hexdigest()
 
     def load(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
-        """The part, of class `kind` with its weights in `dtype`; of what has no weights, `kind` from its files."""
+        """Load a part.
+
+        Args:
+            part: Its name.
+            kind: Its class.
+            dtype: The type of its weights, if it has any.
+
+        Raises:
+            BadFile: It has no safetensors weights.
+        """
         place = self.root / part
         if not has_weights(kind):
             return kind.from_pretrained(place, local_files_only=True)
-        # transformers and diffusers call the same option by two names.
+        # transformers and diffusers have two names for the same option.
         cast = {"dtype" if kind.__module__.startswith("transformers") else "torch_dtype": dtype}
         return kind.from_pretrained(
             place, variant=self.variant(part), use_safetensors=True, local_files_only=True, **cast
         )
 
     def names(self, part: str) -> tuple[str, ...]:
-        """Names of a part's tensors, read from the headers alone."""
+        """Names of a part's tensors, read from the headers of its files."""
         return tuple(name for path in self.weights(part) for name in _header(path))
 
     def tensors(self, part: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors of these names, one after the other."""
+        """Iterate over the named tensors, of any shape."""
         for path in self.weights(part):
-            held = [name for name in _header(path) if name in names]
-            if held:
+            stored = [name for name in _header(path) if name in names]
+            if stored:
                 with safe_open(path, framework="pt") as file:
-                    for name in held:
+                    for name in stored:
                         yield name, file.get_tensor(name)
 
     def here(self, part: str) -> tuple[Path, ...]:
-        """The files of a part's weights that need not be brought, in every variant."""
+        """The files of a part's weights that need no download, of every variant."""
         return tuple(sorted((self.root / part).glob("*.safetensors")))
 
     def _files(self, part: str) -> tuple[Path, ...]:
-        if self.bring is not None:
-            self.bring(part)
+        if self.fetch is not None:
+            self.fetch(part)
         files = self.here(part)
         if not files:
             raise BadFile(
-                f"{self.root / part} holds no .safetensors weights; convert what it holds: pickle is not read."
+                f"{self.root / part} has no .safetensors weights; convert its files, since pickle is not read."
             )
         return files
 
 
 def has_weights(kind: Any) -> bool:
-    """Whether a part's class is a network: tokenizers and schedulers have a configuration only."""
+    """Whether a part's class is a network: tokenizers and schedulers only have a configuration."""
     return issubclass(kind, torch.nn.Module)
 
 
@@ -112,6 +123,11 @@ def _header(path: Path) -> tuple[str, ...]:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        BadFile: The file cannot be read, or is not a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""A Stable Diffusion 1.x or 2.x checkpoint in one file, read as if it were a diffusers folder.
+"""A Stable Diffusion 1.x or 2.x checkpoint in one file, read like a diffusers folder.
 
-Its names are those of the original code (`model.diffusion_model.input_blocks.1.1...`). diffusers' own conversion, given
-names instead of tensors, says which tensor is which, so that weights are read one by one here too. The configuration
-and the tokenizer, which such a file lacks, come from a folder: `checkpoints`, or one that the user gives.
+Its names are those of the original code (`model.diffusion_model.input_blocks.1.1...`). The conversion of diffusers,
+applied to names instead of tensors, maps them, so that weights can be read one by one here too. The configuration and
+the tokenizer, which such a file lacks, come from a folder: `checkpoints`, or one that the user passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from efface.models.storage.checkpoints import HERE, clip_tokenizer
 from efface.models.storage.folder import Folder, has_weights, read_json
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
-EMA = "#ema"  # at the end of a checkpoint's name: its averaged weights
+EMA = "#ema"  # suffix of a checkpoint's name that selects its averaged weights
 
 _PREFIXES = {"unet": compvis.DENOISER, "vae": compvis.VAE, "text_encoder": "cond_stage_model."}
 _CLIP = "cond_stage_model.transformer."
@@ -36,8 +36,8 @@ class SingleFile(Folder):
     """One checkpoint; `root` is the folder with its configuration.
 
     Attributes:
-        path: the checkpoint.
-        ema: read the averaged weights of the U-Net instead of the last ones.
+        path: The checkpoint.
+        ema: Read the averaged weights of the U-Net instead of the last ones.
     """
 
     path: Path = field(kw_only=True)
@@ -45,54 +45,73 @@ class SingleFile(Folder):
 
     @classmethod
     def of(cls, path: Path, ema: bool, config: Path | None) -> SingleFile:
-        """The checkpoint with the configuration of its version, or the one in `config`.
+        """The checkpoint with the configuration of its version.
+
+        Args:
+            path: The checkpoint.
+            ema: Read the averaged weights of the U-Net.
+            config: A folder with another configuration.
 
         Raises:
-            BadInput: it is no checkpoint of Stable Diffusion 1.x or 2.x, or lacks averaged weights that were asked for.
+            BadInput: It is not a checkpoint of Stable Diffusion 1.x or 2.x, or lacks the requested averaged weights.
         """
-        found = cls(config or HERE / "sd1", path=path, ema=ema)
-        names = found._tensor_names
+        checkpoint = cls(config or HERE / "sd1", path=path, ema=ema)
+        names = checkpoint._tensor_names
         if not any(name.startswith(compvis.DENOISER) for name in names):
-            raise BadInput(f"{path} is no Stable Diffusion checkpoint: it has no weights named {compvis.DENOISER}*.")
+            raise BadInput(f"{path} is not a Stable Diffusion checkpoint: it has no weights named {compvis.DENOISER}*.")
         if not any(name.startswith((_CLIP, compvis.OPEN_CLIP)) for name in names):
             raise BadInput(
-                f"{path} has no text encoder of Stable Diffusion 1.x or 2.x; of other families efface opens "
+                f"{path} has no text encoder of Stable Diffusion 1.x or 2.x; other families are opened from "
                 "diffusers folders: convert it (diffusers' from_single_file and save_pretrained)."
             )
         if ema and _averaged(next(name for name in names if name.startswith(compvis.DENOISER))) not in names:
-            raise BadInput(f"{path} has no averaged (EMA) weights; leave {EMA} away.")
+            raise BadInput(f"{path} has no averaged (EMA) weights; leave out {EMA}.")
         if config is None and any(name.startswith(compvis.OPEN_CLIP) for name in names):
             return cls(HERE / "sd2", path=path, ema=ema)
-        return found
+        return checkpoint
 
     def variant(self, part: str) -> str | None:
+        """None: a checkpoint has no variants."""
         return None
 
     def weights(self, part: str) -> tuple[Path, ...]:
         return (self.path,)
 
     def here(self, part: str) -> tuple[Path, ...]:
+        """The checkpoint."""
         return (self.path,)
 
     def hash(self, part: str) -> str:
-        # Of the part alone, tensor by tensor: the whole file would take longer to read than erasing does.
+        # Only the part, tensor by tensor: reading the whole file would take longer than erasing.
         digests = (sha256_of_tensors({name: tensor}) for name, tensor in self._part(part))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def names(self, part: str) -> tuple[str, ...]:
+        """Names in diffusers of a part's tensors."""
         return tuple(self._stored(part))
 
     def tensors(self, part: str, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Iterate over tensors, of any shape, by their names in diffusers."""
         wanted = {stored: name for name, stored in self._stored(part).items() if name in names}
         yield from ((wanted[stored], tensor) for stored, tensor in self._read(wanted))
 
     def load(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
+        """Load a part.
+
+        Args:
+            part: Its name.
+            kind: Its class.
+            dtype: The type of its weights, if it has any.
+
+        Raises:
+            BadFile: Its tensors do not fit the configuration.
+        """
         if not has_weights(kind):
-            own = any((self.root / part).glob("*.txt")) or (self.root / part / "tokenizer.json").exists()
-            if own:
+            has_tokenizer = any((self.root / part).glob("*.txt")) or (self.root / part / "tokenizer.json").exists()
+            if has_tokenizer:
                 return super().load(part, kind, dtype)
-            told = read_json(self.root / part / "tokenizer_config.json")
-            return clip_tokenizer(kind, model_max_length=told["model_max_length"], pad_token=told["pad_token"])
+            config = read_json(self.root / part / "tokenizer_config.json")
+            return clip_tokenizer(kind, model_max_length=config["model_max_length"], pad_token=config["pad_token"])
         from diffusers.loaders import single_file_utils
 
         tensors = dict(self._part(part))
@@ -108,24 +127,26 @@ class SingleFile(Folder):
             return kind.from_single_file(tensors, **options)
         except (ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise BadFile(f"The {part} in {self.path} is not as {self.root} describes it: {reason}.") from error
+            raise BadFile(
+                f"The {part} in {self.path} does not fit the configuration in {self.root}: {reason}."
+            ) from error
 
     def _part(self, part: str) -> Iterator[tuple[str, Tensor]]:
-        """A part's tensors under their original names."""
+        """The tensors of a part by their original names."""
         wanted = [name for name in sorted(self._tensor_names) if name.startswith(_PREFIXES[part])]
         stored = [_averaged(name) for name in wanted] if self.ema and part == "unet" else wanted
         yield from zip(wanted, (tensor for _, tensor in self._read(stored)), strict=True)
 
     def _stored(self, part: str) -> Mapping[str, str]:
-        """By the name of each of a part's tensors, its name in the file."""
+        """The names in the file of a part's tensors, by their names in diffusers."""
         if part == "text_encoder":
             return {name.removeprefix(_CLIP): name for name in self._tensor_names if name.startswith(_CLIP)}
-        assert part == "unet"  # the only other part whose tensors are asked for one by one
+        assert part == "unet"  # the only other part whose tensors are read one by one
         return self._converted
 
     @cached_property
     def _converted(self) -> Mapping[str, str]:
-        """By diffusers' name of each of the U-Net's tensors, its name in the file."""
+        """The names in the file of the U-Net's tensors, by their names in diffusers."""
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
         stored = {
@@ -147,7 +168,7 @@ class SingleFile(Folder):
             raise BadFile(f"Cannot read the checkpoint {self.path}: {error}.") from error
 
     def _read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        """Tensors by their names in the file, one after the other."""
+        """Iterate over tensors by their names in the file."""
         if self._pickled is not None:
             yield from ((name, self._pickled[name]) for name in names)
             return
@@ -157,21 +178,21 @@ class SingleFile(Folder):
 
     @cached_property
     def _pickled(self) -> Mapping[str, Tensor] | None:
-        """A .ckpt file's tensors, mapped into memory; nothing but tensors is ever unpickled."""
+        """The tensors of a .ckpt file, mapped into memory; only tensors are ever unpickled."""
         if self.path.suffix == ".safetensors":
             return None
         try:
             content: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # whatever a damaged pickle makes it raise
+        except Exception as error:  # a damaged pickle can raise anything
             reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-            raise BadFile(f"{self.path} holds more than weights, or is damaged ({reason}); it is not read.") from error
+            raise BadFile(f"{self.path} has more than weights, or is damaged ({reason}); it is not read.") from error
         while isinstance(content, dict) and "state_dict" in content:
             content = content["state_dict"]
         if not isinstance(content, dict):
-            raise BadFile(f"{self.path} holds no named weights.")
+            raise BadFile(f"{self.path} contains no named weights.")
         return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _averaged(name: str) -> str:
-    """What the averaged copy of a weight of the U-Net is called."""
+    """Name of the averaged copy of a weight of the U-Net."""
     return compvis.ema_name(name.removeprefix(compvis.DENOISER))

@@ -1,1 +1,1 @@
-"""Prompts to tokens and embeddings."""
+"""Text encoding: prompts to token ids, and token ids to embeddings."""

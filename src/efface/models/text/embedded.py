@@ -1,4 +1,4 @@
-"""What prompts become: the tokens that the denoiser reads.
+"""Embedded prompts: the tokens that a denoiser reads.
 
 Shapes: n prompts, T tokens (padding included), d text width.
 """
@@ -18,14 +18,14 @@ class Embedded:
     """Prompts as the denoiser reads them in one text stream.
 
     Attributes:
-        tokens: (n, T, d), float32.
-        last: (n,), index of each prompt's last subject token: the one before the end token. The empty prompt has
-            none, and the index falls on its first token, as it does in the reference scripts.
-        prompts: the n prompts.
-        start: how many tokens stand before a prompt's words: CLIP's start token, or none.
-        parts: where text encoders put their tokens one after the other (SD3), each one's, with `last` in its own
-            tokens; else empty.
-        kept: (n, T), which tokens the denoiser's attention mask lets it read; None where it reads all.
+        tokens: Embeddings, (n, T, d), float32.
+        last: Index of each prompt's last subject token, the one before the end token, (n,). The empty prompt has none;
+            its index is that of its first token, as in the reference scripts.
+        prompts: The n prompts.
+        start: Number of tokens before the words of a prompt: 1 if there is a start token, else 0.
+        parts: If the tokens of several text encoders are concatenated (SD3), those of each encoder, with `last`
+            counted in its own tokens; else empty.
+        attention_mask: Tokens that the denoiser reads, (n, T), boolean; None if it reads all.
     """
 
     tokens: Tensor
@@ -33,38 +33,39 @@ class Embedded:
     prompts: tuple[str, ...]
     start: int = 1
     parts: tuple[Embedded, ...] = ()
-    kept: Tensor | None = None
+    attention_mask: Tensor | None = None
 
     @property
     def sequences(self) -> tuple[Embedded, ...]:
-        """Each text encoder's tokens."""
+        """The tokens of each text encoder."""
         return self.parts or (self,)
 
     @property
     def last_tokens(self) -> Tensor:
-        """The last subject tokens, (n, d); with k sequences (n k, d), each prompt's one after the other."""
+        """The last subject tokens, (n, d); with k sequences (n k, d), prompt by prompt."""
         rows = torch.arange(len(self.prompts))
         return torch.stack([part.tokens[rows, part.last] for part in self.sequences], dim=1).flatten(0, 1)
 
     def take(self, rows: Sequence[int]) -> Embedded:
-        """Some of the prompts, in this order."""
+        """The prompts of these rows, in this order."""
         index = torch.tensor(rows, dtype=torch.long)
         prompts = tuple(self.prompts[row] for row in rows)
         parts = tuple(part.take(rows) for part in self.parts)
-        kept = None if self.kept is None else self.kept[index]
-        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts, kept)
+        mask = None if self.attention_mask is None else self.attention_mask[index]
+        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts, mask)
 
     @classmethod
     def stacked(cls, pieces: Sequence[Embedded]) -> Embedded:
-        """The prompts of all pieces; shorter pieces are filled up with zeros."""
+        """Concatenate pieces; shorter sequences are padded with zeros."""
         longest = max(piece.tokens.shape[1] for piece in pieces)
         tokens = [pad(piece.tokens, (0, 0, 0, longest - piece.tokens.shape[1])) for piece in pieces]
-        kept = [pad(piece.kept, (0, longest - piece.kept.shape[1])) for piece in pieces if piece.kept is not None]
+        given = [piece.attention_mask for piece in pieces if piece.attention_mask is not None]
+        masks = [pad(mask, (0, longest - mask.shape[1])) for mask in given]
         return cls(
             torch.cat(tokens),
             torch.cat([piece.last for piece in pieces]),
             tuple(prompt for piece in pieces for prompt in piece.prompts),
             pieces[0].start,
             tuple(cls.stacked(parts) for parts in zip(*(piece.parts for piece in pieces), strict=True)),
-            torch.cat(kept) if kept else None,
+            torch.cat(masks) if masks else None,
         )

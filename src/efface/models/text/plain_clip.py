@@ -1,11 +1,11 @@
-"""CLIP's text encoder in plain torch on tensors of a file, for where nothing but embeddings of prompts is wanted.
+"""CLIP's text encoder in plain torch on the tensors of a file, for runs that only need embeddings of prompts.
 
-transformers' own takes longer to import than a few prompts take to embed. With LN a layer norm, for every layer:
+Importing the one of transformers takes longer than embedding a few prompts. With LN a layer norm, for every layer:
 
     x_0 = E[ids] + P,   x <- x + A(LN_1(x)),   x <- x + W_2 act(W_1 LN_2(x) + b_1) + b_2,   result LN_f(x)
 
-where A is causal attention of several heads. Paper: https://arxiv.org/abs/2103.00020. Source:
-`transformers/models/clip/modeling_clip.py`, whose names the tensors have, and whose operations these are.
+where A is causal multi-head attention. Paper: https://arxiv.org/abs/2103.00020. Tensor names and operations are those
+of `transformers/models/clip/modeling_clip.py`.
 
 Shapes: n prompts, T tokens, d width.
 """
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from efface.models.storage.folder import Folder
 
 _PART, _KIND = "text_encoder", "CLIPTextModel"
-_PREFIX = "text_model."  # of all names in files of transformers 4
+_PREFIX = "text_model."  # prefix of all names in files of transformers 4
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -35,20 +35,26 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": _quick_g
 
 
 @dataclass(frozen=True, eq=False)
-class TextTower:
-    """A text encoder of CLIP.
+class PlainClipEncoder:
+    """A CLIP text encoder.
 
     Attributes:
-        config: its configuration, as transformers writes it.
-        tensors: its weights by their names.
+        config: Its configuration in the format of transformers.
+        tensors: Its weights by name.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, folder: Folder, device: torch.device, dtype: torch.dtype) -> TextTower | None:
-        """The text encoder of a folder, mapped into memory; None where it is not known to the last detail."""
+    def of(cls, folder: Folder, device: torch.device, dtype: torch.dtype) -> PlainClipEncoder | None:
+        """The text encoder of a folder, mapped into memory; None if any detail of it is not supported here.
+
+        Args:
+            folder: The folder.
+            device: The device of the weights.
+            dtype: The type of the weights.
+        """
         config = folder.config(_PART)
         if folder.index().get(_PART) != ["transformers", _KIND]:
             return None
@@ -68,7 +74,7 @@ class TextTower:
         return cls(config, {name: tensor.to(device, dtype) for name, tensor in tensors.items()})
 
     def __call__(self, ids: Tensor, skip: int = 0) -> Tensor:
-        """The hidden states of ids (n, T) behind all layers but the last `skip`, normed, (n, T, d)."""
+        """Hidden states of ids (n, T) after all layers except the last `skip`, normalised, (n, T, d)."""
         ids = ids.to(self.tensors["embeddings.token_embedding.weight"].device)
         x = F.embedding(ids, self.tensors["embeddings.token_embedding.weight"])
         x = x + self.tensors["embeddings.position_embedding.weight"][: ids.shape[1]]
@@ -81,7 +87,7 @@ class TextTower:
 
     @property
     def norm(self) -> torch.nn.LayerNorm:
-        """LN_f, by which every token leaves."""
+        """The final layer norm LN_f."""
         scale, shift = (self.tensors[f"final_layer_norm.{name}"] for name in ("weight", "bias"))
         norm = torch.nn.LayerNorm(scale.shape, self.config["layer_norm_eps"], device="meta")
         norm.weight, norm.bias = (torch.nn.Parameter(tensor, requires_grad=False) for tensor in (scale, shift))
@@ -90,8 +96,8 @@ class TextTower:
     def _attention(self, x: Tensor, at: str) -> Tensor:
         heads = self.config["num_attention_heads"]
         q, k, v = (self._linear(x, f"{at}.{name}").unflatten(2, (heads, -1)).transpose(1, 2) for name in _ATTENTION[:3])
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self._linear(read.transpose(1, 2).flatten(2), f"{at}.out_proj")
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self._linear(mixed.transpose(1, 2).flatten(2), f"{at}.out_proj")
 
     def _linear(self, x: Tensor, at: str) -> Tensor:
         return F.linear(x, self.tensors[f"{at}.weight"], self.tensors[f"{at}.bias"])
@@ -102,7 +108,7 @@ class TextTower:
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor by its name."""
+    """Shape of every tensor by name."""
     d, inner = config["hidden_size"], config["intermediate_size"]
     linear = {f"self_attn.{name}": (d, d) for name in _ATTENTION} | {"mlp.fc1": (inner, d), "mlp.fc2": (d, inner)}
     norms = ["final_layer_norm"]

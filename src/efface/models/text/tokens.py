@@ -1,4 +1,8 @@
-"""Prompts to token ids, padded to one length, as every pipeline of diffusers does it.
+"""Prompts to token ids, padded to one length as in every pipeline of diffusers, and the position of their subject.
+
+The subject of a prompt is located by its last subject token. If nothing is known of a pipeline but its conventions,
+the ids that the text encoder receives show it: the words of a prompt begin where its ids differ from those of the
+empty prompt, and end where they agree again, compared from the end.
 
 Shapes: n prompts, T tokens.
 """
@@ -16,10 +20,19 @@ from efface.errors import BadRequest
 
 
 def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) -> tuple[Tensor, Tensor]:
-    """Padded ids (n, `longest`), and how many of each prompt's are no padding, (n,).
+    """Tokenise prompts.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        prompts: The n prompts.
+        longest: Length T that ids are padded to.
+        truncate: Cut prompts that are too long instead of refusing them; their end token is preserved.
+
+    Returns:
+        Padded ids, (n, T), and the number of each prompt's ids without padding, (n,).
 
     Raises:
-        BadRequest: a prompt has more than `longest` tokens, and `truncate` is false.
+        BadRequest: A prompt has more than `longest` tokens, and `truncate` is false.
     """
     rows: list[list[int]] = tokenizer(prompts)["input_ids"]
     for index, row in enumerate(rows):
@@ -37,63 +50,59 @@ def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) 
 
 
 def last_subject(lengths: Tensor) -> Tensor:
-    """Index of the token before the end token, (n,); of a prompt that is its end token alone, that."""
+    """Index of the token before the end token for prompts of `lengths` (n,) ids, (n,); 0 if there is no other token."""
     return (lengths - 2).clamp(min=0)
 
 
-# Which token of a prompt is its subject, for a pipeline of which nothing but its conventions is known.
-#
-# The ids that the text encoder is given tell: a prompt's words begin where its ids part from the empty prompt's, and
-# end
-# where they meet again, seen from behind.
-
-
 @contextmanager
-def listening(encoder: nn.Module) -> Generator[list[tuple[Tensor, Tensor | None]], None, None]:
-    """The ids and the mask of every call of a text encoder."""
-    heard: list[tuple[Tensor, Tensor | None]] = []
+def recorded_ids(encoder: nn.Module) -> Generator[list[tuple[Tensor, Tensor | None]], None, None]:
+    """Record the ids (n, T) and the attention mask (n, T), or None, of every call of a text encoder."""
+    calls: list[tuple[Tensor, Tensor | None]] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if isinstance(ids, Tensor):
-            heard.append((ids.cpu(), mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else None))
+            calls.append((ids.cpu(), mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else None))
 
     handle = encoder.register_forward_pre_hook(before, with_kwargs=True)
     try:
-        yield heard
+        yield calls
     finally:
         handle.remove()
 
 
 def padded(tokens: Any) -> tuple[Tensor, Tensor | None]:
-    """Tokens (n, T, d), and of prompts that came with lengths of their own, which are no padding, (n, T)."""
+    """Tokens (n, T, d) of prompts of one or of different lengths; in the latter case also their mask (n, T)."""
     if isinstance(tokens, Tensor):
         return tokens, None
     rows = cast("list[Tensor]", tokens)
     lengths = torch.tensor([len(row) for row in rows])
-    kept = torch.arange(int(lengths.max())) < lengths[:, None]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), kept
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
 
 
-def subjects(ids: Tensor, mask: Tensor, kept: Tensor | None, width: int) -> tuple[Tensor, int]:
-    """Where each prompt's last subject token is among what `encode_prompt` gave, (n,), and how many come before it.
+def subjects(ids: Tensor, mask: Tensor, output_mask: Tensor | None, width: int) -> tuple[Tensor, int]:
+    """Positions of the last subject tokens in the output of `encode_prompt`.
 
     Args:
-        ids: (n, L), what the text encoder was given; the last two rows are of a single word and of the empty prompt.
-        mask: (n, L), which of them are no padding.
-        kept: (n, T), which of the tokens that came out are no padding, if that is known.
-        width: T.
+        ids: Input ids of the text encoder, (n, L); the last two rows are a single word and the empty prompt.
+        mask: Input ids that are not padding, (n, L).
+        output_mask: Output tokens that are not padding, (n, T), if known.
+        width: Number of output tokens T.
+
+    Returns:
+        The positions, (n,), and the number of tokens before the words of a prompt.
     """
     words = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
     places: list[list[int]] = []
     for index, row in enumerate(mask):
         real: list[int] = row.nonzero().flatten().tolist()
-        # The template before a prompt may be gone from what comes out, and so may the padding.
-        gone = ids.shape[1] - width
-        if kept is not None and real and kept[index].any():
-            gone = real[-1] - int(kept[index].nonzero()[-1])
-        places.append([min(max(place - gone, 0), width - 1) for place in real] or [0])
+        # The output may lack the template before a prompt, and the padding.
+        offset = ids.shape[1] - width
+        if output_mask is not None and real and output_mask[index].any():
+            offset = real[-1] - int(output_mask[index].nonzero()[-1])
+        places.append([min(max(place - offset, 0), width - 1) for place in real] or [0])
     empty, last = words[-1], []
     for row, at in zip(words, places, strict=True):
         behind = _common(row[::-1], empty[::-1])
@@ -103,7 +112,7 @@ def subjects(ids: Tensor, mask: Tensor, kept: Tensor | None, width: int) -> tupl
 
 
 def _common(one: list[int], other: list[int]) -> int:
-    """How many ids two lists begin with alike."""
+    """Length of the common beginning of two lists."""
     count = 0
     for left, right in zip(one, other, strict=False):
         if left != right:

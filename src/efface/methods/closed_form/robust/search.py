@@ -21,8 +21,8 @@ from efface.methods.closed_form.robust import gradient as robust_gradient
 from efface.methods.closed_form.robust.solve import Inputs, exactly_kept
 from efface.methods.closed_form.tokens import BATCH, Pairs, prompt_pairs, token_pairs
 from efface.models.model import Model
+from efface.models.tensor_cache import word_tokens
 from efface.models.text_gram import TextGram
-from efface.models.vocabulary import word_tokens
 from efface.request.record import Request
 
 if TYPE_CHECKING:

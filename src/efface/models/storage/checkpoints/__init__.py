@@ -1,8 +1,10 @@
-"""What a single-file checkpoint of Stable Diffusion lacks: configurations of its parts, and CLIP's tokenizer.
+"""Files that a single-file checkpoint of Stable Diffusion lacks: configurations of its parts, and CLIP's tokenizer.
 
 The configurations are those of Stable Diffusion 1.x and of 2.x (768, v-prediction). `clip_merges.txt` are the 48,894
 merges of CLIP's byte-pair encoding (OpenAI, MIT licence), from which its vocabulary follows.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ HERE = Path(__file__).parent
 
 
 def clip_tokenizer(kind: Any, **options: Any) -> Any:
-    """CLIP's tokenizer, of class `kind`."""
+    """CLIP's tokenizer, an instance of the class `kind`."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    # Bytes that do not print stand as the characters from 256 on.
+    # Bytes that are not printable are represented by the characters from 256 on.
     letters = [chr(code) for code in printable] + [chr(256 + index) for index in range(256 - len(printable))]
     lines = (HERE / "clip_merges.txt").read_text(encoding="utf-8").splitlines()
     merges: list[Any] = [tuple(line.split()) for line in lines]

@@ -1,4 +1,4 @@
-"""The words' tokens are kept, and what is kept is used only for the text encoder that it is of."""
+"""Cached tokens of words are used only for the text encoder that they were computed by."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from efface import Model, open_model
-from efface.models import vocabulary as module
-from efface.models.vocabulary import word_tokens
+from efface.models import tensor_cache as module
+from efface.models.tensor_cache import word_tokens
 
 WORDS = ["cat", "dog", "house", "golf", "ball"]
 
@@ -16,7 +16,7 @@ WORDS = ["cat", "dog", "house", "golf", "ball"]
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "_WORTH", 1)
+    monkeypatch.setattr(module, "_MIN_WORDS", 1)
     monkeypatch.setattr(module, "_PROBES", 2)
 
 
