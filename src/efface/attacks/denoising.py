@@ -1,11 +1,11 @@
-"""The edited model as its own classifier: a text that says a concept helps it to denoise pictures of the concept.
+"""The edited model as its own classifier: a text with a concept's meaning lowers the denoising loss of its images.
 
     L(text) = mean | eps - eps_u(x_t, t, text) |^2,    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 
-with pictures x_0 that the unedited model drew; where a model predicts velocities, of these. Guards steer guidance: with
-one on the model, eps_u is the guided prediction.
+with images x_0 of the unedited model; if the model predicts velocities, the loss is that of the velocity. A guard
+changes guidance: if one is attached, eps_u is the guided prediction.
 
-Shapes: n pictures, C latent channels, h and w latent size, T tokens, d text width.
+Shapes: n images, C latent channels, h and w latent size, T tokens, d text width.
 """
 
 from __future__ import annotations
@@ -17,26 +17,32 @@ from efface.attacks.base import Target
 from efface.edits.kinds import ValueGuard
 from efface.models.denoising import Conditions, guided
 
-_STEPS, _GUIDANCE = 25, 7.5  # of pictures
+_STEPS, _GUIDANCE = 25, 7.5  # of the images
 
 
 class Denoising:
-    """The loss of one target. Pictures are latents, drawn by DPM-Solver++ when they are first asked for."""
+    """The denoising loss of one target.
+
+    Images are latents, which are generated with DPM-Solver++ when they are first used.
+
+    Args:
+        target: The model, its eraser and the seeds.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._schedule = target.model.noise_schedule()
         self._pictures: dict[str, Tensor] = {}
         self._guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
-        self._null: Tensor | None = None  # (1, T, d), by the text encoder with the eraser on it
+        self._null: Tensor | None = None  # (1, T, d), by the text encoder with the eraser attached
 
     @property
     def length(self) -> int:
-        """How many timesteps the schedule has."""
+        """Number of timesteps of the schedule."""
         return self._schedule.timesteps
 
     def pictures(self, prompt: str, n: int = 1) -> Tensor:
-        """(n, C, h, w), by the search's first seed and those after it; to be drawn without the eraser."""
+        """Latents of n images of a prompt, (n, C, h, w), from the first seed of the search on, without the eraser."""
         if prompt not in self._pictures:
             first = self._target.seeds[0]
             self._pictures[prompt] = self._target.latents(
@@ -50,26 +56,26 @@ class Denoising:
         return self._pictures[prompt]
 
     def loss(self, text: Tensor, pictures: Tensor, times: Tensor, noise: Tensor) -> Tensor:
-        """L of one text (1, T, d), with the eraser on the model.
+        """The loss L of one text, a scalar, with the eraser on the model.
 
         Args:
-            text: gradients go through it.
-            pictures: x_0, (n, C, h, w).
-            times: t, (n,).
-            noise: eps, like the pictures.
+            text: The text embedding, (1, T, d); gradients flow to it.
+            pictures: Latents x_0, (n, C, h, w).
+            times: Timesteps t, (n,).
+            noise: Noise eps, (n, C, h, w).
         """
-        aim = self._schedule.target(pictures, noise, times)
-        found = self._predicted(self._schedule.add_noise(pictures, noise, times), times, text)
-        return (found - aim.to(found)).square().mean()
+        target = self._schedule.target(pictures, noise, times)
+        prediction = self._predicted(self._schedule.add_noise(pictures, noise, times), times, text)
+        return (prediction - target.to(prediction)).square().mean()
 
     def gradient(self, loss: Tensor, embeddings: Tensor) -> Tensor:
-        """Of the loss by embeddings, in their place and shape; scaled on its way, as half precision ends at 6e-8."""
+        """Gradient of the scalar loss by embeddings, of the same shape; scaled against underflow in half precision."""
         scale = 1024.0 if self._target.model.dtype == torch.float16 else 1.0
         (gradient,) = torch.autograd.grad(scale * loss, [embeddings])
         return gradient / scale
 
     def _predicted(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
-        """eps_u, (n, C, h, w), float32."""
+        """The prediction eps_u, (n, C, h, w), float32."""
         model, n = self._target.model, len(noisy)
         if not self._guarded:
             return model.predict(noisy, times, Conditions(text))

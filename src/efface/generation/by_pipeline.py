@@ -1,7 +1,9 @@
-"""Jobs to pixels by calling the model's own diffusers pipeline, for the families that efface has no sampler for.
+"""Jobs to pixels by calling the model's diffusers pipeline, for families without a sampler in efface.
 
-Image i of a prompt has its own CPU generator here too, so that it does not depend on the batch.
+Each image has its own CPU generator here too, so that it does not depend on the batch.
 """
+
+from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -30,48 +32,54 @@ def sample_by_pipeline(
     progress: Progress | None,
     wanted: Set[int],
 ) -> Iterator[tuple[int, Pixels | None]]:
-    """Make the jobs' images, batch by batch; as `sampling.sample`.
+    """Generate the jobs' images, batch by batch, as `sampling.sample` does.
 
     Args:
-        model: What draws.
-        jobs: What to draw.
-        sampling: How; `dpm++`, `ddim` and `lms` only for models trained on a schedule of betas.
-        attached: Puts the eraser on the model while a batch runs.
-        progress: Told after each batch.
-        wanted: The indices of the jobs whose images are still to be made.
+        model: The model.
+        jobs: What to generate.
+        sampling: Sampling settings; `dpm++`, `ddim` and `lms` require a model that is trained on a schedule of betas.
+        attached: Returns a context in which the eraser is attached to the model.
+        progress: Called after each batch.
+        wanted: Indices of the jobs whose images are missing.
+
+    Yields:
+        The index of a wanted job and its image, (H, W, 3); None in place of an image whose values are not finite.
+
+    Raises:
+        BadInput: A job has an embedding, the pipeline does not take one of the settings, or it makes no images.
     """
     if any(job.embedding for job in jobs):
-        raise BadInput(f"{model.name} is drawn with by its pipeline, from prompts and not from embeddings.")
-    pipeline, called = model.pipeline(), model.call_parameters
-    assert called is not None
-    own = pipeline.scheduler
+        raise BadInput(f"Images of {model.name} are made by its pipeline, which takes prompts and no embeddings.")
+    pipeline, parameters = model.pipeline(), model.call_parameters
+    assert parameters is not None
+    scheduler = pipeline.scheduler
     done = 0
     for indices in _batches(jobs, sampling):
         if wanted.isdisjoint(indices):
             continue
         batch = [jobs[index] for index in indices]
-        arguments = _arguments(called, batch, sampling)
+        arguments = _arguments(parameters, batch, sampling)
         if sampling.sampler != "own":
             pipeline.scheduler = make_scheduler(model.scheduler_config, sampling)
         try:
             with attached(), no_progress_bar(pipeline):
-                made = pipeline(**arguments)
+                output = pipeline(**arguments)
         finally:
-            pipeline.scheduler = own
-        if not hasattr(made, "images"):
-            raise BadInput(f"A {type(pipeline).__name__} makes no pictures; attach the eraser and call it yourself.")
-        for index, picture in zip(indices, np.asarray(made.images), strict=True):
+            pipeline.scheduler = scheduler
+        if not hasattr(output, "images"):
+            raise BadInput(f"A {type(pipeline).__name__} makes no images; attach the eraser and call it yourself.")
+        for index, image in zip(indices, np.asarray(output.images), strict=True):
             if index not in wanted:
                 continue
-            finite = bool(np.isfinite(picture).all())
-            yield index, (picture.clip(0, 1) * 255).round().astype(np.uint8) if finite else None
+            finite = bool(np.isfinite(image).all())
+            yield index, (image.clip(0, 1) * 255).round().astype(np.uint8) if finite else None
             done += 1
         if progress:
             progress("images", done, len(wanted))
 
 
 def _batches(jobs: Sequence[Job], sampling: Sampling) -> list[list[int]]:
-    """Jobs that one call can make: alike in size and guidance, all or none with a negative prompt."""
+    """Batches for one call each: equal size and guidance, all or none with a negative prompt."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, job in enumerate(jobs):
         groups.setdefault((job.width, job.height, job.guidance, job.negative is None), []).append(index)
@@ -79,15 +87,15 @@ def _batches(jobs: Sequence[Job], sampling: Sampling) -> list[list[int]]:
     return [group[first : first + size] for group in groups.values() for first in range(0, len(group), size)]
 
 
-def _arguments(called: Mapping[str, inspect.Parameter], batch: Sequence[Job], sampling: Sampling) -> dict[str, Any]:
-    """What to call the pipeline with for one batch."""
+def _arguments(parameters: Mapping[str, inspect.Parameter], batch: Sequence[Job], sampling: Sampling) -> dict[str, Any]:
+    """Arguments of the pipeline's call for one batch."""
     first = batch[0]
-    option = guidance_option({name: parameter.default for name, parameter in called.items()})
+    option = guidance_option({name: parameter.default for name, parameter in parameters.items()})
     negative = None if first.negative is None else [job.negative for job in batch]
-    if negative and option == "guidance_scale" and "true_cfg_scale" in called:
-        raise BadInput("This model's guidance is distilled into it: it takes no negative prompt; leave it away.")
+    if negative and option == "guidance_scale" and "true_cfg_scale" in parameters:
+        raise BadInput("This model's guidance is distilled into it: it takes no negative prompt; leave it out.")
     if negative is None and option == "true_cfg_scale":
-        negative = [" "] * len(batch)  # without one, such a pipeline does not guide
+        negative = [" "] * len(batch)  # without a negative prompt, such a pipeline does not apply guidance
     arguments: dict[str, Any] = {
         "prompt": [job.prompt for job in batch],
         "generator": [torch.Generator().manual_seed(job.seed) for job in batch],
@@ -103,7 +111,7 @@ def _arguments(called: Mapping[str, inspect.Parameter], batch: Sequence[Job], sa
     if option is not None:
         arguments[option] = sampling.guidance if first.guidance is None else first.guidance
     arguments |= {name: value for name, value in optional.items() if value is not None}
-    unknown = [name for name in arguments if name not in called]
+    unknown = [name for name in arguments if name not in parameters]
     if unknown:
-        raise BadInput(f"This model's pipeline takes no {unknown[0]}; leave it away.")
+        raise BadInput(f"This model's pipeline takes no {unknown[0]}; leave it out.")
     return arguments

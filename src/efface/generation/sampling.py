@@ -1,15 +1,14 @@
-"""The sampler: jobs to pixels, in batches, with the same result whatever the batches.
+"""The sampler: jobs to pixels, in batches that do not affect the images.
 
-A loop of its own over diffusers' schedulers rather than a pipeline call, since an evaluation wants what a pipeline
-does not do: every prompt embedded once, the unconditional embedding shared, one guidance an image, static batches, one
-pass of the decoder, and a generator per image. For one prompt and seed it gives the pipeline's own image.
+A loop over diffusers' schedulers instead of a pipeline call, because an evaluation needs what a pipeline does not do:
+every prompt is embedded once, the unconditional embedding is shared, each image has its own guidance scale and its own
+generator, batches have one shape, and images are decoded together. For one prompt and seed, the result is the image of
+the pipeline.
 
-Classifier-free guidance (Ho and Salimans, arXiv 2207.12598), with scale g:
-
-    prediction = unconditional + g * (conditional - unconditional)
-
-Shapes: b images a batch, C latent channels, h and w latent size, T tokens, d text width.
+Shapes: b images per batch, C latent channels, h and w latent size, T tokens, d text width, H and W image size.
 """
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Container, Iterator, Sequence
@@ -33,13 +32,13 @@ from efface.progress import Progress
 
 Pixels = NDArray[np.uint8]
 
-#: Pixels decoded together: 256 images of 64 x 64, 4 of 512 x 512.
+#: Pixels that are decoded together: 256 images of 64 x 64, 4 of 512 x 512.
 _DECODED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Jobs that run together: same size, and all or none with guidance."""
+    """Jobs that run together: of one size, and all or none with guidance."""
 
     indices: tuple[int, ...]
     slots: int
@@ -59,25 +58,28 @@ def sample(
     progress: Progress | None = None,
     wanted: Container[int] | None = None,
 ) -> Iterator[tuple[int, Pixels | None]]:
-    """Make the jobs' images, batch by batch.
+    """Generate the jobs' images, batch by batch.
 
-    Equal calls give equal images, also where only some are wanted. Another batch size or order sums in another order,
-    which may round a pixel to the next byte: images differ by at most 1 of 255. The eraser is on the model only while
-    a batch runs, so that several of these can take turns on one model.
+    Equal calls give equal images, also if only some of them are wanted. Another batch size or order sums in another
+    order, which can change a pixel by at most 1 of 255. The eraser is attached only while a batch runs, so that several
+    iterators can take turns on one model.
 
     Args:
-        model: What draws.
-        jobs: What to draw.
-        sampling: How; `None` takes the model's default.
-        eraser: What the model shall forget meanwhile.
-        strength: Of the eraser.
-        force: Attach the eraser although the model's text encoder is not its base's.
-        progress: Told after each batch.
-        wanted: The indices of the jobs whose images are still to be made; `None` wants all. Batches are cut from all
-            jobs nonetheless and run whole, or not at all, so that a run that goes on equals one that was never stopped.
+        model: The model.
+        jobs: What to generate.
+        sampling: Sampling settings; None uses the model's default.
+        eraser: The eraser to attach meanwhile.
+        strength: Strength of the eraser.
+        force: Attach the eraser even if the model's text encoder differs from that of its base.
+        progress: Called after each batch.
+        wanted: Indices of the jobs whose images are missing; None means all. Batches are formed from all jobs and run
+            completely or not at all, so that a resumed run equals one that was never interrupted.
 
     Yields:
-        A wanted job's index and its image, (height, width, 3); `None` in its place where the numbers were not finite.
+        The index of a wanted job and its image, (H, W, 3); None in place of an image whose values are not finite.
+
+    Raises:
+        BadInput: The model cannot generate images of the requested size, or from the given embeddings.
     """
     sampling = sampling or Sampling.default(model)
     left = {index for index in range(len(jobs)) if wanted is None or index in wanted}
@@ -87,7 +89,7 @@ def sample(
         from efface.generation.by_pipeline import sample_by_pipeline
 
         with _attached(model, eraser, strength, force):
-            pass  # the base is checked here, once
+            pass  # check the eraser's base once
         on = partial(_attached, model, eraser, strength, force=True)
         yield from sample_by_pipeline(model, jobs, sampling, on, progress, left)
         return
@@ -96,23 +98,32 @@ def sample(
         texts = _embed(model, jobs, sampling)
     done = 0
     for batch in batches:
-        # The base was checked above, once.
+        # The base was checked above.
         with _attached(model, eraser, strength, force=True):
             pixels, finite = _decode(model, _latents(model, [jobs[i] for i in batch.indices], batch, texts, sampling))
-        for index, image, good in zip(batch.indices, pixels, finite, strict=True):
+        for index, image, is_finite in zip(batch.indices, pixels, finite, strict=True):
             if index in left:
-                yield index, image if good else None
+                yield index, image if is_finite else None
                 done += 1
         if progress:
             progress("images", done, len(left))
 
 
 def sample_latents(model: Model, jobs: Sequence[Job], sampling: Sampling) -> Tensor:
-    """The jobs' latents instead of their pictures, (n, C, h, w), float32; the jobs must be of one size."""
+    """Generate the latents of n jobs of one image size, without decoding them.
+
+    Args:
+        model: The model.
+        jobs: What to generate.
+        sampling: Sampling settings.
+
+    Returns:
+        The latents, (n, C, h, w), float32.
+    """
     texts, rows = _embed(model, jobs, sampling), dict[int, Tensor]()
     for batch in _batches(model, jobs, sampling):
-        drawn = _latents(model, [jobs[i] for i in batch.indices], batch, texts, sampling)
-        rows.update(zip(batch.indices, drawn, strict=True))
+        latents = _latents(model, [jobs[i] for i in batch.indices], batch, texts, sampling)
+        rows.update(zip(batch.indices, latents, strict=True))
     return torch.stack([rows[index] for index in range(len(jobs))])
 
 
@@ -121,14 +132,14 @@ def _attached(model: Model, eraser: Eraser | None, strength: float, force: bool)
 
 
 def _batches(model: Model, jobs: Sequence[Job], sampling: Sampling) -> list[_Batch]:
-    """Jobs by size and guidance, each group in equal batches; the last of a group is filled up to keep one shape."""
+    """Group jobs by size and guidance, each group in batches of one shape; the last one may have unused slots."""
     groups: dict[tuple[int, int, bool], list[int]] = {}
     for index, job in enumerate(jobs):
         guidance = sampling.guidance if job.guidance is None else job.guidance
         groups.setdefault((*_size(model, job), guidance != 1), []).append(index)
     batches: list[_Batch] = []
     for (height, width, has_guidance), indices in groups.items():
-        # 33 jobs at 32 a batch run as 17 + 16, not as 32 + 1 filled up with 31 copies.
+        # 33 jobs with a batch size of 32 run as 17 + 16, not as 32 + 1 with 31 unused slots.
         slots = -(-len(indices) // -(-len(indices) // sampling.batch_size))
         for start in range(0, len(indices), slots):
             batches.append(_Batch(tuple(indices[start : start + slots]), slots, height, width, has_guidance))
@@ -137,30 +148,24 @@ def _batches(model: Model, jobs: Sequence[Job], sampling: Sampling) -> list[_Bat
 
 def _size(model: Model, job: Job) -> tuple[int, int]:
     """Height and width in pixels."""
-    factor, own = _factor(model), model.denoiser.config.sample_size
-    default = (own, own) if isinstance(own, int) else tuple(own)
-    height = job.height or default[0] * factor
-    width = job.width or default[1] * factor
+    factor = model.pixels_per_latent
+    _, h, w = model.latent_shape
+    height, width = job.height or h * factor, job.width or w * factor
     if height < factor or width < factor or height % factor or width % factor:
         raise BadInput(f"An image of {width}x{height} pixels cannot be made; give multiples of {factor}.")
     return height, width
 
 
-def _factor(model: Model) -> int:
-    """Pixels a latent, along one side."""
-    return 2 ** (len(model.vae.config.block_out_channels) - 1)
-
-
 def _embed(model: Model, jobs: Sequence[Job], sampling: Sampling) -> dict[str, Tensor]:
-    """Every prompt and negative prompt once, (T, d) each; what has an embedding of its own needs none."""
-    said = [text for job in jobs for text in (*(() if job.embedding else (job.prompt,)), job.negative or "")]
-    prompts = list(dict.fromkeys(said))
+    """Embeddings (T, d) of all prompts and negative prompts; a job with an embedding needs none of its prompt."""
+    texts = [text for job in jobs for text in (*(() if job.embedding else (job.prompt,)), job.negative or "")]
+    prompts = list(dict.fromkeys(texts))
     if not prompts:
         return {}
     try:
         embedded: Embedded = model.embed(prompts, clip_skip=sampling.clip_skip)
     except BadRequest as error:
-        # The published prompt files hold such prompts, and every pipeline cuts them.
+        # Published prompt files have such prompts, and every pipeline cuts them.
         warnings.warn(f"{error} The prompt is cut there.", stacklevel=3)
         embedded = model.embed(prompts, clip_skip=sampling.clip_skip, truncate=True)
     return dict(zip(prompts, embedded.tokens, strict=True))
@@ -168,27 +173,30 @@ def _embed(model: Model, jobs: Sequence[Job], sampling: Sampling) -> dict[str, T
 
 @torch.no_grad()
 def _latents(model: Model, jobs: Sequence[Job], batch: _Batch, texts: dict[str, Tensor], sampling: Sampling) -> Tensor:
-    """Latents of one batch, (b, C, h, w)."""
-    filled = [*jobs, *[jobs[-1]] * (batch.slots - len(jobs))]
-    factor = _factor(model)
-    shape = (model.denoiser.config.in_channels, batch.height // factor, batch.width // factor)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(job.seed)) for job in filled])
-    context = torch.stack([job.embedding.tokens if job.embedding else texts[job.prompt] for job in filled])
-    guidance = torch.tensor([sampling.guidance if job.guidance is None else job.guidance for job in filled])
+    """Generate the latents of one batch, (b, C, h, w)."""
+    padded = [*jobs, *[jobs[-1]] * (batch.slots - len(jobs))]
+    factor = model.pixels_per_latent
+    shape = (model.latent_shape[0], batch.height // factor, batch.width // factor)
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(job.seed)) for job in padded])
+    context = torch.stack([job.embedding.tokens if job.embedding else texts[job.prompt] for job in padded])
+    guidance = torch.tensor([sampling.guidance if job.guidance is None else job.guidance for job in padded])
     if batch.guided:
-        context = torch.cat([torch.stack([texts[job.negative or ""] for job in filled]), context])
+        context = torch.cat([torch.stack([texts[job.negative or ""] for job in padded]), context])
     return _denoise(model, sampling, noise, context, guidance if batch.guided else None)[: len(jobs)]
 
 
 def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, guidance: Tensor | None) -> Tensor:
-    """Latents (b, C, h, w), float32, from noise of that shape.
+    """Denoise latents.
 
     Args:
-        model: What draws.
-        sampling: How.
-        noise: (b, C, h, w), of unit variance.
-        context: (b, T, d), or with guidance (2b, T, d), the unconditional half first.
-        guidance: (b,); `None` leaves the unconditional half out.
+        model: The model.
+        sampling: Sampling settings.
+        noise: Noise of unit variance, (b, C, h, w).
+        context: Text embeddings, (b, T, d), or with guidance (2b, T, d), the unconditional half first.
+        guidance: Guidance scales, (b,); None for no guidance.
+
+    Returns:
+        The latents, (b, C, h, w), float32.
     """
     scheduler = make_scheduler(model.scheduler_config, sampling)
     scheduler.set_timesteps(sampling.steps, device=model.device)
@@ -208,10 +216,10 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
 
 @torch.no_grad()
 def _decode(model: Model, latents: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Pixels (b, H, W, 3) of latents (b, C, h, w), and which images are finite."""
+    """Decode latents (b, C, h, w) to pixels (b, H, W, 3), and return which images are finite, (b,)."""
     vae = model.vae
     latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    at_once = max(1, _DECODED_AT_ONCE // (latents[0, 0].numel() * _factor(model) ** 2))
+    at_once = max(1, _DECODED_AT_ONCE // (latents[0, 0].numel() * model.pixels_per_latent**2))
     decoded = torch.cat(
         [vae.decode(part.to(vae.dtype), return_dict=False)[0].float() for part in latents.split(at_once)]
     )

@@ -1,4 +1,6 @@
-"""Samplers by name, as diffusers' schedulers set up for latents."""
+"""Samplers by name: diffusers' schedulers, configured for latents."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,23 +11,26 @@ from efface.models.denoising import ddim_scheduler
 
 
 def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
-    """A fresh scheduler; its steps keep state, so each batch needs its own.
+    """A new scheduler; schedulers have state, so each batch needs its own.
 
-    - `dpm++`: DPM-Solver++ of order 2, multistep (arXiv 2211.01095). Its steps end at t = T ("trailing"), as
-      arXiv 2305.08891 argues for few steps.
-    - `ddim`: eta 0, spaced as the model's own configuration says: what published numbers were made with.
-    - `lms`: what UnlearnDiffAtk and ESD evaluate with.
-    - `own`: the model's own.
+    - `dpm++`: DPM-Solver++ of order 2, multistep (arXiv 2211.01095), with "trailing" timesteps, as arXiv 2305.08891
+      recommends for few steps.
+    - `ddim`: DDIM with eta 0 and the spacing of the model's configuration, which published results use.
+    - `lms`: The scheduler that UnlearnDiffAtk and ESD evaluate with.
+    - `own`: The model's own scheduler.
 
     Args:
-        config: The model's scheduler configuration: betas, prediction type, spacing.
-        sampling: Names the sampler.
+        config: Configuration of the model's scheduler: betas, prediction type, spacing.
+        sampling: Sampling settings, which name the sampler.
+
+    Raises:
+        BadInput: The sampler needs a schedule of betas, or a package that is not installed.
     """
     if sampling.sampler == "own":
         import diffusers
 
-        own: Any = getattr(diffusers, config["_class_name"])
-        return own.from_config(dict(config))
+        scheduler: Any = getattr(diffusers, config["_class_name"])
+        return scheduler.from_config(dict(config))
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     if "num_train_timesteps" not in config or "beta_schedule" not in config:

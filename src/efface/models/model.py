@@ -153,6 +153,18 @@ class Model(ABC):
         """The autoencoder between images and latents."""
 
     @property
+    def pixels_per_latent(self) -> int:
+        """Pixels per latent along one side of an image."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the latents of an image of the model's default size."""
+        config = self.denoiser.config
+        height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
+        return int(config.in_channels), int(height), int(width)
+
+    @property
     @abstractmethod
     def scheduler_config(self) -> Mapping[str, Any]:
         """The scheduler's configuration, with its `_class_name`."""

@@ -96,7 +96,7 @@ def test_the_models_own_scheduler_samples_what_its_own_loop_samples(tiny_model: 
 
     unet, texts = tiny_model.denoiser, tiny_model.embed(["", "cat"]).tokens
     config = {**CONFIG, "_class_name": name, "skip_prk_steps": True}
-    sampler = Sampler(config, steps=6, guidance=2.0, own=True)
+    sampler = Sampler(config, steps=6, guidance=2.0, own_scheduler=True)
     stops, times = sampler.draw(1, 6, seeded(3))
     noise = torch.randn(1, 4, 8, 8, generator=seeded(1))
     points, _ = sampler.sample(

@@ -1,10 +1,10 @@
-"""Noisy latents that the model itself passes through on its way from noise to a picture.
+"""Noisy latents along the model's own sampling trajectories, from noise to an image.
 
-Published ESD samples a fresh partial trajectory for every step of training, 25 guided steps on average, and throws away
-all but its end. Here trajectories run side by side, and each is kept at several of its points; a *round* of them serves
-as many steps of training as there are points. With one point a trajectory it is the published procedure.
+Published ESD samples a new partial trajectory for every step of training, 25 guided steps on average, and uses only its
+end. Here several trajectories are sampled together, and each is stored at several of its points; such a *round* serves
+as many training steps as it has points. With one point per trajectory it is the published procedure.
 
-Shapes: n trajectories, k points of each, C latent channels, h and w latent size, T tokens, d text width.
+Shapes: n trajectories with k points each, C latent channels, h and w latent size, T tokens, d text width.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ class Sampler:
     """How trajectories are sampled.
 
     Attributes:
-        config: of the model's scheduler, with its `_class_name`.
-        steps: from noise to picture.
-        guidance: classifier-free guidance on the way.
-        own: sample with the model's own scheduler instead of DDIM (eta 0).
-        compvis_quirk: as the 2023 code has it: the grid of DDIM lacks its noisiest entry, and a point is said to be
-            two entries of the grid noisier than it is, at a timestep drawn from a whole interval of the grid.
+        config: Configuration of the model's scheduler, with its `_class_name`.
+        steps: Number of steps from noise to image.
+        guidance: Scale of classifier-free guidance.
+        own_scheduler: Sample with the model's own scheduler instead of DDIM (eta 0).
+        compvis_quirk: Reproduce the 2023 code: the grid of DDIM lacks its noisiest entry, and the timestep of a point
+            is two entries of the grid noisier than the point, drawn from a whole interval of the grid.
     """
 
     config: Mapping[str, Any]
     steps: int
     guidance: float
-    own: bool = False
+    own_scheduler: bool = False
     compvis_quirk: bool = False
 
     def start(self) -> tuple[Any, Tensor]:
-        """A new scheduler, which keeps state while a round is sampled, and its timesteps, noisiest first."""
-        if self.own:
+        """A new scheduler, which has state while a round is sampled, and its timesteps, noisiest first, (steps,)."""
+        if self.own_scheduler:
             import diffusers
 
             kind: Any = getattr(diffusers, self.config["_class_name"])
@@ -59,7 +59,16 @@ class Sampler:
         return scheduler, scheduler.timesteps[1:] if self.compvis_quirk else scheduler.timesteps
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """k points of each of n trajectories: the steps done before each, and the timestep it is trained at; (n, k)."""
+        """Choose points of trajectories at random.
+
+        Args:
+            n: Number of trajectories.
+            k: Points of each.
+            generator: The source of randomness.
+
+        Returns:
+            The number of steps before each point, (n, k), and the timestep that it is trained at, (n, k).
+        """
         scheduler, timesteps = self.start()
         points = torch.stack([torch.randperm(self.steps, generator=generator)[:k] for _ in range(n)])
         if not self.compvis_quirk:
@@ -72,18 +81,18 @@ class Sampler:
     def sample(
         self, predict: Predict, noise: Tensor, texts: Tensor, stops: Tensor, last: bool
     ) -> tuple[Tensor, Tensor]:
-        """Sample trajectories and keep them at their points.
+        """Sample trajectories and store them at their points.
 
         Args:
-            predict: the network, (x, t, text) to a prediction.
-            noise: (n, C, h, w), of unit variance.
-            texts: (2n, T, d), of the empty prompt and then of each trajectory's own.
-            stops: (n, k), steps done before each point.
-            last: predict at the last point too, which no further step needs.
+            predict: The network, from x (2n, C, h, w), t (2n,) and texts to a prediction.
+            noise: Noise of unit variance, (n, C, h, w).
+            texts: Embeddings of the empty prompt, then of each trajectory's prompt, (2n, T, d).
+            stops: Number of steps before each point, (n, k).
+            last: Predict at the last point too, which no further step needs.
 
         Returns:
-            The points as the network reads them, (n, k, C, h, w), and what it predicted there for the empty prompt and
-            for the trajectory's own, (2, n, k, C, h, w).
+            The points as the network reads them, (n, k, C, h, w), and its predictions there for the empty prompt and
+            for the trajectory's prompt, (2, n, k, C, h, w).
         """
         scheduler, timesteps = self.start()
         shape = (*stops.shape, *noise.shape[1:])
@@ -105,11 +114,11 @@ class Sampler:
 
 
 class Rounds:
-    """Batches out of rounds of points, for any number of slots.
+    """Batches from rounds of points, for any number of slots.
 
     Args:
-        draw: (slot, round) to the round's points, shuffled: tensors of `steps` batches, (steps, b, ...).
-        steps: how many steps a round serves.
+        draw: From slot and round to the round's points, shuffled: tensors of `steps` batches, (steps, b, ...).
+        steps: Number of training steps that a round serves.
     """
 
     def __init__(self, draw: Callable[[int, int], Points], steps: int) -> None:
@@ -117,18 +126,24 @@ class Rounds:
         self._rounds: dict[int, Points] = {}
 
     def batch(self, slot: int, step: int) -> Points:
-        """What slot reads at a step: (b, ...) each."""
+        """The batch of a slot at a step, tensors (b, ...)."""
         number, place = divmod(step, self._steps)
         if slot not in self._rounds or int(self._rounds[slot]["round"]) != number:
             self._rounds[slot] = {**self._draw(slot, number), "round": torch.tensor(number)}
         return {name: tensor[place] for name, tensor in self._rounds[slot].items() if name != "round"}
 
     def state(self) -> dict[str, Tensor]:
-        """The rounds under way."""
+        """The tensors of the current rounds."""
         return {f"{slot}.{name}": t for slot, points in self._rounds.items() for name, t in points.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], slots: Container[int], device: torch.device) -> None:
-        """Take up what `state` gave, of these slots."""
+        """Restore the rounds of some slots.
+
+        Args:
+            tensors: The result of `state`, tensors of any shape by name.
+            slots: The slots to restore.
+            device: The device of the points.
+        """
         self._rounds = {}
         for key, tensor in tensors.items():
             slot, _, name = key.partition(".")
@@ -137,12 +152,14 @@ class Rounds:
 
 
 def latent_shape(model: Model, image_size: int | None) -> tuple[int, int, int]:
-    """(C, h, w) of a square picture of that many pixels, or of the model's own size; only the former needs the VAE."""
-    channels, own = model.denoiser.config.in_channels, model.denoiser.config.sample_size
+    """Shape (C, h, w) of the latents of a square image of that many pixels, or of the model's default size.
+
+    Raises:
+        BadRequest: The size is not a multiple of the pixels per latent.
+    """
     if image_size is None:
-        height, width = (own, own) if isinstance(own, int) else own
-        return channels, height, width
-    factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
+        return model.latent_shape
+    factor = model.pixels_per_latent
     if image_size % factor:
         raise BadRequest(f"image_size={image_size} cannot be sampled; give a multiple of {factor}.")
-    return channels, image_size // factor, image_size // factor
+    return model.latent_shape[0], image_size // factor, image_size // factor

@@ -70,7 +70,7 @@ def paths(
     scheduler = ddim_scheduler(schedule)
     concepts, others = (model.embed(said, clip_skip=clip_skip) for said in (prompts, guides))
     empty = model.embed([""], clip_skip=clip_skip).tokens[0]
-    shape = (images, config.in_channels, config.sample_size, config.sample_size)
+    shape = (images, *model.latent_shape)
     found: list[Path] = []
     for row in range(len(prompts)):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -43,7 +43,6 @@ from efface.methods.trained.ablate.prompts import anchor_of, target_prompt
 from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, parameters, start_detached
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
 from efface.methods.training.run import drop_components, train_eraser
-from efface.methods.training.trajectories import latent_shape
 from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
 from efface.models.model import Model
 from efface.progress import RunContext
@@ -77,8 +76,8 @@ class Ablate(Objective):
             self._reader = self._base
         self._networks = Networks(model, self.weights)
         self._schedule = model.noise_schedule()
-        self._factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
-        size = min(latent_shape(model, None)[1:]) * self._factor
+        self._factor = model.pixels_per_latent
+        size = min(model.latent_shape[1:]) * self._factor
         gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
         self._targets = gallery.source.targets
         self._encoded = Encoder(model.vae, model.device)
