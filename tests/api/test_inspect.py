@@ -12,6 +12,8 @@ def test_it_returns_what_the_command_prints_of_an_eraser(answer, tiny_sd):
     info = efface.inspect("cat.safetensors")
     assert isinstance(info, EraserInfo)
     assert info.to_json() == printed
+    assert list(printed)[-6:] == ["format", "request", "edits", "base", "provenance", "parts"]
+    assert "header" not in printed
     assert info.components[1] == Component(["bird"], 1, 1 * 2 * 32 * 8)
     in_memory = efface.inspect(eraser)
     assert in_memory.to_json() == {**printed, "eraser": None, "file_bytes": None}

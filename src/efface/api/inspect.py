@@ -71,7 +71,8 @@ class EraserInfo(VerbResult):
     def to_json(self) -> dict[str, Any]:
         """The object that `efface inspect --json` prints: the header's keys stand beside the others."""
         content = super().to_json()
-        return {**content, **content.pop("header")}
+        header = content.pop("header")
+        return {**content, **header}
 
 
 @dataclass(frozen=True)

@@ -113,4 +113,4 @@ def _as_option(value: object) -> object:
     """A default in the notation of `-s`."""
     if isinstance(value, tuple):
         return ",".join(map(str, cast(tuple[object, ...], value)))
-    return "(derived from other settings)" if value is None else value
+    return "(not set)" if value is None else value
