@@ -248,7 +248,7 @@ def test_what_cannot_be_attacked_is_refused(run: Run) -> None:
 
 
 class _Other:
-    family, name, called = "sdxl", "some-xl", None
+    one_clip_encoder, name, call_parameters = False, "some-xl", None
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())
