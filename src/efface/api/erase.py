@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from efface.api.arguments import ModelLike
     from efface.eraser.eraser import Eraser
     from efface.judges import Judge
-    from efface.methods.base import CopyDetector, Tool
+    from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Tool
     from efface.models import Model
 
 #: Judges images for debiasing where no judge is named: that of UCE's script.
@@ -140,7 +140,7 @@ def _check_judge_is_used(request: Request, judge: Judge | str) -> None:
         )
 
 
-def _measure(judge: Judge | str | None, model: Model, request: Request, trust_torchscript: bool) -> Any:
+def _measure(judge: Judge | str | None, model: Model, request: Request, trust_torchscript: bool) -> Measure | None:
     """The shares of attributes among images, which debiasing needs; None for the goal "erase"."""
     if request.goal != "debias":
         return None
@@ -174,13 +174,13 @@ def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: b
     return copies
 
 
-def _latents(model: Model) -> Any:
+def _latents(model: Model) -> Latents:
     from efface.tools import latents_of
 
     return latents_of(model)
 
 
-def _pictures(model: Model, context: RunContext) -> Any:
+def _pictures(model: Model, context: RunContext) -> Pictures:
     from efface.tools import CachedPictures
 
     return CachedPictures(model, context.progress)

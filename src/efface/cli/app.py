@@ -35,7 +35,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="efface",
     cls=Commands,
-    help="Make a text-to-image model forget a concept, show that it forgot, and take the forgetting back.",
+    help="Make a text-to-image model forget a concept, show that it forgot, and restore the concept.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -43,7 +43,7 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Work": {
+    "Commands": {
         "demo": demo_command,
         "erase": erase_command,
         "generate": generate_command,
@@ -57,7 +57,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "inspect": inspect_command,
         "fetch": fetch_command,
     },
-    "What there is": {
+    "Lists": {
         "models": models_command,
         "methods": methods_command,
         "judges": judges_command,
@@ -82,4 +82,4 @@ def _print_version(wanted: bool) -> None:
 def options(
     version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version)] = False,
 ) -> None:
-    """Make a text-to-image model forget a concept, show that it forgot, and take the forgetting back."""
+    """Make a text-to-image model forget a concept, show that it forgot, and restore the concept."""

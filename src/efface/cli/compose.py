@@ -16,10 +16,10 @@ def compose_command(
     without: Annotated[
         list[str] | None, typer.Option("--without", metavar="CONCEPT", help="A concept to restore; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file.")] = None,
     force: Force = False,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME", help="The erasers' model, where --without needs it.")
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="The erasers' model, if --without needs it.")
     ] = None,
     device: Device = "auto",
     seed: UnusedSeed = 0,
@@ -27,9 +27,9 @@ def compose_command(
 ) -> None:
     """Compose several erasers into one, without a model, or restore single concepts.
 
-    Erasers of one method and settings are solved again together; changes of weights are summed; others are applied one
-    after the other in the order given. With --force, also erasers that were made for different models. Restoring
-    concepts that speed, oce, negative or sld erased needs the model they were made for (--model).
+    Erasers of one method and settings are solved again together; weight changes are summed; other erasers are applied
+    one after the other in the given order. With --force, erasers of different models are composed too. Restoring
+    concepts that speed, oce, negative or sld erased needs the erasers' model (--model).
 
     Example: efface compose cat.safetensors dog.safetensors --without cat -o dog-only.safetensors
     """

@@ -20,30 +20,38 @@ if TYPE_CHECKING:
 
 
 def erase_command(
-    concepts: Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="What to erase.")] = None,
+    concepts: Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Concepts to erase.")] = None,
     to: Annotated[
-        list[str] | None, typer.Option("--to", metavar="GUIDE", help="What to draw instead: one, or one a concept.")
+        list[str] | None,
+        typer.Option("--to", metavar="GUIDE", help="The guide, which to generate instead: one, or one per concept."),
     ] = None,
-    preserve: Annotated[list[str] | None, typer.Option("--preserve", metavar="P", help="A prompt to preserve.")] = None,
+    preserve: Annotated[
+        list[str] | None, typer.Option("--preserve", metavar="P", help="A prompt to preserve; may be repeated.")
+    ] = None,
     preserve_file: Annotated[
-        Path | None, typer.Option("--preserve-file", metavar="FILE", help="Prompts to preserve: one a line, or a CSV.")
+        Path | None,
+        typer.Option("--preserve-file", metavar="FILE", help="Prompts to preserve: one per line, or a CSV."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", help="See efface methods (default: uce).")
+        str | None,
+        typer.Option("--method", metavar="NAME", help="Name of the method: see efface methods (default: uce)."),
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe (default: object).")
     ] = None,
     goal: Annotated[
-        str | None, typer.Option("--goal", metavar="GOAL", help="erase, or debias: draw every --to as often.")
+        str | None, typer.Option("--goal", metavar="GOAL", help="erase, or debias: show every --to equally often.")
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option("--judge", metavar="NAME", help="Who judges images, to debias or to find copies (efface judges)."),
+        typer.Option(
+            "--judge", metavar="NAME", help="Name of the judge, to debias or to detect copies: see efface judges."
+        ),
     ] = None,
     trust_torchscript: TrustTorchscript = False,
     certify: Annotated[
-        bool, typer.Option("--certify", help="Bound how far any embedding, or any text, can bring a concept back.")
+        bool,
+        typer.Option("--certify", help="Compute a bound on how far any embedding, or any text, restores a concept."),
     ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.yaml", help="A request; other options add to it.")
@@ -51,21 +59,22 @@ def erase_command(
     settings: Annotated[
         list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="A setting of the method.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file.")] = None,
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", min=0, help="Of methods that draw at random (default: 0).")
+        int | None,
+        typer.Option("--seed", metavar="N", min=0, help="Seed of methods that draw random numbers (default: 0)."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make an eraser: one file that makes a model forget.
+    """Erase concepts: write an eraser, one file that makes a model forget them.
 
     Example: efface erase cat --to dog --preserve tiger -o cat.safetensors
 
-    A method that trains writes checkpoints and its log into a folder named after the output: run again, an interrupted
-    command resumes.
+    A method that trains writes checkpoints and its log to a folder named after the output. Run again, an interrupted
+    training resumes.
     """
     from efface.api.erasers import default_name
     from efface.cli.output import Screen

@@ -18,18 +18,16 @@ def export_command(
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(
-            "--rank", metavar="R", min=1, help="A LoRA's rank, at most; the error of cutting to it is printed."
-        ),
+        typer.Option("--rank", metavar="R", min=1, help="Largest rank of a LoRA; the error of the cut is printed."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="The file, or the folder.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="Output file, or folder.")] = None,
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
-    """Write an eraser for another tool: a LoRA, a whole model, or whole edited weights.
+    """Write an eraser for another tool: a LoRA, a complete model, or complete edited weights.
 
     Example: efface export cat.safetensors --format kohya -o cat-lora.safetensors
     """

@@ -11,18 +11,20 @@ from efface.cli.options import Force, Json, UnusedDevice, UnusedModel, UnusedSee
 
 
 def fetch_command(
-    kind: Annotated[str, typer.Argument(metavar="models|i2p|unlearncanvas", help="What to fetch.")],
+    kind: Annotated[str, typer.Argument(metavar="models|i2p|unlearncanvas", help="What to download.")],
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Its name on the hub; data sets have a default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="Where a data set goes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="PATH", help="Output file or folder of a data set.")
+    ] = None,
     force: Force = False,
     model: UnusedModel = "emoji",
     device: UnusedDevice = "auto",
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
-    """Fetch a model (into the hub's cache) or a data set (as its protocol reads it) from the Hugging Face hub.
+    """Download a model (to the hub's cache) or a data set (as its protocol reads it) from the Hugging Face hub.
 
     Without the hub, the command prints which files to place where, and exits with 1.
 

@@ -12,23 +12,27 @@ from efface.errors import BadInput
 
 
 def generate_command(
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="Prompts.")] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option("--prompts", metavar="FILE", help="A CSV with a prompt column, or one prompt a line.")
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="A CSV with a prompt column, or one prompt per line."),
     ] = None,
     eraser: Annotated[
         list[Path] | None,
         typer.Option("--eraser", "-e", metavar="FILE", help="An eraser to attach; several are composed."),
     ] = None,
-    strength: Annotated[float, typer.Option("--strength", metavar="X", help="How far to erase: 0 not, 1 fully.")] = 1.0,
-    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Images a prompt.")] = 1,
+    strength: Annotated[
+        float,
+        typer.Option("--strength", metavar="X", help="Strength of the eraser: 0 changes nothing, 1 erases fully."),
+    ] = 1.0,
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Images per prompt.")] = 1,
     steps: Steps = None,
     guidance: Annotated[float | None, typer.Option("--guidance", metavar="G", help="Guidance scale.")] = None,
     sampler: Sampler = None,
     batch_size: BatchSize = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the images go.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Attach an eraser of another model too; replaces no image.")
+        bool, typer.Option("--force", "-f", help="Attach an eraser that was made for another model; replaces no image.")
     ] = False,
     model: Model = "emoji",
     device: Device = "auto",

@@ -14,24 +14,25 @@ from efface.errors import BadInput
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Edited weights or a LoRA; no code in it is run.")],
     concept: Annotated[
-        list[str] | None, typer.Option("--concept", metavar="CONCEPT", help="What it erases; may be repeated.")
+        list[str] | None,
+        typer.Option("--concept", metavar="CONCEPT", help="A concept that it erases; may be repeated."),
     ] = None,
     to: Annotated[
-        list[str] | None, typer.Option("--to", metavar="GUIDE", help="What it draws instead, if known.")
+        list[str] | None, typer.Option("--to", metavar="GUIDE", help="What it generates instead, if known.")
     ] = None,
     kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe.")] = "object",
     format: Annotated[
         str, typer.Option("--format", metavar="NAME", help="weights, lora or kohya; auto detects it.")
     ] = "auto",
-    ema: Annotated[bool, typer.Option("--ema", help="Take a CompVis checkpoint's EMA weights.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes.")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Read a CompVis checkpoint's EMA weights.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file.")] = None,
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
-    """Make an eraser of weights that another tool edited, or of a LoRA. --model is the base that it was made from.
+    """Make an eraser from weights that another tool edited, or from a LoRA. --model is the base model.
 
     Example: efface import erased.pt --concept "Van Gogh" --kind style --model sd-folder -o van-gogh.safetensors
     """

@@ -18,10 +18,13 @@ def inspect_command(
         ),
     ] = None,
     certify: Annotated[
-        bool, typer.Option("--certify", help="Bound how closely --model can be brought to an eraser's concepts again.")
+        bool,
+        typer.Option(
+            "--certify", help="Compute a bound on how far --model can be brought back to an eraser's concepts."
+        ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the eraser goes with its certificate.")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file of the eraser with its certificate.")
     ] = None,
     force: Force = False,
     model: Model = "emoji",
@@ -29,7 +32,7 @@ def inspect_command(
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
-    """Show what an eraser erases and how it was made, or what a model can be asked for.
+    """Show the content of an eraser, or the properties of a model.
 
     Example: efface inspect cat.safetensors --certify --model path/to/model -o certified.safetensors
     """

@@ -13,10 +13,15 @@ from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedMode
 def judge_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")],
     question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", metavar="CONCEPT", help="What to look for; may be repeated.")
+        list[str] | None,
+        typer.Option("--question", "-q", metavar="CONCEPT", help="A concept to look for; may be repeated."),
     ] = None,
-    judge: Annotated[str, typer.Option("--judge", metavar="NAME", help="See efface judges.")] = "emoji",
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.parquet", help="Where they go.")] = None,
+    judge: Annotated[
+        str, typer.Option("--judge", metavar="NAME", help="Name of the judge: see efface judges.")
+    ] = "emoji",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.parquet", help="Output file of the verdicts.")
+    ] = None,
     trust_torchscript: TrustTorchscript = False,
     force: Force = False,
     model: UnusedModel = "emoji",
@@ -24,9 +29,9 @@ def judge_command(
     seed: UnusedSeed = 0,
     json: Json = False,
 ) -> None:
-    """Ask a judge whether each image shows a concept; one row an image and question.
+    """Ask a judge whether each image shows a concept; write one row per image and question.
 
-    An image that cannot be judged is an error in the file, never a "no". efface judge train makes a judge of pictures.
+    An image that cannot be judged is an error in the file, never a "no". efface judge train trains a judge.
     """
     from efface import judge as judge_images
     from efface.cli.output import Screen
@@ -73,16 +78,18 @@ def judge_train_command(
         list[str] | None,
         typer.Option("-s", "--set", metavar="KEY=VALUE", help="network, start, head_only, size, epochs, lr and so on."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the judge goes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder of the judge.")
+    ] = None,
     force: Force = False,
     model: UnusedModel = "emoji",
     device: Device = "auto",
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Of the split, the weights and the order.")
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the split, the weights and the order.")
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Train a classifier of styles or objects, and test it on pictures held out.
+    """Train a classifier of styles or objects, and test it on held-out pictures.
 
     The result is a judge for efface judge and efface evaluate: --judge style:FOLDER. Run again with the same folder,
     an interrupted training resumes after its last epoch.
@@ -103,5 +110,7 @@ def judge_train_command(
         for name, recall, row in zip(result.classes, result.recall, result.confusion, strict=True)
     ]
     screen.table(("class", "recognised, %", "held out"), rows)
-    screen.say(f"{100 * result.accuracy:.1f}% of {result.held_out} pictures held out; --judge {result.judge}")
+    screen.say(
+        f"{100 * result.accuracy:.1f}% of {result.held_out} held-out pictures recognised; --judge {result.judge}"
+    )
     screen.answer(result.to_json())

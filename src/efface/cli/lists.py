@@ -10,7 +10,7 @@ from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
 def attacks_command(
     model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
 ) -> None:
-    """List the attacks, their settings and where they come from."""
+    """List the attacks with their settings and papers."""
     from efface.attacks import ATTACKS, DEFAULT
     from efface.cli.output import Screen
 
@@ -36,7 +36,7 @@ def attacks_command(
 def judges_command(
     model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
 ) -> None:
-    """List the judges and where they come from."""
+    """List the judges with their sources."""
     from efface.cli.output import Screen
     from efface.judges import JUDGES
 

@@ -9,29 +9,34 @@ import typer
 from efface.errors import BadInput
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", help="'emoji' (embedded), a folder, checkpoint or hub id.")
+    str, typer.Option("--model", "-m", metavar="NAME", help="emoji (embedded), a folder, a checkpoint or a hub id.")
 ]
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Image i of a prompt uses seed N + i.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
-Steps = Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="Sampling steps.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Image i of a prompt has seed N + i.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to standard output, and the rest to standard error.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="Number of sampling steps.")]
 Sampler = Annotated[
-    str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim, lms or own (the model's).")
+    str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim, lms or own (the model's own).")
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images at once; changes speed only.")
+    int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images per batch; changes speed only.")
 ]
 Erasers = Annotated[
     list[str] | None,
     typer.Argument(metavar="ERASER...", help="Files of erasers, folders of them, or patterns in quotes."),
 ]
 Judge = Annotated[
-    str | None, typer.Option("--judge", metavar="NAME", help="See efface judges (default: the embedded model's own).")
+    str | None,
+    typer.Option(
+        "--judge", metavar="NAME", help="Name of the judge: see efface judges (default: the embedded model's)."
+    ),
 ]
 TrustTorchscript = Annotated[
-    bool, typer.Option("--trust-torchscript", help="Let a judge's TorchScript file, which is a program, run.")
+    bool, typer.Option("--trust-torchscript", help="Run a judge's TorchScript file, which is a program.")
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing output.")]
 
 # Every command accepts these options, so that scripts can pass the same ones to all; some commands ignore them.
 UnusedModel = Annotated[str, typer.Option("--model", "-m", hidden=True)]
