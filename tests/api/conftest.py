@@ -1,4 +1,4 @@
-"""A command and the function that it calls, side by side on a tiny random model and a judge that is always sure."""
+"""A command and the function that it calls, side by side, on a tiny random model and with a simple judge."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ import efface
 from efface import Eraser
 from efface.cli.run import run
 from efface.judges import JUDGES, JudgeEntry
+from support import StubJudge
 
 Answer = Callable[..., dict[str, Any]]
 
@@ -41,22 +42,13 @@ def eraser(tiny_sd: Path) -> Eraser:
     return efface.erase(tiny_sd, "cat", "dog", preserve=["horse"])
 
 
-class Brightness:
+class Brightness(StubJudge):
     """A judge of two concepts, "bright" and "dark"; the score of "bright" is the mean of the image."""
 
-    name, version = "brightness", "1"
+    name = "brightness"
 
     def knows(self, concept: str) -> bool:
         return concept in ("bright", "dark")
-
-    def peers(self, concept: str) -> tuple[str, ...]:
-        return ()
-
-    def same(self, one: str, other: str) -> bool:
-        return one == other
-
-    def threshold(self, concept: str) -> float:
-        return 0.5
 
     def scores(self, images: np.ndarray, concepts: Sequence[str]) -> np.ndarray:
         bright = images.mean(axis=(1, 2, 3)) / 255
