@@ -1,8 +1,7 @@
-"""Pictures for methods that learn from what the unedited model draws.
+"""The tools that methods request by name: pictures and latents of the model, a measure by a judge, a copy detector.
 
-Each is drawn once and kept in the cache (see `cache`), whole as soon as it is there: an interrupted run goes on where
-it was, and processes that run side by side do not disturb each other. Batches are cut from all that is asked for, not
-from what is missing: a batch of another size may round a pixel, and a run that goes on would no longer be the same.
+`efface.methods.base` has their protocols. Methods are below generation and judges in the import order, so the callers
+of a method pass these tools to it.
 """
 
 from __future__ import annotations
@@ -33,15 +32,23 @@ if TYPE_CHECKING:
     from efface.methods.base import CopyDetector, Latents, Measure
 
 
-_NAMED = 5  # files, in a message
+Picture = NDArray[np.uint8]
+
+#: The cosine from which on the embedded model's CLIP counts two pictures as copies.
+COPY_COSINE = 0.9
+_NAMED = 5  # files in a message
 
 
 class CachedPictures:
-    """A model's pictures (`efface.methods.base.Pictures`).
+    """Pictures of the unedited model, for methods that learn from them (`efface.methods.base.Pictures`).
+
+    Each picture is drawn once and stored in the image cache, so that an interrupted run resumes, and parallel
+    processes do not disturb each other. Batches are formed from all requested pictures and not from the missing ones:
+    a batch of another size may round a pixel differently, and a resumed run would give other pictures.
 
     Args:
-        model: what draws.
-        progress: told as pictures are done.
+        model: The model.
+        progress: The progress callback, called after each picture.
     """
 
     def __init__(self, model: Model, progress: Progress | None = None) -> None:
@@ -58,40 +65,51 @@ class CachedPictures:
         negative: str | None = None,
         clip_skip: int | None = None,
         what: str = "pictures",
-    ) -> list[NDArray[np.uint8]]:
-        """A picture (H, W, 3) for each prompt and its seed.
+    ) -> list[Picture]:
+        """Draw a picture of shape (H, W, 3) for each prompt and its seed.
+
+        Args:
+            prompts: The prompts.
+            seeds: The seed of each prompt.
+            steps: Number of sampling steps.
+            guidance: The scale of classifier-free guidance.
+            sampler: The sampler.
+            negative: The negative prompt.
+            clip_skip: Number of last layers of the text encoder to skip.
+            what: The name of the work for the progress callback.
 
         Raises:
-            BadInput: the model's numbers are not finite.
+            BadInput: The model's output is not finite.
         """
-        own = Sampling.default(self._model)
-        how = replace(own, sampler=sampler, steps=steps, guidance=guidance, clip_skip=clip_skip)
+        how = replace(
+            Sampling.default(self._model), sampler=sampler, steps=steps, guidance=guidance, clip_skip=clip_skip
+        )
         jobs = [Job(prompt, seed, negative=negative) for prompt, seed in zip(prompts, seeds, strict=True)]
         recipe = Recipe.of(self._model, how)
         keys = [str(recipe.row(job)["key"]) for job in jobs]
         wanted = list(dict(zip(keys, jobs, strict=True)).items())
-        found = {key: picture for key, _ in wanted if (picture := cached_image(key)) is not None}
+        pictures = {key: picture for key, _ in wanted if (picture := cached_image(key)) is not None}
         for first in range(0, len(wanted), how.batch_size):
             batch = wanted[first : first + how.batch_size]
-            if all(key in found for key, _ in batch):
+            if all(key in pictures for key, _ in batch):
                 continue
             for index, pixels in sample(self._model, [job for _, job in batch], how):
                 if pixels is None:
-                    raise BadInput(f"{self._model.name} draws numbers that are not finite; its weights are damaged.")
+                    raise BadInput(f"{self._model.name} gives numbers that are not finite; its weights are damaged.")
                 key, _ = batch[index]
-                if key in found:
+                if key in pictures:
                     continue
-                found[key] = pixels
+                pictures[key] = pixels
                 cache_image(key, pixels)
                 if self._progress:
-                    self._progress(what, len(found), len(wanted))
-        return [found[key] for key in keys]
+                    self._progress(what, len(pictures), len(wanted))
+        return [pictures[key] for key in keys]
 
-    def read(self, folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """The pictures of a folder one by one, each with the prompt in its metadata, or "".
+    def read(self, folder: Path) -> Iterator[tuple[str, Picture]]:
+        """Read the pictures of a folder, each of shape (H, W, 3), with the prompt in its metadata, or "".
 
         Raises:
-            BadFile: there is no such folder, or some of its pictures cannot be read.
+            BadFile: There is no such folder, or some of its pictures cannot be read.
         """
         broken: list[str] = []
         for image in read_folder(folder):
@@ -106,11 +124,8 @@ class CachedPictures:
             raise BadFile(f"Cannot read these pictures in {folder}: {', '.join(broken[:_NAMED])}{more}; remove them.")
 
 
-# What the unedited model draws, before it is decoded: for methods and attacks that read latents.
-
-
 def latents_of(model: Model) -> Latents:
-    """The function that draws one prompt's latents (n, C, h, w), one a seed, with what is on the model meanwhile."""
+    """The function that draws latents of shape (n, C, h, w), one per seed, with the edits attached at that time."""
 
     def latents(
         prompt: str, seeds: Sequence[int], *, steps: int, guidance: float, sampler: Any, clip_skip: int | None = None
@@ -121,15 +136,12 @@ def latents_of(model: Model) -> Latents:
     return latents
 
 
-# How often images of a prompt show each of several attributes: what debiasing is steered by.
-#
-# An image counts for the attribute that the judge scores highest, as in UCE's script, whatever the threshold. One that
-# it
-# gives no score for counts for none.
-
-
 def measure_by(judge: Judge, model: Model) -> Measure:
-    """The measure that a judge makes of what a model draws."""
+    """The function that measures how often images of a prompt show each attribute, for debiasing.
+
+    An image counts for the attribute with the highest score, as in UCE's script, whatever the threshold. An image
+    without a score counts for no attribute.
+    """
 
     def measure(
         prompt: str,
@@ -158,28 +170,14 @@ def measure_by(judge: Judge, model: Model) -> Measure:
     return measure
 
 
-# Whether pictures are copies of another one, for methods that must know (`efface.methods.base.CopyDetector`).
-#
-# A judge that compares pictures (`sscd`, `pixels`) says so itself. For the embedded model its own CLIP does, by image
-# features f:
-#
-#     copy: cos(f(picture), f(original)) >= 0.9
-
-
-Picture = NDArray[np.uint8]
-
-#: From which cosine on the embedded CLIP takes two pictures for one.
-CLOSE = 0.9
-
-
 def copies_by(judge: Judge) -> CopyDetector:
-    """The detector that a judge is.
+    """The copy detector of a judge that compares pictures (`sscd`, `pixels`).
 
     Raises:
-        BadInput: it does not compare pictures.
+        BadInput: The judge does not compare pictures.
     """
     if not isinstance(judge, ReferenceJudge):
-        raise BadInput(f"The judge '{judge.name}' does not compare pictures; take sscd:FILE with --trust-torchscript.")
+        raise BadInput(f"The judge '{judge.name}' does not compare pictures; use sscd:FILE with --trust-torchscript.")
 
     def copies(pictures: Sequence[Picture], original: Path) -> list[bool]:
         comparing = judge.with_references({"": [_read(original)]})
@@ -189,7 +187,10 @@ def copies_by(judge: Judge) -> CopyDetector:
 
 
 def copies_by_embedded_clip(device: torch.device) -> CopyDetector:
-    """The embedded model's detector."""
+    """The copy detector by the embedded model's CLIP, with image features f.
+
+    A picture is a copy if cos(f(picture), f(original)) >= 0.9.
+    """
     from efface.models.clip import open_clip
 
     clip = open_clip("", device)
@@ -197,17 +198,13 @@ def copies_by_embedded_clip(device: torch.device) -> CopyDetector:
     def copies(pictures: Sequence[Picture], original: Path) -> list[bool]:
         sides = (_read(original)[None], np.stack(pictures))
         r_1d, f_nd = (F.normalize(clip.image_features(side), dim=1) for side in sides)
-        return ((f_nd @ r_1d.T).squeeze(1) >= CLOSE).tolist()
+        return ((f_nd @ r_1d.T).squeeze(1) >= COPY_COSINE).tolist()
 
     return copies
 
 
 def _read(original: Path) -> Picture:
-    """The picture that others may be copies of.
-
-    Raises:
-        BadFile: it cannot be read.
-    """
+    """Read the original of possible copies."""
     try:
         return read_picture(original)
     except OSError as error:

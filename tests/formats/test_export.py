@@ -175,11 +175,11 @@ def test_what_a_lora_cannot_hold_is_refused(text_eraser: Eraser, tiny_model: Mod
     words = WeightEdit("text_encoder.embeddings.token_embedding.weight", delta=torch.ones(1))
     for edit in (bias, norm):
         for format in ("lora", "kohya"):
-            with pytest.raises(BadInput, match="LoRA cannot hold"):
+            with pytest.raises(BadInput, match="LoRA cannot represent"):
                 export(weights(text_eraser, edit), format, path, model=tiny_model, rank=4)
     encoder: Any = tiny_model.text_encoder
     words = replace(words, delta=torch.ones_like(encoder.embeddings.token_embedding.weight))
-    with pytest.raises(BadInput, match="LoRA cannot hold"):
+    with pytest.raises(BadInput, match="LoRA cannot represent"):
         export(weights(text_eraser, words), "lora", path, model=tiny_model, rank=4)
     with pytest.raises(BadInput, match="denoiser alone"):
         export(weights(text_eraser, words), "uce", path, model=tiny_model)

@@ -9,11 +9,11 @@ from efface.formats.base import Exported, Exporter
 from efface.registry import Registry
 
 _BUILTIN = {
-    "diffusers": "efface.formats.folder:EXPORTER",
-    "kohya": "efface.formats.kohya:EXPORTER",
-    "lora": "efface.formats.lora:EXPORTER",
-    "single-file": "efface.formats.single_file:EXPORTER",
-    "uce": "efface.formats.weights:EXPORTER",
+    "diffusers": "efface.formats.folder:ENTRY",
+    "kohya": "efface.formats.kohya:ENTRY",
+    "lora": "efface.formats.lora:ENTRY",
+    "single-file": "efface.formats.single_file:ENTRY",
+    "uce": "efface.formats.weights:ENTRY",
 }
 
 EXPORTERS: Registry[Exporter] = Registry("format", _BUILTIN, "efface.exporters")

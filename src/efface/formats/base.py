@@ -1,4 +1,7 @@
-"""What an exporter is, and what they share: how a file says where it comes from."""
+"""The contract of exporters, and the provenance that their files carry.
+
+An exporter is one file with an entry (`Exporter`) whose function writes an eraser. `single_file.py` is a short example.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ PROVENANCE = "efface_provenance"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A written file or folder.
 
     Attributes:
-        path: the file or folder.
-        parameters: how many parameters of the model it changes.
-        rank: the largest rank of a LoRA; None of whole weights.
-        error: what cutting to that rank lost: the Frobenius norm of all that was left out, relative to the change.
+        path: The file or folder.
+        parameters: Number of the model's parameters that it changes.
+        rank: The largest rank of a LoRA. None for complete weights.
+        error: The error of the rank limit: the Frobenius norm of the discarded part, relative to the change.
     """
 
     path: Path
@@ -41,14 +44,15 @@ class Exported:
 
 @dataclass(frozen=True)
 class Exporter:
-    """One format.
+    """An export format in the registry.
 
     Attributes:
-        name: what it is called on the command line.
-        summary: one line on what it is for.
-        suffix: of its files; "" for a folder.
-        write: (eraser, its model, path, rank, force) -> what was written.
-        takes_rank: whether it can be told a rank.
+        name: The format's name on the command line.
+        summary: One line for listings.
+        suffix: The suffix of its files; "" for a folder.
+        write: Writes an eraser: (eraser, its model, path, largest rank or None, whether to replace) -> `Exported`. The
+            model is not changed. A BadInput says why the format cannot represent the eraser.
+        takes_rank: Whether the format accepts a rank.
     """
 
     name: str
@@ -59,21 +63,34 @@ class Exporter:
 
 
 def provenance_of(eraser: Eraser) -> str:
-    """Where an exported eraser comes from, as JSON: its request and how it was made."""
+    """The provenance of an exported eraser as JSON: its request, and the record of its solution."""
     from efface.eraser.file import header_of
 
     header = header_of(eraser)
-    told = {name: header[name] for name in ("request", "provenance")}
-    return json.dumps({"eraser": eraser.hash, "model": eraser.base.model, **told})
+    records = {name: header[name] for name in ("request", "provenance")}
+    return json.dumps({"eraser": eraser.hash, "model": eraser.base.model, **records})
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, force: bool, **metadata: Any) -> None:
-    """Write one safetensors file with the eraser's provenance in its header, whole or not at all."""
-    # One copy each: safetensors refuses tensors that share memory.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, force: bool, **metadata: Any) -> None:
+    """Write a safetensors file with the eraser's provenance in its header, atomically.
+
+    Args:
+        path: The file.
+        tensors: The tensors by name.
+        eraser: The eraser.
+        force: Whether an existing file may be replaced.
+        metadata: More entries of the header.
+
+    Raises:
+        BadFile: The file cannot be written, or exists and `force` is false.
+    """
+    # Copies, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    told = {"format": "pt", PROVENANCE: provenance_of(eraser), **{name: str(value) for name, value in metadata.items()}}
+    header = {"format": "pt", PROVENANCE: provenance_of(eraser)} | {
+        name: str(value) for name, value in metadata.items()
+    }
     with atomic(path, force) as temporary:
         try:
-            save_file(tensors, temporary, metadata=told)
+            save_file(tensors, temporary, metadata=header)
         except SafetensorError as error:
             raise BadFile(f"Cannot write {path}: {error}.") from error

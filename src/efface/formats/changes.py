@@ -1,7 +1,7 @@
-"""An eraser as changes of single parameters, streamed: whole weights, or low-rank factors of what is added to them.
+"""An eraser as changes of single parameters, streamed: low-rank factors where possible, dense matrices otherwise.
 
-An edit of the text is W (I + L R^T) in every W that reads it, so what is added is (W L) R^T, of the edit's rank. With
-changes of weights beside it, W becomes (W + A) (I + L R^T): what is added is A + (W + A) L R^T. All in float64.
+A text edit turns every W that reads the text into W (I + L R^T), so the change is (W L) R^T, of the edit's rank.
+Together with a weight edit A, W becomes (W + A) (I + L R^T), and the change is A + (W + A) L R^T. All in float64.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
-    """What is added to one parameter.
+class ParameterChange:
+    """The change of one parameter: up @ down + rest.
 
     Attributes:
-        part: the part of the model that has it ("denoiser").
-        name: its name there.
-        weight: what it was.
-        up: (d_out, r), float64; None if the change is not known to be of low rank.
-        down: (r, all other dimensions), float64; so too.
-        rest: all that has no such factors, (d_out, all other dimensions), float64.
+        part: The part of the model that has the parameter ("denoiser").
+        name: The parameter's name in that part.
+        weight: The unchanged parameter, of any shape.
+        up: The left factor, of shape (d_out, r), float64. None if there is no low-rank part.
+        down: The right factor, of shape (r, d_in) with all other dimensions flattened, float64, or None.
+        rest: The part without factors, of shape (d_out, d_in), float64, or None.
     """
 
     part: str
@@ -44,7 +44,7 @@ class Change:
 
     @property
     def matrix(self) -> Tensor:
-        """The whole change, (d_out, all other dimensions)."""
+        """The change as a matrix of shape (d_out, d_in), with all other dimensions flattened."""
         total = torch.zeros_like(self.weight, dtype=torch.float64).reshape(len(self.weight), -1)
         if self.up is not None and self.down is not None:
             total = total + self.up @ self.down
@@ -52,12 +52,16 @@ class Change:
 
     @property
     def edited(self) -> Tensor:
-        """The parameter after the change, float64."""
+        """The changed parameter, float64, of the same shape."""
         return self.weight.double() + self.matrix.reshape(self.weight.shape)
 
 
-def changes(eraser: Eraser, model: Model) -> Iterator[Change]:
-    """Every parameter that an eraser changes, one after the other, with what is added to it."""
+def parameter_changes(eraser: Eraser, model: Model) -> Iterator[ParameterChange]:
+    """The changes of all parameters that an eraser edits, one after the other.
+
+    Raises:
+        BadInput: The model lacks a parameter, or has it with another shape.
+    """
     of_part: dict[str, dict[str, list[WeightEdit]]] = {}
     for edit in eraser.edits:
         if isinstance(edit, WeightEdit):
@@ -71,26 +75,28 @@ def changes(eraser: Eraser, model: Model) -> Iterator[Change]:
     for name in operators:
         of_part.setdefault("denoiser", {}).setdefault(name, [])
     for part, of_name in of_part.items():
-        left = set(of_name)
+        missing = set(of_name)
         for name, weight in model.weights(part, of_name):
-            left.discard(name)
+            missing.discard(name)
             yield _change(part, name, weight.cpu(), of_name[name], operators.get(name))
-        if left:
-            raise BadInput(f"The model has no parameter {part}.{min(left)}; the eraser is for another one.")
+        if missing:
+            raise BadInput(f"The model has no parameter {part}.{min(missing)}; the eraser is for another model.")
 
 
-def _change(part: str, name: str, weight: Tensor, edits: list[WeightEdit], operator: TextEdit | None) -> Change:
+def _change(
+    part: str, name: str, weight: Tensor, edits: list[WeightEdit], operator: TextEdit | None
+) -> ParameterChange:
     if not all(edit.fits(weight.shape) for edit in edits):
         raise BadInput(f"{part}.{name} is {tuple(weight.shape)} in the model; the eraser is for another shape.")
-    wide = weight.double().reshape(len(weight), -1)
-    dense = [edit.delta.reshape(wide.shape).double() for edit in edits if edit.delta is not None]
+    matrix = weight.double().reshape(len(weight), -1)
+    dense = [edit.delta.reshape(matrix.shape).double() for edit in edits if edit.delta is not None]
     ups = [edit.up.double() for edit in edits if edit.up is not None]
     downs = [edit.down.double() for edit in edits if edit.down is not None]
     if operator is not None:
-        total = wide + sum(dense) + sum(up @ down for up, down in zip(ups, downs, strict=True))
+        total = matrix + sum(dense) + sum(up @ down for up, down in zip(ups, downs, strict=True))
         ups.append(total @ operator.left)
         downs.append(operator.right.T)
-    return Change(
+    return ParameterChange(
         part,
         name,
         weight,

@@ -1,6 +1,6 @@
-"""A whole model in diffusers' layout with the eraser baked into its weights: `DiffusionPipeline.from_pretrained(DIR)`.
+"""A complete model in diffusers' layout with the eraser baked in: `DiffusionPipeline.from_pretrained(DIR)`.
 
-Beside `model_index.json` lies `efface.json`, which says where it comes from.
+`efface.json`, next to `model_index.json`, has the provenance.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from efface.models import Model
 
 
-def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    """Write the folder, whole or not at all; the model stays as it is, and so does a folder in its place until then."""
+def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
+    """Write the folder atomically: a folder in its place is replaced only after everything is written."""
     check_folder(path, force)
-    place = path.resolve()  # of a link, what it points to
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    # The base was checked, or another one was forced.
+    target = path.resolve()  # the target of a link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # The caller has checked the base, or forces another one.
     baked = bake(eraser, model, force=True)
     try:
         model.pipeline().save_pretrained(temporary)
         (temporary / "efface.json").write_text(provenance_of(eraser) + "\n", encoding="utf-8")
-        _replace(place, temporary)
+        _replace(target, temporary)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
     except SafetensorError as error:
@@ -44,41 +44,41 @@ def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: boo
     return Exported(path, count)
 
 
-def _replace(place: Path, new: Path) -> None:
-    """Put a folder where another one may be, which lies beside it until then: one of them is always whole."""
+def _replace(target: Path, new: Path) -> None:
+    """Rename a folder to `target`. An existing folder is renamed first and deleted last, so that one always exists."""
     old = new.with_suffix(".old")
-    if place.exists():
-        place.rename(old)
+    if target.exists():
+        target.rename(old)
     try:
-        new.rename(place)
+        new.rename(target)
     except OSError:
         if old.exists():
-            old.rename(place)
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
 def check_folder(path: Path, force: bool) -> None:
-    """Find out whether a model may be written there before the work is done.
+    """Check that a model may be written to a folder, before the work starts.
 
     Raises:
-        BadFile: it may not: there is something, and `force` is false or it is no model's folder; or it is where the
-            process works, which would then be in a folder that is gone.
+        BadFile: The folder exists, and `force` is false or it is not the folder of a model; or it is the working
+            directory, which would be deleted.
     """
     if Path.cwd().is_relative_to(path.resolve()):
-        raise BadFile(f"Cannot write {path}: the command runs in it; give a folder of another name.")
+        raise BadFile(f"Cannot write {path}: the command runs in it; choose another folder.")
     if not path.parent.is_dir():
         raise BadFile(f"Cannot write {path}: the folder {path.parent} does not exist.")
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() and not (force and (path / INDEX).is_file()):
-        mend = "choose another name" if force else "pass --force to replace a model's folder, or choose another name"
-        raise BadFile(f"{path} already exists; {mend}.")
+        fix = "choose another name" if force else "pass --force to replace a model's folder, or choose another name"
+        raise BadFile(f"{path} already exists; {fix}.")
 
 
-EXPORTER = Exporter(
+ENTRY = Exporter(
     name="diffusers",
-    summary="A whole model's folder with the eraser baked in: from_pretrained(DIR).",
+    summary="The folder of a complete model with the eraser baked in: from_pretrained(DIR).",
     suffix="",
-    write=write,
+    write=_write,
 )

@@ -1,9 +1,9 @@
-"""A LoRA as kohya's sd-scripts write it, which ComfyUI and A1111 read.
+"""LoRA files of kohya's sd-scripts, which ComfyUI and A1111 read. `lora.py` has the reader.
 
     lora_unet_MODULE.{lora_down, lora_up}.weight, .alpha     MODULE in diffusers' names, with "_" for "."
-    lora_te_text_model_MODULE...                             the text encoder; of two, lora_te1_ and lora_te2_
+    lora_te_text_model_MODULE...                             the text encoder; of two encoders, lora_te1_ and lora_te2_
 
-The change is alpha / r up @ down; alpha is r here, so that strength 1 is the eraser.
+The change is alpha / r up @ down; alpha is r here, so that strength 1 equals the eraser.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadInput
-from efface.formats.base import Exported, Exporter, save
-from efface.formats.lora import has_unet, summary
+from efface.formats.base import Exported, Exporter, save_tensors
+from efface.formats.lora import exported_lora, has_unet
 from efface.formats.low_rank import low_rank
 from efface.formats.names import kohya_name
 
@@ -25,25 +25,24 @@ if TYPE_CHECKING:
     from efface.models import Model
 
 
-def write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    """Write the file."""
+def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     if not has_unet(model):
-        raise BadInput(f"kohya's names are of U-Nets, and {model.name} is a transformer; export it as lora.")
+        raise BadInput(f"kohya's names are for U-Nets, and {model.name} is a transformer; export it as lora.")
     tensors: dict[str, Tensor] = {}
-    made = low_rank(eraser, model, rank)
-    for factors in made:
+    modules = low_rank(eraser, model, rank)
+    for factors in modules:
         name = kohya_name(factors.part, factors.module, two_encoders=len(model.encoder_parts) > 1)
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = factors.tensors()
         tensors[f"{name}.alpha"] = torch.tensor(float(factors.rank))
-    size = made[0].rank
-    save(path, tensors, eraser, force, ss_network_module="networks.lora", ss_network_dim=size, ss_network_alpha=size)
-    return summary(path, made)
+    sizes = {"ss_network_dim": modules[0].rank, "ss_network_alpha": modules[0].rank}
+    save_tensors(path, tensors, eraser, force, ss_network_module="networks.lora", **sizes)
+    return exported_lora(path, modules)
 
 
-EXPORTER = Exporter(
+ENTRY = Exporter(
     name="kohya",
     summary="A LoRA for ComfyUI, A1111 and kohya's sd-scripts.",
     suffix=".safetensors",
-    write=write,
+    write=_write,
     takes_rank=True,
 )

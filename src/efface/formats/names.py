@@ -1,4 +1,4 @@
-"""Every spelling of a model's parameters that files of researchers use, as a table to look them up in.
+"""Tables from the names of parameters in published files to the names in the model.
 
     diffusers      mid_block...to_k.weight, unet.mid_block..., text_encoder.encoder..., text_encoder.text_model...
     CompVis        model.diffusion_model.middle_block..., cond_stage_model.transformer.text_model.encoder...
@@ -6,7 +6,7 @@
     CompVis, EMA   model_ema.diffusion_modelmiddle_block...
     kohya          lora_unet_mid_block..., lora_te_text_model_encoder...
 
-kohya's are of modules, the others of parameters.
+kohya's names are for modules, the others for parameters.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from efface.models import Model
 
 _WRAPPERS = ("state_dict.", "model_state_dict.", "module.", "base_model.model.")
-# What checkpoints hold beside parameters that an eraser may change: noise schedules, counters, other parts, and
-# embeddings of words that were made for training (Concept Ablation).
-_BESIDE = re.compile(
+# Tensors in checkpoints that an eraser never changes: noise schedules, counters, other parts, and embeddings of words
+# that exist only for training (Concept Ablation).
+_UNRELATED = re.compile(
     r"(first_stage_model|vae|loss|optimizer|optimizer_states|lr_schedulers?|scheduler|callbacks|modifier_token)\."
     r"|(betas|alphas_cumprod|alphas_cumprod_prev|logvar|scale_factor|posterior_\w+|sqrt_\w+|log_one_minus\w+|embed)$"
     r"|model_ema\.(decay|num_updates)$|.*(position_ids|num_batches_tracked)$"
@@ -31,20 +31,20 @@ _BESIDE = re.compile(
 
 
 def unwrapped(name: str) -> str:
-    """A name without what a training script wrapped around it."""
+    """A name without the prefixes of training scripts."""
     for wrapper in _WRAPPERS:
         if name.startswith(wrapper):
             return unwrapped(name.removeprefix(wrapper))
     return name
 
 
-def is_beside(name: str, ema: bool) -> bool:
-    """Whether a tensor is none of the parameters in question: with `ema` the plain ones are not, else the EMA ones."""
-    return bool(_BESIDE.match(name)) or name.startswith(compvis.DENOISER if ema else compvis.EMA)
+def is_unrelated(name: str, ema: bool) -> bool:
+    """Whether a tensor is to be ignored: it is no parameter of interest, or with `ema` a plain one, else an EMA one."""
+    return bool(_UNRELATED.match(name)) or name.startswith(compvis.DENOISER if ema else compvis.EMA)
 
 
 def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
-    """All spellings of the parameters of the denoiser and the text encoders, by full name ("denoiser.mid_block...")."""
+    """From all spellings of parameters of denoiser and text encoders to full names ("denoiser.mid_block...")."""
     table: dict[str, str] = {}
     for part, name in _parameters(model):
         full = f"{part}.{name}"
@@ -65,7 +65,10 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
 
 
 def open_clip_names(model: Model) -> dict[str, list[tuple[str, int | None]]]:
-    """By their names in a checkpoint of 2.x, the text encoder's parameters by full name, each with the third it is."""
+    """From names in checkpoints of 2.x to the text encoder's parameters.
+
+    Each parameter has its full name and, for queries, keys and values in one tensor, the index of its third.
+    """
     table: dict[str, list[tuple[str, int | None]]] = {}
     for part, name in _parameters(model):
         if part == "text_encoder":
@@ -75,16 +78,22 @@ def open_clip_names(model: Model) -> dict[str, list[tuple[str, int | None]]]:
 
 
 def kohya_name(part: str, module: str, two_encoders: bool) -> str:
-    """What kohya calls a module of the denoiser or of a text encoder."""
+    """The name of a module in kohya's files.
+
+    Args:
+        part: The denoiser or a text encoder.
+        module: The module's name in diffusers.
+        two_encoders: Whether text encoders are numbered.
+    """
     if part == "denoiser":
         return f"lora_unet_{module.replace('.', '_')}"
     number = {"text_encoder": "1", "text_encoder_2": "2"}[part] if two_encoders else ""
-    # transformers 5 has the layers of a text encoder one level further up than these names say.
+    # transformers 5 has the layers of a text encoder one level higher than these names.
     return f"lora_te{number}_text_model_{module.removeprefix('text_model.').replace('.', '_')}"
 
 
 def kohya_names(model: Model) -> dict[str, str]:
-    """kohya's names of all modules, of text encoders numbered and not, with the full names of their weights."""
+    """From kohya's names of all modules, with and without numbers of text encoders, to the full names of weights."""
     table: dict[str, str] = {}
     for part, name in _parameters(model):
         module, full = name.removesuffix(".weight"), f"{part}.{name}"
@@ -100,7 +109,7 @@ def kohya_names(model: Model) -> dict[str, str]:
 
 
 def original_name(model: Model, name: str) -> str:
-    """The CompVis name of a parameter of the denoiser; of what is no U-Net, its own."""
+    """The CompVis name of a parameter of a U-Net; for another denoiser, the name itself."""
     config: Any = model.denoiser.config
     return compvis.unet_name(name, config) if "up_block_types" in config else name
 

@@ -1,4 +1,4 @@
-"""Checkpoints of any of the usual makes as tensors by name, each read when it is wanted; no code in them is run."""
+"""Checkpoints of the usual formats as tensors by name. Each tensor is read on demand; no code in a file is run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        path: the file.
-        tensors: by name, with nested names joined by dots; each is a function that reads it.
-        metadata: of a safetensors file.
+        path: The file.
+        tensors: Functions that read the tensors, by name; nested names are joined by dots.
+        metadata: The metadata of a safetensors file.
     """
 
     path: Path
@@ -38,13 +38,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Open a `.safetensors` file, or one that `torch.save` wrote.
 
     Raises:
-        BadFile: it is missing, damaged, holds no tensors, or needs code to be unpickled.
+        BadFile: The file is missing or damaged, has no tensors, or needs code to be unpickled.
     """
     if not path.is_file():
         raise BadFile(f"There is no file {path}.")
     opened = _safetensors(path) if path.suffix == ".safetensors" else Checkpoint(path, dict(_flat(_unpickled(path))))
     if not opened.tensors:
-        raise BadFile(f"{path} holds no tensors.")
+        raise BadFile(f"{path} has no tensors.")
     return opened
 
 
@@ -63,11 +63,11 @@ def _reader(file: Any, name: str) -> Callable[[], Tensor]:
 
 def _unpickled(path: Path) -> object:
     try:
-        # What is mapped is read from the disk when it is used. Files older than torch 1.6 are no archives.
+        # With mmap, tensors are read from disk on demand. Files from before torch 1.6 are no archives.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        found = _GLOBAL.search(str(error))
-        what = f" ({found[1]})" if found else ""
+        match = _GLOBAL.search(str(error))
+        what = f" ({match[1]})" if match else ""
         raise BadFile(
             f"{path} is damaged, or holds more than tensors{what}: efface runs no code from a file, so save its "
             "state_dict as safetensors on a machine where you trust it."
@@ -78,7 +78,7 @@ def _unpickled(path: Path) -> object:
 
 
 def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The tensors of nested mappings; what else a checkpoint holds (counters, optimizer settings) is passed over."""
+    """The tensors of nested mappings; other values (counters, settings of an optimizer) are ignored."""
     if isinstance(value, Tensor):
         yield prefix, lambda: value.detach()
     elif isinstance(value, Mapping):
