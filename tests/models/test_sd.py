@@ -110,3 +110,10 @@ def test_hashes_know_the_weights(tiny_sd: Path, other_sd: Path) -> None:
     assert one.hash == open_model(tiny_sd).hash != other.hash
     assert one.part_hash("text_encoder") != other.part_hash("text_encoder")
     assert len(one.hash) == 64
+
+
+def test_the_shape_of_latents_is_that_of_the_pipelines(tiny_model: Model, pipeline: Any) -> None:
+    assert tiny_model.pixels_per_latent == pipeline.vae_scale_factor
+    shape = (pipeline.unet.config.in_channels, *(2 * [pipeline.unet.config.sample_size]))
+    assert tiny_model.latent_shape == shape
+    assert pipeline("a cat", num_inference_steps=1, output_type="latent").images.shape[1:] == shape
