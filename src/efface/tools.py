@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
@@ -23,6 +22,7 @@ from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.judges.base import Judge, ReferenceJudge
 from efface.models import Model
+from efface.models.clip import Clip
 from efface.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
-#: The cosine from which on the embedded model's CLIP counts two pictures as copies.
+#: The lowest cosine at which the CLIP of a closed world counts two pictures as copies.
 COPY_COSINE = 0.9
 _NAMED = 5  # files in a message
 
@@ -186,14 +186,11 @@ def copies_by(judge: Judge) -> CopyDetector:
     return copies
 
 
-def copies_by_embedded_clip(device: torch.device) -> CopyDetector:
-    """The copy detector by the embedded model's CLIP, with image features f.
+def copies_by_clip(clip: Clip) -> CopyDetector:
+    """The copy detector by a CLIP that was trained on a model's images (`Model.clip`), with image features f.
 
     A picture is a copy if cos(f(picture), f(original)) >= 0.9.
     """
-    from efface.models.clip import open_clip
-
-    clip = open_clip("", device)
 
     def copies(pictures: Sequence[Picture], original: Path) -> list[bool]:
         sides = (_read(original)[None], np.stack(pictures))

@@ -12,7 +12,8 @@ from efface import BadInput
 from efface.generation import Job, Sampling, sample
 from efface.judges import open_judge
 from efface.judges.sscd import CopyJudge
-from efface.tools import copies_by, copies_by_embedded_clip
+from efface.models.clip import open_clip
+from efface.tools import copies_by, copies_by_clip
 
 
 def means(x: torch.Tensor) -> torch.Tensor:
@@ -41,4 +42,4 @@ def test_the_embedded_clip_tells_copies_from_other_pictures(tmp_path: Path) -> N
     pictures = [pixels for _, pixels in sample(model, jobs, Sampling(steps=8, guidance=5.0)) if pixels is not None]
     original = tmp_path / "original.png"
     Image.fromarray(pictures[0]).save(original)
-    assert copies_by_embedded_clip(torch.device("cpu"))(pictures, original) == [True, *[False] * 5]
+    assert copies_by_clip(open_clip("emoji"))(pictures, original) == [True, *[False] * 5]

@@ -155,7 +155,7 @@ def _measure(judge: Judge | str | None, model: Model, request: Request, trust_to
 
 
 def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: bool) -> CopyDetector | None:
-    """The judge of copies, or for the embedded model its own detector; None without either."""
+    """The judge of copies, or a detector by the model's own CLIP; None without either."""
     if judge is not None:
         from efface.judges import open_judge
         from efface.tools import copies_by
@@ -163,13 +163,15 @@ def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: b
         return copies_by(
             open_judge(judge, (), str(model.device), trust_torchscript) if isinstance(judge, str) else judge
         )
-    if model.clip is None:
+    clip = model.clip
+    if clip is None:
         return None
 
     def copies(pictures: Any, original: Any) -> Sequence[bool]:
-        from efface.tools import copies_by_embedded_clip
+        from efface.models.clip import open_clip
+        from efface.tools import copies_by_clip
 
-        return copies_by_embedded_clip(model.device)(pictures, original)
+        return copies_by_clip(open_clip(clip, model.device))(pictures, original)
 
     return copies
 
