@@ -38,6 +38,7 @@ PACKAGE = ROOT / "src" / "efface"
 # The parts of the package that pass, relative to src/efface. The list grows until it is the whole package.
 ENFORCED: tuple[str, ...] = (
     "__init__.py",
+    "__main__.py",
     "api",
     "errors.py",
     "files.py",
@@ -60,6 +61,7 @@ ENFORCED: tuple[str, ...] = (
     "request",
     "settings.py",
     "tools.py",
+    "work_folder.py",
 )
 
 

@@ -321,9 +321,9 @@ def test_files_say_where_they_come_from_and_are_not_overwritten(
         path = tmp_path / f"{format}.safetensors"
         export(text_eraser, format, path, model=tiny_model)
         with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["efface_provenance"])
-        assert told["eraser"] == text_eraser.hash
-        assert told["request"]["concepts"][0]["name"] == "cat"
+            provenance = json.loads(file.metadata()["efface_provenance"])
+        assert provenance["eraser"] == text_eraser.hash
+        assert provenance["request"]["concepts"][0]["name"] == "cat"
         with pytest.raises(BadFile, match="--force"):
             export(text_eraser, format, path, model=tiny_model)
         with pytest.raises(BadFile, match="not an eraser"):

@@ -235,8 +235,8 @@ def test_old_attention_processors_and_text_encoders(tiny_model: Model, tmp_path:
 def test_alpha_from_the_settings_of_diffusers_and_peft(tiny_model: Model, tmp_path: Path) -> None:
     plain = random32(16, 2) @ random32(2, 32, seed=1)
     tensors, path = lora(".lora_A.weight .lora_B.weight"), tmp_path / "x.safetensors"
-    said = {"unet.r": 2, "unet.lora_alpha": 6, "unet.use_rslora": False}
-    save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(said)})
+    settings = {"unet.r": 2, "unet.lora_alpha": 6, "unet.use_rslora": False}
+    save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(settings)})
     (edit,) = import_eraser(path, tiny_model, "cat").edits
     assert isinstance(edit, WeightEdit)
     torch.testing.assert_close(edit.value((16, 32)), 3 * plain)

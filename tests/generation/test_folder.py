@@ -125,16 +125,16 @@ def test_a_run_that_goes_on_runs_the_batches_of_one_that_was_never_stopped(
     for path in lost:
         assert path
         (tmp_path / "holes" / path.name).unlink()
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
-        told.append((done, total))
+        reports.append((done, total))
 
     again = run("holes", tell)
     expected = [call for b in batches for call in whole[3 * b : 3 * b + 3]]
     assert len(again) == len(expected), "other batches than those with something missing ran"
     assert all(torch.equal(x, y) for xs, ys in zip(again, expected, strict=True) for x, y in zip(xs, ys, strict=True))
-    assert told == [(6, 8), (7, 8), (8, 8)]
+    assert reports == [(6, 8), (7, 8), (8, 8)]
     assert contents(tmp_path / "holes") == contents(tmp_path / "whole")
     for count in (1, 4, 7):
         with pytest.raises(StoppedError):

@@ -1,4 +1,4 @@
-"""A judge that is told what else there is."""
+"""A judge with more peers."""
 
 import numpy as np
 import pytest
@@ -17,23 +17,27 @@ def judge(n: int) -> ClassifierJudge:
 
 def test_a_judge_of_many_classes_learns_its_rivals() -> None:
     plain = judge(200)
-    told = WithPeers(plain, ("petrol pump", "class 7", "unicorn", "class 7"))
+    wrapped = WithPeers(plain, ("petrol pump", "class 7", "unicorn", "class 7"))
     assert plain.peers("class 3") == ()
-    assert told.peers("class 3") == ("petrol pump", "class 7")
-    assert told.peers("gas pump") == ("class 7",), "not itself by another word"
-    assert not told.knows("unicorn")
+    assert wrapped.peers("class 3") == ("petrol pump", "class 7")
+    assert wrapped.peers("gas pump") == ("class 7",), "not itself by another word"
+    assert not wrapped.knows("unicorn")
 
 
-def test_a_judge_that_names_all_of_them_is_told_nothing_new() -> None:
+def test_a_judge_that_names_all_of_them_gets_no_new_peers() -> None:
     plain = judge(3)
     assert WithPeers(plain, ("class 1", "petrol pump")).peers("class 2") == plain.peers("class 2")
 
 
 def test_answers_are_the_judges_own() -> None:
     plain = open_judge("emoji")
-    told = WithPeers(plain, ("cat",))
+    wrapped = WithPeers(plain, ("cat",))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    assert told.scores(images, ["cat", "flat"]) == pytest.approx(plain.scores(images, ["cat", "flat"]))
-    assert (told.name, told.version, told.threshold("cat")) == (plain.name, plain.version, plain.threshold("cat"))
-    assert told.floor("cat") == told.threshold("cat")
-    assert told.same("kitten", "cat")
+    assert wrapped.scores(images, ["cat", "flat"]) == pytest.approx(plain.scores(images, ["cat", "flat"]))
+    assert (wrapped.name, wrapped.version, wrapped.threshold("cat")) == (
+        plain.name,
+        plain.version,
+        plain.threshold("cat"),
+    )
+    assert wrapped.floor("cat") == wrapped.threshold("cat")
+    assert wrapped.same("kitten", "cat")

@@ -52,16 +52,16 @@ def test_the_score_compares_yes_and_no_at_the_first_position(judge_files: Path, 
 def test_wording_and_band_are_in_the_version(judge_files: Path) -> None:
     judge = vlm(judge_files)
     assert (judge.threshold("cat"), judge.floor("cat")) == (0.6, 0.4)
-    for said in ('"Is there {} in this image? Answer yes or no."', "undecided from 0.4 to 0.6", "float32", "PIL"):
-        assert said in judge.version
+    for part in ('"Is there {} in this image? Answer yes or no."', "undecided from 0.4 to 0.6", "float32", "PIL"):
+        assert part in judge.version
 
 
 def test_the_challenge_reads_words(judge_files: Path) -> None:
     judge = vlm(judge_files, "challenge")
     assert isinstance(judge, ChallengeJudge)
     assert judge.wording == "Is there a {} in this picture? Answer with 'yes' or 'no'."
-    said = judge.generate(IMAGES, judge.wording.format("dog"), 5)[1]
-    assert judge.scores(IMAGES, ["dog"])[:, 0].tolist() == ["yes" in words[-5:].lower() for words in said]
+    answers = judge.generate(IMAGES, judge.wording.format("dog"), 5)[1]
+    assert judge.scores(IMAGES, ["dog"])[:, 0].tolist() == ["yes" in words[-5:].lower() for words in answers]
 
 
 def test_the_challenge_writes_its_results(
@@ -113,9 +113,9 @@ def test_an_evaluation_writes_the_challenges_results_for_each_eraser(
     for name, asked in shots.items():
         with Path("out/results", name, "evaluation_results.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        said = {(row["concept_name"], row["file_name"]): (row["prompt"], row["answer"]) for row in rows}
-        assert len(said) == len(rows) > 0
-        assert said == {
+        answers = {(row["concept_name"], row["file_name"]): (row["prompt"], row["answer"]) for row in rows}
+        assert len(answers) == len(rows) > 0
+        assert answers == {
             (shot["concept"], Path(shot["file"]).name): (shot["prompt"], "yes" if shot["found"] else "no")
             for shot in asked
         }

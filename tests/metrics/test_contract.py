@@ -81,8 +81,8 @@ def test_a_value_has_an_interval_a_number_of_images_and_an_extractor(name: str) 
         assert np.isfinite([value.low, value.high]).all()
         assert value.n == (30 if METRICS.get(name).over == "two sets" else 1) * len(images)
         assert value.extractor
-        told = json.loads(json.dumps(value.as_dict()))
-        assert {"value", "low", "high", "n", "extractor"} <= told.keys()
+        content = json.loads(json.dumps(value.as_dict()))
+        assert {"value", "low", "high", "n", "extractor"} <= content.keys()
         assert value.extractor in str(value)
 
 

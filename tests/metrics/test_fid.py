@@ -95,8 +95,8 @@ def test_the_interval_covers_what_sets_of_this_size_have(normal: Any) -> None:
 
 def test_statistics_that_are_kept_give_the_same_distance(normal: Any, tmp_path: Path) -> None:
     x, y = normal(60), normal(45, mean=0.7, seed=1)
-    np.savez(tmp_path / "kept.npz", mu=y.values.mean(0), sigma=np.cov(y.values, rowvar=False))
-    value = fid_to_statistics(x, FeatureStatistics.load(tmp_path / "kept.npz"), draws=20)
+    np.savez(tmp_path / "statistics.npz", mu=y.values.mean(0), sigma=np.cov(y.values, rowvar=False))
+    value = fid_to_statistics(x, FeatureStatistics.load(tmp_path / "statistics.npz"), draws=20)
     assert value.value == pytest.approx(by_square_root(x.values, y.values), abs=1e-6)
     assert value.low <= value.value <= value.high
     assert "statistics; biased upwards" in value.note

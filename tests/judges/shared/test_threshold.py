@@ -41,12 +41,12 @@ def picture(side: int = 200) -> Image.Image:
     return drawn
 
 
-def alarm() -> ThresholdJudge:
+def smoke_alarm() -> ThresholdJudge:
     return ThresholdJudge("alarm", "1", {"fire": "smoke"}, lambda x: {"smoke": x.mean((1, 2, 3)) / 255}, 0.8, 0.2)
 
 
 def test_a_question_may_bring_its_threshold() -> None:
-    judge = alarm()
+    judge = smoke_alarm()
     assert (judge.threshold("fire"), judge.floor("fire")) == (0.8, 0.2)
     assert (judge.threshold("smoke@0.45"), judge.floor("smoke@0.45")) == (0.45, 0.45)
     assert judge.same("fire@0.2", "Smoke")
@@ -203,7 +203,7 @@ def test_damaged_archives_of_q16_are_refused(save: Callable[..., None], tmp_path
         with pytest.raises(BadFile, match=r"v\.npz"):
             read_vectors(path)
         path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
-        with suppress(BadFile):  # names and dates in it are nobody's vectors
+        with suppress(BadFile):  # names and dates in it are no vectors
             assert np.array_equal(read_vectors(path), vectors)
 
 

@@ -49,15 +49,15 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_it_learns_and_opens_as_a_judge(pictures: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    reports: list[tuple[str, int, int]] = []
     result = train_classifier(
         pictures,
         tmp_path,
         "style",
         SETTINGS,
-        progress=lambda what, done, total, note="": told.append((what, done, total)),
+        progress=lambda what, done, total, note="": reports.append((what, done, total)),
     )
-    assert told == [("epochs", i + 1, 6) for i in range(6)]
+    assert reports == [("epochs", i + 1, 6) for i in range(6)]
     confusion = np.array(result["confusion"])
     assert result["classes"] == ["blue", "red"]
     assert (result["held_out"], result["learned_from"]) == (16, 32)  # 24 pictures a class, of which 8 are held out
@@ -100,20 +100,20 @@ def test_the_seed_decides_and_an_interrupted_run_ends_the_same(pictures: Path, t
     with pytest.raises(StoppedError):
         train_classifier(pictures, stopped, "object", settings, progress=stop)
     assert (stopped / STATE).is_file()
-    told: list[int] = []
+    reports: list[int] = []
     train_classifier(
-        pictures, stopped, "object", settings, progress=lambda what, done, total, note="": told.append(done)
+        pictures, stopped, "object", settings, progress=lambda what, done, total, note="": reports.append(done)
     )
-    assert told == [3]
+    assert reports == [3]
     assert same(one, stopped)
 
     (stopped / STATE).write_bytes((one / "model.safetensors").read_bytes())  # of other work: not taken up
-    told.clear()
+    reports.clear()
     train_classifier(
-        pictures, stopped, "object", settings, 1, progress=lambda what, done, total, note="": told.append(done)
+        pictures, stopped, "object", settings, 1, progress=lambda what, done, total, note="": reports.append(done)
     )
     train_classifier(pictures, other, "object", settings, 1)
-    assert told == [1, 2, 3]
+    assert reports == [1, 2, 3]
     assert same(stopped, other)
     assert not same(one, other)
 
@@ -163,7 +163,7 @@ def test_what_cannot_be_learned_from(pictures: Path, judge_files: Path, tmp_path
         split_pictures(
             [*find_labelled_pictures(pictures, "style")[:12], find_labelled_pictures(pictures, "style")[-1]], 0.3, 0
         )
-    with pytest.raises(BadInput, match="lies in no folder"):
+    with pytest.raises(BadInput, match="is in no folder"):
         find_labelled_pictures(pictures / "red" / "disc", "style")
     with pytest.raises(BadInput, match="name one with start"):
         train_classifier(pictures, tmp_path, "style", TrainSettings(head_only=True))

@@ -1,4 +1,4 @@
-"""Base class for judges made of a classifier: a closed world of classes, asked for by name.
+"""Base class for judges made of a classifier, whose questions are the names of its classes.
 
 With logits l of K classes, and J the classes that the concept names (a word such as "crane" may name two),
 

@@ -61,7 +61,7 @@ def find_labelled_pictures(folder: Path, labels: str) -> list[tuple[Path, str]]:
     for path in paths:
         *way, _ = path.relative_to(folder).parts
         if not way:
-            raise BadInput(f"{path} lies in no folder of {folder}; a picture's folder is its label.")
+            raise BadInput(f"{path} is in no folder of {folder}; the label of a picture is its folder.")
         pictures.append((path, way[0] if labels == "style" else way[-1]))
     return pictures
 
