@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from efface.methods.closed_form.ridge import Kept, solve
+from efface.methods.closed_form.ridge import PreservedTokens, solve
 from pages import Page, machine, table, write
 
 LAMB = 0.5
@@ -87,7 +87,7 @@ def layers(shapes: str, limit: int | None) -> list[Tensor]:
 
 def efface(weights: list[Tensor], edited: Tensor, guides: Tensor, preserved: Tensor) -> float:
     started = time.perf_counter()
-    kept = Kept(edited.shape[1])
+    kept = PreservedTokens(edited.shape[1])
     kept.add(preserved)
     edit = solve(edited.double(), guides.double(), kept, erase_scale=1.0, preserve_scale=1.0, lamb=LAMB)
     solved = time.perf_counter() - started

@@ -34,8 +34,8 @@ from torch import Tensor
 
 import efface
 from efface.edits.kinds import WeightEdit
+from efface.eraser.base import base_of
 from efface.eraser.eraser import Eraser
-from efface.methods.closed_form.tokens import base_of
 from efface.methods.trained.unet_parameters import parameters
 from efface.models import Model
 from efface.request.record import Request

@@ -30,7 +30,7 @@ def test_a_registered_entry_is_found() -> None:
 
 
 def test_the_public_names_exist_and_stay_functions() -> None:
-    importlib.import_module("efface.erasing")
+    importlib.import_module("efface.api.erase")
     for name in efface.__all__:
         assert getattr(efface, name) is not None
     assert callable(efface.erase)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from efface.api.inspect import inspect as inspect
     from efface.api.judge import judge as judge
     from efface.api.train_judge import train_judge as train_judge
-    from efface.apply.attachment import attach_each as attach_each
     from efface.edits.kinds import TextEdit as TextEdit
     from efface.edits.kinds import WeightEdit as WeightEdit
+    from efface.eraser.attach import attach_each as attach_each
     from efface.eraser.certificate import certify as certify
     from efface.eraser.eraser import Eraser as Eraser
     from efface.errors import BadFile as BadFile
@@ -57,7 +57,7 @@ _MODULES = {
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits.kinds",
     "WrongBase": "efface.errors",
-    "attach_each": "efface.apply.attachment",
+    "attach_each": "efface.eraser.attach",
     "certify": "efface.eraser.certificate",
     "compose": "efface.api.compose",
     "erase": "efface.api.erase",

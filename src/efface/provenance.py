@@ -8,5 +8,5 @@ _PACKAGES = ("efface", "torch", "diffusers", "transformers")
 
 
 def versions() -> dict[str, str]:
-    """The versions of efface and of the libraries that compute."""
+    """The versions of efface and of the libraries that compute, by package name."""
     return {package: version(package) for package in _PACKAGES}

@@ -7,6 +7,7 @@ of a method pass these tools to it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
 from efface.generation.folder import cache_image, cached_image, read_folder, read_picture
 from efface.generation.jobs import Job, Sampling
@@ -28,7 +30,7 @@ from efface.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from efface.eraser.eraser import Eraser
+    from efface.edits.kinds import Edit
     from efface.methods.base import CopyDetector, Latents, Measure
 
 
@@ -146,7 +148,7 @@ def measure_by(judge: Judge, model: Model) -> Measure:
     def measure(
         prompt: str,
         attributes: Sequence[str],
-        eraser: Eraser | None,
+        edits: Sequence[Edit],
         *,
         seeds: Sequence[int],
         steps: int,
@@ -158,7 +160,8 @@ def measure_by(judge: Judge, model: Model) -> Measure:
                 raise BadInput(f"The judge '{judge.name}' cannot recognise '{attribute}'; choose another with --judge.")
         how = replace(Sampling.default(model), steps=steps, guidance=guidance, clip_skip=clip_skip)
         jobs = [Job(prompt, seed) for seed in seeds]
-        drawn = [pixels for _, pixels in sample(model, jobs, how, eraser) if pixels is not None]
+        with Attachment([edits], model) if edits else nullcontext():
+            drawn = [pixels for _, pixels in sample(model, jobs, how) if pixels is not None]
         if not drawn:
             raise RuntimeError(f"No image of '{prompt}' could be made: the model gave numbers that are not finite.")
         scores = judge.scores(np.stack(drawn), attributes)

@@ -86,7 +86,7 @@ def test_cached_keys_and_values_are_those_of_the_edited_text(denoiser: Any, edit
     for strength, wanted in ((1.0, expected[1]), (0.5, expected[2]), (0.0, expected[0])):
         hook.set(strength)
         torch.testing.assert_close(run(denoiser, texts), wanted, rtol=1e-5, atol=1e-6)
-    assert len(hook._kept) == len(texts)
+    assert len(hook._cache) == len(texts)
     del texts[0], plain[0]
-    assert len(hook._kept) == 1, "what nobody reads any more is kept"
+    assert len(hook._cache) == 1, "what nobody reads any more is kept"
     hook.remove()

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from efface.edits.kinds import TextEdit, ValueGuard, WeightEdit, describe, edit_from
+from efface.edits.kinds import GuardEdit, TextEdit, WeightEdit, describe, edit_from
 from efface.errors import BadFile
 
 
@@ -64,9 +64,9 @@ def test_a_description_and_tensors_make_the_edit_again() -> None:
 
 
 def test_a_guard_is_described_by_name_tensors_and_settings() -> None:
-    guard = ValueGuard("negative", {"concept": torch.ones(2, 3)}, {"much": 0.5, "often": True})
+    guard = GuardEdit("negative", {"concept": torch.ones(2, 3)}, {"much": 0.5, "often": True})
     again = edit_from(json.loads(json.dumps(describe(guard))), guard.tensors())
-    assert isinstance(again, ValueGuard)
+    assert isinstance(again, GuardEdit)
     assert (again.guard, again.settings) == (guard.guard, guard.settings)
     assert torch.equal(again.values["concept"], guard.values["concept"])
     assert (guard.rank, guard.nbytes) == (0, 24)

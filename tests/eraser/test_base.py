@@ -50,7 +50,7 @@ def test_a_pipeline_is_checked_once_for_each_eraser(
     assert len(passes) == 3
 
 
-def test_a_refusal_is_remembered_too(eraser: Eraser, other_sd: Path) -> None:
+def test_a_refusal_is_caches_too(eraser: Eraser, other_sd: Path) -> None:
     other = open_model(other_sd)
     seen: list[int] = []
     other.text_encoder.register_forward_pre_hook(lambda *_: seen.append(1))
@@ -90,15 +90,15 @@ def test_a_changed_weight_is_noticed(
     eraser.attach(tiny_model).detach()
 
 
-def test_nothing_is_remembered_of_what_is_gone(eraser: Eraser, tiny_sd: Path) -> None:
+def test_nothing_is_caches_of_what_is_gone(eraser: Eraser, tiny_sd: Path) -> None:
     gc.collect()
-    before = len(probed._remembered)
+    before = len(probed._caches)
     model = open_model(tiny_sd)
     eraser.attach(model).detach()
-    assert len(probed._remembered) == before + 1
+    assert len(probed._caches) == before + 1
     del model
     gc.collect()
-    assert len(probed._remembered) == before
+    assert len(probed._caches) == before
 
 
 def test_weights_made_in_inference_mode_are_checked_as_well(eraser: Eraser, tiny_sd: Path) -> None:

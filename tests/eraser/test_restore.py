@@ -68,7 +68,7 @@ def test_restoring_three_of_ten_is_erasing_the_other_seven(
 
 
 #: What is not solved again together is summed, and stays in parts.
-TOGETHER = [row for row in SPLIT if METHODS.get(row[0]).together]
+TOGETHER = [row for row in SPLIT if METHODS.get(row[0]).combine and not METHODS.get(row[0]).trained]
 
 
 @pytest.mark.parametrize(("method", "options", "tolerance"), TOGETHER)

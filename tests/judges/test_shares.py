@@ -46,7 +46,7 @@ HOW: dict[str, Any] = {"seeds": range(5, 11), "steps": 2, "guidance": 3.0}
 @pytest.mark.parametrize("erased", [False, True])
 def test_each_image_counts_for_the_attribute_with_the_best_score(tiny_model: Model, erased: bool) -> None:
     eraser = efface.erase(tiny_model, "cat", "dog") if erased else None
-    found = measure_by(Colours(), tiny_model)("a cat", ["blue", "red"], eraser, **HOW)
+    found = measure_by(Colours(), tiny_model)("a cat", ["blue", "red"], eraser.edits if eraser else (), **HOW)
     jobs = [Job("a cat", seed) for seed in range(5, 11)]
     drawn = [pixels for _, pixels in sample(tiny_model, jobs, Sampling(steps=2, guidance=3.0), eraser)]
     blue = [pixels[..., 2].astype(float).mean() > pixels[..., 0].mean() for pixels in drawn if pixels is not None]
@@ -54,13 +54,13 @@ def test_each_image_counts_for_the_attribute_with_the_best_score(tiny_model: Mod
 
 
 def test_an_image_without_an_answer_counts_for_nothing(tiny_model: Model) -> None:
-    found = measure_by(Colours(silent=[0, 3]), tiny_model)("a cat", ["red", "green", "blue"], None, **HOW)
+    found = measure_by(Colours(silent=[0, 3]), tiny_model)("a cat", ["red", "green", "blue"], (), **HOW)
     assert sum(found) == pytest.approx(1)
     assert all(share * 4 == round(share * 4) for share in found)
     with pytest.raises(RuntimeError, match="no score"):
-        measure_by(Colours(silent=range(6)), tiny_model)("a cat", ["red", "blue"], None, **HOW)
+        measure_by(Colours(silent=range(6)), tiny_model)("a cat", ["red", "blue"], (), **HOW)
 
 
 def test_what_the_judge_cannot_recognise_is_refused(tiny_model: Model) -> None:
     with pytest.raises(BadInput, match=r"'pink'.*--judge"):
-        measure_by(Colours(), tiny_model)("a cat", ["red", "pink"], None, **HOW)
+        measure_by(Colours(), tiny_model)("a cat", ["red", "pink"], (), **HOW)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from efface.api.arguments import model_from
 from efface.api.erasers import load_eraser
-from efface.eraser.compose import compose_erasers
+from efface.eraser.eraser import compose_erasers
 
 if TYPE_CHECKING:
     import torch

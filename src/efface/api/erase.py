@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.arguments import model_from
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import certify_if_quick
+from efface.eraser.eraser import Eraser
 from efface.eraser.solve import solve
 from efface.errors import BadInput, BadRequest
 from efface.methods import METHODS
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from efface.api.arguments import ModelLike
-    from efface.eraser.eraser import Eraser
     from efface.judges import Judge
     from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Tool
     from efface.models import Model
@@ -103,9 +103,9 @@ def erase(
         "measure": lambda: _measure(judge, opened, request, trust_torchscript),
         "pictures": lambda: _pictures(opened, context),
         "progress": lambda: context.progress,
-        "work": lambda: context,
+        "context": lambda: context,
     }
-    eraser = solve(opened, request, tools)
+    eraser = Eraser.of(solve(opened, request, tools))
     return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
 
 

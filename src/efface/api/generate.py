@@ -12,7 +12,7 @@ from efface.api.arguments import model_from, override
 from efface.api.erasers import eraser_list, load_eraser
 from efface.api.result import VerbResult
 from efface.eraser.base import check_base
-from efface.eraser.compose import compose_erasers
+from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
 from efface.generation import Image, Job, Sampling, generate_images, read_prompts, repeated
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from efface.api.arguments import model_from
 from efface.edits.kinds import WeightEdit
-from efface.eraser.base import with_parameters
+from efface.eraser.base import base_of, with_parameters
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.files import sha256_of_file
 from efface.formats.lora import is_kohya, is_lora, lora_edits
 from efface.formats.reading import read_checkpoint
 from efface.formats.weights import weight_edits
-from efface.methods.closed_form.tokens import base_of, provenance
+from efface.provenance import versions
 from efface.request.record import Request
 
 if TYPE_CHECKING:
@@ -82,4 +82,6 @@ def import_eraser(
         raise BadInput(f"{path} is {opened.name} itself: it changes nothing, so there is nothing to import.")
     settings = {"format": detected, "ema": ema, "file": path.name, "sha256": sha256_of_file(path)}
     base = base_of(opened, opened.embed(request.names, truncate=True))
-    return with_parameters(Eraser(request, tuple(edits), base, {}, provenance(settings, started, solving)), opened)
+    seconds = {"embed": solving - started, "solve": time.perf_counter() - solving}
+    provenance = {"settings": settings, "versions": versions(), "seconds": seconds}
+    return with_parameters(Eraser(request, tuple(edits), base, {}, provenance), opened)

@@ -1,70 +1,66 @@
-"""Putting an eraser on a running model and taking it off: a hook in front of the denoiser, no weight changed.
+"""Edits on a running model: text edits by a hook in front of the denoiser, weight edits written and later restored.
 
-The hook edits what the denoiser is given as text (`encoder_hidden_states`), whatever made it: prompts, embeddings given
-by hand, negative prompts, and both branches of guidance. Weight edits, which no hook can stand for, are written and
-later restored. Guards bring hooks of their own (see `efface.apply.guard`).
+The hook edits the text that the denoiser receives (`encoder_hidden_states`), whatever produced it: prompts, embeddings
+passed directly, negative prompts, and both branches of guidance. Guards add hooks of their own (`efface.apply.guard`).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from efface.apply.bake import Baked, write_weights
 from efface.apply.guard import GUARDS, Guard
 from efface.apply.text_hook import TextHook, forget_text
-from efface.edits.kinds import TextEdit, ValueGuard, WeightEdit
-from efface.eraser.base import check_base, check_bases
-from efface.errors import BadInput
-from efface.models import Model, open_model
-from efface.models.active import Change, record
-from efface.models.model import POOLED, TEXT
+from efface.edits.kinds import Edit, GuardEdit, TextEdit, WeightEdit, hash_of
+from efface.models.active import Active, register
 from efface.models.modules import unfuse
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from torch import nn
 
-    from efface.eraser.eraser import Eraser
+    from efface.models.model import Model
 
 
 class Attachment:
-    """Erasers on a model. Leave the context, or call `detach`, and the model is as it was.
+    """Edits on a model. Leave the context, or call `detach`, to restore the model bit for bit.
 
     Args:
-        erasers: one for all prompts, or one (or None) for each prompt of a batch, which then edit text alone.
-        model: what they are put on.
-        strength: how far they go.
-        images_per_prompt: how many images of each prompt a batch has; None finds it out from the batch.
+        edits: One sequence of edits for all prompts; or one (or None) for each prompt of a batch, of text edits only.
+        model: The model that they act on.
+        strength: 0 changes nothing, 1 applies the edits as they were solved.
+        images_per_prompt: The number of images of each prompt in a batch; None derives it from the batch.
     """
 
     def __init__(
-        self, erasers: Sequence[Eraser | None], model: Model, strength: float, images_per_prompt: int | None = None
+        self,
+        edits: Sequence[Sequence[Edit] | None],
+        model: Model,
+        strength: float = 1.0,
+        images_per_prompt: int | None = None,
     ) -> None:
         self._model = model
         self._denoiser: nn.Module = model.denoiser
-        edits = [eraser.edits if eraser else () for eraser in erasers]
-        texts = [[edit for edit in some if isinstance(edit, TextEdit)] for some in edits]
-        others = [edit for some in edits for edit in some if not isinstance(edit, TextEdit)]
-        assert len(erasers) == 1 or not others
-        self._weights = [edit for edit in others if isinstance(edit, WeightEdit)]
+        text_edits = [[edit for edit in some or () if isinstance(edit, TextEdit)] for some in edits]
+        others = [edit for some in edits for edit in some or () if not isinstance(edit, TextEdit)]
+        assert len(edits) == 1 or not others
+        self._weight_edits = [edit for edit in others if isinstance(edit, WeightEdit)]
         self._hook: TextHook | None = None
         self._guards: list[Guard] = []
         self._written = Baked()
-        self._change = Change(tuple(erasers), strength, "attached")
-        self._strike = record(self._denoiser, self._change)
+        self._active = Active(lambda: _identity(edits), strength, "attached")
+        self._unregister = register(self._denoiser, self._active)
         try:
             for edit in others:
-                if isinstance(edit, ValueGuard):
+                if isinstance(edit, GuardEdit):
                     self._guards.append(GUARDS.get(edit.guard)(edit, self._denoiser))
-            # Hooks run in the order they were made in: guards read the text as it comes, and what they add is edited.
-            if any(texts):
-                told = (images_per_prompt, lambda: model.guided)
-                self._hook = TextHook(self._denoiser, model.streams, texts, *told)
-            if self._weights:
+            # Hooks run in the order in which they were added: guards read the unedited text, and what they add to the
+            # batch is edited too.
+            if any(text_edits):
+                guided = lambda: model.guided  # noqa: E731 - read when a batch arrives, not now
+                self._hook = TextHook(self._denoiser, model.streams, text_edits, images_per_prompt, guided)
+            if self._weight_edits:
                 unfuse(self._denoiser)
             self.set(strength)
         except BaseException:
@@ -72,24 +68,24 @@ class Attachment:
             raise
 
     def set(self, strength: float) -> None:
-        """Go `strength` times as far as was solved for: 0 changes nothing, 1 is the whole edit."""
-        self.strength = self._change.strength = strength
+        """Change the strength: 0 changes nothing, 1 applies the edits as they were solved."""
+        self.strength = self._active.strength = strength
         if self._hook:
             self._hook.set(strength)
         for guard in self._guards:
             guard.set(strength)
         self._written.undo()
-        write_weights(self._written, self._model, self._weights, strength)
+        write_weights(self._written, self._model, self._weight_edits, strength)
         forget_text(self._denoiser)
 
     def detach(self) -> None:
-        """Take the erasers off; a second call does nothing."""
+        """Restore the model; a second call does nothing."""
         if self._hook:
             self._hook.remove()
         for guard in self._guards:
             guard.detach()
         self._written.undo()
-        self._strike()
+        self._unregister()
         forget_text(self._denoiser)
 
     def __enter__(self) -> Attachment:
@@ -101,74 +97,5 @@ class Attachment:
         self.detach()
 
 
-def attach(eraser: Eraser, target: Model | DiffusionPipeline, strength: float = 1.0, force: bool = False) -> Attachment:
-    """Put `eraser` on `target`, after checking that it fits."""
-    model = target if isinstance(target, Model) else open_model(target)
-    check_base(eraser, model, force)
-    _warn_of_what_is_not_covered([eraser], model, target, stacklevel=4)
-    return Attachment([eraser], model, strength)
-
-
-def attach_each(
-    erasers: Sequence[Eraser | None],
-    target: Model | DiffusionPipeline,
-    strength: float = 1.0,
-    force: bool = False,
-    images_per_prompt: int | None = None,
-) -> Attachment:
-    """Make each prompt of a batch forget its own: for servers that draw several requests at once.
-
-        with efface.attach_each([no_cats, None, no_dogs], pipe):
-            pipe(["a cat", "a cat", "a dog"], num_images_per_prompt=2)
-
-    Each prompt's images are as if its eraser alone were attached; both branches of guidance read the prompt's edit.
-
-    Args:
-        erasers: one for each prompt of the batches to come, in their order; None leaves a prompt alone.
-        target: a model, or a diffusers pipeline.
-        strength: how far to go, as for `Eraser.attach`.
-        force: attach although the text encoder is not the erasers' base's.
-        images_per_prompt: `num_images_per_prompt` of the calls to come. None finds it out from each batch, and refuses
-            those few that could be meant either way.
-
-    Raises:
-        WrongBase: the target's text encoder does not embed the probes as an eraser's base did.
-        BadInput: an eraser changes weights or is a guard, which a batch's rows share. While it runs: the batch is not
-            one of that many prompts.
-    """
-    if not erasers:
-        raise BadInput("There is no eraser to attach; give one, or None, for each prompt.")
-    model = target if isinstance(target, Model) else open_model(target)
-    distinct = list(dict.fromkeys(eraser for eraser in erasers if eraser is not None))
-    for eraser in distinct:
-        if eraser.kind_of_edit != "text":
-            raise BadInput(
-                f"An eraser made by {eraser.method} acts on all prompts of a batch at once; attach it alone, or erase "
-                "with a method that edits the text."
-            )
-    check_bases(distinct, model, force)
-    _warn_of_what_is_not_covered(distinct, model, target, stacklevel=3)
-    return Attachment(erasers, model, strength, images_per_prompt)
-
-
-def _warn_of_what_is_not_covered(erasers: Sequence[Eraser], model: Model, target: Any, stacklevel: int) -> None:
-    missed: list[str] = []
-    if getattr(model.denoiser, "encoder_hid_proj", None) is not None:
-        missed.append("An IP-Adapter is loaded: the eraser edits the text, not the tokens of its image.")
-    for eraser in erasers:
-        for way in _ways_missed(eraser, model):
-            missed.append(f"{model.name} reads the text by {way} too, which the eraser does not edit.")
-    if getattr(target, "controlnet", None) is not None:
-        missed.append("The ControlNet reads the text as it is: the eraser edits only the denoiser's.")
-    for words in dict.fromkeys(missed):
-        warnings.warn(words, stacklevel=stacklevel)
-
-
-def _ways_missed(eraser: Eraser, model: Model) -> list[str]:
-    """By what the model reads the text besides what the eraser acts on; none for changes of weights alone."""
-    edited = {edit.stream for edit in eraser.edits if isinstance(edit, TextEdit)}
-    guards = [edit for edit in eraser.edits if isinstance(edit, ValueGuard)]
-    if not edited and all(POOLED in guard.values for guard in guards):
-        return []
-    edited |= {TEXT} if guards else set()
-    return [*(way for stream, way in model.streams.items() if stream not in edited), *model.unedited]
+def _identity(edits: Sequence[Sequence[Edit] | None]) -> str:
+    return " ".join("-" if some is None else hash_of(some) for some in edits)

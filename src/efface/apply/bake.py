@@ -1,4 +1,4 @@
-"""Writing an eraser into weights: W (I + L R^T) in every map that reads the text, and the way back."""
+"""Edits written into weights: W (I + L R^T) in every map that reads the text, and how to undo it."""
 
 from __future__ import annotations
 
@@ -9,64 +9,62 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from efface.edits.kinds import TextEdit, WeightEdit
-from efface.eraser.base import check_base
+from efface.edits.kinds import Edit, TextEdit, WeightEdit, hash_of
 from efface.errors import BadInput, WrongBase
-from efface.models import Model, open_model
-from efface.models.active import Change, record
+from efface.models.active import Active, register
 from efface.models.modules import unfuse
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-    from efface.eraser.eraser import Eraser
+    from efface.models.model import Model
 
 
 class Baked:
-    """Parameters that were written over, with their originals: one copy each, however often they were.
+    """Parameters that were overwritten, with one copy of each original.
 
     Args:
-        strike: called when all are back.
+        unregister: Called after all originals are restored.
     """
 
-    def __init__(self, strike: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, unregister: Callable[[], None] = lambda: None) -> None:
         self._originals: dict[nn.Parameter, Tensor] = {}
-        self._strike = strike
+        self._unregister = unregister
 
     def __len__(self) -> int:
         return len(self._originals)
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace `parameter` by `change(parameter)`, keeping what it was."""
+        """Replace `parameter` by `change(parameter)`, of the same shape, and store the original."""
         if parameter not in self._originals:
             self._originals[parameter] = parameter.detach().clone()
         parameter.copy_(change(parameter.detach()))
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put every original back, bit for bit."""
+        """Restore every original bit for bit."""
         while self._originals:
             parameter, original = self._originals.popitem()
             parameter.copy_(original)
-        self._strike()
+        self._unregister()
 
 
-def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False) -> Baked:
-    """Write all of an eraser's edits into a model's weights."""
-    if eraser.kind_of_edit == "guard":
-        raise BadInput(f"{eraser.method} acts while the model runs and is in no weight; attach the eraser instead.")
-    model = target if isinstance(target, Model) else open_model(target)
-    check_base(eraser, model, force)
+def bake_edits(edits: Sequence[Edit], model: Model) -> Baked:
+    """Write text and weight edits into a model's weights.
+
+    Raises:
+        BadInput: The model has a LoRA loaded, or lacks a parameter that is edited.
+        WrongBase: A parameter has another shape.
+    """
     denoiser = model.denoiser
     if getattr(denoiser, "_hf_peft_config_loaded", False):
         raise BadInput("The model has a LoRA loaded; unload it (pipe.unload_lora_weights()) before baking an eraser.")
     unfuse(denoiser)
-    baked = Baked(record(denoiser, Change((eraser,), 1.0, "baked")))
+    baked = Baked(register(denoiser, Active(lambda: hash_of(edits), 1.0, "baked")))
     try:
-        # As attached: the text passes the first edit first, and last what the weights were made, (W + delta) (I + D).
-        write_weights(baked, model, [edit for edit in eraser.edits if isinstance(edit, WeightEdit)])
-        for edit in reversed([edit for edit in eraser.edits if isinstance(edit, TextEdit)]):
+        # As when attached: the text passes the first edit first, and the weights that it reaches last are edited by
+        # their deltas, (W + delta) (I + D).
+        write_weights(baked, model, [edit for edit in edits if isinstance(edit, WeightEdit)])
+        for edit in reversed([edit for edit in edits if isinstance(edit, TextEdit)]):
             for name in model.reading(edit.stream).text_parameters():
                 baked.write(denoiser.get_parameter(name), edit.on)
     except BaseException:
@@ -76,27 +74,34 @@ def bake(eraser: Eraser, target: Model | DiffusionPipeline, force: bool = False)
 
 
 def write_weights(baked: Baked, model: Model, edits: Sequence[WeightEdit], strength: float = 1.0) -> None:
-    """Add weight edits, `strength` times, to the parameters they name; several of one are summed before they are added.
+    """Add weight edits to the parameters that they name; several edits of one parameter are summed first.
+
+    Args:
+        baked: Stores the originals.
+        model: The model to change.
+        edits: The edits.
+        strength: The factor of each edit.
 
     Raises:
-        BadInput: the model has no such parameter, or one of another shape.
+        BadInput: The model has no such parameter.
+        WrongBase: A parameter has another shape.
     """
     of_parameter: dict[str, list[WeightEdit]] = {}
     for edit in edits:
         of_parameter.setdefault(edit.parameter, []).append(edit)
-    for name, together in of_parameter.items():
+    for name, edits_of_one in of_parameter.items():
         parameter = _parameter(model, name)
-        if not all(edit.fits(parameter.shape) for edit in together):
+        if not all(edit.fits(parameter.shape) for edit in edits_of_one):
             raise WrongBase(f"{name} is {tuple(parameter.shape)} in the model; the eraser is for another shape.")
-        baked.write(parameter, partial(summed, together, strength=strength))
+        baked.write(parameter, partial(summed, edits_of_one, strength=strength))
 
 
 def summed(edits: Sequence[WeightEdit], weight: Tensor, strength: float = 1.0) -> Tensor:
-    """A weight with all its edits, in its own type; summed in float32 or wider."""
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    """A weight (any shape) with all its edits, in its own dtype; the sum is computed in float32 or wider."""
+    result = weight.to(torch.promote_types(weight.dtype, torch.float32))
     for edit in edits:
-        wide = edit.on(wide, strength)
-    return wide.to(weight.dtype)
+        result = edit.on(result, strength)
+    return result.to(weight.dtype)
 
 
 def _parameter(model: Model, full_name: str) -> nn.Parameter:

@@ -1,4 +1,10 @@
-"""What a guard is, and what those share that act on the two halves of a guided batch."""
+"""Guards: what acts while a model runs and changes no weight, by name; other packages add theirs by `efface.guards`.
+
+A guard is made from its edit and a denoiser, to which it adds hooks. It works in a diffusers pipeline and in efface's
+sampler, and neither needs to know of it. An eraser's file holds the guard's name, tensors and settings, never code.
+
+Shapes: n rows of a batch, T tokens, d text width.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +20,12 @@ from efface.errors import BadInput
 from efface.registry import Registry
 
 if TYPE_CHECKING:
-    from efface.edits.kinds import ValueGuard
+    from efface.edits.kinds import GuardEdit
 
 
 TEXT = "encoder_hidden_states"
-# By a denoiser's argument, or what stands in one, the tensor of a guard that can take its place: SDXL has the last one.
-_WAYS = {
+# The tensor of a guard that can replace each argument of a denoiser; SDXL's last one is nested in another argument.
+_TENSOR_OF_ARGUMENT = {
     TEXT: "concept",
     "encoder_attention_mask": "kept",
     "pooled_projections": "pooled",
@@ -28,38 +34,39 @@ _WAYS = {
 
 
 class Guard(ABC):
-    """On a denoiser from when it is made until it is detached.
+    """Acts on a denoiser until it is detached.
 
     Args:
-        part: its tensors and settings.
-        denoiser: what it acts on.
+        edit: Its tensors and settings.
+        denoiser: The denoiser that it acts on.
 
     Attributes:
-        remembers: whether what it does at one step of a picture hangs on the steps before it.
+        remembers: Whether its effect at one timestep depends on earlier timesteps of the image.
+        strength: 0 changes nothing, 1 is its full effect.
     """
 
     remembers: ClassVar[bool] = False
     strength = 0.0
 
     @abstractmethod
-    def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None: ...
+    def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None: ...
 
     def set(self, strength: float) -> None:
-        """Go `strength` times as far; 0 changes nothing."""
+        """Change the strength; 0 changes nothing."""
         self.strength = strength
 
     @abstractmethod
     def detach(self) -> None:
-        """Take it off; a second call does nothing."""
+        """Remove its hooks; a second call does nothing."""
 
 
 class Call:
-    """One call of a denoiser: its arguments by name, whichever way they were given.
+    """One call of a denoiser, with positional and keyword arguments by name.
 
     Attributes:
-        arguments: by name.
-        sample: the noisy latents, (n, ...).
-        text: (n, T, d).
+        arguments: The arguments by name.
+        sample: The noisy latents, (n, ...).
+        text: The text, (n, T, d).
     """
 
     def __init__(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -69,10 +76,10 @@ class Call:
         self.text: Tensor = self.arguments[TEXT]
 
     def guided(self, guard: str) -> int:
-        """Half the batch, where it is an unconditional half and the conditional one of the same latents.
+        """Half the number of rows, if the batch is an unconditional and a conditional half of the same latents.
 
         Raises:
-            BadInput: it is not, so there is no guidance to steer.
+            BadInput: It is not, so there is no guidance.
         """
         half, odd = divmod(len(self.sample), 2)
         if odd or not torch.equal(self.sample[:half], self.sample[half:]):
@@ -82,26 +89,25 @@ class Call:
         return half
 
 
-def retold(
+def with_concept(
     arguments: Mapping[str, Any], concept: Mapping[str, Tensor], change: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Any]:
-    """A denoiser's arguments with `change(text, the concept's)` for each text among them.
+    """A denoiser's arguments with `change(text, text of the concept)` for each text among them.
 
     Args:
-        arguments: by name.
-        concept: `concept` (T, d); `kept` (T,), which of its tokens are read, and `pooled` (p,), where the denoiser
-            takes them too.
-        change: of a whole batch's text.
+        arguments: The arguments by name.
+        concept: `concept`, (T, d); `kept`, its attention mask (T,), and `pooled`, (p,), where the denoiser has them.
+        change: Returns the new text of a whole batch.
     """
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for name, value in arguments.items():
-        own = concept.get(_WAYS.get(name, ""))
-        if isinstance(value, Tensor) and own is not None:
-            value = change(value, own.to(value.device))
+        of_concept = concept.get(_TENSOR_OF_ARGUMENT.get(name, ""))
+        if isinstance(value, Tensor) and of_concept is not None:
+            value = change(value, of_concept.to(value.device))
         elif isinstance(value, Mapping):
-            value = retold(cast("Mapping[str, Any]", value), concept, change)
-        found[name] = value
-    return found
+            value = with_concept(cast("Mapping[str, Any]", value), concept, change)
+        changed[name] = value
+    return changed
 
 
 _BUILTIN = {

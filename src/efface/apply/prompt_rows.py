@@ -1,11 +1,13 @@
 """Which row of a batch belongs to which prompt.
 
-A pipeline repeats every prompt over its images, side by side, and all of that over the branches of guidance, the
-unconditional one first:
+A pipeline repeats each prompt for its images, side by side, and repeats all of these for the branches of guidance, the
+unconditional branch first:
 
     rows = branches x prompts x images
 
-The denoiser sees the rows alone. But all branches denoise the same latents, and a prompt's images read the same text.
+The denoiser receives only the rows. But all branches denoise equal latents, and a prompt's images read the same text.
+
+Shapes: B rows, T tokens, d text width.
 """
 
 from __future__ import annotations
@@ -16,38 +18,38 @@ from torch import Tensor
 from efface.errors import BadInput
 
 
-def owners(prompts: int, sample: Tensor, text: Tensor, images: int | None, guided: bool | None) -> Tensor:
-    """The prompt of each row, (rows,).
+def prompt_of_row(prompts: int, sample: Tensor, text: Tensor, images: int | None, guided: bool | None) -> Tensor:
+    """The position of the prompt that each row belongs to, (B,).
 
     Args:
-        prompts: how many there are.
-        sample: noisy latents, (rows, ...).
-        text: (rows, T, d).
-        images: how many of each prompt, if that is known.
-        guided: whether guidance runs several branches at once, if that is known; decides only what the rows leave open.
+        prompts: The number of prompts.
+        sample: The noisy latents, (B, ...).
+        text: The text, (B, T, d).
+        images: The number of images of each prompt; None if unknown.
+        guided: Whether guidance runs several branches at once; None if unknown. Used only for ambiguous rows.
 
     Raises:
-        BadInput: the rows are no such batch, or could be two different ones.
+        BadInput: The rows are not such a batch, or are ambiguous.
     """
     rows = len(text)
-    each, rest = divmod(rows, prompts)
-    if rest or not each or (images is not None and each % images):
+    rows_per_prompt, rest = divmod(rows, prompts)
+    if rest or not rows_per_prompt or (images is not None and rows_per_prompt % images):
         raise BadInput(
             f"A batch of {rows} rows is not {prompts} prompts with {images or 'any number of'} images each; "
             "give one eraser, or None, for each prompt."
         )
-    branches = _branches(each, sample, text, images, guided)
-    return torch.arange(prompts).repeat_interleave(each // branches).repeat(branches)
+    branches = _branches(rows_per_prompt, sample, text, images, guided)
+    return torch.arange(prompts).repeat_interleave(rows_per_prompt // branches).repeat(branches)
 
 
-def _branches(each: int, sample: Tensor, text: Tensor, images: int | None, guided: bool | None) -> int:
+def _branches(rows_per_prompt: int, sample: Tensor, text: Tensor, images: int | None, guided: bool | None) -> int:
     possible = [
         branches
-        for branches in range(1, each + 1)
-        if each % branches == 0
-        and images in (None, each // branches)
+        for branches in range(1, rows_per_prompt + 1)
+        if rows_per_prompt % branches == 0
+        and images in (None, rows_per_prompt // branches)
         and _repeats(sample, branches)
-        and _are_alike(text, each // branches)
+        and _are_equal(text, rows_per_prompt // branches)
     ]
     if not possible:
         raise BadInput(
@@ -55,12 +57,12 @@ def _branches(each: int, sample: Tensor, text: Tensor, images: int | None, guide
             "give one eraser, or None, for each prompt, in the prompts' order."
         )
     if len(possible) > 1 and guided is not None:
-        # Where guidance runs, the fewest branches that it can have: two.
+        # With guidance, the smallest number of branches above one.
         possible = [branches for branches in possible if (branches > 1) == guided][:1] or possible
     if len(possible) > 1:
         raise BadInput(
             f"The {len(text)} rows of the batch can be read as guidance or as several images of a prompt; "
-            "say images_per_prompt where the erasers are attached."
+            "give images_per_prompt where the erasers are attached."
         )
     return possible[0]
 
@@ -70,6 +72,6 @@ def _repeats(sample: Tensor, branches: int) -> bool:
     return bool((parts == parts[:1]).all())
 
 
-def _are_alike(text: Tensor, images: int) -> bool:
+def _are_equal(text: Tensor, images: int) -> bool:
     groups = text.unflatten(0, (-1, images))
     return bool((groups == groups[:, :1]).all())

@@ -1,7 +1,9 @@
-"""The hook in front of a denoiser that edits the text on its way in.
+"""The hook in front of a denoiser that edits the text that it receives.
 
-It runs before whatever is compiled, as plain Python, so no compiled graph knows of it: erasers of any rank come, change
-and go without a recompilation.
+It runs as plain Python before the compiled part, so no compiled graph contains it: erasers of any rank can be attached,
+changed and detached without a recompilation.
+
+Shapes: B rows of a batch, T tokens, d text width.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from efface.apply.prompt_rows import owners
+from efface.apply.prompt_rows import prompt_of_row
 from efface.edits.kinds import TextEdit
 from efface.models.modules import plain
 
@@ -22,35 +24,35 @@ _KV_CACHE = "text_kv_cache_transformer"
 
 
 class _Operator:
-    """A text edit at some strength, in float32 and where the text is."""
+    """A text edit at some strength, in float32 on the device of the text."""
 
     def __init__(self, edit: TextEdit) -> None:
         self._edit = edit
-        # Copies in one order of memory: an eraser does the same to the last bit made and read from a file.
-        self._left, self._right = edit.narrow
+        self._left, self._right = edit.factors_float32
 
     def set(self, strength: float) -> None:
         if strength == 1:
-            self._left = self._edit.narrow[0]
+            self._left = self._edit.factors_float32[0]
         else:
             self._left = torch.empty(self._edit.left.shape).copy_(self._edit.left * strength)
 
     def __call__(self, text: Tensor) -> Tensor:
         if self._left.device != text.device or self._right.device != text.device:
             self._left, self._right = self._left.to(text.device), self._right.to(text.device)
-        wide = text.float()
-        return (wide + (wide @ self._right) @ self._left.T).to(text.dtype)
+        values = text.float()
+        return (values + (values @ self._right) @ self._left.T).to(text.dtype)
 
 
 class TextHook:
-    """Edits a denoiser's text from when it is made until it is removed.
+    """Edits the text of a denoiser until it is removed.
 
     Args:
-        denoiser: what reads the text.
-        streams: the denoiser's argument for each of its text streams; the first has the prompts' tokens.
-        prompts: for each prompt of a batch the edits of its rows, one after the other; one entry serves all rows.
-        images: how many images each prompt has; None finds it out from the batch.
-        guided: tells whether guidance is on; asked where a batch leaves it open.
+        denoiser: The denoiser.
+        streams: The denoiser's argument for each of its text streams; the first holds the prompts' tokens, (B, T, d).
+        prompts: For each prompt of a batch, the edits of its rows in the order of application; one entry serves all
+            rows.
+        images: The number of images of each prompt; None derives it from the batch.
+        guided: Returns whether guidance is on, None if unknown; called only for batches that are ambiguous.
     """
 
     def __init__(
@@ -64,31 +66,31 @@ class TextHook:
         self._denoiser = denoiser
         self._text = next(iter(streams.values()))
         self._names = list(inspect.signature(plain(denoiser).forward).parameters)
-        made: dict[int, _Operator] = {}
+        operators: dict[int, _Operator] = {}
         self._prompts: list[dict[str, list[_Operator]]] = []
         for edits in prompts:
             by_argument: dict[str, list[_Operator]] = {}
             for edit in edits:
-                if id(edit) not in made:
-                    made[id(edit)] = _Operator(edit)
-                by_argument.setdefault(streams[edit.stream], []).append(made[id(edit)])
+                if id(edit) not in operators:
+                    operators[id(edit)] = _Operator(edit)
+                by_argument.setdefault(streams[edit.stream], []).append(operators[id(edit)])
             self._prompts.append(by_argument)
-        self._operators = list(made.values())
+        self._operators = list(operators.values())
         self._same = all(edits == self._prompts[0] for edits in self._prompts)
         self._images, self._guided = images, guided
-        self._kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         # A hook may be any callable; torch's types name functions of its own module type only.
         hook: Any = self
         self._handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
 
     def set(self, strength: float) -> None:
-        """Go `strength` times as far."""
+        """Change the strength: 0 changes nothing, 1 applies the edits as they were solved."""
         for operator in self._operators:
             operator.set(strength)
-        self._kept.clear()
+        self._cache.clear()
 
     def remove(self) -> None:
-        """Take it off; a second call does nothing."""
+        """Remove the hook; a second call does nothing."""
         self._handle.remove()
 
     @torch.compiler.disable
@@ -98,9 +100,9 @@ class TextHook:
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if not isinstance(given.get(self._text), Tensor):
             return args, kwargs
-        rows = None if self._same else self._owners(given)
+        rows = None if self._same else self._prompt_of_row(given)
         edited = {
-            name: self._kept_or_edited(name, value, rows)
+            name: self._cached_or_edited(name, value, rows)
             for name, value in given.items()
             if isinstance(value, Tensor) and any(name in edits for edits in self._prompts)
         }
@@ -109,17 +111,18 @@ class TextHook:
             {name: edited.get(name, value) for name, value in kwargs.items()},
         )
 
-    def _owners(self, given: dict[str, Any]) -> Tensor:
+    def _prompt_of_row(self, given: dict[str, Any]) -> Tensor:
         sample: Tensor = given[self._names[0]]
-        return owners(len(self._prompts), sample, given[self._text], self._images, self._guided())
+        return prompt_of_row(len(self._prompts), sample, given[self._text], self._images, self._guided())
 
-    def _kept_or_edited(self, name: str, value: Tensor, rows: Tensor | None) -> Tensor:
+    def _cached_or_edited(self, name: str, value: Tensor, rows: Tensor | None) -> Tensor:
         if not _caches_text(self._denoiser):
             return self._edited(name, value, rows)
-        # diffusers knows a text by where it lies in memory: while it lives, what it became must not move either.
-        if value not in self._kept:
-            self._kept[value] = self._edited(name, value, rows)
-        return self._kept[value]
+        # diffusers identifies a text by its address in memory: the edited text must keep its address as long as the
+        # original text exists.
+        if value not in self._cache:
+            self._cache[value] = self._edited(name, value, rows)
+        return self._cache[value]
 
     def _edited(self, name: str, value: Tensor, rows: Tensor | None) -> Tensor:
         if rows is None:
@@ -128,9 +131,9 @@ class TextHook:
             return value
         value = value.clone()
         for prompt, edits in enumerate(self._prompts):
-            mine = (rows == prompt).nonzero().flatten().to(value.device)
+            of_prompt = (rows == prompt).nonzero().flatten().to(value.device)
             for operator in edits.get(name, ()):
-                value[mine] = operator(value[mine])
+                value[of_prompt] = operator(value[of_prompt])
         return value
 
 
@@ -140,7 +143,7 @@ def _caches_text(denoiser: Any) -> bool:
 
 
 def forget_text(denoiser: Any) -> None:
-    """Drop diffusers' cache of the text's keys and values, where there is one."""
+    """Clear diffusers' cache of the text's keys and values, if the denoiser has one."""
     hooks: Any = getattr(denoiser, "_diffusers_hook", None)
     if hooks is not None:
         hooks.reset_stateful_hooks(recurse=True)

@@ -86,9 +86,9 @@ class Attack:
             return None
         # Both bring torch, which the names and settings of attacks need not wait for.
         from efface.apply.guard import GUARDS
-        from efface.edits.kinds import ValueGuard
+        from efface.edits.kinds import GuardEdit
 
-        guards = [edit.guard for edit in eraser.edits if isinstance(edit, ValueGuard)]
+        guards = [edit.guard for edit in eraser.edits if isinstance(edit, GuardEdit)]
         if lasting := next((name for name in guards if GUARDS.get(name).remembers), None):
             return f"follows the gradient of single steps, and what {lasting} does at one hangs on all before it"
         return None

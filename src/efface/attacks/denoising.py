@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from efface.attacks.base import Target
-from efface.edits.kinds import ValueGuard
+from efface.edits.kinds import GuardEdit
 from efface.models.denoising import Conditions, guided
 
 _STEPS, _GUIDANCE = 25, 7.5  # of the images
@@ -33,7 +33,7 @@ class Denoising:
         self._target = target
         self._schedule = target.model.noise_schedule()
         self._pictures: dict[str, Tensor] = {}
-        self._guarded = any(isinstance(edit, ValueGuard) for edit in target.eraser.edits)
+        self._guarded = any(isinstance(edit, GuardEdit) for edit in target.eraser.edits)
         self._null: Tensor | None = None  # (1, T, d), by the text encoder with the eraser attached
 
     @property

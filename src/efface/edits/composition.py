@@ -1,4 +1,6 @@
-"""Operators on the text embedding, one after the other, as one of the least rank."""
+"""Several text edits as one operator of the least rank."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,7 +12,7 @@ from efface.edits.kinds import TextEdit
 
 
 def composed(first: TextEdit, second: TextEdit) -> TextEdit:
-    """The edit of a model that is edited by `first`, and then, as it is by then, by `second`.
+    """The edit of a model that was edited by `first` and is then edited by `second`.
 
     On weights it is W (I + L_1 R_1^T) (I + L_2 R_2^T) = W (I + L R^T) with L = [L_1, L_2 + L_1 R_1^T L_2] and
     R = [R_1, R_2].
@@ -20,21 +22,21 @@ def composed(first: TextEdit, second: TextEdit) -> TextEdit:
 
 
 def by_stream(edits: Iterable[object]) -> dict[str, TextEdit]:
-    """All text edits of each stream as one, in float64: the text passes the first one first, which in a weight is last.
+    """All text edits of each stream as one, in float64; other edits are ignored.
 
-    What else is among `edits` is left out.
+    The text passes the first edit first; in a weight, the first edit is the last factor.
     """
     of_stream: dict[str, list[TextEdit]] = {}
     for edit in edits:
         if isinstance(edit, TextEdit):
-            wide = replace(edit, left=edit.left.double(), right=edit.right.double())
-            of_stream.setdefault(edit.stream, []).append(wide)
+            edit64 = replace(edit, left=edit.left.double(), right=edit.right.double())
+            of_stream.setdefault(edit.stream, []).append(edit64)
     return {stream: reduce(lambda first, second: composed(second, first), some) for stream, some in of_stream.items()}
 
 
 def least_rank(edit: TextEdit) -> TextEdit:
-    """The same operator with as few columns as its rank, above rounding, and R orthonormal."""
+    """The same operator with as many columns as its numerical rank, and with R orthonormal."""
     (outer, inner), (right, core) = torch.linalg.qr(edit.left), torch.linalg.qr(edit.right)
     rows, values, columns = torch.linalg.svd(inner @ core.T)
-    kept = values > edit.dim * torch.finfo(values.dtype).eps * values.max() if len(values) else values > 0
-    return TextEdit(outer @ rows[:, kept] * values[kept], right @ columns[kept].T, edit.stream)
+    significant = values > edit.dim * torch.finfo(values.dtype).eps * values.max() if len(values) else values > 0
+    return TextEdit(outer @ rows[:, significant] * values[significant], right @ columns[significant].T, edit.stream)

@@ -1,16 +1,22 @@
-"""The kinds of edit an eraser is made of."""
+"""The kinds of edit that an eraser consists of."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from efface.errors import BadFile
+from efface.files import sha256_of_tensors
 from efface.settings import Scalar
+
+KindOfEdit = Literal["text", "weight", "guard"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +28,7 @@ class TextEdit:
     Attributes:
         left: L, (d, r).
         right: R, (d, r).
-        stream: which of the model's text streams it edits.
+        stream: The text stream of the model that it edits.
     """
 
     left: Tensor
@@ -38,17 +44,17 @@ class TextEdit:
 
     @property
     def dim(self) -> int:
-        """Width d of the embeddings it edits."""
+        """The width d of the embeddings that it edits."""
         return self.left.shape[0]
 
     @property
     def rank(self) -> int:
-        """Number of columns r of its factors, which bounds the rank of the change."""
+        """The number of columns r of its factors, which bounds the rank of the change."""
         return self.left.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """Size of both factors."""
+        """The size of both factors in bytes."""
         return self.left.nbytes + self.right.nbytes
 
     @cached_property
@@ -57,29 +63,32 @@ class TextEdit:
         return self.left @ self.right.T
 
     @cached_property
-    def narrow(self) -> tuple[Tensor, Tensor]:
-        """L and R in float32, as copies in one order of memory, made once; not to be written to."""
+    def factors_float32(self) -> tuple[Tensor, Tensor]:
+        """L and R, (d, r), in float32; shared by all attachments, so they must not be changed.
+
+        The memory layout is fixed, so that a fresh and a loaded eraser give identical bits.
+        """
         return torch.empty(self.left.shape).copy_(self.left), torch.empty(self.right.shape).copy_(self.right)
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Edit embeddings (..., d); computed in the factors' precision, returned in the embeddings' own."""
-        wide = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        left, right = self.left.to(wide), self.right.to(wide)
-        return (wide + (wide @ right) @ left.T).to(embeddings.dtype)
+        """The edited embeddings, (..., d), in their own dtype; computed in float32 or wider."""
+        text = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        left, right = self.left.to(text), self.right.to(text)
+        return (text + (text @ right) @ left.T).to(embeddings.dtype)
 
     def on(self, weight: Tensor) -> Tensor:
-        """W (I + L R^T) for a weight (d_out, d), in the weight's type; the change is summed in float32 or wider."""
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        left, right = self.left.to(wide), self.right.to(wide)
-        change = wide @ left @ right.T if 2 * self.rank < self.dim else wide @ self.matrix.to(wide)
-        return (wide + change).to(weight.dtype)
+        """W (I + L R^T) for a weight (d_out, d), in its own dtype; computed in float32 or wider."""
+        W = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        left, right = self.left.to(W), self.right.to(W)
+        change = W @ left @ right.T if 2 * self.rank < self.dim else W @ self.matrix.to(W)
+        return (W + change).to(weight.dtype)
 
-    def scaled(self, strength: float) -> "TextEdit":
-        """The same edit, `strength` times as far."""
+    def scaled(self, strength: float) -> TextEdit:
+        """The edit with its change multiplied by `strength`."""
         return replace(self, left=self.left * strength)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by field name."""
+        """Its tensors by field name, in the shapes of the fields."""
         return {"left": self.left, "right": self.right}
 
 
@@ -88,10 +97,13 @@ class WeightEdit:
     """A change of one parameter: `delta`, or `up @ down` reshaped to the parameter.
 
     Attributes:
-        parameter: its full name, led by the part of the model that has it ("denoiser.mid_block...").
+        parameter: Its full name, which begins with the part of the model that has it ("denoiser.mid_block...").
         up: (d_out, r), with `down`.
         down: (r, d_in), with `up`.
-        delta: the parameter's own shape, instead of `up` and `down`.
+        delta: A dense change in the parameter's shape, instead of `up` and `down`.
+
+    Raises:
+        BadFile: Neither or both of the two forms are given.
     """
 
     parameter: str
@@ -106,7 +118,7 @@ class WeightEdit:
 
     @property
     def rank(self) -> int:
-        """Columns of the factors, or the smaller side of a dense delta seen as a matrix."""
+        """The number of columns of the factors, or the smaller side of a dense delta as a matrix."""
         if self.up is not None:
             return self.up.shape[1]
         assert self.delta is not None
@@ -114,11 +126,11 @@ class WeightEdit:
 
     @property
     def nbytes(self) -> int:
-        """Size of what is stored."""
+        """The size of what is stored, in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
-        """Whether it is a change of a parameter of this shape."""
+        """Whether it can change a parameter of this shape."""
         if self.delta is not None:
             return self.delta.shape == shape
         assert self.up is not None
@@ -126,7 +138,7 @@ class WeightEdit:
         return len(self.up) == shape[0] and self.down.shape[1] == math.prod(shape[1:])
 
     def value(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
-        """The change, in the shape of its parameter."""
+        """The change, in the shape of the parameter."""
         if self.delta is not None:
             return self.delta.reshape(shape)
         assert self.up is not None
@@ -134,24 +146,24 @@ class WeightEdit:
         return (self.up @ self.down).reshape(shape)
 
     def on(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """The edited parameter, in its own type; summed in float32 or wider."""
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        return (wide + strength * self.value(weight.shape).to(wide)).to(weight.dtype)
+        """The edited weight, of any shape, in its own dtype; computed in float32 or wider."""
+        W = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return (W + strength * self.value(weight.shape).to(W)).to(weight.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by field name."""
+        """Its tensors by field name, in the shapes of the fields."""
         fields = {"up": self.up, "down": self.down, "delta": self.delta}
         return {name: tensor for name, tensor in fields.items() if tensor is not None}
 
 
 @dataclass(frozen=True, eq=False)
-class ValueGuard:
-    """Something done while the model runs, that changes no weight: the tensors and settings of a guard, by its name.
+class GuardEdit:
+    """A guard: an edit that acts while the model runs and changes no weight.
 
     Attributes:
-        guard: which of `efface.apply.guard.GUARDS` does it.
-        values: its tensors.
-        settings: its settings.
+        guard: The guard's name in `efface.apply.guard.GUARDS`.
+        values: Its tensors by name; their shapes are documented with the guard.
+        settings: Its settings.
     """
 
     guard: str
@@ -160,24 +172,47 @@ class ValueGuard:
 
     @property
     def rank(self) -> int:
-        """0: it is no change of a linear map."""
+        """0: it is not a change of a linear map."""
         return 0
 
     @property
     def nbytes(self) -> int:
-        """Size of its tensors."""
+        """The size of its tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.values.values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name."""
+        """Its tensors by name, in the shapes that the guard documents."""
         return dict(self.values)
 
 
-Edit = TextEdit | WeightEdit | ValueGuard
+Edit = TextEdit | WeightEdit | GuardEdit
+
+
+def kind_of(edits: Sequence[Edit]) -> KindOfEdit:
+    """`text` if all edits act on text embeddings, `guard` if one acts only while the model runs, else `weight`."""
+    if any(isinstance(edit, GuardEdit) for edit in edits):
+        return "guard"
+    return "text" if all(isinstance(edit, TextEdit) for edit in edits) else "weight"
+
+
+def hash_of(edits: Sequence[Edit]) -> str:
+    """SHA-256 of edits: equal for edits that change a model in the same way."""
+    # The order of edits of one thing matters; the order of edits of different things does not.
+    named: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()
+    for edit in edits:
+        description = str(describe(edit))
+        named |= {f"{counts[description]}:{description}:{name}": tensor for name, tensor in edit.tensors().items()}
+        counts[description] += 1
+    return sha256_of_tensors(named)
 
 
 def edit_from(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
-    """The edit that a file's header describes, from its tensors by field name."""
+    """The edit that a file's header describes, from its tensors by field name, in the shapes of the fields.
+
+    Raises:
+        BadFile: The description is incomplete, or of an unknown kind.
+    """
     kind = description.get("edit")
     try:
         if kind == "text":
@@ -185,16 +220,16 @@ def edit_from(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         if kind == "weight":
             return WeightEdit(description["parameter"], **tensors)
         if kind == "guard":
-            return ValueGuard(description["guard"], dict(tensors), dict(description["settings"]))
+            return GuardEdit(description["guard"], dict(tensors), dict(description["settings"]))
     except (KeyError, TypeError) as error:
         raise BadFile(f"An edit in the eraser file is incomplete ({error}).") from error
     raise BadFile(f"The eraser file holds an edit of the unknown kind '{kind}'; a newer efface may read it.")
 
 
 def describe(edit: Edit) -> dict[str, Any]:
-    """What a file's header says of an edit, beside its tensors."""
+    """The description of an edit in a file's header, which does not include its tensors."""
     if isinstance(edit, TextEdit):
         return {"edit": "text", "stream": edit.stream}
-    if isinstance(edit, ValueGuard):
+    if isinstance(edit, GuardEdit):
         return {"edit": "guard", "guard": edit.guard, "settings": dict(edit.settings)}
     return {"edit": "weight", "parameter": edit.parameter}

@@ -38,8 +38,9 @@ from torch import Tensor
 
 from efface.edits.composition import by_stream
 from efface.edits.kinds import TextEdit
-from efface.eraser.base import check_base
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
+from efface.eraser.base import AnyEraser, check_base
+from efface.eraser.record import EraserRecord
 from efface.eraser.streams import split
 from efface.errors import BadRequest
 from efface.methods.closed_form.bounds import residuals, shares_of
@@ -82,7 +83,7 @@ class _Read:
         return {f"{_OWN}{name}": tensor for name, tensor in named.items()}
 
     @classmethod
-    def stored(cls, erasers: Sequence[Eraser], concepts: Sequence[str]) -> _Read | None:
+    def stored(cls, erasers: Sequence[Solution], concepts: Sequence[str]) -> _Read | None:
         """From what erasers of one stream stored; None where one of them did not."""
         if not all({"S", f"{_OWN}tokens", f"{_OWN}guides"} <= eraser.inputs.keys() for eraser in erasers):
             return None
@@ -96,7 +97,7 @@ class _Read:
         return cls(TextGram(inputs["S"]), rows("tokens"), rows("guides"), (norm[0], norm[1]) if norm else None)
 
 
-def certify(model: Model, eraser: Eraser) -> Eraser:
+def certify(model: Model, eraser: AnyEraser) -> AnyEraser:
     """The eraser with a certificate for each concept, and the fingerprint of the S that it holds for.
 
     An eraser that is not all of edits of the text embeddings has no certificate, and is returned as it is.
@@ -125,7 +126,7 @@ def certify(model: Model, eraser: Eraser) -> Eraser:
     return _certified(eraser, read, _JOIN.join(of_stream.gram.fingerprint for of_stream in read.values()))
 
 
-def certify_if_quick(model: Model, eraser: Eraser) -> Eraser:
+def certify_if_quick(model: Model, eraser: AnyEraser) -> AnyEraser:
     """The eraser, with its certificate if S is at hand: if it was needed to make it, or is in the cache."""
     if eraser.kind_of_edit != "text" or any(concept.attributes for concept in eraser.request.concepts):
         return eraser
@@ -137,7 +138,7 @@ def certify_if_quick(model: Model, eraser: Eraser) -> Eraser:
     return eraser
 
 
-def certify_again(eraser: Eraser, like: Sequence[Eraser]) -> Eraser:
+def certify_again(eraser: AnyEraser, like: Sequence[EraserRecord]) -> AnyEraser:
     """The eraser, with its certificate if it can be computed without the model.
 
     Args:
@@ -157,14 +158,14 @@ def certify_again(eraser: Eraser, like: Sequence[Eraser]) -> Eraser:
     return _certified(eraser, read, mark)
 
 
-def uncertified(eraser: Eraser) -> Eraser:
+def uncertified(eraser: AnyEraser) -> AnyEraser:
     """Without its certificate, which is of the whole operator: another choice of concepts has another one."""
     told = {name: said for name, said in eraser.provenance.items() if name != "certificate"}
     inputs = {name: held for name, held in eraser.inputs.items() if not name.rpartition("/")[2].startswith(_OWN)}
     return replace(eraser, inputs=inputs, provenance=told)
 
 
-def holding(model: Model, eraser: Eraser) -> Mapping[str, Mapping[str, float | None]] | None:
+def holding(model: Model, eraser: EraserRecord) -> Mapping[str, Mapping[str, float | None]] | None:
     """An eraser's certificate, by concept, if it is one of this model; with a warning if it is of another."""
     if eraser.certificate is None:
         return None
@@ -179,7 +180,7 @@ def holding(model: Model, eraser: Eraser) -> Mapping[str, Mapping[str, float | N
     return eraser.certificate
 
 
-def _certified(eraser: Eraser, read: Mapping[str, _Read], mark: str) -> Eraser:
+def _certified(eraser: AnyEraser, read: Mapping[str, _Read], mark: str) -> AnyEraser:
     operators = by_stream(eraser.edits)
     squares = torch.zeros(4, len(eraser.concepts), dtype=torch.float64)
     for stream, of in read.items():
@@ -199,7 +200,7 @@ def _certified(eraser: Eraser, read: Mapping[str, _Read], mark: str) -> Eraser:
     )
 
 
-def _stored(eraser: Eraser, read: Mapping[str, _Read]) -> dict[str, Tensor]:
+def _stored(eraser: EraserRecord, read: Mapping[str, _Read]) -> dict[str, Tensor]:
     """What certifying again takes, where S is stored too."""
     prefixes = {stream: f"{stream}/" if "streams" in eraser.provenance else "" for stream in read}
     if not all(f"{prefix}S" in eraser.inputs for prefix in prefixes.values()):

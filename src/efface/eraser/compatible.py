@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from efface.edits.kinds import TextEdit, ValueGuard, WeightEdit
+from efface.edits.kinds import GuardEdit, TextEdit, WeightEdit
 from efface.eraser.base import TOLERANCE
-from efface.eraser.eraser import Eraser
+from efface.eraser.record import EraserRecord
 from efface.errors import BadRequest, WrongBase
 from efface.request.record import Concept
 
 _SAME_GRAM = 1e-3  # relative: weights rounded to half precision have the same S to 1e-4 or so
 
 
-def check_bases(one: Eraser, other: Eraser, force: bool) -> None:
+def check_same_base(one: EraserRecord, other: EraserRecord, force: bool) -> None:
     """That two erasers were made for the same model, as far as they know it."""
     models = f"{one.base.model} (for {concepts_of(one)}) and {other.base.model} (for {concepts_of(other)})"
     sizes = [{edit.stream: edit.dim for edit in eraser.edits if isinstance(edit, TextEdit)} for eraser in (one, other)]
@@ -32,7 +32,7 @@ def check_bases(one: Eraser, other: Eraser, force: bool) -> None:
         )
 
 
-def _is_same(one: Eraser, other: Eraser) -> bool:
+def _is_same(one: EraserRecord, other: EraserRecord) -> bool:
     mine, theirs = one.base, other.base
     for name in mine.parameters.keys() & theirs.parameters.keys():
         if not mine.parameters[name].items() & theirs.parameters[name].items():
@@ -51,7 +51,7 @@ def _is_same(one: Eraser, other: Eraser) -> bool:
     return mine.hash == theirs.hash or (bool(errors) and max(errors) <= TOLERANCE)
 
 
-def check_parts(one: Eraser, other: Eraser) -> None:
+def check_parts(one: EraserRecord, other: EraserRecord) -> None:
     """That two parts that stay two can act on one model."""
     shared = {name.casefold() for name in one.concepts} & {name.casefold() for name in other.concepts}
     if shared and one.request.goal != other.request.goal:
@@ -70,7 +70,7 @@ def check_parts(one: Eraser, other: Eraser) -> None:
             "runs, and would disturb each other; erase all of it by one of them in one request."
         )
     for text, encoder in ((one, other), (other, one)):
-        if any(isinstance(edit, TextEdit) for edit in text.edits) and _edits_encoder(encoder):
+        if text.edits_text and _edits_encoder(encoder):
             raise BadRequest(
                 f"{text.method} ({concepts_of(text)}) edits text embeddings, and {encoder.method} "
                 f"({concepts_of(encoder)}) the text encoder that makes them; each was solved against the other's base, "
@@ -78,11 +78,11 @@ def check_parts(one: Eraser, other: Eraser) -> None:
             )
 
 
-def _guards(eraser: Eraser) -> bool:
-    return any(isinstance(edit, ValueGuard) for edit in eraser.edits)
+def _guards(eraser: EraserRecord) -> bool:
+    return any(isinstance(edit, GuardEdit) for edit in eraser.edits)
 
 
-def _edits_encoder(eraser: Eraser) -> bool:
+def _edits_encoder(eraser: EraserRecord) -> bool:
     return any(isinstance(edit, WeightEdit) and edit.parameter.startswith("text_encoder") for edit in eraser.edits)
 
 
@@ -95,15 +95,15 @@ def check_guides(concepts: Sequence[Concept]) -> None:
     for one, other in combinations(concepts, 2):
         if one.name.casefold() != other.name.casefold():
             continue
-        mend = f"take it out of one: efface compose ERASER --without '{one.name}' -o FILE."
+        fix = f"take it out of one: efface compose ERASER --without '{one.name}' -o FILE."
         if (one.guide, one.kind) != (other.guide, other.kind):
             raise BadRequest(
                 f"'{one.name}' is erased as {one.kind} towards '{one.guide or ''}' by one eraser, and as {other.kind} "
-                f"towards '{other.guide or ''}' by another; {mend}"
+                f"towards '{other.guide or ''}' by another; {fix}"
             )
         if one.attributes != other.attributes:
             raise BadRequest(
-                f"'{one.name}' shall show {_shares(one)} by one eraser, and {_shares(other)} by another; {mend}"
+                f"'{one.name}' shall show {_shares(one)} by one eraser, and {_shares(other)} by another; {fix}"
             )
 
 
@@ -111,7 +111,7 @@ def _shares(concept: Concept) -> str:
     return ", ".join(f"{attribute} {share:.0%}" for attribute, share in concept.attributes.items())
 
 
-def concepts_of(eraser: Eraser) -> str:
+def concepts_of(eraser: EraserRecord) -> str:
     """The concepts of an eraser for a message: up to three, and how many more."""
     names = [f"'{name}'" for name in eraser.concepts[:3]]
     return ", ".join(names) + (f" and {len(eraser.concepts) - 3} more" if len(eraser.concepts) > 3 else "")

@@ -1,14 +1,12 @@
 """Several erasers as one.
 
-- Those of one method and settings become the eraser that one request for all their concepts would have made: they are
-  solved again together from what they stored, without a model.
-- Changes of weights are summed, each as it was solved from the base.
-- What is left is applied one after the other in the order given, and said so: the text passes the first edit, then the
-  second, which was not solved for what the first one makes of it.
+- Erasers of one method with the same settings become the eraser that one request for all their concepts would have
+  made: they are solved again together from what they stored, without a model.
+- Weight edits are summed, each as it was solved from the base.
+- The remaining ones are applied one after the other in the given order, with a warning: the text passes the first edit,
+  then the second, which was solved for the unedited text.
 
-The outcome of the last two keeps its parts, so that concepts can be given back from each as from the part alone.
-
-The module is not called `compose`, since importing it would then hide the function `efface.compose`.
+The result of the last two retains its parts, so that concepts can be restored from each as from the part alone.
 """
 
 from __future__ import annotations
@@ -23,35 +21,32 @@ from typing import TYPE_CHECKING
 import torch
 
 from efface.eraser.certificate import certify_again, uncertified
-from efface.eraser.compatible import check_bases, check_guides, check_parts, concepts_of
-from efface.eraser.eraser import Base, Eraser
-from efface.eraser.streams import joined as join
-from efface.eraser.streams import split
+from efface.eraser.compatible import check_guides, check_parts, check_same_base, concepts_of
+from efface.eraser.record import Base, EraserRecord
+from efface.eraser.streams import join, split
 from efface.errors import BadRequest
 from efface.methods import METHODS
-from efface.methods.closed_form.stored import Apart
+from efface.methods.base import CannotCombine
 from efface.models.model import TEXT
 from efface.provenance import versions
 from efface.request.record import COMPOSED, Concept, Request
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-    from efface.models import Model
+    from torch import Tensor
 
 ORDERED = "one after the other in this order"
 
 
-def compose_erasers(*erasers: Eraser, force: bool = False) -> Eraser:
+def compose_records(erasers: Sequence[EraserRecord], force: bool = False) -> EraserRecord:
     """One eraser that does what all of them do.
 
     Args:
-        *erasers: in the order in which they are applied where the order matters.
-        force: compose erasers although they were made for different models.
+        erasers: At least one, in the order in which they are applied where the order matters.
+        force: Compose erasers although they were made for different models.
 
     Raises:
-        WrongBase: they were made for different models.
-        BadRequest: they contradict each other, or cannot act at the same time.
+        WrongBase: They were made for different models.
+        BadRequest: There is none, they contradict each other, or they cannot act at the same time.
     """
     if not erasers:
         raise BadRequest("Nothing to compose: give at least one eraser.")
@@ -61,130 +56,131 @@ def compose_erasers(*erasers: Eraser, force: bool = False) -> Eraser:
     for one, other in combinations(parts, 2):
         if one.hash == other.hash:
             raise BadRequest(f"The eraser of {concepts_of(one)} is given twice; give it once.")
-        check_bases(one, other, force)
-    parts, why = _solved_together(parts)
+        check_same_base(one, other, force)
+    parts, reasons = _solve_together(parts)
     if len(parts) == 1:
         return parts[0]
     for one, other in combinations(parts, 2):
         check_parts(one, other)
-    composed = _side_by_side(parts)
-    if composed.provenance["applied"] == ORDERED:
+    composed = side_by_side(parts)
+    applied = composed.provenance["applied"]
+    if reasons or applied == ORDERED:
         order = ", then ".join(f"{part.method} ({concepts_of(part)})" for part in parts)
-        reason = why[0] if why else "The erasers are of several methods or settings"
-        warnings.warn(f"{reason}: applied {ORDERED}, {order}.", stacklevel=2)
+        reason = reasons[0] if reasons else "The erasers are of several methods or settings"
+        warnings.warn(f"{reason}: {_APPLIED[applied]}, {order}.", stacklevel=3)
     return composed
 
 
-def only_of_parts(eraser: Eraser, names: Sequence[str], model: Model | DiffusionPipeline | str | None = None) -> Eraser:
-    """Some concepts of a composed eraser: each part that has any of them, for those alone."""
-    wanted = {name.casefold() for name in eraser.request.keeping(names).names}
-    left: list[Eraser] = []
-    for part in eraser.parts:
-        kept = [name for name in part.concepts if name.casefold() in wanted]
-        if kept:
-            left.append(part if len(kept) == len(part.concepts) else part.only(*kept, model=model))
-    return left[0] if len(left) == 1 else _side_by_side(left)
+_SUMMED = "summed from the base"
+_APPLIED = {ORDERED: f"applied {ORDERED}", _SUMMED: _SUMMED}
 
 
-def _solved_together(parts: Sequence[Eraser]) -> tuple[list[Eraser], list[str]]:
-    """The parts with those of one method and settings made one, at the first one's place; and why some were not."""
-    groups: dict[Hashable, list[Eraser]] = {}
+def _solve_together(parts: Sequence[EraserRecord]) -> tuple[list[EraserRecord], list[str]]:
+    """The parts with those of one method and settings as one, at the first one's place; why others were not solved."""
+    groups: dict[Hashable, list[EraserRecord]] = {}
     for index, part in enumerate(parts):
         groups.setdefault(_settings(part) or index, []).append(part)
-    left, why = list[Eraser](), list[str]()
+    results, reasons = list[EraserRecord](), list[str]()
     for group in groups.values():
         if len(group) == 1:
-            left += group
+            results += group
             continue
         try:
-            left.append(_joined(group))
-        except Apart as reason:
-            why.append(f"The erasers of {group[0].method} cannot be solved again together, as {reason}")
-            left += group
-    return left, why
+            results.append(_combine(group))
+        except CannotCombine as reason:
+            if not reason.sum_is_exact:
+                reasons.append(f"The erasers of {group[0].method} cannot be solved again together, as {reason}")
+            results += group
+    return results, reasons
 
 
-def _joined(group: Sequence[Eraser]) -> Eraser:
-    first, together = group[0].request, METHODS.get(group[0].method).together
-    assert together is not None
+def _combine(group: Sequence[EraserRecord]) -> EraserRecord:
+    """The eraser that one request for the concepts of all would have made."""
+    first, combine = group[0].request, METHODS.get(group[0].method).combine
+    assert combine is not None
     check_guides([concept for part in group for concept in part.request.concepts])
-    told_once = {"options": first.options, "pooled": first.pooled}
-    request = _request(group, first.method).model_copy(update=told_once)
+    request = _request(group, first.method).model_copy(update={"options": first.options, "pooled": first.pooled})
     preserved = {prompt for part in group for prompt in part.request.preserve}
     erased = preserved.difference(request.preserve)
     if erased:
-        warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=4)
+        warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=5)
     started = time.perf_counter()
-    apart = [split(uncertified(part)) for part in group]
-    joined = join({stream: together([streams[stream] for streams in apart], request) for stream in apart[0]})
-    told = {"seconds": {"solve": time.perf_counter() - started}, "composed": _told(group)}
-    made = replace(joined, base=_base(group), provenance={**joined.provenance, **told})
-    return certify_again(made, group)
+    parts = [split(uncertified(part)) for part in group]
+    solutions = {stream: combine([part[stream] for part in parts], request) for stream in parts[0]}
+    combined = join(solutions, _base(group))
+    provenance = {
+        **combined.provenance,
+        "seconds": {"solve": time.perf_counter() - started},
+        "composed": _summaries(group),
+    }
+    return certify_again(replace(combined, provenance=provenance), group)
 
 
-def _settings(eraser: Eraser) -> Hashable | None:
-    """What erasers must agree in to be solved again together; None for one that never is."""
+def _settings(eraser: EraserRecord) -> Hashable | None:
+    """What erasers must agree in to be solved together; None for an eraser that never is."""
     if eraser.method not in METHODS.names():
         return None
     method = METHODS.get(eraser.method)
-    if method.together is None:
+    if method.combine is None:
         return None
     options = method.config.model_validate(eraser.request.options).model_dump_json()
     return method.name, options, eraser.request.goal, tuple(split(eraser))
 
 
-def _side_by_side(parts: Sequence[Eraser]) -> Eraser:
-    composed = Eraser(
+def side_by_side(parts: Sequence[EraserRecord]) -> EraserRecord:
+    """The eraser that holds these parts as they are."""
+    only_weights = all(part.kind_of_edit == "weight" for part in parts)
+    composed = EraserRecord(
         request=_request(parts, COMPOSED),
         edits=tuple(edit for part in parts for edit in part.edits),
         base=_base(parts),
-        provenance={"settings": {}, "versions": versions(), "composed": _told(parts), "applied": _how(parts)},
+        provenance={
+            "settings": {},
+            "versions": versions(),
+            "composed": _summaries(parts),
+            "applied": _SUMMED if only_weights else ORDERED,
+        },
         parts=tuple(parts),
     )
     return certify_again(composed, parts)
 
 
-def _told(parts: Sequence[Eraser]) -> list[dict[str, object]]:
+def _summaries(parts: Sequence[EraserRecord]) -> list[dict[str, object]]:
     return [{"method": part.method, "concepts": list(part.concepts), "hash": part.hash} for part in parts]
 
 
-def _how(parts: Sequence[Eraser]) -> str:
-    """How parts that stay apart act together."""
-    weights = all(part.kind_of_edit == "weight" for part in parts)
-    return "summed from the base" if weights else ORDERED
-
-
-def _request(parts: Sequence[Eraser], method: str) -> Request:
-    """All concepts of all parts, each once, and what they preserve but for those."""
+def _request(parts: Sequence[EraserRecord], method: str) -> Request:
+    """All concepts of all parts, each once, and the preserved prompts of all except those."""
     concepts: dict[str, Concept] = {}
     for part in parts:
         for concept in part.request.concepts:
             concepts.setdefault(concept.name.casefold(), concept)
     lists = [part.request.preserve for part in parts]
-    prompts = lists[0] if all(listed == lists[0] for listed in lists) else tuple(dict.fromkeys(chain(*lists)))
+    prompts = lists[0] if all(prompts == lists[0] for prompts in lists) else tuple(dict.fromkeys(chain(*lists)))
     preserve = tuple(prompt for prompt in prompts if prompt.strip().casefold() not in concepts)
     skip = parts[0].request.clip_skip
     goal = "debias" if all(part.request.goal == "debias" for part in parts) else "erase"
     return Request(concepts=tuple(concepts.values()), preserve=preserve, method=method, goal=goal, clip_skip=skip)
 
 
-def _base(parts: Sequence[Eraser]) -> Base:
-    """The first part's base, with what all of them know theirs by."""
+def _base(parts: Sequence[EraserRecord]) -> Base:
+    """The first part's base, with the probes and parameters of all."""
     first = parts[0].base
-    known = dict.fromkeys(probe for part in reversed(parts) for probe in part.base.probes)
+    all_probes = dict.fromkeys(probe for part in reversed(parts) for probe in part.base.probes)
     streams = {stream for part in parts for stream in part.base.of_streams}
-    found = {stream: _probed(parts, stream) for stream in streams}
-    # Where a part knows less of the model than the others, only what all know is kept.
-    probes = [probe for probe in known if all(probe in rows for rows in found.values())]
+    rows_of = {stream: _rows(parts, stream) for stream in streams}
+    # Where a part has fewer streams than the others, only probes that are known in all streams remain.
+    probes = [probe for probe in all_probes if all(probe in rows for rows in rows_of.values())]
     if probes:
-        tokens = {stream: torch.cat([rows[probe] for probe in probes]) for stream, rows in found.items()}
+        tokens = {stream: torch.cat([rows[probe] for probe in probes]) for stream, rows in rows_of.items()}
         first = replace(first, probes=tuple(probes), embeddings=tokens.pop(TEXT), streams=tokens)
-    return replace(first, parameters={name: said for part in parts for name, said in part.base.parameters.items()})
+    digests = {name: of_one for part in parts for name, of_one in part.base.parameters.items()}
+    return replace(first, parameters=digests)
 
 
-def _probed(parts: Sequence[Eraser], stream: str) -> dict[str, torch.Tensor]:
-    """What is known of the embeddings of one stream, by prompt."""
-    rows: dict[str, torch.Tensor] = {}
+def _rows(parts: Sequence[EraserRecord], stream: str) -> dict[str, Tensor]:
+    """The embeddings of the probes of all parts in one stream, (text encoders, d), by prompt; the first part's win."""
+    rows: dict[str, Tensor] = {}
     for part in reversed(parts):
         rows |= part.base.rows(stream)
     return rows

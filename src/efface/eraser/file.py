@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from efface.edits.kinds import describe, edit_from
-from efface.eraser.eraser import Base, Eraser
+from efface.eraser.record import Base, EraserRecord
 from efface.errors import BadFile, BadInput
 from efface.files import atomic, sha256_of_tensors
 from efface.request.record import Request
@@ -25,7 +25,7 @@ FORMAT = 1
 _KEY = "efface"
 
 
-def write_eraser(eraser: Eraser, path: Path, force: bool) -> None:
+def write_record(eraser: EraserRecord, path: Path, force: bool) -> None:
     """Write `eraser` to `path`, whole or not at all."""
     # One copy each: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
@@ -38,7 +38,7 @@ def write_eraser(eraser: Eraser, path: Path, force: bool) -> None:
             raise BadFile(f"Cannot write {path}: {error}.") from error
 
 
-def _tensors(eraser: Eraser) -> dict[str, Tensor]:
+def _tensors(eraser: EraserRecord) -> dict[str, Tensor]:
     """All tensors of an eraser by their names in the file; a composed one's edits are those of its parts."""
     tensors = {f"input.{name}": tensor for name, tensor in eraser.inputs.items()}
     tensors["base.embeddings"] = eraser.base.embeddings
@@ -50,7 +50,7 @@ def _tensors(eraser: Eraser) -> dict[str, Tensor]:
     return tensors
 
 
-def header_of(eraser: Eraser) -> dict[str, Any]:
+def header_of(eraser: EraserRecord) -> dict[str, Any]:
     """What an eraser's file says about it, as JSON values."""
     base = eraser.base
     return {
@@ -69,7 +69,7 @@ def header_of(eraser: Eraser) -> dict[str, Any]:
     }
 
 
-def read_eraser(path: Path) -> Eraser:
+def read_record(path: Path) -> EraserRecord:
     """Read an eraser, and refuse what is missing, cut short, altered, or something else."""
     header, tensors = _read(path)
     if header.get("format") != FORMAT:
@@ -82,7 +82,7 @@ def read_eraser(path: Path) -> Eraser:
         raise BadFile(f"{path} is not a complete eraser ({error}); make it again.") from error
 
 
-def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Eraser:
+def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserRecord:
     parts = tuple(
         _eraser(part, _under(f"part.{index}.", tensors)) for index, part in enumerate(header.get("parts", ()))
     )
@@ -91,7 +91,7 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Eraser:
         for index, description in enumerate(() if parts else header["edits"])
     )
     base = header["base"]
-    return Eraser(
+    return EraserRecord(
         request=Request.model_validate(header["request"]),
         edits=tuple(edit for part in parts for edit in part.edits) or edits,
         base=Base(

@@ -1,7 +1,7 @@
-"""Giving concepts back: the eraser of those that are left, as if the others had never been asked for.
+"""Restoring concepts: the eraser of the remaining ones, as if the restored ones had never been erased.
 
-It is solved again from what the eraser stored. Where the model's weights played a part in solving, or nothing was
-stored, a method that only solves does it anew on the model, and finds what it would have found at first.
+It is solved again from what the eraser stored. Where the model's weights took part in solving, or nothing was stored, a
+method that needs no tools solves anew on the model, with the result that it would have had at first.
 """
 
 from __future__ import annotations
@@ -10,34 +10,56 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from efface.eraser.base import check_base
-from efface.eraser.certificate import certify_again, certify_if_quick, uncertified
-from efface.eraser.compose import only_of_parts
+from efface.eraser.certificate import certify_again, uncertified
+from efface.eraser.compose import side_by_side
 from efface.eraser.solve import solve
-from efface.eraser.streams import joined, split
+from efface.eraser.streams import join, split
 from efface.errors import BadRequest, NeedsModel
 from efface.methods import METHODS
-from efface.models import Model, open_model
+from efface.methods.base import CannotCombine
+from efface.models.open import open_model
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    from efface.eraser.eraser import Eraser
+    from efface.eraser.record import EraserRecord
+    from efface.models.model import Model
 
 
-def only(eraser: Eraser, names: Sequence[str], model: Model | DiffusionPipeline | str | None) -> Eraser:
-    """The eraser of some of its concepts (see `Eraser.only`)."""
+def only_concepts(
+    eraser: EraserRecord, names: Sequence[str], model: Model | DiffusionPipeline | str | None
+) -> EraserRecord:
+    """The eraser of some of its concepts.
+
+    Args:
+        eraser: The eraser.
+        names: The concepts that stay erased.
+        model: The unedited model that it was made for; needed by methods that stored too little.
+
+    Raises:
+        BadRequest: A name is not in the eraser, none is left, or its concepts were erased jointly.
+        NeedsModel: The method needs the model, and none is given.
+    """
+    request = eraser.request.keeping(names)
     if eraser.parts:
-        return only_of_parts(eraser, names, model)
+        return _only_of_parts(eraser, request.names, model)
     method = METHODS.get(eraser.method) if eraser.method in METHODS.names() else None
-    if method is not None and method.only is not None:
+    if method is not None and method.combine is not None:
+        if request.names == eraser.concepts:
+            return eraser
         # A certificate is of the whole operator: another choice of concepts has another one.
         parts = split(uncertified(eraser))
         try:
-            rest = joined({stream: method.only(part, names) for stream, part in parts.items()})
-            return certify_again(rest, [eraser])
-        except NeedsModel:
+            solutions = {stream: method.combine([part], request) for stream, part in parts.items()}
+            return certify_again(join(solutions, eraser.base), [eraser])
+        except CannotCombine as reason:
+            if method.needs:
+                raise BadRequest(f"This eraser by {eraser.method} cannot be split: {reason}.") from None
             if model is None:
-                raise
+                raise NeedsModel(
+                    f"This eraser by {eraser.method} cannot be split without the model, as {reason}; "
+                    "give it by --model (in Python, model=)."
+                ) from None
     elif method is None or method.needs:
         raise BadRequest(f"An eraser made by {eraser.method} cannot be split; erase the concepts one by one instead.")
     elif model is None:
@@ -45,7 +67,19 @@ def only(eraser: Eraser, names: Sequence[str], model: Model | DiffusionPipeline 
             f"An eraser made by {eraser.method} cannot be split without the model; "
             "give it by --model (in Python, model=)."
         )
-    request = eraser.request.keeping(names)
-    opened = model if isinstance(model, Model) else open_model(model)
+    opened = open_model(model)
     check_base(eraser, opened)
-    return certify_if_quick(opened, solve(opened, request))
+    return solve(opened, request)
+
+
+def _only_of_parts(
+    eraser: EraserRecord, names: Sequence[str], model: Model | DiffusionPipeline | str | None
+) -> EraserRecord:
+    """Some concepts of a composed eraser: each part that has any of them, for those alone."""
+    wanted = {name.casefold() for name in names}
+    parts: list[EraserRecord] = []
+    for part in eraser.parts:
+        remaining = [name for name in part.concepts if name.casefold() in wanted]
+        if remaining:
+            parts.append(part if len(remaining) == len(part.concepts) else only_concepts(part, remaining, model))
+    return parts[0] if len(parts) == 1 else side_by_side(parts)

@@ -1,42 +1,117 @@
-"""A model and a request to an eraser, with the tools that the method needs.
-
-The module is not called `erase`, since importing it would then hide the function `efface.erase`.
-"""
+"""From a model and a request to the record of an eraser: everything that is the same for all methods."""
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.eraser.base import with_parameters
-from efface.eraser.streams import joined
+from efface.eraser.base import base_of, check_base, with_parameters
+from efface.eraser.file import read_record, write_record
+from efface.eraser.record import EraserRecord
+from efface.eraser.streams import join
+from efface.errors import BadRequest
 from efface.methods import METHODS
 from efface.models.model import TEXT
+from efface.provenance import versions
 
 if TYPE_CHECKING:
-    from efface.eraser.eraser import Eraser
-    from efface.methods.base import Tool
+    from efface.edits.kinds import Edit
+    from efface.edits.solution import Solution
+    from efface.methods.base import Method, Tool
     from efface.models.model import Model
     from efface.request.record import Request
 
+Tools = Mapping["Tool", Callable[[], Any]]
 
-def solve(model: Model, request: Request, tools: Mapping[Tool, Callable[[], Any]] | None = None) -> Eraser:
-    """Solve for the eraser of a request; the model stays unchanged.
+
+def solve(model: Model, request: Request, tools: Tools | None = None) -> EraserRecord:
+    """Make the record of an eraser; the model stays as it is.
 
     Args:
-        model: The unedited model.
-        request: What to erase, and how.
-        tools: By name, a function that creates the tool; only the tools that the method needs are created.
+        model: The model, unedited.
+        request: What to erase, by which method.
+        tools: Functions that make the tools which methods need, by name; `read_eraser` and `write_snapshot` are added.
 
     Raises:
         BadInput: The request cannot be carried out; the message says what to change.
     """
     method = METHODS.get(request.method)
     settings = method.config.model_validate(request.options)
-    given = {name: (tools or {})[name]() for name in method.needs}
+    check_request(method, request, model)
+    available: dict[Tool, Callable[[], Any]] = {
+        **(tools or {}),
+        "read_eraser": lambda: partial(_edits_of_file, model),
+        "write_snapshot": lambda: partial(_write_snapshot, model),
+    }
+    given = {name: available[name]() for name in method.needs}
+    model.hash_ahead("text_encoder")
     # A guard acts on the denoiser as a whole, training on its weights, and debiasing is steered by images; any other
     # edit is of one text stream.
     whole = method.edit == "guard" or method.trained or request.goal == "debias" or not request.pooled
-    streams = [TEXT] if whole else list(model.streams)
-    eraser = joined({stream: method.erase(model.reading(stream), request, settings, **given) for stream in streams})
-    return with_parameters(eraser, model)
+    solutions: dict[str, Solution] = {}
+    embeddings: dict[str, Any] = {}
+    base = None
+    for stream in [TEXT] if whole else model.streams:
+        started = time.perf_counter()
+        solution = method.erase(model.reading(stream), request, settings, **given)
+        assert solution.embedded is not None
+        of_stream = base_of(model.reading(stream), solution.embedded)
+        seconds = {"embed": time.perf_counter() - started - solution.solve_seconds, "solve": solution.solve_seconds}
+        solutions[stream] = replace(solution, notes=provenance_of(solution, seconds))
+        if base is None:
+            base = of_stream
+        else:
+            embeddings[stream] = of_stream.embeddings
+    assert base is not None
+    return with_parameters(join(solutions, replace(base, streams=embeddings)), model)
+
+
+def check_request(method: Method, request: Request, model: Model) -> None:
+    """Reject what a method declares that it cannot do, and warn of what it does not use.
+
+    Args:
+        method: The method.
+        request: The request.
+        model: The model.
+
+    Raises:
+        BadRequest: The method does not support the goal or the family of the model.
+    """
+    if request.goal not in method.goals:
+        raise BadRequest(f"{method.name} cannot {request.goal} yet; the goal must be '{method.goals[0]}'.")
+    if method.families is not None and model.family not in method.families:
+        raise BadRequest(
+            f"{method.name} supports Stable Diffusion 1 and 2; {model.name} is of the family {model.family}. "
+            "Use uce or certified, which support every family."
+        )
+    guides = [concept.guide for concept in request.concepts if concept.guide]
+    if guides and not method.uses_guides:
+        warnings.warn(f"{method.name} has no guides; '{guides[0]}' does not change its result.", stacklevel=4)
+    if request.preserve and not method.uses_preserve:
+        warnings.warn(
+            f"{method.name} has no preserve list; '{request.preserve[0]}' is not protected by it.", stacklevel=4
+        )
+
+
+def provenance_of(solution: Solution, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The provenance of a new solution: settings, versions of the libraries, seconds, and its other notes."""
+    notes = dict(solution.notes)
+    timed = {} if seconds is None else {"seconds": dict(seconds)}
+    return {"settings": dict(notes.pop("settings")), "versions": versions(), **timed, **notes}
+
+
+def _edits_of_file(model: Model, path: str) -> tuple[Edit, ...]:
+    record = read_record(Path(path))
+    check_base(record, model)
+    return record.edits
+
+
+def _write_snapshot(model: Model, solution: Solution, path: Path) -> None:
+    assert solution.embedded is not None
+    record = join({TEXT: replace(solution, notes=provenance_of(solution))}, base_of(model, solution.embedded))
+    write_record(with_parameters(record, model), path, force=True)

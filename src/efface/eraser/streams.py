@@ -1,4 +1,4 @@
-"""An eraser of several text streams: one for each, solved apart, side by side in one.
+"""Erasers of models with several text streams: one solution for each stream, side by side in one record.
 
 A denoiser that reads its text by several streams (SD3, FLUX: tokens and a pooled vector) has for each one its own
 embeddings, its own reading maps and its own edit. A method knows of one stream only, so it runs once for each.
@@ -11,52 +11,52 @@ from dataclasses import replace
 from typing import Any
 
 from efface.edits.kinds import Edit, TextEdit
-from efface.eraser.eraser import Base, Eraser
+from efface.edits.solution import Solution
+from efface.eraser.record import Base, EraserRecord
 from efface.models.model import TEXT
 
 
-def joined(parts: Mapping[str, Eraser]) -> Eraser:
-    """One eraser of those of each stream; `text` is among them, and alone it is that one."""
-    main = parts[TEXT]
-    if len(parts) == 1:
-        return main
-    edits = tuple(_of(edit, stream) for stream, part in parts.items() for edit in part.edits)
-    others = {stream: part.base.embeddings for stream, part in parts.items() if stream != TEXT}
-    inputs = {f"{stream}/{name}": tensor for stream, part in parts.items() for name, tensor in part.inputs.items()}
-    seconds = [part.provenance["seconds"] for part in parts.values()]
-    told: dict[str, Any] = {
-        **main.provenance,
+def join(solutions: Mapping[str, Solution], base: Base) -> EraserRecord:
+    """The record of the solutions of each stream.
+
+    Args:
+        solutions: By stream; `text` is among them. Their notes are complete provenances.
+        base: The base model, with the embeddings of all these streams.
+    """
+    main = solutions[TEXT]
+    if len(solutions) == 1:
+        return EraserRecord(main.request, main.edits, base, main.inputs, main.notes)
+    edits = tuple(_of(edit, stream) for stream, part in solutions.items() for edit in part.edits)
+    inputs = {f"{stream}/{name}": tensor for stream, part in solutions.items() for name, tensor in part.inputs.items()}
+    seconds = [part.notes["seconds"] for part in solutions.values()]
+    provenance: dict[str, Any] = {
+        **main.notes,
         "seconds": {name: sum(of_one[name] for of_one in seconds) for name in seconds[0]},
         "streams": {
-            stream: {"edits": len(part.edits), "provenance": dict(part.provenance)} for stream, part in parts.items()
+            stream: {"edits": len(part.edits), "provenance": dict(part.notes)} for stream, part in solutions.items()
         },
     }
-    return Eraser(main.request, edits, replace(main.base, streams=others), inputs, told)
+    return EraserRecord(main.request, edits, base, inputs, provenance)
 
 
-def split(eraser: Eraser) -> dict[str, Eraser]:
-    """What `joined` joined."""
+def split(eraser: EraserRecord) -> dict[str, Solution]:
+    """The solutions that `join` joined, by stream."""
     streams: Mapping[str, Any] = eraser.provenance.get("streams", {})
     if not streams:
-        return {TEXT: eraser}
-    parts: dict[str, Eraser] = {}
+        return {TEXT: Solution(eraser.request, eraser.edits, eraser.inputs, eraser.provenance)}
+    parts: dict[str, Solution] = {}
     first = 0
-    for stream, told in streams.items():
-        edits = tuple(_of(edit, TEXT) for edit in eraser.edits[first : first + told["edits"]])
+    for stream, of_stream in streams.items():
+        edits = tuple(_of(edit, TEXT) for edit in eraser.edits[first : first + of_stream["edits"]])
         inputs = {
             name.removeprefix(f"{stream}/"): tensor
             for name, tensor in eraser.inputs.items()
             if name.startswith(f"{stream}/")
         }
-        parts[stream] = Eraser(eraser.request, edits, _base(eraser.base, stream), inputs, told["provenance"])
-        first += told["edits"]
+        parts[stream] = Solution(eraser.request, edits, inputs, of_stream["provenance"])
+        first += of_stream["edits"]
     return parts
 
 
 def _of(edit: Edit, stream: str) -> Edit:
     return replace(edit, stream=stream) if isinstance(edit, TextEdit) else edit
-
-
-def _base(base: Base, stream: str) -> Base:
-    embeddings = base.embeddings if stream == TEXT else base.streams[stream]
-    return replace(base, embeddings=embeddings, streams={})

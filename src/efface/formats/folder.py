@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from efface.apply.bake import bake
+from efface.eraser.attach import bake
 from efface.errors import BadFile
 from efface.formats.base import Exported, Exporter, provenance_of
 from efface.models.storage.folder import INDEX

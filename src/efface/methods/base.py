@@ -1,4 +1,4 @@
-"""What a method is: a name, its sources, its settings, and a function from a request to an eraser."""
+"""What a method is: its sources, its settings, a function that solves a request, and one that combines solutions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from efface.eraser.eraser import Eraser
-    from efface.request.record import Request
+    from efface.edits.kinds import Edit, KindOfEdit
+    from efface.edits.solution import Solution
+    from efface.request.record import Goal, Request
     from efface.settings import Settings
 
-KindOfEdit = Literal["text", "weight", "guard"]
-Tool = Literal["copies", "latents", "measure", "pictures", "progress", "work"]
+Tool = Literal["context", "copies", "latents", "measure", "pictures", "progress", "read_eraser", "write_snapshot"]
 
 
 class Latents(Protocol):
@@ -75,15 +75,50 @@ class Measure(Protocol):
         self,
         prompt: str,
         attributes: Sequence[str],
-        eraser: Eraser | None,
+        edits: Sequence[Edit],
         *,
         seeds: Sequence[int],
         steps: int,
         guidance: float,
         clip_skip: int | None = None,
     ) -> Sequence[float]:
-        """Each attribute's share of one prompt's images under an eraser, by which attribute each shows most."""
+        """The share of one prompt's images, drawn with `edits` on the model, that show each attribute most."""
         ...
+
+
+class EraserReader(Protocol):
+    """Reads erasers that exist already."""
+
+    def __call__(self, path: str) -> Sequence[Edit]:
+        """The edits of an eraser's file, after checking that it was made for the model.
+
+        Raises:
+            BadFile: The file is no eraser.
+            WrongBase: The eraser was made for another model.
+        """
+        ...
+
+
+class SnapshotWriter(Protocol):
+    """Writes erasers while a training runs."""
+
+    def __call__(self, solution: Solution, path: Path) -> None:
+        """Write the eraser that a solution makes at this step; an existing file is replaced."""
+        ...
+
+
+class CannotCombine(Exception):  # noqa: N818 - an answer, not an error
+    """Solutions cannot be solved as one.
+
+    Args:
+        reason: Why, as a clause that completes "cannot be solved together, as ...".
+        sum_is_exact: Whether the sum of their edits is what one request for all concepts would have made, so that
+            there is nothing to warn of.
+    """
+
+    def __init__(self, reason: str, sum_is_exact: bool = False) -> None:
+        super().__init__(reason)
+        self.sum_is_exact = sum_is_exact
 
 
 @dataclass(frozen=True)
@@ -91,22 +126,21 @@ class Method:
     """One way to erase.
 
     Attributes:
-        name: what it is called on the command line.
-        summary: one line for `efface methods`.
-        paper: link to the paper.
-        repository: link to the reference implementation.
-        edit: the kind of edit it makes.
-        config: its settings, with the published defaults.
-        erase: (model, request, validated settings) -> eraser of the text stream that the model reads; what it needs
-            besides, it is given by name.
-        only: (eraser, concept names) -> the eraser of those concepts alone, as if the others had never been erased;
-            None where concepts were erased jointly and cannot be told apart.
-        together: (erasers of one configuration, the request of all their concepts) -> the eraser that this request
-            would have made, from what they stored; raises `methods.together.Apart` where that does not suffice. None
-            where it never does.
-        needs: what `erase` is given of the stages to its right, which no method imports: `latents`, `pictures`,
-            `measure` and `copies` (None where nobody judges), whom to tell its `progress` (None where nobody listens),
-            and for methods that train the `work` around them (`efface.progress`).
+        name: Its name on the command line.
+        summary: One line for `efface methods`.
+        paper: Link to the paper.
+        repository: Link to the reference implementation.
+        edit: The kind of edit that it makes.
+        config: Its settings, with the published defaults.
+        erase: (model, request, validated settings, **tools) -> the solution for the text stream that the model reads.
+        combine: (solutions of one configuration, request) -> the solution that erasing the concepts of `request` alone,
+            in one request, would have made, from what the solutions stored. With one solution it restores concepts;
+            with several it composes. Raises `CannotCombine` where that does not suffice. None: it never does.
+        goals: The goals that it can reach.
+        uses_guides: Whether a concept's guide changes the result.
+        uses_preserve: Whether the list of preserved prompts changes the result.
+        needs: The tools that `erase` receives by name, since no method imports the packages that make or judge images.
+        families: The families of models that it supports; None supports every one.
     """
 
     name: str
@@ -115,12 +149,15 @@ class Method:
     repository: str
     edit: KindOfEdit
     config: type[Settings]
-    erase: Callable[..., Eraser]
-    only: Callable[[Eraser, Sequence[str]], Eraser] | None = None
-    together: Callable[[Sequence[Eraser], Request], Eraser] | None = None
+    erase: Callable[..., Solution]
+    combine: Callable[[Sequence[Solution], Request], Solution] | None = None
+    goals: tuple[Goal, ...] = ("erase",)
+    uses_guides: bool = True
+    uses_preserve: bool = True
     needs: tuple[Tool, ...] = ()
+    families: tuple[str, ...] | None = None
 
     @property
     def trained(self) -> bool:
-        """Whether it takes many steps, so that it can be taken up again."""
-        return "work" in self.needs
+        """Whether it trains in many steps, so that it can be interrupted and resumed."""
+        return "context" in self.needs

@@ -1,12 +1,12 @@
-"""What is on a denoiser besides its own weights: attached and baked erasers, so that a model's hash knows of them.
+"""The edits that act on a denoiser now, attached or baked, so that a model's hash includes them.
 
-They are kept by denoiser, as a model and the pipelines made of its parts share it.
+They are registered by denoiser, because a model and the pipelines made of its parts share it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -16,43 +16,43 @@ from efface.models.modules import plain
 if TYPE_CHECKING:
     from torch import nn
 
-    from efface.eraser.eraser import Eraser
-
 
 @dataclass(eq=False)
-class Change:
-    """Erasers that act together.
+class Active:
+    """Edits that act together.
 
     Attributes:
-        erasers: one for all prompts, or one for each.
-        strength: how far they go now.
+        identity: Returns what identifies the edits, such as their hashes. It is called only when a hash is asked for,
+            because hashing takes longer than attaching may.
+        strength: Their strength now.
         how: "attached" or "baked".
     """
 
-    erasers: Sequence[Eraser | None]
+    identity: Callable[[], str]
     strength: float
     how: str
 
-    def __str__(self) -> str:
-        return f"{self.how} {self.strength} " + " ".join(eraser.hash if eraser else "-" for eraser in self.erasers)
+
+_active: WeakKeyDictionary[nn.Module, list[Active]] = WeakKeyDictionary()
 
 
-_changes: WeakKeyDictionary[nn.Module, list[Change]] = WeakKeyDictionary()
+def register(denoiser: nn.Module, edits: Active) -> Callable[[], None]:
+    """Register edits that act on a denoiser; the returned function removes them, once."""
+    registered = _active.setdefault(plain(denoiser), [])
+    registered.append(edits)
+
+    def unregister() -> None:
+        if edits in registered:
+            registered.remove(edits)
+
+    return unregister
 
 
-def record(denoiser: nn.Module, change: Change) -> Callable[[], None]:
-    """Note a change; the function returned strikes it out, once."""
-    changes = _changes.setdefault(plain(denoiser), [])
-    changes.append(change)
-
-    def strike() -> None:
-        if change in changes:
-            changes.remove(change)
-
-    return strike
-
-
-def hash_with_changes(of_weights: str, denoiser: Any) -> str:
-    """A model's hash: that of its weights while nothing is on its denoiser."""
-    acting = [str(change) for change in _changes.get(plain(denoiser), ()) if change.strength]
-    return hashlib.sha256("\n".join([of_weights, *acting]).encode()).hexdigest() if acting else of_weights
+def hash_with_active(hash_of_weights: str, denoiser: Any) -> str:
+    """A model's hash: the hash of its weights while no edits act on its denoiser."""
+    acting = [
+        f"{edits.how} {edits.strength} {edits.identity()}"
+        for edits in _active.get(plain(denoiser), ())
+        if edits.strength
+    ]
+    return hashlib.sha256("\n".join([hash_of_weights, *acting]).encode()).hexdigest() if acting else hash_of_weights

@@ -50,7 +50,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_model(
-    model: str | Path | DiffusionPipeline,
+    model: str | Path | Model | DiffusionPipeline,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     config: str | Path | None = None,
@@ -59,7 +59,8 @@ def open_model(
 
     Args:
         model: `emoji`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with `#ema` behind
-            its name, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are then shared.
+            its name, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are then shared. A
+            model that is open already is returned as it is.
         device: where to put the parts; a pipeline's stay where they are.
         dtype: type of the parts; None is float32, and a pipeline's own.
         config: a diffusers folder with a checkpoint's configuration and tokenizer, where it is not as published.
@@ -67,6 +68,8 @@ def open_model(
     Raises:
         BadInput: there is no such model; the message says what was tried.
     """
+    if isinstance(model, Model):
+        return model
     if not isinstance(model, (str, Path)):
         kind = type(model)
         family = _known([ancestor.__name__ for ancestor in kind.__mro__]) or _generic(kind, kind.__name__)

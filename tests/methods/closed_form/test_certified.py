@@ -207,7 +207,9 @@ def test_what_is_kept_only_approximately_is_measured_and_told(tiny_model: Model)
     assert said["mean_change"] == pytest.approx(float(change.mean()))
     assert max(said["worst_changes"].values()) == pytest.approx(float(change.max()))
     assert said["preserved_approximately"] == int((change > 1e-8).sum())
-    assert "worst_changes" not in eraser.only("cat").provenance["coverage"]
+    two = efface.erase(tiny_model, ["cat", "boat"], "dog", preserve=KEEP, method="certified", preserve_rank=2, mu=0.0)
+    assert "worst_changes" in two.provenance["coverage"]
+    assert "worst_changes" not in two.only("cat").provenance["coverage"]
 
 
 def test_more_preserved_prompts_than_dimensions_take_bounded_memory(tiny_model: Model) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadInput
-from efface.methods.closed_form.ridge import Kept, solve
+from efface.methods.closed_form.ridge import PreservedTokens, solve
 from support import relative
 
 WIDTH = 24
@@ -19,8 +19,8 @@ def tokens(count: int, seed: int, width: int = WIDTH) -> Tensor:
     return 4 * common + torch.randn(count, width, generator=generator, dtype=torch.float64)
 
 
-def kept(rows: Tensor) -> Kept:
-    memory = Kept(rows.shape[1])
+def kept(rows: Tensor) -> PreservedTokens:
+    memory = PreservedTokens(rows.shape[1])
     for piece in rows.split(7):
         memory.add(piece)
     return memory
@@ -54,14 +54,14 @@ def test_the_rank_is_at_most_the_number_of_edited_tokens(n: int, p: int) -> None
 
 def test_rows_and_their_gram_matrix_are_the_same_memory() -> None:
     rows = tokens(20, 3)
-    as_rows, as_gram = kept(rows), Kept(WIDTH)
+    as_rows, as_gram = kept(rows), PreservedTokens(WIDTH)
     as_gram.gram = rows.T @ rows
     assert as_rows.gram is None
     assert kept(tokens(40, 3)).gram is not None
     arguments = {"erase_scale": 1.0, "preserve_scale": 0.5, "lamb": 0.1}
     edits = [solve(tokens(2, 1), tokens(2, 2), memory, **arguments) for memory in (as_rows, as_gram)]
     assert relative(edits[0].matrix, edits[1].matrix) < 1e-10
-    stored = Kept.from_tensors(as_rows.tensors(), WIDTH)
+    stored = PreservedTokens.from_tensors(as_rows.tensors(), WIDTH)
     assert torch.equal(stored.rows, rows)
 
 
@@ -91,7 +91,7 @@ def test_a_singular_system_without_ridge_has_the_least_change() -> None:
     edited = torch.cat([tokens(2, 1)] * 2)  # every token twice
     guides = torch.cat([tokens(2, 2)] * 2)
     weight = torch.randn(10, WIDTH, dtype=torch.float64)
-    edit = solve(edited, guides, Kept(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.0)
+    edit = solve(edited, guides, PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.0)
     smallest = (torch.linalg.pinv(edited) @ (guides - edited) @ weight.T).T
     assert relative(edit.on(weight) - weight, smallest) < 1e-8
 
@@ -107,4 +107,4 @@ def test_broken_embeddings_give_an_error_and_no_artefact() -> None:
     broken = tokens(2, 1)
     broken[0, 0] = torch.nan
     with pytest.raises(BadInput, match="not finite"):
-        solve(broken, tokens(2, 2), Kept(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.5)
+        solve(broken, tokens(2, 2), PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.5)

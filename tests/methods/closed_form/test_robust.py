@@ -11,12 +11,11 @@ from torch import Tensor
 import efface
 from efface import BadRequest, Concept, Eraser, Model, Request, TextEdit, open_model
 from efface.edits.kinds import describe
-from efface.methods.closed_form.ridge import Kept, solve
+from efface.methods.closed_form.ridge import PreservedTokens, solve
 from efface.methods.closed_form.robust import gradient as robust_gradient
-from efface.methods.closed_form.robust import solve as robust_solve
-from efface.methods.closed_form.robust.method import RobustConfig
+from efface.methods.closed_form.robust import problem as robust_problem
+from efface.methods.closed_form.robust.problem import RobustConfig, RobustProblem, exactly_kept, nearest_kept
 from efface.methods.closed_form.robust.search import derive, neighbours, reached
-from efface.methods.closed_form.robust.solve import Inputs, exactly_kept, nearest_kept
 from efface.methods.closed_form.tokens import Pairs, token_pairs
 from efface.models import Embedded
 from efface.models.text_gram import TextGram, text_gram
@@ -50,22 +49,22 @@ def attack(edit: TextEdit, aim: Tensor) -> Tensor:
     return (edit.on(WEIGHT) @ best - WEIGHT @ aim.T).norm(dim=0)
 
 
-def inputs(concepts: int = 1) -> Inputs:
-    kept = Kept(WIDTH)
+def inputs(concepts: int = 1) -> RobustProblem:
+    kept = PreservedTokens(WIDTH)
     kept.add(tokens(6, 4))
-    return Inputs.of(GRAM, tokens(concepts, 1)[:concepts], tokens(concepts, 2)[:concepts], tokens(5, 3), kept, 6)
+    return RobustProblem.of(GRAM, tokens(concepts, 1)[:concepts], tokens(concepts, 2)[:concepts], tokens(5, 3), kept, 6)
 
 
-def names(of: Inputs) -> list[str]:
+def names(of: RobustProblem) -> list[str]:
     return [f"concept {owner}" for owner in range(of.concepts)]
 
 
-def solved(of: Inputs, **options: Any) -> TextEdit:
-    return robust_solve.solve(of, RobustConfig(**options), names(of))[0]
+def solved(of: RobustProblem, **options: Any) -> TextEdit:
+    return robust_problem.solve(of, RobustConfig(**options), names(of))[0]
 
 
 def test_derive_is_the_regularised_least_squares_problem() -> None:
-    edit = solve(tokens(2, 1), tokens(2, 2), Kept(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.1)
+    edit = solve(tokens(2, 1), tokens(2, 2), PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.1)
     aims, S = tokens(4, 6), GRAM.matrix
     operator = torch.eye(WIDTH, dtype=torch.float64) + edit.matrix
     expected = torch.linalg.solve(operator.T @ S @ operator + 1e-4 * S, operator.T @ S @ aims.T).T

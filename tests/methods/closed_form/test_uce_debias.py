@@ -10,8 +10,9 @@ from torch import Tensor
 
 import efface
 from efface import BadRequest, Eraser, Model, Request, TextEdit, open_model
+from efface.edits.kinds import Edit, hash_of
+from efface.eraser.solve import solve
 from efface.judges import open_judge
-from efface.methods.closed_form.uce import UceConfig, erase
 from efface.methods.closed_form.uce_debias import missing
 from efface.tools import measure_by
 
@@ -25,10 +26,10 @@ class Given:
 
     def __init__(self, rounds: Sequence[Sequence[Sequence[float]]]) -> None:
         self.answers = [shares for of_round in rounds for shares in of_round]
-        self.asked: list[tuple[str, list[str], Eraser | None, dict[str, Any]]] = []
+        self.asked: list[tuple[str, list[str], Sequence[Edit], dict[str, Any]]] = []
 
-    def __call__(self, prompt: str, attributes: Sequence[str], eraser: Eraser | None, **how: Any) -> Sequence[float]:
-        self.asked.append((prompt, list(attributes), eraser, how))
+    def __call__(self, prompt: str, attributes: Sequence[str], edits: Sequence[Edit], **how: Any) -> Sequence[float]:
+        self.asked.append((prompt, list(attributes), edits, how))
         return self.answers[len(self.asked) - 1]
 
 
@@ -39,9 +40,13 @@ def request(concepts: Sequence[str] = CONCEPTS, **options: Any) -> Request:
     )
 
 
+def debias(model: Model, request: Request, given: Given) -> Eraser:
+    return Eraser.of(solve(model, request, {"measure": lambda: given, "progress": lambda: None}))
+
+
 def debiased(model: Model, given: Given, **options: Any) -> Eraser:
     wanted = request(**options)
-    return erase(model, wanted, UceConfig.model_validate(wanted.options), given)
+    return debias(model, wanted, given)
 
 
 def script(model: Model, weight: Tensor, step: float, max_diff: float) -> Tensor:
@@ -107,11 +112,10 @@ def test_every_round_looks_at_new_images_under_the_eraser_so_far(tiny_model: Mod
     seeds = [seed for *_, how in given.asked for seed in how["seeds"]]
     assert seeds == list(range(7, 7 + 6 * 4))
     assert {(how["steps"], how["guidance"]) for *_, how in given.asked} == {(3, 2.0)}
-    erasers = [eraser for _, _, eraser, _ in given.asked]
-    assert erasers[:2] == [None, None]
-    assert len({under.hash for under in erasers[2:] if under is not None}) == 2
-    assert erasers[-1] is not None
-    assert eraser.hash == erasers[-1].hash
+    attached = [edits for _, _, edits, _ in given.asked]
+    assert attached[:2] == [(), ()]
+    assert len({hash_of(edits) for edits in attached[2:]}) == 2
+    assert eraser.hash == hash_of(attached[-1])
     assert [list(round["bird"].values()) for round in eraser.provenance["shares"]] == [list(r[1]) for r in ROUNDS]
 
 
@@ -128,14 +132,14 @@ def test_it_warns_when_rounds_run_out(tiny_model: Model) -> None:
 def test_concepts_are_given_back_one_by_one(tiny_model: Model) -> None:
     both = debiased(tiny_model, Given(ROUNDS))
     alone = request(CONCEPTS[:1])
-    one = erase(tiny_model, alone, UceConfig.model_validate(alone.options), Given([[r[0]] for r in ROUNDS]))
+    one = debias(tiny_model, alone, Given([[r[0]] for r in ROUNDS]))
     torch.testing.assert_close(operator(both.without("bird")), operator(one), rtol=0, atol=1e-10)
 
 
 def alone(model: Model, concept: str, column: int) -> Eraser:
     """One concept debiased, by what is measured of it from when on it is not balanced."""
     wanted = request([concept])
-    return erase(model, wanted, UceConfig.model_validate(wanted.options), Given([[r[column]] for r in ROUNDS[column:]]))
+    return debias(model, wanted, Given([[r[column]] for r in ROUNDS[column:]]))
 
 
 def test_debiasing_erasers_are_solved_again_together(tiny_model: Model, tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_what_debiases_and_what_erases_act_one_after_the_other(tiny_model: Model
 def test_wishes_that_contradict_each_other_are_refused(tiny_model: Model) -> None:
     one = alone(tiny_model, "bird", 1)
     other = Request.make("bird", ["cat", "dog"], goal="debias", preserve=PRESERVE)
-    two = erase(tiny_model, other, UceConfig(), Given([[(0.0, 1.0)], [(0.5, 0.5)]]))
+    two = debias(tiny_model, other, Given([[(0.0, 1.0)], [(0.5, 0.5)]]))
     with pytest.raises(BadRequest, match=r"'bird' shall show cat 30%.*cat 50%, dog 50% by another.*--without"):
         efface.compose(one, two)
     with pytest.raises(BadRequest, match=r"'bird' is erased by one eraser and debiased by another"):

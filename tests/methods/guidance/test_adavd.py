@@ -9,7 +9,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, Model
-from efface.edits.kinds import ValueGuard
+from efface.edits.kinds import GuardEdit
 from efface.methods.guidance.adavd import Values, gram_schmidt
 
 SETTINGS: dict[str, Any] = {"token_sim": True, "sigmoid_a": 100.0, "sigmoid_b": 0.93, "sigmoid_c": 2.0}
@@ -147,7 +147,7 @@ def test_jointly_needs_guidance(tiny_model: Model) -> None:
 def test_the_published_middle_of_the_sigmoid_is_of_joint_cosines(tiny_model: Model) -> None:
     for joint, middle in ((True, 0.93), (False, 0.86)):
         (part,) = efface.erase(tiny_model, "cat", method="adavd", joint=joint).edits
-        assert isinstance(part, ValueGuard)
+        assert isinstance(part, GuardEdit)
         assert part.settings["sigmoid_b"] == middle
 
 

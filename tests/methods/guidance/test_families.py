@@ -10,7 +10,7 @@ from torch import Tensor
 
 import efface
 from efface import Model, open_model
-from efface.edits.kinds import ValueGuard
+from efface.edits.kinds import GuardEdit
 
 Tiny = Callable[..., Any]
 CONCEPTS = ["cat", "golf ball"]
@@ -30,7 +30,7 @@ def draw(pipeline: Any, **more: Any) -> Tensor:
 
 def without_pooled(eraser: efface.Eraser) -> efface.Eraser:
     (part,) = eraser.edits
-    assert isinstance(part, ValueGuard)
+    assert isinstance(part, GuardEdit)
     values = {name: tensor for name, tensor in part.values.items() if name != "pooled"}
     return replace(eraser, edits=(replace(part, values=values),))
 

@@ -66,9 +66,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_model: Model, tmp_path:
     whole = trained(tiny_model, "cat", **options)
     stop = Stop(3, how)
     with pytest.raises(RuntimeError if how == "crash" else KeyboardInterrupt):
-        trained(tiny_model, "cat", work=RunContext(tmp_path / "t", stop), **options)
+        trained(tiny_model, "cat", context=RunContext(tmp_path / "t", stop), **options)
     rest = Stop(0, "")
-    resumed = trained(tiny_model, "cat", work=RunContext(tmp_path / "t", rest), **options)
+    resumed = trained(tiny_model, "cat", context=RunContext(tmp_path / "t", rest), **options)
     assert resumed.hash == whole.hash
     # After a crash in step 3 the checkpoint of step 2 is the last; Ctrl-C still leaves that of step 3.
     assert [done for _, done, _, _ in rest.told] == ([3, 4, 5] if how == "crash" else [4, 5])
@@ -84,8 +84,8 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_model: Model, tmp_path:
 def test_concepts_that_are_done_are_not_trained_again(tiny_model: Model, tmp_path: Path) -> None:
     work = RunContext(tmp_path, Stop(99, ""))
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_model, ["cat", "dog"], work=RunContext(tmp_path, StopIn("dog")))
-    eraser = trained(tiny_model, ["cat", "dog"], work=work)
+        trained(tiny_model, ["cat", "dog"], context=RunContext(tmp_path, StopIn("dog")))
+    eraser = trained(tiny_model, ["cat", "dog"], context=work)
     assert isinstance(work.progress, Stop)
     assert {what for what, *_ in work.progress.told} == {"dog"}
     assert eraser.hash == trained(tiny_model, ["cat", "dog"]).hash
@@ -134,7 +134,7 @@ def test_gradients_that_are_never_zeroed_are_taken_up_again(tiny_model: Model, t
 def test_a_training_that_diverges_keeps_the_last_weights_of_use(tiny_model: Model, tmp_path: Path) -> None:
     """However short it was, and whether or not it was time for a checkpoint."""
     with pytest.raises(BadInput, match=r"diverged: the loss of step \d+ .* learning rate below 1000") as caught:
-        trained(tiny_model, "cat", work=RunContext(tmp_path), **DIVERGES)
+        trained(tiny_model, "cat", context=RunContext(tmp_path), **DIVERGES)
     assert "\n" not in str(caught.value)
     (path,) = tmp_path.glob("component-0-step-*.safetensors")
     assert str(caught.value).endswith(f" steps, whose loss was still finite, is {path}.")
@@ -188,19 +188,19 @@ def test_no_eraser_is_made_of_weights_that_are_not_finite(tiny_model: Model) -> 
 @pytest.mark.usefixtures("_every_step")
 def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: Model, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
-        trained(tiny_model, "cat", work=RunContext(tmp_path, Stop(3, "crash")))
+        trained(tiny_model, "cat", context=RunContext(tmp_path, Stop(3, "crash")))
     others: list[tuple[str, dict[str, Any]]] = [("dog", {}), ("cat", {"seed": 1})]
     for name, options in others:
         with pytest.raises(BadInput, match="--force"):
-            trained(tiny_model, name, work=RunContext(tmp_path), **options)
+            trained(tiny_model, name, context=RunContext(tmp_path), **options)
     path = tmp_path / "component-0.checkpoint.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:100])
     with pytest.raises(BadInput, match="damaged"):
-        trained(tiny_model, "cat", work=RunContext(tmp_path))
+        trained(tiny_model, "cat", context=RunContext(tmp_path))
     path.write_bytes(content)
     forced = Stop(0, "")
-    eraser = trained(tiny_model, "dog", work=RunContext(tmp_path, forced, force=True))
+    eraser = trained(tiny_model, "dog", context=RunContext(tmp_path, forced, force=True))
     assert [done for _, done, _, _ in forced.told] == [1, 2, 3, 4, 5]
     assert eraser.hash == trained(tiny_model, "dog").hash
 
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
     tiny_model: Model, tmp_path: Path, small_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with small_disk(), pytest.raises(BadInput, match="Cannot write") as caught:
-        trained(tiny_model, "cat", work=RunContext(tmp_path))
+        trained(tiny_model, "cat", context=RunContext(tmp_path))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["component-0.jsonl"]
 

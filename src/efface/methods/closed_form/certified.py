@@ -37,12 +37,12 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.edits.kinds import TextEdit
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.methods.base import Method
 from efface.methods.closed_form.certified_solve import Problem, changes, guide_error, solve
-from efface.methods.closed_form.ridge import Kept
-from efface.methods.closed_form.stored import joined_kept, joined_tokens
-from efface.methods.closed_form.tokens import BATCH, base_of, inputs_kept, only_erases, provenance, token_pairs
+from efface.methods.closed_form.ridge import PreservedTokens
+from efface.methods.closed_form.stored import stored_preserved, stored_tokens
+from efface.methods.closed_form.tokens import BATCH, token_pairs
 from efface.models.model import Model
 from efface.models.text_gram import TextGram, text_gram
 from efface.request.record import Request
@@ -73,60 +73,53 @@ class CertifiedConfig(Settings):
     mu: float = Field(default=100.0, ge=0)
 
 
-def erase(model: Model, request: Request, config: CertifiedConfig) -> Eraser:
+def erase(model: Model, request: Request, config: CertifiedConfig) -> Solution:
     """Solve for a request; of the model, only the text encoder and S are used."""
-    only_erases(request)
-    started = time.perf_counter()
     pairs = token_pairs(model, request, "token" if config.tokens == "last" else "window", config.expand_prompts)
-    kept, count = Kept(model.width), 0
-    for tokens in _preserved(model, request, config):
-        kept.add(tokens.flatten(0, 1))
+    preserved, count = PreservedTokens(model.width), 0
+    for tokens in _preserved_tokens(model, request, config):
+        preserved.add(tokens.flatten(0, 1))
         count += tokens.shape[0] * tokens.shape[1]
     gram = text_gram(model)
     inputs = {
         **pairs.tensors(),
         "empty": model.embed([""], clip_skip=request.clip_skip).tokens[0].double(),
-        **kept.tensors(),
+        **preserved.tensors(),
         "preserve.count": torch.tensor(count),
         "S": gram.matrix,
     }
-    solving = time.perf_counter()
-    edit, said = _solve(request, inputs, config)
-    told = provenance(config.model_dump(), started, solving)
-    if said["preserve_directions_kept_approximately"]:
-        said |= _approximate(model, request, config, gram, edit)
-    return Eraser(request, (edit,), base_of(model, pairs.embedded), inputs, {**told, "coverage": said})
+    started = time.perf_counter()
+    edit, coverage = _solve(request, inputs, config)
+    if coverage["preserve_directions_kept_approximately"]:
+        coverage |= _approximate(model, request, config, gram, edit)
+    notes = {"settings": config.model_dump(), "coverage": coverage}
+    return Solution(request, (edit,), inputs, notes, pairs.embedded, time.perf_counter() - started)
 
 
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts, solved again from the embeddings and the S that it stored."""
-    request = eraser.request.keeping(names)
-    inputs = inputs_kept(eraser, request)
-    config = CertifiedConfig.model_validate(eraser.provenance["settings"])
-    edit, said = _solve(request, inputs, config)
-    return Eraser(request, (edit,), eraser.base, inputs, {**eraser.provenance, "coverage": said})
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts, solved again from the stored embeddings and the stored S.
 
-
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several, solved again from what they stored."""
-    first, config = erasers[0], CertifiedConfig.model_validate(request.options)
+    Raises:
+        CannotCombine: The parts preserve different prompts, and of many only the sum is stored.
+    """
+    first, config = parts[0], CertifiedConfig.model_validate(request.options)
     empty = first.inputs["empty"]
-    last = len(first.base.embeddings) // len(first.base.probes)  # one a text encoder
-    count = len(_prompts(request)) * (len(empty) if config.preserve_tokens == "all" else last)
     inputs = {
-        **joined_tokens(erasers, request),
-        **joined_kept(erasers, request, _prompts),
+        **stored_tokens(parts, request),
+        **stored_preserved(parts, request, empty.shape[1], _prompts),
         "empty": empty,
-        "preserve.count": torch.tensor(count),
+        "preserve.count": torch.tensor(len(_prompts(request)) * _tokens_per_prompt(parts)),
         "S": first.inputs["S"],
     }
-    return only(Eraser(request, (), first.base, inputs, first.provenance), request.names)
+    edit, coverage = _solve(request, inputs, config)
+    return Solution(request, (edit,), inputs, {**first.notes, "coverage": coverage})
 
 
 def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConfig) -> tuple[TextEdit, dict[str, Any]]:
-    kept = Kept.from_tensors(inputs, inputs["edited"].shape[1])
+    """The edit, and how many directions of what it covers and preserves."""
+    preserved = PreservedTokens.from_tensors(inputs, inputs["edited"].shape[1])
     # Of more tokens than dimensions only the Gram matrix is known: its square root has the same directions.
-    rows = kept.rows if kept.gram is None else TextGram(kept.gram).root
+    rows = preserved.rows if preserved.gram is None else TextGram(preserved.gram).root
     problem = Problem(
         gram=TextGram(inputs["S"]),
         edited=inputs["edited"],
@@ -135,19 +128,25 @@ def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConf
         preserved=rows,
         count=int(inputs["preserve.count"]),
     )
-    edit, said = solve(
+    edit, coverage = solve(
         problem, cut=config.cut, concept_rank=config.concept_rank, preserve_rank=config.preserve_rank, mu=config.mu
     )
-    return edit, {**said, "guide_error": guide_error(edit, problem, inputs["owner"], request.names)}
+    return edit, {**coverage, "guide_error": guide_error(edit, problem, inputs["owner"], request.names)}
 
 
-def _preserved(model: Model, request: Request, config: CertifiedConfig) -> Iterator[Tensor]:
+def _preserved_tokens(model: Model, request: Request, config: CertifiedConfig) -> Iterator[Tensor]:
     """The tokens of the preserved prompts that count, (n, 1 a text encoder or T, d), in batches."""
     prompts = _prompts(request)
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
         last = embedded.last_tokens.unflatten(0, (len(embedded.prompts), -1))
         yield (embedded.tokens if config.preserve_tokens == "all" else last).double()
+
+
+def _tokens_per_prompt(parts: Sequence[Solution]) -> int:
+    """The number of tokens that count of each preserved prompt; 0 if there is none."""
+    counts = [(int(part.inputs["preserve.count"]), len(_prompts(part.request))) for part in parts]
+    return next((tokens // prompts for tokens, prompts in counts if prompts), 0)
 
 
 def _prompts(request: Request) -> list[str]:
@@ -160,7 +159,7 @@ def _approximate(
 ) -> dict[str, Any]:
     """How far preserved prompts move that are not kept exactly: relative, in the S norm, at their worst token."""
     moved: list[float] = []
-    for tokens in _preserved(model, request, config):
+    for tokens in _preserved_tokens(model, request, config):
         flat = tokens.flatten(0, 1)
         share = gram.norms(edit(flat) - flat) / gram.norms(flat)
         moved += share.reshape(tokens.shape[:2]).amax(1).tolist()
@@ -175,6 +174,5 @@ METHOD = Method(
     edit="text",
     config=CertifiedConfig,
     erase=erase,
-    only=only,
-    together=together,
+    combine=combine,
 )

@@ -18,18 +18,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from efface.edits.kinds import TextEdit
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.methods.base import Method
-from efface.methods.closed_form.ridge import Kept, check_finite
-from efface.methods.closed_form.stored import LENGTHS, joined_kept, joined_tokens
-from efface.methods.closed_form.tokens import BATCH, base_of, inputs_kept, needs_no_guide, only_erases, provenance
+from efface.methods.closed_form.ridge import PreservedTokens, check_finite
+from efface.methods.closed_form.stored import LENGTHS, stored_preserved, stored_tokens
+from efface.methods.closed_form.tokens import BATCH
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
 from efface.request.record import Request
@@ -54,38 +54,34 @@ class CureConfig(Settings):
     retain_empty: bool = True
 
 
-def erase(model: Model, request: Request, config: CureConfig) -> Eraser:
+def erase(model: Model, request: Request, config: CureConfig) -> Solution:
     """Solve for a request; of the model, only the tokenizer and the text encoder are used."""
-    only_erases(request)
-    needs_no_guide(request)
-    started = time.perf_counter()
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     rows = _tokens(embedded, config)
     owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
     inputs = {"edited": torch.cat(rows).double(), "owner": owner, **_retained(model, request, config)}
-    solving = time.perf_counter()
+    started = time.perf_counter()
     edit = _solve(inputs, _alpha(request, config))
-    settings = config.model_dump() | {"alpha": _alpha(request, config)}
-    return Eraser(request, (edit,), base_of(model, embedded), inputs, provenance(settings, started, solving))
+    return Solution(
+        request, (edit,), inputs, {"settings": _settings(request, config)}, embedded, time.perf_counter() - started
+    )
 
 
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts, solved again from the embeddings it stored."""
-    request = eraser.request.keeping(names)
-    config = CureConfig.model_validate(request.options)
-    inputs = inputs_kept(eraser, request, per_token=("edited",))
-    alpha = _alpha(request, config)
-    settings = {**eraser.provenance["settings"], "alpha": alpha}
-    edit = _solve(inputs, alpha)
-    return Eraser(request, (edit,), eraser.base, inputs, {**eraser.provenance, "settings": settings})
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts, solved again from the stored embeddings.
+
+    Raises:
+        CannotCombine: The parts retain different prompts, and of many only the sum is stored.
+    """
+    config, width = CureConfig.model_validate(request.options), parts[0].inputs["edited"].shape[1]
+    retained = stored_preserved(parts, request, width, partial(_prompts, config=config))
+    inputs = {**stored_tokens(parts, request, per_token=("edited",)), **retained}
+    edit = _solve(inputs, _alpha(request, config))
+    return Solution(request, (edit,), inputs, {**parts[0].notes, "settings": _settings(request, config)})
 
 
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several, solved again from what they stored."""
-    first, config = erasers[0], CureConfig.model_validate(request.options)
-    kept = joined_kept(erasers, request, partial(_prompts, config=config))
-    inputs = {**joined_tokens(erasers, request, per_token=("edited",)), **kept}
-    return only(Eraser(request, (), first.base, inputs, first.provenance), request.names)
+def _settings(request: Request, config: CureConfig) -> dict[str, Any]:
+    return config.model_dump() | {"alpha": _alpha(request, config)}
 
 
 def _alpha(request: Request, config: CureConfig) -> float:
@@ -98,7 +94,7 @@ def _solve(inputs: Mapping[str, Tensor], alpha: float) -> TextEdit:
     edited = inputs["edited"]
     check_finite(edited)
     directions, strengths = _spectrum(edited, alpha)
-    kept = Kept.from_tensors(inputs, edited.shape[1])
+    kept = PreservedTokens.from_tensors(inputs, edited.shape[1])
     retained, keeps = _spectrum(kept.rows, alpha) if kept.gram is None else _spectrum_of(kept.gram, alpha)
     right = directions - retained @ (keeps[:, None] * (retained.T @ directions))
     return TextEdit(-directions * strengths, right)
@@ -139,7 +135,7 @@ def _tokens(embedded: Embedded, config: CureConfig) -> list[Tensor]:
 
 def _retained(model: Model, request: Request, config: CureConfig) -> dict[str, Tensor]:
     """What an eraser stores of the retained prompts: their tokens, and how many each has."""
-    prompts, kept, lengths = _prompts(request, config), Kept(model.width), list[int]()
+    prompts, kept, lengths = _prompts(request, config), PreservedTokens(model.width), list[int]()
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
         tokens = _tokens(embedded, config)
@@ -161,6 +157,6 @@ METHOD = Method(
     edit="text",
     config=CureConfig,
     erase=erase,
-    only=only,
-    together=together,
+    combine=combine,
+    uses_guides=False,
 )

@@ -18,6 +18,7 @@ defaults here.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,12 +26,12 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.edits.kinds import WeightEdit
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.errors import BadInput
-from efface.methods.base import Method
+from efface.methods.base import CannotCombine, Method
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.closed_form.ridge import check_finite
-from efface.methods.closed_form.tokens import BATCH, base_of, only_erases, provenance, token_pairs, value_weights
+from efface.methods.closed_form.tokens import BATCH, token_pairs, value_weights
 from efface.models.model import Model
 from efface.request.record import Kind, Request
 from efface.settings import Settings
@@ -68,10 +69,8 @@ class OceConfig(Settings):
     expand_prompts: bool = False
 
 
-def erase(model: Model, request: Request, config: OceConfig) -> Eraser:
-    """Turn every value map; the weights are read one after the other."""
-    only_erases(request)
-    started = time.perf_counter()
+def erase(model: Model, request: Request, config: OceConfig) -> Solution:
+    """Rotate every value map; the weights are read one after the other."""
     given = {name: value for name, value in config.model_dump().items() if value is not None}
     settings: dict[str, Any] = {**PUBLISHED[request.concepts[0].kind], **given}
     pairs = token_pairs(model, request, expand=config.expand_prompts)
@@ -79,14 +78,23 @@ def erase(model: Model, request: Request, config: OceConfig) -> Eraser:
     check_finite(pairs.edited, pairs.guides, preserved, general)
     text = settings["preserve_concept_scale"] * preserved + settings["preserve_global_scale"] * general
     text += settings["lamb"] * torch.eye(model.width, dtype=torch.float64)
-    solving = time.perf_counter()
+    started = time.perf_counter()
     wanted = value_weights(model)
     edits = tuple(
         WeightEdit(f"denoiser.{name}", delta=turn(weight.double().cpu(), pairs.edited, pairs.guides, text, settings))
         for name, weight in model.text_weights()
         if name in wanted
     )
-    return Eraser(request, edits, base_of(model, pairs.embedded), {}, provenance(settings, started, solving))
+    return Solution(request, edits, {}, {"settings": settings}, pairs.embedded, time.perf_counter() - started)
+
+
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """Nothing is stored from which rotations could be solved again.
+
+    Raises:
+        CannotCombine: Always. The sum of two rotations' changes is not the change of a rotation.
+    """
+    raise CannotCombine("oce rotates each value map as a whole, and two rotations do not add up to one")
 
 
 def turn(weight: Tensor, edited: Tensor, guides: Tensor, text: Tensor, settings: dict[str, Any]) -> Tensor:
@@ -143,4 +151,5 @@ METHOD = Method(
     edit="weight",
     config=OceConfig,
     erase=erase,
+    combine=combine,
 )

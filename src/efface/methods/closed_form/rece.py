@@ -11,11 +11,15 @@ Since sum_l W_l^T W_l = M^T S M and sum_l W_l^T W_l^0 = M^T S with S = sum_l W_l
 
 Paper: https://arxiv.org/abs/2407.12383 (ECCV 2024). Reference: https://github.com/CharlesGong12/RECE
 
+With `target_ckpt` it starts from an eraser that exists already, which then cannot be split by concept. UCE writes
+W_l' = W_l M into every map that reads the text, so M is found from a checkpoint of such weights by
+
+    M - I = argmin_D sum_l |W_l D - (W_l' - W_l)|^2 = S^+ sum_l W_l^T (W_l' - W_l)
+
 Published settings by kind (None in the config): `epochs` 3 for one unsafe concept, 2 for several, else 1;
 `regular_scale` 0.1 for unsafe, else 0.001 (the paper takes 0.1 for objects that UCE erases easily). A request of
 several kinds is `unsafe` if one of its concepts is. All tokens of the empty prompt are preserved: once, and with unsafe
-concepts once for each concept, as in the reference's scripts. Unlike those, no epoch is left out by what a judge says.
-With `target_ckpt` it starts from an eraser that is there already, which then cannot be split by concept.
+concepts once for each concept, as in the reference's scripts. Unlike those, no epoch is left out by a judge's verdict.
 """
 
 from __future__ import annotations
@@ -23,31 +27,29 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from efface.edits.composition import composed
-from efface.edits.kinds import TextEdit, WeightEdit
-from efface.eraser.base import check_base
-from efface.eraser.eraser import Base, Eraser
+from efface.edits.kinds import Edit, TextEdit, WeightEdit
+from efface.edits.solution import Solution
 from efface.errors import BadRequest
-from efface.methods.base import Method
+from efface.methods.base import CannotCombine, EraserReader, Method
 from efface.methods.closed_form import uce
-from efface.methods.closed_form.ridge import Kept, ridge, solve
-from efface.methods.closed_form.stored import Apart, joined_concepts, joined_kept
-from efface.methods.closed_form.tokens import BATCH, base_of, only_erases, prompt_pairs, provenance, remembering
+from efface.methods.closed_form.ridge import PreservedTokens, ridge, solve
+from efface.methods.closed_form.stored import stored_concepts, stored_preserved
+from efface.methods.closed_form.tokens import BATCH, embedding_once, prompt_pairs
 from efface.methods.closed_form.uce import UceConfig
 from efface.models.model import Model
-from efface.models.text_gram import text_gram
+from efface.models.text_gram import TextGram, text_gram
 from efface.request.record import Request
 from efface.settings import Settings
 
-if TYPE_CHECKING:
-    from efface.models.text_gram import TextGram
+_REMAINDER = 0.1  # share of a change that rounding to half precision may leave outside the operator
+_ROUNDING = 1e-9  # of the largest singular value; smaller ones are rounding errors
 
 
 class ReceConfig(Settings):
@@ -90,108 +92,97 @@ class ReceConfig(Settings):
         return {**rest, "uce": UceConfig.model_validate({"variant": "window", **start})}
 
 
-def erase(model: Model, request: Request, config: ReceConfig) -> Eraser:
-    """Solve for a request; of the model, only the text encoder and S are used."""
-    only_erases(request)
-    started = time.perf_counter()
-    model = remembering(model)
+def erase(model: Model, request: Request, config: ReceConfig, read_eraser: EraserReader) -> Solution:
+    """Solve for a request; of the model, only the text encoder and S are used.
+
+    Args:
+        model: The model.
+        request: The concepts, their guides and the preserved prompts.
+        config: The settings.
+        read_eraser: Reads the eraser that `target_ckpt` names.
+
+    Raises:
+        BadRequest: `target_ckpt` is not an eraser by uce.
+    """
+    model = embedding_once(model)
     gram = text_gram(model)
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
-    kept = Kept(model.width)
-    preserve = _preserved(request)
-    for first in range(0, len(preserve), BATCH):
-        kept.add(model.embed(preserve[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
+    preserved = PreservedTokens(model.width)
+    preserved_prompts = _preserved_prompts(request)
+    for first in range(0, len(preserved_prompts), BATCH):
+        batch = preserved_prompts[first : first + BATCH]
+        preserved.add(model.embed(batch, clip_skip=request.clip_skip).tokens.flatten(0, 1))
     embedded = model.embed(prompts, clip_skip=request.clip_skip)
     inputs = {
         "concepts": embedded.tokens.double(),
         "guides": model.embed(guides, clip_skip=request.clip_skip).tokens.double(),
         "empty": model.embed([""], clip_skip=request.clip_skip).tokens[0].double(),
-        **kept.tensors(),
+        **preserved.tensors(),
         "S": gram.matrix,
     }
     if config.target_ckpt is None:
         start = uce.erase(model, request, config.uce)
-        inputs |= {f"uce.{name}": tensor for name, tensor in start.inputs.items()}
-        base, settings = start.base, start.provenance["settings"]
-    else:
-        inputs |= {f"start.{k}": v for k, v in edit_of_checkpoint(config.target_ckpt, model, gram).tensors().items()}
-        base, settings = base_of(model, embedded), dict[str, Any]()
-    return _replay(request, base, inputs, provenance(settings, started, time.perf_counter()))
+        return replace(_derive_and_erase(request, inputs, config, start), embedded=start.embedded)
+    if not config.target_ckpt.endswith(".safetensors"):
+        raise BadRequest(f"target_ckpt is an eraser's file: make one of {config.target_ckpt} by efface import first.")
+    operator = operator_of(read_eraser(config.target_ckpt), config.target_ckpt, model, gram)
+    inputs |= {f"start.{name}": tensor for name, tensor in operator.tensors().items()}
+    return replace(_derive_and_erase(request, inputs, config), embedded=embedded)
 
 
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts: the same derivations, run again from what it stored."""
-    request = eraser.request.keeping(names)
-    if "start.left" in eraser.inputs:
-        if request.names == eraser.concepts:
-            return eraser
-        raise BadRequest("rece started from a checkpoint of all its concepts, so this eraser cannot be split.")
-    positions = [eraser.concepts.index(name) for name in request.names]
-    start = uce.only(
-        Eraser(
-            eraser.request, (), eraser.base, _start(eraser.inputs), {"settings": eraser.provenance["settings"]["uce"]}
-        ),
-        names,
-    )
-    inputs = {
-        **eraser.inputs,
-        "concepts": eraser.inputs["concepts"][positions],
-        "guides": eraser.inputs["guides"][positions],
-        **{f"uce.{name}": tensor for name, tensor in start.inputs.items()},
-    }
-    told = {**eraser.provenance, "settings": eraser.provenance["settings"]["uce"]}
-    return _replay(request, eraser.base, inputs, told)
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts: all derivations run again from what the parts stored.
 
-
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several: all derivations run anew from what they stored."""
-    first, config = erasers[0], ReceConfig.model_validate(request.options)
+    Raises:
+        CannotCombine: rece started from a checkpoint; or the parts preserve different prompts, and of many only the sum
+            is stored.
+    """
+    first, config = parts[0], ReceConfig.model_validate(request.options)
     if config.target_ckpt is not None:
-        raise Apart("rece started from a checkpoint")
-    start = uce.joined([replace(each, inputs=_start(each.inputs)) for each in erasers], request, config.uce)
+        raise CannotCombine("rece started from a checkpoint of all its concepts")
+    starts = [replace(part, inputs=_uce_inputs(part.inputs)) for part in parts]
+    start = uce.combined(starts, request, config.uce)
     inputs = {
-        "concepts": joined_concepts(erasers, request, "concepts"),
-        "guides": joined_concepts(erasers, request, "guides"),
+        "concepts": stored_concepts(parts, request, "concepts"),
+        "guides": stored_concepts(parts, request, "guides"),
         "empty": first.inputs["empty"],
-        **joined_kept(erasers, request, _preserved),
+        **stored_preserved(parts, request, first.inputs["empty"].shape[1], _preserved_prompts),
         "S": first.inputs["S"],
-        **{f"uce.{name}": tensor for name, tensor in start.inputs.items()},
     }
-    return _replay(request, first.base, inputs, start.provenance)
+    solution = _derive_and_erase(request, inputs, config, start)
+    return replace(solution, notes={**first.notes, **solution.notes})
 
 
-def _preserved(request: Request) -> list[str]:
-    """The preserved prompts but the empty one, which is preserved in any case."""
-    return [prompt for prompt in request.preserve if prompt.strip()]
-
-
-def _replay(request: Request, base: Base, inputs: dict[str, Tensor], told: Mapping[str, Any]) -> Eraser:
-    """Run all epochs; `told` holds the settings of the UCE that it starts from."""
-    solving = time.perf_counter()
-    config = _published(request, ReceConfig.model_validate(request.options))
-    edit = _started(request, base, inputs, told)
+def _derive_and_erase(
+    request: Request, inputs: Mapping[str, Tensor], config: ReceConfig, start: Solution | None = None
+) -> Solution:
+    """Run all epochs from uce's solution `start`, or from the operator among `inputs`."""
+    started = time.perf_counter()
+    config = _published(request, config)
     assert config.epochs is not None
+    if start is None:
+        edit = TextEdit(inputs["start.left"], inputs["start.right"])
+    else:
+        (edit,) = start.edits
+        assert isinstance(edit, TextEdit)
+        inputs = {**inputs, **{f"uce.{name}": tensor for name, tensor in start.inputs.items()}}
     tokens, guides = inputs["concepts"].flatten(0, 1), inputs["guides"].flatten(0, 1)
     scales = {"erase_scale": config.erase_scale, "preserve_scale": config.preserve_scale, "lamb": config.lamb}
     for _ in range(config.epochs):
         derived = _derived(edit, inputs["S"], tokens, guides, config)
-        edit = composed(edit, solve(derived, guides, _kept(request, inputs), **scales))
-    settings = config.model_dump() | {"uce": None if config.target_ckpt else dict(told["settings"])}
-    seconds = {**told["seconds"], "solve": time.perf_counter() - solving}
-    return Eraser(request, (edit,), base, inputs, {**told, "settings": settings, "seconds": seconds})
+        edit = composed(edit, solve(derived, guides, _preserved(request, inputs), **scales))
+    settings = config.model_dump() | {"uce": None if start is None else dict(start.settings)}
+    return Solution(request, (edit,), inputs, {"settings": settings}, solve_seconds=time.perf_counter() - started)
 
 
-def _started(request: Request, base: Base, inputs: Mapping[str, Tensor], told: Mapping[str, Any]) -> TextEdit:
-    """The UCE that it starts from."""
-    if "start.left" in inputs:
-        return TextEdit(inputs["start.left"], inputs["start.right"])
-    (edit,) = uce.only(Eraser(request, (), base, _start(inputs), told), request.names).edits
-    assert isinstance(edit, TextEdit)
-    return edit
-
-
-def _start(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _uce_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs of the uce solution that it starts from."""
     return {name[4:]: tensor for name, tensor in inputs.items() if name.startswith("uce.")}
+
+
+def _preserved_prompts(request: Request) -> list[str]:
+    """The preserved prompts except the empty one, which is always preserved."""
+    return [prompt for prompt in request.preserve if prompt.strip()]
 
 
 def _published(request: Request, config: ReceConfig) -> ReceConfig:
@@ -205,12 +196,12 @@ def _published(request: Request, config: ReceConfig) -> ReceConfig:
     )
 
 
-def _kept(request: Request, inputs: Mapping[str, Tensor]) -> Kept:
-    """The preserved prompts, and the empty one as often as the reference counts it."""
+def _preserved(request: Request, inputs: Mapping[str, Tensor]) -> PreservedTokens:
+    """The tokens of the preserved prompts, and of the empty one as often as the reference counts it."""
     times = len(request.concepts) if any(concept.kind == "unsafe" for concept in request.concepts) else 1
-    kept = Kept.from_tensors(inputs, inputs["empty"].shape[1])
-    kept.add(inputs["empty"] * times**0.5)
-    return kept
+    preserved = PreservedTokens.from_tensors(inputs, inputs["empty"].shape[1])
+    preserved.add(inputs["empty"] * times**0.5)
+    return preserved
 
 
 def _derived(edit: TextEdit, S: Tensor, tokens: Tensor, guides: Tensor, config: ReceConfig) -> Tensor:
@@ -231,63 +222,34 @@ def _derived(edit: TextEdit, S: Tensor, tokens: Tensor, guides: Tensor, config: 
     return ridge((1 + in_layers) * gram, sides, in_space).T
 
 
-METHOD = Method(
-    name="rece",
-    summary="Erases by uce, then again and again the embeddings that would still bring the concept back.",
-    paper="https://arxiv.org/abs/2407.12383",
-    repository="https://github.com/CharlesGong12/RECE",
-    edit="text",
-    config=ReceConfig,
-    erase=erase,
-    only=only,
-    together=together,
-)
-
-
-# The edit that an eraser of UCE is, however it is stored: what RECE starts from when it is given one.
-#
-# UCE writes W_l' = W_l M into every map that reads the text, so of a checkpoint of such weights M is found again:
-#
-#     M - I = argmin_D sum_l |W_l D - (W_l' - W_l)|^2 = S^+ sum_l W_l^T (W_l' - W_l),    S = sum_l W_l^T W_l
-
-
-_ELSEWHERE = 0.1  # share of a change that rounding to half precision may put beside the operator
-_ROUNDING = 1e-9  # of its largest singular value: what is smaller is rounding in any case
-
-
-def edit_of_checkpoint(path: str, model: Model, gram: TextGram) -> TextEdit:
-    """What an eraser's file does to the text that `model` reads, as one operator.
+def operator_of(edits: Sequence[Edit], path: str, model: Model, gram: TextGram) -> TextEdit:
+    """What an eraser's edits do to the text that `model` reads, as one operator M - I, (d, d) of low rank.
 
     Args:
-        path: an eraser by uce, or one that `efface import` made of a checkpoint by the reference.
-        model: the base.
-        gram: its S.
+        edits: Those of an eraser by uce, or of one that `efface import` made of a checkpoint by the reference.
+        path: Its file, for messages.
+        model: The base model.
+        gram: The model's S.
 
     Raises:
-        BadRequest: it does something else.
-        WrongBase: it is of another base.
-        BadFile: it cannot be read.
+        BadRequest: The edits are no such operator.
     """
-    if not path.endswith(".safetensors"):
-        raise BadRequest(f"target_ckpt is an eraser's file: make one of {path} by efface import first.")
-    eraser = Eraser.load(Path(path))
-    check_base(eraser, model)
-    texts = [edit for edit in eraser.edits if isinstance(edit, TextEdit)]
-    if len(texts) == len(eraser.edits) == 1 and texts[0].stream == model.stream:
+    texts = [edit for edit in edits if isinstance(edit, TextEdit)]
+    if len(texts) == len(edits) == 1 and texts[0].stream == model.stream:
         return TextEdit(texts[0].left.double(), texts[0].right.double(), model.stream)
-    changes = {edit.parameter: edit for edit in eraser.edits if isinstance(edit, WeightEdit)}
+    changes = {edit.parameter: edit for edit in edits if isinstance(edit, WeightEdit)}
     names = {f"denoiser.{name}" for name in model.text_parameters()}
-    if not changes or len(changes) != len(eraser.edits) or not changes.keys() <= names:
-        raise BadRequest(f"rece cannot start from {path}: it changes more than what the text's keys and values are.")
-    matrix, beside = _operator(changes, model, gram)
-    if beside > _ELSEWHERE:
+    if not changes or len(changes) != len(edits) or not changes.keys() <= names:
+        raise BadRequest(f"rece cannot start from {path}: it changes more than the text's keys and values.")
+    matrix, remainder = _operator(changes, model, gram)
+    if remainder > _REMAINDER:
         raise BadRequest(
-            f"rece cannot start from {path}: it is not one edit of the text for all layers ({beside:.0%} of its change "
-            "is something else), so uce did not make it by replacing."
+            f"rece cannot start from {path}: it is not one edit of the text for all layers ({remainder:.0%} of its "
+            "change is something else), so uce did not make it by replacing."
         )
     left, values, right = torch.linalg.svd(matrix)
-    kept = values > max(beside, _ROUNDING) * values[0]  # smaller ones are not told from what is beside
-    return TextEdit(left[:, kept] * values[kept], right[kept].T.contiguous(), model.stream)
+    significant = values > max(remainder, _ROUNDING) * values[0]  # smaller ones are not told apart from the remainder
+    return TextEdit(left[:, significant] * values[significant], right[significant].T.contiguous(), model.stream)
 
 
 def _operator(changes: Mapping[str, WeightEdit], model: Model, gram: TextGram) -> tuple[Tensor, float]:
@@ -302,3 +264,16 @@ def _operator(changes: Mapping[str, WeightEdit], model: Model, gram: TextGram) -
     # |W D - change|^2 = |change|^2 - tr(D^T cross) at the minimum.
     left_out = max(size - float((matrix * cross).sum()), 0.0)
     return matrix, (left_out / size) ** 0.5
+
+
+METHOD = Method(
+    name="rece",
+    summary="Erases by uce, then again and again the embeddings that would still bring the concept back.",
+    paper="https://arxiv.org/abs/2407.12383",
+    repository="https://github.com/CharlesGong12/RECE",
+    edit="text",
+    config=ReceConfig,
+    erase=erase,
+    combine=combine,
+    needs=("read_eraser",),
+)

@@ -19,7 +19,7 @@ from efface.edits.kinds import TextEdit
 from efface.errors import BadInput
 
 
-class Kept:
+class PreservedTokens:
     """The preserved tokens: as rows while they are fewer than d, then as their Gram matrix P^T P, in bounded memory."""
 
     def __init__(self, width: int) -> None:
@@ -46,16 +46,22 @@ class Kept:
         return {"preserve.rows": self.rows} if self.gram is None else {"preserve.gram": self.gram}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], width: int) -> "Kept":
+    def from_tensors(cls, tensors: Mapping[str, Tensor], width: int) -> "PreservedTokens":
         """The inverse of `tensors`."""
-        kept = cls(width)
-        kept.rows = tensors.get("preserve.rows", kept.rows)
-        kept.gram = tensors.get("preserve.gram")
-        return kept
+        preserved = cls(width)
+        preserved.rows = tensors.get("preserve.rows", preserved.rows)
+        preserved.gram = tensors.get("preserve.gram")
+        return preserved
 
 
 def solve(
-    edited: Tensor, guides: Tensor, kept: Kept, *, erase_scale: float, preserve_scale: float, lamb: float
+    edited: Tensor,
+    guides: Tensor,
+    preserved: PreservedTokens,
+    *,
+    erase_scale: float,
+    preserve_scale: float,
+    lamb: float,
 ) -> TextEdit:
     """The operator that sends `edited` tokens to `guides`.
 
@@ -64,7 +70,7 @@ def solve(
     Args:
         edited: C, (n, d), float64.
         guides: G, (n, d), float64.
-        kept: the preserved tokens.
+        preserved: the preserved tokens.
         erase_scale: a.
         preserve_scale: b.
         lamb: the ridge.
@@ -75,22 +81,24 @@ def solve(
     check_finite(edited, guides)
     n, width = edited.shape
     left = erase_scale * (guides - edited).T
-    right = right_factor(edited, kept, erase_scale=erase_scale, preserve_scale=preserve_scale, lamb=lamb)
+    right = right_factor(edited, preserved, erase_scale=erase_scale, preserve_scale=preserve_scale, lamb=lamb)
     if n >= width:
         return TextEdit(left @ right.T, torch.eye(width, dtype=torch.float64))
     orthonormal, triangle = torch.linalg.qr(right)
     return TextEdit(left @ triangle.T, orthonormal)
 
 
-def right_factor(edited: Tensor, kept: Kept, *, erase_scale: float, preserve_scale: float, lamb: float) -> Tensor:
+def right_factor(
+    edited: Tensor, preserved: PreservedTokens, *, erase_scale: float, preserve_scale: float, lamb: float
+) -> Tensor:
     """R = A^-1 C^T, (d, n): what each edited token contributes to the change, whatever it becomes."""
     n, width = edited.shape
-    if kept.gram is None and n + len(kept.rows) < width:
-        tokens = torch.cat([edited * erase_scale**0.5, kept.rows * preserve_scale**0.5])
+    if preserved.gram is None and n + len(preserved.rows) < width:
+        tokens = torch.cat([edited * erase_scale**0.5, preserved.rows * preserve_scale**0.5])
         unit = torch.eye(n, dtype=torch.float64)
-        chosen = torch.cat([unit, torch.zeros(len(kept.rows), n, dtype=torch.float64)])
+        chosen = torch.cat([unit, torch.zeros(len(preserved.rows), n, dtype=torch.float64)])
         return tokens.T @ ridge(tokens @ tokens.T, chosen, lamb) / erase_scale**0.5
-    return ridge(erase_scale * edited.T @ edited + preserve_scale * kept.moment, edited.T, lamb)
+    return ridge(erase_scale * edited.T @ edited + preserve_scale * preserved.moment, edited.T, lamb)
 
 
 def check_finite(*embeddings: Tensor) -> None:

@@ -32,19 +32,19 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.edits.kinds import Edit, TextEdit, WeightEdit
-from efface.eraser.eraser import Eraser
-from efface.errors import BadInput, NeedsModel
-from efface.methods.base import Method
+from efface.edits.solution import Solution
+from efface.errors import BadInput
+from efface.methods.base import CannotCombine, Method
 from efface.methods.closed_form.speed_tokens import (
     Rows,
     SpeedTokens,
-    joined_retained,
     retained_rows,
     speed_tokens,
     stored,
+    stored_retained,
 )
-from efface.methods.closed_form.stored import Apart, joined_tokens
-from efface.methods.closed_form.tokens import base_of, inputs_kept, only_erases, provenance, value_weights
+from efface.methods.closed_form.stored import stored_tokens
+from efface.methods.closed_form.tokens import value_weights
 from efface.models.model import Model
 from efface.request.record import Request
 from efface.settings import Settings
@@ -77,14 +77,12 @@ class SpeedConfig(Settings):
         return self.params == "KV" and self.aug_num == 0
 
 
-def erase(model: Model, request: Request, config: SpeedConfig) -> Eraser:
+def erase(model: Model, request: Request, config: SpeedConfig) -> Solution:
     """Solve for a request; the weights are read one after the other, unless the change is the same for all."""
-    only_erases(request)
-    started = time.perf_counter()
     config = _resolved(request, config)
     tokens, embedded = speed_tokens(model, request)
     rows = retained_rows(model, request)
-    solving = time.perf_counter()
+    started = time.perf_counter()
     edits: tuple[Edit, ...]
     inputs: dict[str, Tensor] = {}
     if config.of_text:
@@ -97,36 +95,26 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Eraser:
             for name, weight in model.text_weights()
             if name in wanted
         )
-    return Eraser(request, edits, base_of(model, embedded), inputs, provenance(config.model_dump(), started, solving))
+    notes = {"settings": config.model_dump()}
+    return Solution(request, edits, inputs, notes, embedded, time.perf_counter() - started)
 
 
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts, replayed from what it stored, where the weights played no part."""
-    request = eraser.request.keeping(names)
-    config = _resolved(request, SpeedConfig.model_validate(request.options))
-    if request.names == eraser.concepts:
-        return eraser
-    if not config.of_text:
-        raise NeedsModel(
-            "speed refined what it retains by the model's weights, so this eraser cannot be split without the model; "
-            "give it by --model (in Python, model=), or erase with params=KV and aug_num=0."
-        )
-    return _replayed(eraser, request, inputs_kept(eraser, request), config)
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts, from the stored tokens, if the weights took no part in solving.
 
-
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several, replayed from what they stored, where the weights played no part."""
+    Raises:
+        CannotCombine: The weights took part; or the parts retain different prompts, and one stored only a summary.
+    """
     config = _resolved(request, SpeedConfig.model_validate(request.options))
     if not config.of_text:
-        raise Apart("speed refined what it retains by the model's weights")
-    invariant = {"invariant": erasers[0].inputs["invariant"]}
-    inputs = {**joined_tokens(erasers, request), **joined_retained(erasers, request), **invariant}
-    return _replayed(erasers[0], request, inputs, config)
-
-
-def _replayed(eraser: Eraser, request: Request, inputs: dict[str, Tensor], config: SpeedConfig) -> Eraser:
-    told = {**eraser.provenance, "settings": config.model_dump()}
-    return Eraser(request, (_text_edit(inputs, config),), eraser.base, inputs, told)
+        raise CannotCombine("speed refined what it retains by the model's weights (params=KV with aug_num=0 does not)")
+    inputs = {
+        **stored_tokens(parts, request),
+        **stored_retained(parts, request),
+        "invariant": parts[0].inputs["invariant"],
+    }
+    notes = {**parts[0].notes, "settings": config.model_dump()}
+    return Solution(request, (_text_edit(inputs, config),), inputs, notes)
 
 
 def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Tensor, Tensor]:
@@ -173,26 +161,6 @@ def _resolved(request: Request, config: SpeedConfig) -> SpeedConfig:
     published = {"retain_scale": 0.7, "lamb": 0.5} if unsafe else {"retain_scale": 1.0, "lamb": 0.0}
     given = {name: value for name, value in config.model_dump().items() if value is not None}
     return SpeedConfig.model_validate(published | given)
-
-
-METHOD = Method(
-    name="speed",
-    summary="Moves a concept's values to its guide's within the null space of what is retained; no one else's change.",
-    paper="https://arxiv.org/abs/2503.07392",
-    repository="https://github.com/Ouxiang-Li/SPEED",
-    edit="weight",
-    config=SpeedConfig,
-    erase=erase,
-    only=only,
-    together=together,
-)
-
-
-# SPEED's refinement of what is retained, for one weight: tokens that its change would touch most, and copies of them.
-#
-# The tokens are read a batch at a time. Of all of them at once there are only numbers: how strongly each is touched,
-# by
-# how much each copy is shifted.
 
 
 def refined(weight: Tensor, tokens: SpeedTokens, rows: Rows, *, copies: int, choose: bool, seed: int) -> Tensor:
@@ -260,3 +228,15 @@ def _kept(rows: Rows, retained: Tensor) -> Iterator[tuple[Tensor, slice]]:
     for batch in rows:
         mine = batch[retained[read : (read := read + len(batch))]]
         yield mine, slice(first, (first := first + len(mine)))
+
+
+METHOD = Method(
+    name="speed",
+    summary="Moves a concept's values to its guide's within the null space of what is retained; no one else's change.",
+    paper="https://arxiv.org/abs/2503.07392",
+    repository="https://github.com/Ouxiang-Li/SPEED",
+    edit="weight",
+    config=SpeedConfig,
+    erase=erase,
+    combine=combine,
+)

@@ -14,9 +14,10 @@ from tempfile import SpooledTemporaryFile
 import torch
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
-from efface.methods.closed_form.ridge import Kept, check_finite
-from efface.methods.closed_form.stored import Apart, by_prompt
+from efface.edits.solution import Solution
+from efface.methods.base import CannotCombine
+from efface.methods.closed_form.ridge import PreservedTokens, check_finite
+from efface.methods.closed_form.stored import rows_by_prompt
 from efface.methods.closed_form.tokens import BATCH, last_tokens_of, prompt_pairs
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
@@ -123,7 +124,7 @@ def retained_rows(model: Model, request: Request) -> Rows:
 
 def stored(rows: Rows, width: int) -> dict[str, Tensor]:
     """What an eraser stores of the retained tokens: of more than `width`, a square root of their Gram matrix."""
-    kept = Kept(width)
+    kept = PreservedTokens(width)
     for batch in rows:
         kept.add(batch)
     retained = kept.rows
@@ -133,21 +134,21 @@ def stored(rows: Rows, width: int) -> dict[str, Tensor]:
     return {"retained": retained, "retained.count": torch.tensor(rows.count)}
 
 
-def joined_retained(erasers: Sequence[Eraser], request: Request) -> dict[str, Tensor]:
-    """The retained tokens of `request`, from erasers that each stored those of its own.
+def stored_retained(parts: Sequence[Solution], request: Request) -> dict[str, Tensor]:
+    """The retained tokens of `request`, (N, d), and how many there are, from parts that each stored their own.
 
     Raises:
-        Apart: they retain different prompts, and one stored only a root of their Gram matrix.
+        CannotCombine: They retain different prompts, and one stored only a root of their Gram matrix.
     """
     prompts, blocks = unnamed(request), dict[str, Tensor]()
-    for eraser in erasers:
-        listed, rows, count = unnamed(eraser.request), *(eraser.inputs[name] for name in RETAINED)
-        if listed == prompts:
-            return {name: eraser.inputs[name] for name in RETAINED}
+    for part in parts:
+        of_part, rows, count = unnamed(part.request), *(part.inputs[name] for name in RETAINED)
+        if of_part == prompts:
+            return {name: part.inputs[name] for name in RETAINED}
         if len(rows) == count:
-            blocks |= by_prompt(listed, rows)
+            blocks |= rows_by_prompt(of_part, rows)
     if not prompts or not all(prompt in blocks for prompt in prompts):
-        raise Apart("they retain different prompts, and of many only a summary is stored")
+        raise CannotCombine("they retain different prompts, and of many only a summary is stored")
     retained = torch.cat([blocks[prompt] for prompt in prompts])
     return {"retained": retained, "retained.count": torch.tensor(len(retained))}
 

@@ -1,6 +1,9 @@
-"""Several erasers of one method and its settings as one: what they stored, side by side, to be solved again.
+"""What solutions of one method stored, side by side, so that they can be solved again as one.
 
-The outcome is the eraser that erasing all their concepts in one request would have made.
+The result is the solution that erasing all their concepts in one request would have made. With one solution and some of
+its concepts, it is the solution of those concepts alone.
+
+Shapes: n edited tokens, p preserved tokens, d text width.
 """
 
 from __future__ import annotations
@@ -11,103 +14,123 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
-from efface.methods.closed_form.ridge import Kept
+from efface.edits.solution import Solution
+from efface.methods.base import CannotCombine
+from efface.methods.closed_form.ridge import PreservedTokens
 from efface.request.record import Request
 
 ROWS, GRAM, LENGTHS, EMPTY = "preserve.rows", "preserve.gram", "preserve.lengths", "preserve.empty"
-_KEPT = {ROWS, GRAM, LENGTHS, EMPTY}
+_NAMES = {ROWS, GRAM, LENGTHS, EMPTY}
 
 
-class Apart(Exception):  # noqa: N818 - an outcome, not an error
-    """Says why erasers cannot be solved again together."""
-
-
-def joined_tokens(
-    erasers: Sequence[Eraser], request: Request, per_token: Sequence[str] = ("edited", "guides")
+def stored_tokens(
+    parts: Sequence[Solution], request: Request, per_token: Sequence[str] = ("edited", "guides")
 ) -> dict[str, Tensor]:
-    """Their edited tokens in the order of `request`, with their owners; of a concept that several have, the first's."""
+    """The edited tokens of the request's concepts, in its order, with their owners.
+
+    Args:
+        parts: The solutions; of a concept that several have, the first one's tokens are taken.
+        request: The concepts.
+        per_token: The names of the inputs that have one row per token.
+
+    Returns:
+        (n, d) for each name, and `owner`, (n,).
+    """
     rows: dict[str, list[Tensor]] = {name: [] for name in per_token}
     counts: list[int] = []
     for concept in request.names:
-        eraser = first_with(concept, erasers)
-        own = eraser.inputs["owner"] == eraser.concepts.index(concept)
-        counts.append(int(own.sum()))
+        part = first_with(concept, parts)
+        of_concept = part.inputs["owner"] == part.concepts.index(concept)
+        counts.append(int(of_concept.sum()))
         for name in per_token:
-            rows[name].append(eraser.inputs[name][own])
+            rows[name].append(part.inputs[name][of_concept])
     owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return {**{name: torch.cat(pieces) for name, pieces in rows.items()}, "owner": owner}
 
 
-def joined_concepts(erasers: Sequence[Eraser], request: Request, name: str) -> Tensor:
-    """An input that has one entry a concept, in the order of `request`."""
-    found = [(first_with(concept, erasers), concept) for concept in request.names]
-    return torch.stack([eraser.inputs[name][eraser.concepts.index(concept)] for eraser, concept in found])
-
-
-def first_with(concept: str, erasers: Sequence[Eraser]) -> Eraser:
-    """The first eraser of a concept."""
-    return next(eraser for eraser in erasers if concept in eraser.concepts)
-
-
-def joined_kept(
-    erasers: Sequence[Eraser], request: Request, prompts_of: Callable[[Request], Sequence[str]]
-) -> dict[str, Tensor]:
-    """The preserved tokens of `request`, as erasers store them.
+def stored_concepts(parts: Sequence[Solution], request: Request, name: str) -> Tensor:
+    """An input that has one entry per concept, in the order of the request, (concepts, ...).
 
     Args:
-        erasers: each stores the tokens of the prompts that its own request preserves.
-        request: preserves no others.
-        prompts_of: the prompts that the method preserves for a request, in the order in which their tokens are stored.
+        parts: The solutions; of a concept that several have, the first one's entry is taken.
+        request: The concepts.
+        name: The name of the input.
+    """
+    owners = [(first_with(concept, parts), concept) for concept in request.names]
+    return torch.stack([part.inputs[name][part.concepts.index(concept)] for part, concept in owners])
+
+
+def first_with(concept: str, parts: Sequence[Solution]) -> Solution:
+    """The first solution that erases a concept."""
+    return next(part for part in parts if concept in part.concepts)
+
+
+def stored_preserved(
+    parts: Sequence[Solution], request: Request, width: int, prompts_of: Callable[[Request], Sequence[str]]
+) -> dict[str, Tensor]:
+    """The preserved tokens of `request`, by the names and in the form in which solutions store them.
+
+    Args:
+        parts: Each stores the tokens of the prompts that its own request preserves.
+        request: Preserves no other prompts.
+        width: d.
+        prompts_of: The prompts that the method preserves for a request, in the order in which it stores their tokens.
+
+    Returns:
+        Rows (p, d) with the number of tokens per prompt, or their Gram matrix (d, d).
 
     Raises:
-        Apart: the requests preserve different prompts, and one of them stored only the sum over its own.
+        CannotCombine: The requests preserve different prompts, and one part stored only the sum over its own.
     """
     prompts = list(prompts_of(request))
     blocks: dict[str, Tensor] = {}
     sums: list[tuple[list[str], Tensor]] = []
-    for eraser in erasers:
-        listed, stored = (
-            list(prompts_of(eraser.request)),
-            {name: eraser.inputs[name] for name in _KEPT & eraser.inputs.keys()},
-        )
-        if listed == prompts:
+    for part in parts:
+        of_part = list(prompts_of(part.request))
+        stored = {name: part.inputs[name] for name in _NAMES & part.inputs.keys()}
+        if of_part == prompts:
             return stored
         if GRAM in stored:
-            sums.append((listed, stored[GRAM]))
-            blocks |= {"": eraser.inputs[EMPTY]} if EMPTY in eraser.inputs else {}
+            sums.append((of_part, stored[GRAM]))
+            blocks |= {"": part.inputs[EMPTY]} if EMPTY in part.inputs else {}
         else:
-            blocks |= by_prompt(listed, stored[ROWS], stored.get(LENGTHS))
+            blocks |= rows_by_prompt(of_part, stored[ROWS], stored.get(LENGTHS))
     if all(prompt in blocks for prompt in prompts):
-        return _of_rows([blocks[prompt] for prompt in prompts], width=erasers[0].base.embeddings.shape[1])
+        return _of_rows([blocks[prompt] for prompt in prompts], width)
     return {GRAM: _of_sums(prompts, sums, blocks)}
 
 
-def _of_rows(rows: Sequence[Tensor], width: int) -> dict[str, Tensor]:
-    kept = Kept(width)
-    kept.add(torch.cat([kept.rows, *rows]))
-    return {**kept.tensors(), LENGTHS: torch.tensor([len(tokens) for tokens in rows], dtype=torch.long)}
+def rows_by_prompt(prompts: Sequence[str], rows: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+    """The rows of each prompt, (its tokens, d).
 
-
-def _of_sums(prompts: Sequence[str], sums: Sequence[tuple[list[str], Tensor]], blocks: Mapping[str, Tensor]) -> Tensor:
-    """P^T P of the prompts, from sums over lists and from the tokens of single prompts that these miss or repeat."""
-    gram, times, wanted = torch.zeros_like(sums[0][1]), Counter[str](), set(prompts)
-    for listed, of_list in sorted(sums, key=lambda pair: len(pair[0]), reverse=True):
-        if not times.keys() >= set(listed):
-            gram += of_list
-            times.update(listed)
-    for prompt in dict.fromkeys([*prompts, *times]):
-        lacking = int(prompt in wanted) - times[prompt]
-        if lacking and prompt not in blocks:
-            raise Apart("they preserve different prompts, and of many only the sum is stored")
-        if lacking:
-            gram += lacking * blocks[prompt].T @ blocks[prompt]
-    return gram
-
-
-def by_prompt(prompts: Sequence[str], rows: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
-    """Each prompt's rows of tokens; without lengths, all have as many."""
+    Args:
+        prompts: The prompts.
+        rows: The tokens of all prompts, (p, d).
+        lengths: The number of tokens of each prompt, (prompts,); None if all have the same number.
+    """
     if not prompts:
         return {}
     sizes: list[int] = [len(rows) // len(prompts)] * len(prompts) if lengths is None else lengths.tolist()
     return dict(zip(prompts, rows.split(sizes), strict=True))
+
+
+def _of_rows(rows: Sequence[Tensor], width: int) -> dict[str, Tensor]:
+    preserved = PreservedTokens(width)
+    preserved.add(torch.cat([preserved.rows, *rows]))
+    return {**preserved.tensors(), LENGTHS: torch.tensor([len(tokens) for tokens in rows], dtype=torch.long)}
+
+
+def _of_sums(prompts: Sequence[str], sums: Sequence[tuple[list[str], Tensor]], blocks: Mapping[str, Tensor]) -> Tensor:
+    """P^T P of the prompts, (d, d), from sums over lists and from the tokens of prompts that these lack or repeat."""
+    gram, counts, wanted = torch.zeros_like(sums[0][1]), Counter[str](), set(prompts)
+    for of_list, sum_of_list in sorted(sums, key=lambda pair: len(pair[0]), reverse=True):
+        if not counts.keys() >= set(of_list):
+            gram += sum_of_list
+            counts.update(of_list)
+    for prompt in dict.fromkeys([*prompts, *counts]):
+        missing = int(prompt in wanted) - counts[prompt]
+        if missing and prompt not in blocks:
+            raise CannotCombine("they preserve different prompts, and of many only the sum is stored")
+        if missing:
+            gram += missing * blocks[prompt].T @ blocks[prompt]
+    return gram

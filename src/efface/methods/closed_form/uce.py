@@ -20,29 +20,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from efface.edits.kinds import Edit, TextEdit
-from efface.eraser.eraser import Eraser
+from efface.edits.kinds import TextEdit
+from efface.edits.solution import Solution
 from efface.errors import BadRequest
 from efface.methods.base import Measure, Method
-from efface.methods.closed_form.ridge import Kept, right_factor, solve
-from efface.methods.closed_form.stored import EMPTY, joined_kept, joined_tokens
-from efface.methods.closed_form.tokens import (
-    BATCH,
-    base_of,
-    inputs_kept,
-    last_tokens_of,
-    provenance,
-    rows_kept,
-    token_pairs,
-)
-from efface.methods.closed_form.uce_debias import DebiasConfig, balanced
-from efface.methods.closed_form.uce_tensor import deflected, deflected_again, side_by_side
+from efface.methods.closed_form.ridge import PreservedTokens, right_factor, solve
+from efface.methods.closed_form.stored import EMPTY, stored_preserved, stored_tokens
+from efface.methods.closed_form.tokens import BATCH, last_tokens_of, token_pairs
+from efface.methods.closed_form.uce_debias import DebiasConfig, debiased
+from efface.methods.closed_form.uce_tensor import combined_tensor_edits, tensor_edits
 from efface.models.model import Model
 from efface.progress import Progress
 from efface.request.record import Request
@@ -52,12 +45,12 @@ class UceConfig(DebiasConfig):
     """UCE's settings, by the reference's names.
 
     Attributes:
-        variant: which of the two published alignments of tokens.
+        variant: Which of the two published alignments of tokens.
         erase_scale: a, the weight of the edited tokens.
         preserve_scale: b, the weight of the preserved ones; None is 1 for `token`, and for `window` the larger of 0.1
             and 1 / number of preserved prompts.
-        lamb: the ridge that holds W' near W.
-        expand_prompts: edit the concept in five templates as well.
+        lamb: lamb, which holds W' near W.
+        expand_prompts: Edit the concept in five templates as well.
         technique: `replace` sends the concept to its guide; `tensor`, in `window` only, to its guide without the part
             that points where the concept does.
     """
@@ -82,60 +75,71 @@ def erase(
     config: UceConfig,
     measure: Measure | None = None,
     progress: Progress | None = None,
-) -> Eraser:
-    """Solve for a request; to erase by `replace`, only the model's tokenizer and text encoder are used."""
-    _fits_goal(request, config)
-    started = time.perf_counter()
-    model.hash_ahead("text_encoder")
-    pairs = token_pairs(model, request, config.variant, config.expand_prompts)
-    kept, preserve_scale = _kept(model, request, config)
-    inputs = {**pairs.tensors(), **kept}
-    settings = _settings(request, config, preserve_scale)
-    base, solving = base_of(model, pairs.embedded), time.perf_counter()
+) -> Solution:
+    """Solve for a request; to erase by `replace`, only the model's tokenizer and text encoder are used.
 
-    def solved(guides: Tensor) -> Eraser:
-        to = {**inputs, "guides": guides}
-        return Eraser(request, (_solve(to, settings),), base, to, provenance(settings, started, solving))
+    Args:
+        model: The model.
+        request: The concepts, their guides and the preserved prompts.
+        config: The settings.
+        measure: For the goal debias: draws images and measures the shares of the attributes.
+        progress: Called after each round of images.
+
+    Raises:
+        BadRequest: A setting does not belong to the goal.
+    """
+    _check_goal(request, config)
+    pairs = token_pairs(model, request, config.variant, config.expand_prompts)
+    inputs = {**pairs.tensors(), **_preserved_tokens(model, request, config)}
+    started = time.perf_counter()
+
+    def solved(guides: Tensor) -> Solution:
+        return _solution(request, {**inputs, "guides": guides}, config)
 
     if request.goal == "debias":
-        return balanced(model, request, config, pairs.edited, solved, measure, progress)
-    if config.technique == "tensor":
-        edits = deflected(model, pairs, _right(inputs, settings), config.erase_scale)
-        return Eraser(request, edits, base, inputs, provenance(settings, started, solving))
-    return solved(pairs.guides)
-
-
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts, solved again from the embeddings it stored."""
-    request = eraser.request.keeping(names)
-    inputs, settings = inputs_kept(eraser, request), eraser.provenance["settings"]
-    edits: tuple[Edit, ...]
-    if settings["technique"] == "tensor":
-        rows, _ = rows_kept(eraser, request)
-        edits = deflected_again(eraser.edits, rows, _right(inputs, settings))
+        solution = debiased(model, request, config, pairs.edited, solved, measure, progress)
+    elif config.technique == "tensor":
+        right = right_factor(pairs.edited, **_scales(inputs, request, config))
+        edits = tensor_edits(model, pairs, right, config.erase_scale)
+        solution = Solution(request, edits, inputs, {"settings": _settings(request, config)})
     else:
-        edits = (_solve(inputs, settings),)
-    return Eraser(request, edits, eraser.base, inputs, eraser.provenance)
+        solution = solved(pairs.guides)
+    return replace(solution, embedded=pairs.embedded, solve_seconds=time.perf_counter() - started)
 
 
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several, solved again from what they stored."""
-    return joined(erasers, request, UceConfig.model_validate(request.options))
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts, solved again from the stored embeddings.
+
+    Raises:
+        CannotCombine: The parts preserve different prompts, and of many only the sum is stored.
+    """
+    return combined(parts, request, UceConfig.model_validate(request.options))
 
 
-def joined(erasers: Sequence[Eraser], request: Request, config: UceConfig) -> Eraser:
-    """What `together` does, for the UCE that another method's erasers start from."""
-    prompts_of = partial(_preserved, variant=config.variant)
-    inputs = {**joined_tokens(erasers, request), **joined_kept(erasers, request, prompts_of)}
-    settings = _settings(request, config, _preserve_scale(config, len(prompts_of(request))))
-    edits = side_by_side(erasers, request) if config.technique == "tensor" else ()
-    # Shares of images were measured under each eraser alone.
-    told = {name: said for name, said in erasers[0].provenance.items() if name != "shares"} | {"settings": settings}
-    return only(Eraser(request, edits, erasers[0].base, inputs, told), request.names)
+def combined(parts: Sequence[Solution], request: Request, config: UceConfig) -> Solution:
+    """`combine` with the settings given, for methods that start from uce.
+
+    Args:
+        parts: The solutions; `inputs` are uce's, whichever method they belong to.
+        request: The concepts, among those of the parts.
+        config: uce's settings.
+    """
+    width = parts[0].inputs["edited"].shape[1]
+    preserved = stored_preserved(parts, request, width, partial(preserved_prompts, variant=config.variant))
+    inputs = {**stored_tokens(parts, request), **preserved}
+    if config.technique == "tensor":
+        right = right_factor(inputs["edited"], **_scales(inputs, request, config))
+        solution = Solution(request, combined_tensor_edits(parts, request, right), inputs)
+    else:
+        solution = _solution(request, inputs, config)
+    notes = dict(parts[0].notes)
+    if len(parts) > 1:
+        notes.pop("shares", None)  # they were measured with each part alone
+    return replace(solution, notes={**notes, "settings": _settings(request, config)})
 
 
-def _fits_goal(request: Request, config: UceConfig) -> None:
-    """Refuse settings that the goal has no use for."""
+def _check_goal(request: Request, config: UceConfig) -> None:
+    """Reject settings that do not belong to the goal."""
     if request.goal == "erase":
         unused = sorted(config.model_fields_set & DebiasConfig.model_fields.keys() - {"seed"})
         if unused:
@@ -144,51 +148,54 @@ def _fits_goal(request: Request, config: UceConfig) -> None:
         raise BadRequest("The goal debias edits one token a concept: leave variant and expand_prompts as they are.")
 
 
-def _settings(request: Request, config: UceConfig, preserve_scale: float) -> dict[str, Any]:
-    """What the goal reads of the settings."""
+def _solution(request: Request, inputs: Mapping[str, Tensor], config: UceConfig) -> Solution:
+    edit: TextEdit = solve(inputs["edited"], inputs["guides"], **_scales(inputs, request, config))
+    return Solution(request, (edit,), inputs, {"settings": _settings(request, config)})
+
+
+def _scales(inputs: Mapping[str, Tensor], request: Request, config: UceConfig) -> dict[str, Any]:
+    """The arguments of the ridge regression, except for the tokens."""
+    return {
+        "preserved": PreservedTokens.from_tensors(inputs, inputs["edited"].shape[1]),
+        "erase_scale": config.erase_scale,
+        "preserve_scale": _preserve_scale(request, config),
+        "lamb": config.lamb,
+    }
+
+
+def _settings(request: Request, config: UceConfig) -> dict[str, Any]:
+    """The settings that the goal uses, with the weight of the preserved tokens resolved."""
     of_other_goal = set(DebiasConfig.model_fields) if request.goal == "erase" else set[str]()
-    return config.model_dump(exclude=of_other_goal) | {"preserve_scale": preserve_scale}
+    return config.model_dump(exclude=of_other_goal) | {"preserve_scale": _preserve_scale(request, config)}
 
 
-def _solve(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> TextEdit:
-    return solve(inputs["edited"], inputs["guides"], **_scales(inputs, settings))
+def _preserve_scale(request: Request, config: UceConfig) -> float:
+    """b: the given one, else the published one for this number of preserved prompts."""
+    if config.preserve_scale is not None:
+        return config.preserve_scale
+    return max(0.1, 1 / len(preserved_prompts(request, config.variant))) if config.variant == "window" else 1.0
 
 
-def _right(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-    return right_factor(inputs["edited"], **_scales(inputs, settings))
-
-
-def _scales(inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    scales = {name: settings[name] for name in ("erase_scale", "preserve_scale", "lamb")}
-    return {"kept": Kept.from_tensors(inputs, inputs["edited"].shape[1]), **scales}
-
-
-def _kept(model: Model, request: Request, config: UceConfig) -> tuple[dict[str, Tensor], float]:
-    """The preserved tokens as they are stored, and their weight."""
-    prompts, kept = _preserved(request, config.variant), Kept(model.width)
-    if config.variant == "window":
-        for first in range(0, len(prompts), BATCH):
-            kept.add(model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
-    else:
-        for tokens in last_tokens_of(model, prompts, request.clip_skip):
-            kept.add(tokens)
-    stored = kept.tensors()
-    if config.variant == "window" and kept.gram is not None:
-        # Of every list, so that sums over two lists can be told from the sum over both.
-        stored[EMPTY] = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
-    return stored, _preserve_scale(config, len(prompts))
-
-
-def _preserved(request: Request, variant: str) -> list[str]:
+def preserved_prompts(request: Request, variant: str) -> list[str]:
+    """The preserved prompts, in the order in which their tokens are stored; `window` includes the empty prompt."""
     prompts = list(request.preserve)
     return ["", *prompts] if variant == "window" and "" not in prompts else prompts
 
 
-def _preserve_scale(config: UceConfig, prompts: int) -> float:
-    """b, where it is not given the published one for so many preserved prompts."""
-    if config.preserve_scale is not None:
-        return config.preserve_scale
-    return max(0.1, 1 / prompts) if config.variant == "window" else 1.0
+def _preserved_tokens(model: Model, request: Request, config: UceConfig) -> dict[str, Tensor]:
+    """The tokens of the preserved prompts, as they are stored: rows (p, d) or a Gram matrix (d, d)."""
+    prompts, preserved = preserved_prompts(request, config.variant), PreservedTokens(model.width)
+    if config.variant == "token":
+        for tokens in last_tokens_of(model, prompts, request.clip_skip):
+            preserved.add(tokens)
+        return preserved.tensors()
+    for first in range(0, len(prompts), BATCH):
+        preserved.add(model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
+    stored = preserved.tensors()
+    if preserved.gram is not None:
+        # The empty prompt is in every list: with its tokens, the sum over two lists follows from the sums over each.
+        stored[EMPTY] = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
+    return stored
 
 
 METHOD = Method(
@@ -199,7 +206,7 @@ METHOD = Method(
     edit="text",
     config=UceConfig,
     erase=erase,
-    only=only,
-    together=together,
+    combine=combine,
+    goals=("erase", "debias"),
     needs=("measure", "progress"),
 )

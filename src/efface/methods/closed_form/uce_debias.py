@@ -19,14 +19,15 @@ its edits and preserves what is balanced: no operator on the text, and not offer
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
+from efface.edits.kinds import Edit
+from efface.edits.solution import Solution
 from efface.errors import BadRequest
 from efface.methods.base import Measure
 from efface.models.model import Model
@@ -65,36 +66,39 @@ def missing(wanted: Tensor, found: Tensor, max_diff: float) -> Tensor:
     return torch.zeros_like(lacks) if bool((lacks.abs() < max_diff).all()) else lacks
 
 
-def balanced(
+def debiased(
     model: Model,
     request: Request,
     config: DebiasConfig,
     concepts: Tensor,
-    solved: Callable[[Tensor], Eraser],
+    solved: Callable[[Tensor], Solution],
     measure: Measure | None,
     progress: Progress | None,
-) -> Eraser:
-    """The eraser under which every concept's images show its attributes as often as wanted.
+) -> Solution:
+    """The solution with which every concept's images show its attributes in the requested shares.
 
     Args:
-        model: embeds the attributes.
-        request: with the attributes and their shares.
-        config: when to stop.
-        concepts: C, (n, d), float64, one token a concept.
-        solved: from targets G, (n, d), to an eraser.
-        measure: draws and judges.
-        progress: told after each round.
+        model: Embeds the attributes.
+        request: The concepts with their attributes and shares.
+        config: When to stop.
+        concepts: C, (n, d), float64, one token per concept.
+        solved: Solves for targets G, (n, d).
+        measure: Draws images and measures the shares.
+        progress: Called after each round.
+
+    Raises:
+        BadRequest: There is no judge.
     """
     if measure is None:
-        raise BadRequest("To debias, someone must say what the images show; give a judge with --judge.")
+        raise BadRequest("Debiasing needs a judge that recognises the attributes; give one with --judge.")
     wanted = [torch.tensor(list(concept.attributes.values()), dtype=torch.float64) for concept in request.concepts]
     toward = [
         model.embed(list(concept.attributes), clip_skip=request.clip_skip).last_tokens.double()
         for concept in request.concepts
     ]
-    guides, eraser, rounds = concepts, solved(concepts), list[Shares]()
+    guides, solution, rounds = concepts, solved(concepts), list[Shares]()
     for index in range(config.max_iterations):
-        rounds.append(_measured(request, config, index, eraser if index else None, measure))
+        rounds.append(_measured(request, config, index, solution.edits if index else (), measure))
         if progress:
             progress("rounds of images", index + 1, config.max_iterations)
         found = [torch.tensor(list(shares.values()), dtype=torch.float64) for shares in rounds[-1].values()]
@@ -102,25 +106,25 @@ def balanced(
         if not any(bool(lack.any()) for lack in lacks):
             break
         guides = guides + config.step_size * torch.stack([d @ a for d, a in zip(lacks, toward, strict=True)])
-        eraser = solved(guides)
+        solution = solved(guides)
     else:
         warnings.warn(
             f"After {config.max_iterations} rounds the shares were still off by {config.max_diff:g} or more: "
             f"{rounds[-1]}; try a smaller step_size, more images (num_images_per_prompt) or rounds (max_iterations).",
             stacklevel=3,
         )
-    return replace(eraser, provenance={**eraser.provenance, "shares": rounds})
+    return replace(solution, notes={**solution.notes, "shares": rounds})
 
 
-def _measured(request: Request, config: DebiasConfig, index: int, eraser: Eraser | None, measure: Measure) -> Shares:
-    """Each concept's shares in one round, whose images no other round has."""
+def _measured(request: Request, config: DebiasConfig, index: int, edits: Sequence[Edit], measure: Measure) -> Shares:
+    """The shares of each concept in one round; no two rounds have an image in common."""
     count, shares = config.num_images_per_prompt, Shares()
     for position, concept in enumerate(request.concepts):
         first = config.seed + (index * len(request.concepts) + position) * count
         found = measure(
             concept.name,
             list(concept.attributes),
-            eraser,
+            edits,
             seeds=range(first, first + count),
             steps=config.num_inference_steps,
             guidance=config.guidance_scale,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from efface.edits.kinds import Edit, WeightEdit
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.errors import BadInput
 from efface.methods.closed_form.ridge import check_finite
 from efface.methods.closed_form.stored import first_with
@@ -28,14 +28,17 @@ from efface.models.model import Model
 from efface.request.record import Request
 
 
-def deflected(model: Model, pairs: Pairs, right: Tensor, erase_scale: float) -> tuple[Edit, ...]:
+def tensor_edits(model: Model, pairs: Pairs, right: Tensor, erase_scale: float) -> tuple[Edit, ...]:
     """The edit of every weight that reads the text.
 
     Args:
-        model: its weights are read one after the other.
-        pairs: the edited tokens and their guides.
+        model: The model; its weights are read one after the other.
+        pairs: The edited tokens and their guides.
         right: A^-1 C^T, (d, n).
         erase_scale: a.
+
+    Raises:
+        BadInput: A weight is not finite, or zero for a whole concept.
     """
     check_finite(pairs.edited, pairs.guides)
     down = right.T.contiguous()
@@ -51,31 +54,22 @@ def deflected(model: Model, pairs: Pairs, right: Tensor, erase_scale: float) -> 
     return tuple(edits)
 
 
-def deflected_again(edits: Sequence[Edit], rows: Tensor, right: Tensor) -> tuple[Edit, ...]:
-    """The same edits for some of the tokens, with the factor solved again for those.
+def combined_tensor_edits(parts: Sequence[Solution], request: Request, right: Tensor) -> tuple[Edit, ...]:
+    """The edits of the request's concepts, from those of several solutions.
 
     Args:
-        edits: what `deflected` made.
-        rows: (n,), which tokens stay.
-        right: the new A^-1 C^T, (d, tokens that stay).
+        parts: Solutions whose edits `tensor_edits` made.
+        request: The concepts: each one's columns of `up` are taken from the first part that has it.
+        right: A^-1 C^T for the tokens of these concepts, (d, n).
     """
     down = right.T.contiguous()
-    return tuple(
-        WeightEdit(edit.parameter, up=edit.up[:, rows].contiguous(), down=down)
-        for edit in edits
-        if isinstance(edit, WeightEdit) and edit.up is not None
-    )
-
-
-def side_by_side(erasers: Sequence[Eraser], request: Request) -> tuple[Edit, ...]:
-    """The edits of several erasers with the columns of `up` in the order of `request`; `down` has to be solved anew."""
-    chosen = [(first_with(concept, erasers), concept) for concept in request.names]
-    own = [eraser.inputs["owner"] == eraser.concepts.index(concept) for eraser, concept in chosen]
+    chosen = [(first_with(concept, parts), concept) for concept in request.names]
+    columns = [part.inputs["owner"] == part.concepts.index(concept) for part, concept in chosen]
     edits: list[Edit] = []
-    for of_weight in zip(*(eraser.edits for eraser, _ in chosen), strict=True):
+    for of_weight in zip(*(part.edits for part, _ in chosen), strict=True):
         weight = [edit for edit in of_weight if isinstance(edit, WeightEdit)]
-        up = torch.cat([edit.up[:, rows] for edit, rows in zip(weight, own, strict=True) if edit.up is not None], 1)
-        edits.append(WeightEdit(weight[0].parameter, up=up, down=up.T))
+        up = torch.cat([edit.up[:, of] for edit, of in zip(weight, columns, strict=True) if edit.up is not None], 1)
+        edits.append(WeightEdit(weight[0].parameter, up=up.contiguous(), down=down))
     return tuple(edits)
 
 

@@ -12,7 +12,6 @@ other than right angles.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,11 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from efface.apply.guard import Call, Guard
-from efface.edits.kinds import ValueGuard
-from efface.eraser.eraser import Eraser
+from efface.edits.kinds import GuardEdit
+from efface.edits.solution import Solution
 from efface.errors import BadInput
 from efface.methods.base import Method
-from efface.methods.closed_form.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance
 from efface.models.model import Model
 from efface.models.modules import has_fused_projections, is_compiled
 from efface.request.record import Request
@@ -56,8 +54,8 @@ _DEPENDENT = 1e-6  # of a vector's norm: what Gram-Schmidt leaves of one that th
 class AdaVd(Guard):
     """Its tensors: `concepts` (n, d) and `empty` (T, d). Its settings: joint, token_sim, sigmoid_a, _b and _c."""
 
-    def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
-        self._settings = part.settings
+    def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
+        self._settings = edit.settings
         readers = [module for name, module in denoiser.named_modules() if name.endswith(_READER)]
         if not readers:
             raise BadInput("adavd needs cross-attention with value maps (attn2.to_v); this model has none.")
@@ -65,8 +63,8 @@ class AdaVd(Guard):
             raise BadInput("adavd cannot see values in fused projections; call unfuse_qkv_projections() before.")
         if is_compiled(denoiser):
             raise BadInput("adavd works inside the denoiser, where a compiled one does not let it; do not compile it.")
-        self._concepts, self._empty = part.values["concepts"], part.values["empty"]
-        self._joint = bool(part.settings["joint"])
+        self._concepts, self._empty = edit.values["concepts"], edit.values["empty"]
+        self._joint = bool(edit.settings["joint"])
         self._known: dict[nn.Module, list[Values]] = {}
         self._handles = [module.register_forward_hook(self._after) for module in readers]
         if self._joint:
@@ -167,43 +165,28 @@ class AdaVdConfig(Settings):
     joint: bool = False
 
 
-def erase(model: Model, request: Request, config: AdaVdConfig) -> Eraser:
+def erase(model: Model, request: Request, config: AdaVdConfig) -> Solution:
     """Embed the concepts; their values are computed when the eraser is attached."""
-    only_erases(request)
-    needs_no_guide(request)
-    preserves_nothing(request)
-    started = time.perf_counter()
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     empty = model.embed([""], clip_skip=request.clip_skip).tokens[0]
     settings = config.model_dump()
     if config.sigmoid_b is None:
         settings["sigmoid_b"] = 0.93 if config.joint else 0.86
-    part = ValueGuard("adavd", {"concepts": embedded.last_tokens, "empty": empty}, settings)
-    return Eraser(request, (part,), base_of(model, embedded), {}, provenance(settings, started, time.perf_counter()))
+    edit = GuardEdit("adavd", {"concepts": embedded.last_tokens, "empty": empty}, settings)
+    return Solution(request, (edit,), notes={"settings": settings}, embedded=embedded)
 
 
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts."""
-    request = eraser.request.keeping(names)
-    rows = torch.tensor([eraser.concepts.index(name) for name in request.names])
-    part = _part(eraser)
-    part = replace(part, values={**part.values, "concepts": part.values["concepts"][rows]})
-    return replace(eraser, request=request, edits=(part,))
-
-
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several."""
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts: their tokens are taken from the parts, nothing is computed."""
+    edits: list[GuardEdit] = []
     rows: dict[str, Tensor] = {}
-    for eraser in reversed(erasers):
-        rows |= zip(eraser.concepts, _part(eraser).values["concepts"], strict=True)
-    values = {**_part(erasers[0]).values, "concepts": torch.stack([rows[name] for name in request.names])}
-    return replace(erasers[0], request=request, edits=(replace(_part(erasers[0]), values=values),))
-
-
-def _part(eraser: Eraser) -> ValueGuard:
-    (part,) = eraser.edits
-    assert isinstance(part, ValueGuard)
-    return part
+    for part in reversed(parts):
+        (edit,) = part.edits
+        assert isinstance(edit, GuardEdit)
+        rows |= zip(part.concepts, edit.values["concepts"], strict=True)
+        edits.append(edit)
+    values = {**edits[-1].values, "concepts": torch.stack([rows[name] for name in request.names])}
+    return replace(parts[0], request=request, edits=(replace(edits[-1], values=values),))
 
 
 METHOD = Method(
@@ -214,6 +197,7 @@ METHOD = Method(
     edit="guard",
     config=AdaVdConfig,
     erase=erase,
-    only=only,
-    together=together,
+    combine=combine,
+    uses_guides=False,
+    uses_preserve=False,
 )

@@ -8,18 +8,17 @@ Paper: none; https://arxiv.org/abs/2207.12598 is of the guidance that it turns a
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from efface.apply.guard import Call, Guard, retold
-from efface.edits.kinds import ValueGuard
-from efface.eraser.eraser import Eraser
+from efface.apply.guard import Call, Guard, with_concept
+from efface.edits.kinds import GuardEdit
+from efface.edits.solution import Solution
 from efface.errors import BadInput
 from efface.methods.base import Method
-from efface.methods.closed_form.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance, told
+from efface.methods.closed_form.tokens import guard_tensors
 from efface.models.model import Model
 from efface.request.record import Request
 from efface.settings import Settings
@@ -43,8 +42,8 @@ class Negative(Guard):
     """Its tensors: `concept` and `empty` (T, d), the embedded prompts, and where they are read too, `kept` (T,), the
     concept's attention mask, and `pooled` (p,)."""
 
-    def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
-        self._concept, self._empty = part.values, part.values["empty"].float()
+    def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
+        self._concept, self._empty = edit.values, edit.values["empty"].float()
         self._handle = denoiser.register_forward_pre_hook(self._before, with_kwargs=True)
 
     def detach(self) -> None:
@@ -70,7 +69,7 @@ class Negative(Guard):
             led = torch.lerp(text[:half].float(), concept.float(), self.strength).to(text.dtype)
             return torch.cat([led, text[half:]])
 
-        return (), retold(call.arguments, self._concept, away)
+        return (), with_concept(call.arguments, self._concept, away)
 
     def _is_empty(self, text: Tensor, empty: Tensor) -> bool:
         near = _TOLERANCE * len(text) ** 0.5 * empty.norm()
@@ -81,17 +80,13 @@ class NegativeConfig(Settings):
     """A negative prompt has no settings."""
 
 
-def erase(model: Model, request: Request, config: NegativeConfig) -> Eraser:
+def erase(model: Model, request: Request, config: NegativeConfig) -> Solution:
     """Embed the negative prompt; of the model, only the tokenizer and the text encoder are used."""
-    only_erases(request)
-    needs_no_guide(request)
-    preserves_nothing(request)
-    started = time.perf_counter()
     embedded = model.embed([", ".join(request.names), ""], clip_skip=request.clip_skip)
-    values = {**told(model, request, embedded), "empty": embedded.tokens[1]}
-    part = ValueGuard("negative", values)
-    settings = config.model_dump()
-    return Eraser(request, (part,), base_of(model, embedded), {}, provenance(settings, started, time.perf_counter()))
+    values = {**guard_tensors(model, request, embedded), "empty": embedded.tokens[1]}
+    return Solution(
+        request, (GuardEdit("negative", values),), notes={"settings": config.model_dump()}, embedded=embedded
+    )
 
 
 METHOD = Method(
@@ -102,4 +97,6 @@ METHOD = Method(
     edit="guard",
     config=NegativeConfig,
     erase=erase,
+    uses_guides=False,
+    uses_preserve=False,
 )

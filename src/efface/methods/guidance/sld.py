@@ -9,7 +9,6 @@ the four strengths are those of its `SafetyConfig`, also in diffusers. Its warm-
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
@@ -18,11 +17,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from efface.apply.guard import Call, Guard, retold
-from efface.edits.kinds import ValueGuard
-from efface.eraser.eraser import Eraser
+from efface.apply.guard import Call, Guard, with_concept
+from efface.edits.kinds import GuardEdit
+from efface.edits.solution import Solution
 from efface.methods.base import Method
-from efface.methods.closed_form.tokens import base_of, needs_no_guide, only_erases, preserves_nothing, provenance, told
+from efface.methods.closed_form.tokens import guard_tensors
 from efface.models.model import Model
 from efface.request.record import Request
 from efface.settings import Scalar, Settings
@@ -48,9 +47,9 @@ class Sld(Guard):
 
     remembers: ClassVar[bool] = True
 
-    def __init__(self, part: ValueGuard, denoiser: nn.Module) -> None:
-        self._concept = part.values
-        self._safety = Safety(part.settings)
+    def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
+        self._concept = edit.values
+        self._safety = Safety(edit.settings)
         self._half = 0
         self._first: float | None = None
         self._handles = [
@@ -80,7 +79,7 @@ class Sld(Guard):
         def third(text: Tensor, concept: Tensor) -> Tensor:
             return torch.cat([text[: 2 * half], concept.to(text.dtype).expand_as(text[:half])])
 
-        return (), retold(longer, self._concept, third)
+        return (), with_concept(longer, self._concept, third)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._half:
@@ -166,18 +165,14 @@ class SldConfig(Settings):
     sld_mom_beta: float | None = Field(default=None, ge=0, lt=1)
 
 
-def erase(model: Model, request: Request, config: SldConfig) -> Eraser:
+def erase(model: Model, request: Request, config: SldConfig) -> Solution:
     """Embed the concepts; of the model, only the tokenizer and the text encoder are used."""
-    only_erases(request)
-    needs_no_guide(request)
-    preserves_nothing(request)
-    started = time.perf_counter()
     embedded = model.embed([", ".join(request.names)], clip_skip=request.clip_skip)
     given = {name: value for name, value in config.model_dump(exclude={"preset"}).items() if value is not None}
     settings = {**PUBLISHED[config.preset], **given}
-    part = ValueGuard("sld", told(model, request, embedded), settings)
-    made = provenance({"preset": config.preset, **settings}, started, time.perf_counter())
-    return Eraser(request, (part,), base_of(model, embedded), {}, made)
+    edit = GuardEdit("sld", guard_tensors(model, request, embedded), settings)
+    notes = {"settings": {"preset": config.preset, **settings}}
+    return Solution(request, (edit,), notes=notes, embedded=embedded)
 
 
 METHOD = Method(
@@ -188,4 +183,6 @@ METHOD = Method(
     edit="guard",
     config=SldConfig,
     erase=erase,
+    uses_guides=False,
+    uses_preserve=False,
 )

@@ -19,13 +19,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
-from efface.methods.base import Latents, Method
-from efface.methods.closed_form.tokens import needs_no_guide, only_erases, preserves_nothing
+from efface.edits.solution import Solution
+from efface.methods.base import Latents, Method, SnapshotWriter
 from efface.methods.trained.correlation import CorrelationConfig, Momentum, Pictures
 from efface.methods.trained.unet_parameters import parameters
 from efface.methods.training.objective import Batch, Losses, Objective
-from efface.methods.training.run import drop_components, train_eraser
+from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
 from efface.progress import RunContext
@@ -88,16 +87,20 @@ class Cie(Objective):
         return concept - null
 
 
-def erase(model: Model, request: Request, config: CieConfig, latents: Latents, work: RunContext) -> Eraser:
+def erase(
+    model: Model,
+    request: Request,
+    config: CieConfig,
+    latents: Latents,
+    context: RunContext,
+    write_snapshot: SnapshotWriter,
+) -> Solution:
     """Train each concept from the base."""
-    only_erases(request)
-    needs_no_guide(request)
-    preserves_nothing(request)
 
     def objective(part: Request) -> Cie:
-        return Cie(model, part, config, Pictures(model, part, config, latents, work.progress))
+        return Cie(model, part, config, Pictures(model, part, config, latents, context.progress))
 
-    return train_eraser(model, request, config, work, objective)
+    return train_concepts(model, request, config, context, write_snapshot, objective)
 
 
 METHOD = Method(
@@ -108,6 +111,9 @@ METHOD = Method(
     edit="weight",
     config=CieConfig,
     erase=erase,
-    only=drop_components,
-    needs=("latents", "work"),
+    combine=combine_components,
+    uses_guides=False,
+    uses_preserve=False,
+    needs=("latents", "context", "write_snapshot"),
+    families=("sd",),
 )

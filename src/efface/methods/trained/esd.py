@@ -23,13 +23,12 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.errors import BadRequest
-from efface.methods.base import Method
-from efface.methods.closed_form.tokens import needs_no_guide, only_erases, preserves_nothing
+from efface.methods.base import Method, SnapshotWriter
 from efface.methods.trained.unet_parameters import TrainMethod, parameters
 from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
-from efface.methods.training.run import drop_components, train_eraser
+from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.trajectories import Points, Rounds, Sampler, latent_shape
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
@@ -206,12 +205,15 @@ def _names(request: Request, config: EsdConfig) -> list[str]:
     return [word for word in words if word]
 
 
-def erase(model: Model, request: Request, config: EsdConfig, work: RunContext) -> Eraser:
+def erase(
+    model: Model, request: Request, config: EsdConfig, context: RunContext, write_snapshot: SnapshotWriter
+) -> Solution:
     """Train each concept from the base, or all together."""
-    only_erases(request)
-    needs_no_guide(request)
-    preserves_nothing(request)
-    return train_eraser(model, request, config, work, lambda part: Esd(model, part, config), together=config.together)
+
+    def objective(part: Request) -> Esd:
+        return Esd(model, part, config)
+
+    return train_concepts(model, request, config, context, write_snapshot, objective, together=config.together)
 
 
 METHOD = Method(
@@ -222,6 +224,9 @@ METHOD = Method(
     edit="weight",
     config=EsdConfig,
     erase=erase,
-    only=drop_components,
-    needs=("work",),
+    combine=combine_components,
+    uses_guides=False,
+    uses_preserve=False,
+    needs=("context", "write_snapshot"),
+    families=("sd",),
 )

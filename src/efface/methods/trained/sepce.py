@@ -31,13 +31,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
-from efface.methods.base import Latents, Method
-from efface.methods.closed_form.tokens import needs_no_guide, only_erases
+from efface.edits.solution import Solution
+from efface.methods.base import CannotCombine, Latents, Method, SnapshotWriter
 from efface.methods.trained.correlation import CorrelationConfig, Momentum, Pictures
 from efface.methods.trained.sepce_basis import EXACT, Confined, bases, protected
 from efface.methods.training.objective import Batch, Losses, Objective
-from efface.methods.training.run import drop_components, train_eraser
+from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Networks, check_trainable
 from efface.models.model import Model
 from efface.progress import RunContext
@@ -170,20 +169,39 @@ class Sepce(Objective):
         return (norms[0] if self._active[0] == 0 else self._first) / norms
 
 
-def erase(model: Model, request: Request, config: SepceConfig, latents: Latents, work: RunContext) -> Eraser:
-    """Train each concept's change from the base, or all at once; either way each can be left out."""
-    only_erases(request)
-    needs_no_guide(request)
+def erase(
+    model: Model,
+    request: Request,
+    config: SepceConfig,
+    latents: Latents,
+    context: RunContext,
+    write_snapshot: SnapshotWriter,
+) -> Solution:
+    """Train each concept's change from the base, or all at once; in both cases each can be restored."""
     check_trainable(model)
     found = bases(model, request, config.tolerance, config.basis == "published")
 
     def objective(part: Request) -> Sepce:
-        pictures = Pictures(model, part, config, latents, work.progress)
+        pictures = Pictures(model, part, config, latents, context.progress)
         spared = [protected(request, name) for name in part.names]
         data = hashlib.sha256(json.dumps(spared).encode()).hexdigest()
         return Sepce(model, part, config, [found[name] for name in part.names], pictures, data)
 
-    return train_eraser(model, request, config, work, objective, together=config.training == "joint")
+    together = config.training == "joint"
+    return train_concepts(model, request, config, context, write_snapshot, objective, together=together)
+
+
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of some of one part's concepts: the other concepts' changes are left out.
+
+    Raises:
+        CannotCombine: There are several parts; their sum is exact only if each protects the concepts of the others.
+    """
+    if len(parts) == 1:
+        return combine_components(parts, request)
+    protects = [{prompt.casefold() for prompt in (*part.concepts, *part.request.preserve)} for part in parts]
+    exact = all(name.casefold() in prompts for prompts in protects for part in parts for name in part.concepts)
+    raise CannotCombine("their bases were solved without each other: each may change the other's concepts", exact)
 
 
 METHOD = Method(
@@ -194,6 +212,8 @@ METHOD = Method(
     edit="weight",
     config=SepceConfig,
     erase=erase,
-    only=drop_components,
-    needs=("latents", "work"),
+    combine=combine,
+    uses_guides=False,
+    needs=("latents", "context", "write_snapshot"),
+    families=("sd",),
 )

@@ -1,4 +1,4 @@
-"""From a request to an eraser by training: one component a concept, or one for all where they are trained together."""
+"""Training of a request's concepts: one component per concept, or one for all where they are trained together."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from efface.edits.kinds import WeightEdit
-from efface.eraser.base import with_parameters
-from efface.eraser.eraser import Base, Eraser
-from efface.errors import BadInput, BadRequest
-from efface.methods.closed_form.tokens import base_of, provenance
+from efface.edits.solution import Solution
+from efface.errors import BadInput
+from efface.methods.base import CannotCombine, SnapshotWriter
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Objective, TrainingConfig
 from efface.methods.training.tracking import check_tracker, finish, track
-from efface.methods.training.weights import check_trainable, frozen
+from efface.methods.training.weights import Weights, check_trainable, frozen
 from efface.models.model import Model
+from efface.models.text.embedded import Embedded
 from efface.progress import RunContext
-from efface.provenance import versions
 from efface.request.record import Request
 
 if TYPE_CHECKING:
@@ -35,114 +35,143 @@ _ASIDE = {"save_freq", "report_to"}
 _OWNER = "owner"
 
 
-def train_eraser(
+def train_concepts(
     model: Model,
     request: Request,
     config: TrainingConfig,
-    work: RunContext,
+    context: RunContext,
+    write_snapshot: SnapshotWriter,
     objective_of: Callable[[Request], Objective],
     *,
     together: bool = False,
-) -> Eraser:
+) -> Solution:
     """Train a request's concepts one after the other, each from the base, or all together.
 
     Args:
-        model: whose denoiser is trained; it stays as it is.
-        request: what to erase.
-        config: the method's settings.
-        work: folder and progress.
-        objective_of: makes the objective of a request's concepts: of one at a time, or of all `together`.
-        together: train the concepts as one component, which cannot be split unless its weights know whose each edit is.
+        model: The model whose denoiser is trained; it stays as it is.
+        request: What to erase.
+        config: The method's settings.
+        context: The folder for checkpoints, and the progress callback.
+        write_snapshot: Writes erasers of steps on the way (`save_freq`).
+        objective_of: Makes the objective of a request's concepts: of one at a time, or of all `together`.
+        together: Train the concepts as one component. It can be split only if its weights record which concept each
+            edit belongs to.
     """
     check_trainable(model)
+    embedded = model.embed(request.names, clip_skip=request.clip_skip)
     started = time.perf_counter()
-    base = base_of(model, model.embed(request.names, clip_skip=request.clip_skip))
-    solving = time.perf_counter()
     edits: list[WeightEdit] = []
     owners: list[int] = []
     runs: list[dict[str, Any]] = []
     separable = True
-    with frozen(model.denoiser), _accelerated(model, config, work.folder) as accelerator:
-        facts = _facts(model, config, accelerator) if work.folder else {}
+    with frozen(model.denoiser), _accelerated(model, config, context.folder) as accelerator:
+        facts = _facts(model, config, accelerator) if context.folder else {}
         parts = [request] if together else [request.keeping([name]) for name in request.names]
-        frame = _Frame(accelerator, model, config, work, base, facts, len(parts))
+        trainer = _ComponentTrainer(
+            accelerator, config, context, partial(_snapshot, write_snapshot, config, embedded), facts, len(parts)
+        )
         for index, part in enumerate(parts):
-            before = sum(run["steps"] for run in runs)
-            made, apart, run = frame.train(objective_of(part), index, part, before)
-            edits += made
-            owners += [index + own for own in apart or [0] * len(made)]
-            separable = not together or apart is not None
+            steps_before = sum(run["steps"] for run in runs)
+            objective = objective_of(part)
+            run = trainer.train(objective, index, part, steps_before)
+            of_component = objective.weights.owners()
+            edits += objective.weights.edits()
+            owners += [index + owner for owner in of_component or [0] * len(objective.weights.edits())]
+            separable = not together or of_component is not None
             runs.append(run)
             accelerator.free_memory()
-    told = {**provenance(config.model_dump(), started, solving), "training": runs}
-    return Eraser(request, tuple(edits), base, _inputs(owners if separable else None), told)
+    notes = {"settings": config.model_dump(), "training": runs}
+    inputs = _inputs(owners if separable else None)
+    return Solution(request, tuple(edits), inputs, notes, embedded, time.perf_counter() - started)
+
+
+def _snapshot(
+    write: SnapshotWriter,
+    config: TrainingConfig,
+    embedded: Embedded,
+    part: Request,
+    weights: Weights,
+    step: int,
+    path: Path,
+) -> None:
+    """Write the eraser that the weights make after so many steps."""
+    notes = {"settings": config.model_dump(), "steps": step}
+    write(Solution(part, weights.edits(), _inputs(weights.owners()), notes, embedded), path)
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """What the trainings of one request have in common; `facts` determine their outcome, `count` is how many."""
+class _ComponentTrainer:
+    """What the trainings of one request have in common.
+
+    Attributes:
+        accelerator: accelerate's.
+        config: The method's settings.
+        context: The folder for checkpoints, and the progress callback.
+        snapshot: (request, weights, step, path) -> None: writes an eraser.
+        facts: What determines the result besides the request.
+        count: The number of components.
+    """
 
     accelerator: Accelerator
-    model: Model
     config: TrainingConfig
-    work: RunContext
-    base: Base
+    context: RunContext
+    snapshot: Callable[[Request, Weights, int, Path], None]
     facts: Mapping[str, Any]
     count: int
 
-    def train(
-        self, objective: Objective, index: int, part: Request, before: int
-    ) -> tuple[tuple[WeightEdit, ...], tuple[int, ...] | None, dict[str, Any]]:
-        """One component: its edits, whose they are if it is of several concepts, and how its training went.
+    def train(self, objective: Objective, index: int, part: Request, steps_before: int) -> dict[str, Any]:
+        """Train one component, and return how its training went.
 
-        A tracker's steps go on from those `before` it: they may not fall.
+        Args:
+            objective: The objective; its weights are trained.
+            index: The position of the component.
+            part: Its concepts.
+            steps_before: The steps of earlier components: a tracker's steps may not fall.
         """
-        work, accelerator, freq, weights = self.work, self.accelerator, self.config.save_freq, objective.weights
+        context, freq = self.context, self.config.save_freq
         title = ", ".join(part.names)
         checkpoints = None
-        if work.folder is not None:
-            asked = part.model_dump(mode="json", include={"concepts", "method", "clip_skip"})
-            facts = {**self.facts, "request": asked, "data": objective.data}
-            checkpoints = Checkpoints(work.folder, index, facts, work.force, last=index + 1 == self.count)
+        if context.folder is not None:
+            described = part.model_dump(mode="json", include={"concepts", "method", "clip_skip"})
+            facts = {**self.facts, "request": described, "data": objective.data}
+            checkpoints = Checkpoints(context.folder, index, facts, context.force, last=index + 1 == self.count)
 
-        def keep(step: int) -> Path:
+        def save(step: int) -> Path:
             assert checkpoints is not None
-            told = {"settings": self.config.model_dump(), "versions": versions(), "steps": step}
-            snapshot = Eraser(part, weights.edits(), self.base, _inputs(weights.owners()), told)
             path = checkpoints.snapshot(step)
-            with_parameters(snapshot, self.model).save(path, force=True)
+            self.snapshot(part, objective.weights, step, path)
             return path
 
-        def tell(step: int, losses: Mapping[str, float]) -> None:
+        def report(step: int, losses: Mapping[str, float]) -> None:
             if self.config.report_to is not None:
                 values = {f"{title}/{key}": value for key, value in losses.items()}
-                track(accelerator, self.config, values, before + step)
-            if work.progress:
-                work.progress(title, step, objective.iterations, f"loss {losses['loss']:.3g}")
+                track(self.accelerator, self.config, values, steps_before + step)
+            if context.progress:
+                context.progress(title, step, objective.iterations, f"loss {losses['loss']:.3g}")
             if checkpoints is not None and freq is not None and step % freq == 0:
-                keep(step)
+                save(step)
 
-        training = Training(accelerator, objective, checkpoints, tell, keep if checkpoints else None)
+        training = Training(self.accelerator, objective, checkpoints, report, save if checkpoints else None)
         training.run()
-        told = {"concepts": list(part.names), "steps": training.step, "losses": training.losses}
-        return weights.edits(), weights.owners(), told
+        return {"concepts": list(part.names), "steps": training.step, "losses": training.losses}
 
 
-def drop_components(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts: the others' changes are left out, and nothing is trained again.
+def combine_components(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of some of one part's concepts: the other concepts' changes are left out, and nothing is trained.
 
     Raises:
-        BadRequest: the concepts were trained together.
+        CannotCombine: The concepts were trained together; or there are several parts, whose sum is exact because each
+            was trained from the base.
     """
-    request = eraser.request.keeping(names)
-    if request.names == eraser.concepts:
-        return eraser
-    if _OWNER not in eraser.inputs:
-        raise BadRequest(f"{', '.join(eraser.concepts)} were trained together and cannot be split; train them apart.")
-    owners = [int(owner) for owner in eraser.inputs[_OWNER]]
-    kept = [index for index, owner in enumerate(owners) if eraser.concepts[owner] in request.names]
-    inputs = {_OWNER: torch.tensor([request.names.index(eraser.concepts[owners[index]]) for index in kept])}
-    return replace(eraser, request=request, edits=tuple(eraser.edits[index] for index in kept), inputs=inputs)
+    if len(parts) > 1:
+        raise CannotCombine("each was trained from the base", sum_is_exact=True)
+    (part,) = parts
+    if _OWNER not in part.inputs:
+        raise CannotCombine(f"{', '.join(part.concepts)} were trained together; train them apart")
+    owners = [int(owner) for owner in part.inputs[_OWNER]]
+    remaining = [index for index, owner in enumerate(owners) if part.concepts[owner] in request.names]
+    inputs = _inputs([request.names.index(part.concepts[owners[index]]) for index in remaining])
+    return replace(part, request=request, edits=tuple(part.edits[index] for index in remaining), inputs=inputs)
 
 
 def _inputs(owners: Sequence[int] | None) -> dict[str, torch.Tensor]:

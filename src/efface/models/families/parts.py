@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from efface.errors import BadInput
 from efface.files import sha256_of_tensors
-from efface.models.active import hash_with_changes
+from efface.models.active import hash_with_active
 from efface.models.model import POOLED, TEXT, Model
 from efface.models.modules import state_of
 from efface.models.pretrained import load_part
@@ -239,7 +239,7 @@ class PartsModel(Model):
         parts = dict.fromkeys(part for encoders in self.encoders.values() for part in encoders)
         hashed = [part for part in (*parts, self.denoiser_part, "vae") if self._has(part)]
         weights = hashlib.sha256("".join(self.part_hash(part) for part in hashed).encode()).hexdigest()
-        return hash_with_changes(weights, self.denoiser) if self._denoiser_loaded else weights
+        return hash_with_active(weights, self.denoiser) if self._denoiser_loaded else weights
 
 
 class TwoStreamModel(PartsModel):

@@ -13,12 +13,20 @@ from PIL import Image
 
 import efface
 from efface import BadInput, Concept, Model, Request
+from efface.eraser.record import EraserRecord
+from efface.eraser.solve import solve
 from efface.generation.jobs import Sampling
 from efface.generation.sampling import sample
 from efface.methods.trained.ablate.config import AblateConfig
 from efface.methods.trained.ablate.images import Gallery, square
-from efface.methods.trained.ablate.method import erase
 from efface.tools import CachedPictures
+
+
+def ablated(
+    model: Model, request: Request, context: efface.RunContext, pictures: CachedPictures, copies: Any
+) -> EraserRecord:
+    tools: Any = {"context": lambda: context, "pictures": lambda: pictures, "copies": lambda: copies}
+    return solve(model, request, tools)
 
 
 def gallery(model: Model, concept: Concept, copies: Any = None, **options: Any) -> Gallery:
@@ -206,8 +214,7 @@ def test_a_memorised_picture_is_ablated_with_a_detector(tiny_model: Model, tmp_p
         "parameter_group": "cross-attn",
     }  # fmt: skip
     request = Request.make("the star", kind="memorised", method="ablate", options=options)
-    config = AblateConfig.model_validate(options)
-    eraser = erase(tiny_model, request, config, efface.RunContext(), CachedPictures(tiny_model), Bright([]))
+    eraser = ablated(tiny_model, request, efface.RunContext(), CachedPictures(tiny_model), Bright([]))
     assert eraser.kind_of_edit == "weight"
     assert eraser.provenance["ablated"]["the star"]["targets"] == ["the star"]
 
@@ -220,10 +227,10 @@ def test_a_memorised_picture_is_read_before_anything_is_drawn(tiny_model: Model,
     original = tmp_path / "original.png"
     Image.effect_noise((16, 16), 50).save(original)
     original.write_bytes(original.read_bytes()[:-40])
-    request = Request.make("the star", "a moon", kind="memorised", method="ablate")
-    config = AblateConfig(mem_impath=str(original))
-    with pytest.warns(UserWarning, match="'a moon' does not steer"), pytest.raises(BadInput, match="not a whole"):
-        erase(tiny_model, request, config, efface.RunContext(), Undrawn(tiny_model), Bright([]))
+    options = {"mem_impath": str(original)}
+    request = Request.make("the star", "a moon", kind="memorised", method="ablate", options=options)
+    with pytest.warns(UserWarning, match="'a moon' does not change"), pytest.raises(BadInput, match="not a whole"):
+        ablated(tiny_model, request, efface.RunContext(), Undrawn(tiny_model), Bright([]))
 
 
 def test_a_training_does_not_go_on_with_other_pictures(tiny_model: Model, tmp_path: Path) -> None:
@@ -238,11 +245,10 @@ def test_a_training_does_not_go_on_with_other_pictures(tiny_model: Model, tmp_pa
         "parameter_group": "cross-attn", "prompts": str(prompts),
     }  # fmt: skip
     request = Request.make("the star", kind="memorised", method="ablate", options=options)
-    config = AblateConfig.model_validate(options)
 
     def run(copy: int) -> str:
         work, pictures = efface.RunContext(tmp_path / "t"), CachedPictures(tiny_model)
-        return erase(tiny_model, request, config, work, pictures, Bright([drawn[copy]])).hash
+        return ablated(tiny_model, request, work, pictures, Bright([drawn[copy]])).hash
 
     assert run(0) == run(0)
     with pytest.raises(BadInput, match="--force"):

@@ -34,128 +34,82 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from efface.edits.kinds import TextEdit
-from efface.eraser.eraser import Eraser
-from efface.errors import BadRequest
+from efface.edits.solution import Solution
 from efface.methods.base import Method
 from efface.methods.closed_form.bounds import free_residuals
-from efface.methods.closed_form.ridge import Kept
-from efface.methods.closed_form.robust.search import Found, Searches, Seen
-from efface.methods.closed_form.robust.solve import Inputs, solve
-from efface.methods.closed_form.stored import first_with, joined_kept
-from efface.methods.closed_form.tokens import BATCH, base_of, only_erases, provenance, token_pairs
+from efface.methods.closed_form.ridge import PreservedTokens
+from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, solve
+from efface.methods.closed_form.robust.search import Searches, SearchResult
+from efface.methods.closed_form.stored import first_with, stored_preserved
+from efface.methods.closed_form.tokens import BATCH, token_pairs
 from efface.models.model import Model
 from efface.models.text_gram import text_gram
 from efface.request.record import Request
-from efface.settings import Settings
 
 
-class RobustConfig(Settings):
-    """How to search, and what to give for it.
-
-    Attributes:
-        solve: `certified` or `uce`.
-        rounds: how often to search and solve again, at most; 0 searches only to tell.
-        threshold: a score below it is a concept that is back.
-        derive: over which embeddings: `free`, `text`, or `none` to leave this search out.
-        neighbours: how many words a round and concept; 0 leaves this search out.
-        gradient: Adam steps a round and concept; 0 leaves this search out.
-        images: pictures that the gradient search follows, a concept.
-        seed: of their noise.
-        mu: of `certified`, what preserved prompts are worth (see there).
-        preserve_rank: of `certified`, how many of their leading directions to keep exactly.
-        empty_cut: of `certified`, keep exactly those directions of the empty prompt that have more than this share of
-            the strongest one's length.
-        lamb: of `uce`, the ridge.
-        preserve_scale: of `uce`, the weight of the preserved tokens.
-    """
-
-    solve: Literal["certified", "uce"] = "certified"
-    rounds: int = Field(default=8, ge=0)
-    threshold: float = Field(default=0.65, gt=0, lt=1)
-    derive: Literal["free", "text", "none"] = "free"
-    neighbours: int = Field(default=8, ge=0)
-    gradient: int = Field(default=0, ge=0)
-    images: int = Field(default=2, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    mu: float = Field(default=100.0, ge=0)
-    preserve_rank: int = Field(default=0, ge=0)
-    empty_cut: float = Field(default=0.05, ge=0, lt=1)
-    lamb: float = Field(default=0.1, gt=0)
-    preserve_scale: float = Field(default=0.1, ge=0)
-
-
-def erase(model: Model, request: Request, config: RobustConfig) -> Eraser:
+def erase(model: Model, request: Request, config: RobustConfig) -> Solution:
     """Search and solve until nothing is found."""
-    only_erases(request)
-    if not model.one_clip_encoder:
-        raise BadRequest(
-            f"robust knows Stable Diffusion 1 and 2, not {model.name}; take certified, which knows any model."
-        )
-    started = time.perf_counter()
     pairs = token_pairs(model, request)
-    preserve = _preserved(request)
-    kept = Kept(model.width)
-    for first in range(0, len(preserve), BATCH):
-        kept.add(model.last_tokens(preserve[first : first + BATCH], clip_skip=request.clip_skip))
+    prompts = _preserved(request)
+    preserved = PreservedTokens(model.width)
+    for first in range(0, len(prompts), BATCH):
+        preserved.add(model.last_tokens(prompts[first : first + BATCH], clip_skip=request.clip_skip))
     empty = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
-    of = Inputs.of(text_gram(model), pairs.edited, pairs.guides, empty, kept, len(preserve))
-    searches = Searches(model, request, config, preserve)
-    solving = time.perf_counter()
-    edit, said = solve(of, config, request.names)
-    seen = searches.run(edit, of)
-    rounds = [_round(request, of, edit, [], seen)]
+    problem = RobustProblem.of(text_gram(model), pairs.edited, pairs.guides, empty, preserved, len(prompts))
+    searches = Searches(model, request, config, prompts)
+    started = time.perf_counter()
+    edit, coverage = solve(problem, config, request.names)
+    results = searches.run(edit, problem)
+    rounds = [_round(request, problem, edit, [], results)]
     for _ in range(config.rounds):
-        found = searches.picked(seen)
-        if not found:
+        candidates = searches.picked(results)
+        if not candidates:
             break
-        of = of.with_found(found)
-        edit, said = solve(of, config, request.names)
-        seen = searches.run(edit, of)
-        rounds.append(_round(request, of, edit, found, seen))
-    told = provenance(config.model_dump(), started, solving)
-    told |= {"coverage": said | searches.kept(edit, of), "search": rounds}
-    return Eraser(request, (edit,), base_of(model, pairs.embedded), of.tensors(), told)
+        problem = problem.with_found(candidates)
+        edit, coverage = solve(problem, config, request.names)
+        results = searches.run(edit, problem)
+        rounds.append(_round(request, problem, edit, candidates, results))
+    notes = {
+        "settings": config.model_dump(),
+        "coverage": coverage | searches.kept(edit, problem),
+        "search": rounds,
+    }
+    return Solution(request, (edit,), problem.tensors(), notes, pairs.embedded, time.perf_counter() - started)
 
 
-def only(eraser: Eraser, names: Sequence[str]) -> Eraser:
-    """The eraser of some of its concepts and of what was found for them, solved again from what it stored."""
-    request = eraser.request.keeping(names)
-    positions = torch.tensor([eraser.concepts.index(name) for name in request.names])
-    return _replayed(eraser, request, Inputs.from_tensors(eraser.inputs).keeping(positions), [eraser])
+def combine(parts: Sequence[Solution], request: Request) -> Solution:
+    """The solution of the request's concepts and of what was found for each, solved again; nothing is searched anew.
 
-
-def together(erasers: Sequence[Eraser], request: Request) -> Eraser:
-    """The eraser of all concepts of several, and of what was found for each, solved again; nothing is searched anew."""
-    parts: list[Inputs] = []
+    Raises:
+        CannotCombine: The parts preserve different prompts, and of many only the sum is stored.
+    """
+    problems: list[RobustProblem] = []
     for name in request.names:
-        eraser = first_with(name, erasers)
-        parts.append(Inputs.from_tensors(eraser.inputs).keeping(torch.tensor([eraser.concepts.index(name)])))
-    preserved = Kept.from_tensors(joined_kept(erasers, request, _preserved), len(parts[0].gram.matrix))
-    return _replayed(erasers[0], request, Inputs.joined(parts, preserved, len(_preserved(request))), erasers)
-
-
-def _replayed(like: Eraser, request: Request, of: Inputs, erasers: Sequence[Eraser]) -> Eraser:
-    """The eraser that `of` makes, with the settings of `like`, and what the searches of `erasers` found for it."""
-    edit, said = solve(of, RobustConfig.model_validate(like.provenance["settings"]), request.names)
-    # What the searches measured was of another operator; what they found is still true.
+        part = first_with(name, parts)
+        position = torch.tensor([part.concepts.index(name)])
+        problems.append(RobustProblem.from_tensors(part.inputs).keeping(position))
+    width = len(problems[0].gram.matrix)
+    preserved = PreservedTokens.from_tensors(stored_preserved(parts, request, width, _preserved), width)
+    problem = RobustProblem.joined(problems, preserved, len(_preserved(request)))
+    edit, coverage = solve(problem, RobustConfig.model_validate(request.options), request.names)
+    # The scores that the searches measured belong to another operator; what they found still holds.
     found = [
         [
-            one
-            for one in of_round["found"]
-            if one["concept"] in request.names and first_with(one["concept"], erasers) is eraser
+            candidate
+            for candidate in of_round["found"]
+            if candidate["concept"] in request.names and first_with(candidate["concept"], parts) is part
         ]
-        for eraser in erasers
-        for of_round in eraser.provenance["search"]
+        for part in parts
+        for of_round in part.notes["search"]
     ]
     rounds = [{"found": of_round} for of_round in found if of_round]
-    told = {**like.provenance, "coverage": said, "search": rounds}
-    return Eraser(request, (edit,), like.base, of.tensors(), told)
+    notes = {**parts[0].notes, "coverage": coverage, "search": rounds}
+    return Solution(request, (edit,), problem.tensors(), notes)
 
 
 def _preserved(request: Request) -> list[str]:
@@ -164,7 +118,7 @@ def _preserved(request: Request) -> list[str]:
 
 
 def _round(
-    request: Request, of: Inputs, edit: TextEdit, found: Sequence[Found], seen: Sequence[Seen]
+    request: Request, of: RobustProblem, edit: TextEdit, found: Sequence[Candidate], seen: Sequence[SearchResult]
 ) -> dict[str, Any]:
     """What a round found and erased, and how near the searches come after it."""
     after = {each.search: each.scores for each in seen}
@@ -195,6 +149,6 @@ METHOD = Method(
     edit="text",
     config=RobustConfig,
     erase=erase,
-    only=only,
-    together=together,
+    combine=combine,
+    families=("sd",),
 )

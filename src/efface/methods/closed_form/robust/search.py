@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +18,12 @@ from efface.errors import BadRequest
 from efface.methods.closed_form.bounds import text_nearest
 from efface.methods.closed_form.certified_solve import apart, changes, span
 from efface.methods.closed_form.robust import gradient as robust_gradient
-from efface.methods.closed_form.robust.solve import Inputs, exactly_kept
+from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, exactly_kept
 from efface.methods.closed_form.tokens import BATCH, Pairs, prompt_pairs, token_pairs
 from efface.models.model import Model
 from efface.models.tensor_cache import word_tokens
 from efface.models.text_gram import TextGram
 from efface.request.record import Request
-
-if TYPE_CHECKING:
-    from efface.methods.closed_form.robust.method import RobustConfig
-
 
 _RIDGE = 1e-4  # attacks by embeddings up to some hundred times as long as the model's own
 ROOM = 0.1  # share of a concept's way to its guide, below which a word is too much one of what is kept
@@ -35,30 +31,7 @@ GAIN = 0.05  # of a score: what taking out a shift must promise, since it moves 
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """One thing to erase: a word's token (d,), or a shift (d,) from a guide's token.
-
-    Attributes:
-        owner: position of the concept that it brings back.
-        search: what found it.
-        row: among which candidates.
-        what: in words.
-        score: before it is erased.
-        token: the token or the shift.
-        guide: the guide's token.
-    """
-
-    owner: int
-    search: str
-    row: int
-    what: str
-    score: float
-    token: Tensor
-    guide: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
+class SearchResult:
     """How near each of a search's candidates comes to the concepts.
 
     Attributes:
@@ -84,19 +57,21 @@ class Seen:
         of_one = self.scores[self.owner == owner]
         return float(of_one.min()) if len(of_one) else None
 
-    def picked(self, owner: int, count: int, threshold: float) -> list[Found]:
+    def picked(self, owner: int, count: int, threshold: float) -> list[Candidate]:
         """The first `count` of a concept's candidates below the threshold that can be erased."""
         rows = torch.where((self.owner == owner) & self.open & (self.scores < threshold))[0]
         first: list[int] = rows[self.scores[rows].argsort(stable=True)][:count].tolist()
         return [
-            Found(owner, self.search, row, self.what[row], float(self.scores[row]), self.tokens[row], self.guides[row])
+            Candidate(
+                owner, self.search, row, self.what[row], float(self.scores[row]), self.tokens[row], self.guides[row]
+            )
             for row in first
         ]
 
 
 def derive(
     edit: TextEdit, gram: TextGram, targets: Pairs, fixed: Tensor, affine: tuple[Tensor, Tensor] | None, projected: bool
-) -> Seen:
+) -> SearchResult:
     """For every token c of prompts with the concept, and g of the same prompt with the guide, what restores c.
 
         e = argmin_e |M e - c'|_S^2 + ridge |e|_S^2,   c' = c - g + M g,   score |M e - c'|_S / |c - g|_S
@@ -112,7 +87,7 @@ def derive(
     real = sizes > 1e-6 * sizes.max()  # of equal prompts' equal tokens, nothing is to be erased
     scores = torch.where(real, gram.norms(edit(found) - aims) / sizes, torch.inf)
     prompts = [targets.embedded.prompts[row] for row in targets.prompt.tolist()]
-    return Seen(
+    return SearchResult(
         search="derive",
         scores=scores,
         owner=targets.owner,
@@ -155,7 +130,7 @@ def neighbours(
     guides: Tensor,
     fixed: Tensor,
     closed: Tensor,
-) -> Seen:
+) -> SearchResult:
     """Words v, as prompts of their own, by how near the edited model reads them to a concept c:
 
         score |M v - c|_S / |c - g|_S;   each word counts for the concept that it is nearest to.
@@ -173,7 +148,7 @@ def neighbours(
     scores = word_scores(edit, gram, tokens, concepts, guides)
     best, owner = scores.min(dim=0)
     room = outside(gram, tokens.double(), fixed)
-    return Seen(
+    return SearchResult(
         search="neighbours",
         scores=best,
         owner=owner,
@@ -228,12 +203,12 @@ class Searches:
             else []
         )
 
-    def run(self, edit: TextEdit, of: Inputs) -> list[Seen]:
+    def run(self, edit: TextEdit, of: RobustProblem) -> list[SearchResult]:
         """All searches through one edit."""
         config, own, guides = self._config, of.edited[: of.concepts], of.guides[: of.concepts]
         projected = config.solve == "certified"
         fixed = exactly_kept(of, config) if projected else own[:0]
-        seen: list[Seen] = []
+        seen: list[SearchResult] = []
         if self._targets is not None:
             seen.append(derive(edit, of.gram, self._targets, fixed, self._affine, projected))
         if self._words:
@@ -242,7 +217,7 @@ class Searches:
             seen.append(self._descended(edit, of, fixed, projected))
         return seen
 
-    def picked(self, seen: Sequence[Seen]) -> list[Found]:
+    def picked(self, seen: Sequence[SearchResult]) -> list[Candidate]:
         """What to erase next; a word is picked once."""
         counts = {"neighbours": self._config.neighbours}
         found = [
@@ -256,7 +231,7 @@ class Searches:
                 self._closed[one.row] = True
         return found
 
-    def _descended(self, edit: TextEdit, of: Inputs, fixed: Tensor, projected: bool) -> Seen:
+    def _descended(self, edit: TextEdit, of: RobustProblem, fixed: Tensor, projected: bool) -> SearchResult:
         """The gradient search for each concept, from its guide towards its own token."""
         own, guides = of.edited[: of.concepts], of.guides[: of.concepts]
         found = [
@@ -265,7 +240,7 @@ class Searches:
         ]
         shifts = torch.stack([shift for shift, _ in found])
         shifts = edit(shifts) if projected else shifts
-        return Seen(
+        return SearchResult(
             search="gradient",
             scores=torch.tensor([score for _, score in found], dtype=torch.float64),
             owner=torch.arange(of.concepts),
@@ -275,7 +250,7 @@ class Searches:
             open=outside(of.gram, shifts, fixed) > ROOM * of.gram.norms(own - guides),
         )
 
-    def kept(self, edit: TextEdit, of: Inputs) -> dict[str, Any]:
+    def kept(self, edit: TextEdit, of: RobustProblem) -> dict[str, Any]:
         """How far preserved prompts move, and which of what is kept brings a concept back, with a warning."""
         own, guides = of.edited[: of.concepts], of.guides[: of.concepts]
         prompts = (*self._preserved, *self._guides)

@@ -32,17 +32,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.errors import BadFile, BadRequest
-from efface.methods.base import CopyDetector, Method, Pictures
-from efface.methods.closed_form.tokens import only_erases, preserves_nothing
+from efface.methods.base import CopyDetector, Method, Pictures, SnapshotWriter
 from efface.methods.trained.ablate.augment import View, augmented, mirrored, whole
 from efface.methods.trained.ablate.config import AblateConfig
 from efface.methods.trained.ablate.images import Encoder, Gallery, Shot
 from efface.methods.trained.ablate.prompts import anchor_of, target_prompt
 from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, parameters, start_detached
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
-from efface.methods.training.run import drop_components, train_eraser
+from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
 from efface.models.model import Model
 from efface.progress import RunContext
@@ -166,26 +165,25 @@ def erase(
     model: Model,
     request: Request,
     config: AblateConfig,
-    work: RunContext,
+    context: RunContext,
+    write_snapshot: SnapshotWriter,
     pictures: Pictures,
     copies: CopyDetector | None = None,
-) -> Eraser:
+) -> Solution:
     """Train each concept from the base."""
-    only_erases(request)
-    preserves_nothing(request)
     check_trainable(model)
     model.embed(request.names, clip_skip=request.clip_skip)  # a name that is too long is refused before all else
     check(request, config, copies)
-    told: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
 
     def objective(part: Request) -> Ablate:
-        made = Ablate(model, part, config, pictures, copies)
-        told[part.names[0]] = made.told
-        return made
+        ablate = Ablate(model, part, config, pictures, copies)
+        notes[part.names[0]] = ablate.told
+        return ablate
 
     with frozen(model.text_encoder):
-        eraser = train_eraser(model, request, config, work, objective)
-    return replace(eraser, provenance={**eraser.provenance, "ablated": told})
+        solution = train_concepts(model, request, config, context, write_snapshot, objective)
+    return replace(solution, notes={**solution.notes, "ablated": notes})
 
 
 def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -> None:
@@ -202,8 +200,8 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
             raise BadRequest("mem_impath is of a memorised picture; add --kind memorised, or leave it out.")
         return
     if memorised[0].guide:
-        told = f"ablate has no guide for a memorised picture; '{memorised[0].guide}' does not steer what it does."
-        warnings.warn(told, stacklevel=2)
+        message = f"ablate has no guide for a memorised picture; '{memorised[0].guide}' does not change its result."
+        warnings.warn(message, stacklevel=2)
     if not config.mem_impath:
         raise BadRequest(f"To ablate the memorised '{memorised[0].name}', give its picture with -s mem_impath=FILE.")
     if not Path(config.mem_impath).is_file():
@@ -231,6 +229,8 @@ METHOD = Method(
     edit="weight",
     config=AblateConfig,
     erase=erase,
-    only=drop_components,
-    needs=("work", "pictures", "copies"),
+    combine=combine_components,
+    uses_preserve=False,
+    needs=("context", "write_snapshot", "pictures", "copies"),
+    families=("sd",),
 )

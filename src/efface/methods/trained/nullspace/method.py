@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from efface.edits.kinds import WeightEdit
-from efface.eraser.eraser import Eraser
+from efface.edits.solution import Solution
 from efface.errors import BadInput, BadRequest
 from efface.methods.base import Latents, Method
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.closed_form.ridge import ridge
-from efface.methods.closed_form.tokens import base_of, only_erases, prompt_pairs, provenance
+from efface.methods.closed_form.tokens import prompt_pairs
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.methods.trained.nullspace.targets import Targets, TextTower
 from efface.models.model import Model
@@ -101,17 +101,15 @@ _NARROW = 8  # of a narrow layer, at least one direction in so many is free
 
 def erase(
     model: Model, request: Request, config: NullspaceConfig, latents: Latents, progress: Progress | None = None
-) -> Eraser:
+) -> Solution:
     """Edit a copy of the text encoder, concept after concept; the model's own stays as it is."""
-    only_erases(request)
-    started = time.perf_counter()
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
     embedded = model.embed(prompts, clip_skip=request.clip_skip)
     towards = model.embed(guides, clip_skip=request.clip_skip).tokens
     tower = TextTower(model, config.layers, request.clip_skip)
     weights = {layer: _Weight(tower, layer, basis) for layer, basis in _free(tower, request, config).items()}
     targets = Targets(model, tower, latents, config)
-    solving = time.perf_counter()
+    started = time.perf_counter()
     for position, prompt in enumerate(prompts):
         ids = tower.ids([prompt])
         for epoch in range(config.epochs):
@@ -128,9 +126,9 @@ def erase(
     if not all(bool(weight.delta.isfinite().all()) for weight in weights.values()):
         raise BadInput(f"The targets that {model.name} leads to are not finite; open it in float32, or lower lr.")
     edits = tuple(stored(tower.names[weight.layer], weight.delta) for weight in weights.values())
-    told = provenance(config.model_dump(mode="json"), started, solving)
-    told["directions"] = {str(weight.layer): weight.basis.shape[1] for weight in weights.values()}
-    return Eraser(request, edits, base_of(model, embedded), {}, told)
+    directions = {str(weight.layer): weight.basis.shape[1] for weight in weights.values()}
+    notes = {"settings": config.model_dump(mode="json"), "directions": directions}
+    return Solution(request, edits, {}, notes, embedded, time.perf_counter() - started)
 
 
 class _Weight:
