@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def erase(
         BadInput: The request cannot be carried out; the message says what to change.
     """
     listed = read_preserved(Path(preserve_file)) if preserve_file else []
-    preserved = list(dict.fromkeys([*preserve, *listed]))
+    preserved = list(dict.fromkeys([*preserve, *listed])) if listed else list(preserve)
     if isinstance(concepts, Request):
         request = _extended(concepts, preserved, options) if preserved or options else concepts
     else:
@@ -144,14 +145,28 @@ def _measure(judge: Judge | str | None, model: Model, request: Request, trust_to
     """The shares of attributes among images, which debiasing needs; None for the goal "erase"."""
     if request.goal != "debias":
         return None
-    from efface.judges import open_judge
-    from efface.tools import measure_by
+    attributes = dict.fromkeys(name for concept in request.concepts for name in concept.attributes)
 
-    if judge is None or isinstance(judge, str):
-        attributes = dict.fromkeys(name for concept in request.concepts for name in concept.attributes)
+    @cache
+    def measure_of_judge() -> Measure:
+        # The judge is opened for the first image, after the request was checked.
+        from efface.judges import open_judge
+        from efface.tools import measure_by
+
+        if judge is not None and not isinstance(judge, str):
+            return measure_by(judge, model)
         name = judge or model.default_judge or _CLIP
-        judge = open_judge(name, tuple(attributes), str(model.device), trust_torchscript)
-    return measure_by(judge, model)
+        try:
+            return measure_by(open_judge(name, tuple(attributes), str(model.device), trust_torchscript), model)
+        except BadInput as error:
+            if judge is not None:
+                raise
+            raise BadRequest(f"Debiasing needs a judge; give one with --judge. The default failed: {error}") from error
+
+    def measure(*arguments: Any, **options: Any) -> Sequence[float]:
+        return measure_of_judge()(*arguments, **options)
+
+    return measure
 
 
 def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: bool) -> CopyDetector | None:
