@@ -58,15 +58,16 @@ def open_model(
     """Open a model; its parts are loaded when they are first used.
 
     Args:
-        model: `emoji`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with `#ema` behind
-            its name, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are then shared. A
-            model that is open already is returned as it is.
-        device: where to put the parts; a pipeline's stay where they are.
-        dtype: type of the parts; None is float32, and a pipeline's own.
-        config: a diffusers folder with a checkpoint's configuration and tokenizer, where it is not as published.
+        model: `emoji`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with the suffix
+            `#ema`, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are shared. A `Model`
+            is returned unchanged.
+        device: The device of the parts; the parts of a pipeline stay where they are.
+        dtype: The type of the parts; None is float32, or the type of the pipeline.
+        config: A diffusers folder with the configuration and tokenizer of a checkpoint, if they are not the published
+            ones.
 
     Raises:
-        BadInput: there is no such model; the message says what was tried.
+        BadInput: There is no such model; the message lists what was tried.
     """
     if isinstance(model, Model):
         return model
@@ -77,7 +78,7 @@ def open_model(
     name = str(model)
     checkpoint = _checkpoint(name, config)
     if checkpoint is None and config is not None:
-        raise BadInput(f"{name} is no checkpoint in one file, and takes no config of another folder; leave it away.")
+        raise BadInput(f"{name} is not a single-file checkpoint and takes no config; leave it out.")
     folder = checkpoint or _folder(name)
     pipeline = str(folder.index().get("_class_name"))
     family = _known([pipeline]) or _generic(pipeline, name)
