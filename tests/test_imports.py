@@ -44,7 +44,7 @@ ORDER = (
 )
 
 #: Parts whose imports are not in order yet. Only remove entries.
-PENDING = frozenset({"models", "apply", "methods", "eraser", "protocols"})
+PENDING = frozenset({"protocols"})
 
 Graph = Mapping[str, frozenset[str]]
 

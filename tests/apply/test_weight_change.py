@@ -27,7 +27,7 @@ def literal(eraser: efface.Eraser, model: Model) -> float:
 @pytest.mark.parametrize("options", [{}, {"variant": "window", "technique": "tensor"}])
 def test_it_is_the_change_of_the_baked_weights(tiny_model: Model, options: dict[str, Any]) -> None:
     eraser = efface.erase(tiny_model, "cat", "dog", **options)
-    assert weight_change(eraser, tiny_model) == pytest.approx(literal(eraser, tiny_model), rel=1e-4)
+    assert weight_change(eraser.edits, tiny_model) == pytest.approx(literal(eraser, tiny_model), rel=1e-4)
 
 
 def test_edits_of_the_text_and_of_weights_add_up_as_they_are_baked(tiny_model: Model) -> None:
@@ -40,9 +40,9 @@ def test_edits_of_the_text_and_of_weights_add_up_as_they_are_baked(tiny_model: M
     deltas = [torch.randn(shape, generator=generator) for shape in shapes]
     weights = [WeightEdit(f"denoiser.{name}", delta=deltas[0]), WeightEdit(f"text_encoder.{other}", delta=deltas[1])]
     eraser = replace(efface.erase(tiny_model, "cat", "dog"), edits=(*text, *weights))
-    assert weight_change(eraser, tiny_model) == pytest.approx(literal(eraser, tiny_model), rel=1e-4)
+    assert weight_change(eraser.edits, tiny_model) == pytest.approx(literal(eraser, tiny_model), rel=1e-4)
 
 
 def test_what_is_in_no_weight_has_no_change(tiny_model: Model) -> None:
     guard = efface.erase(tiny_model, "cat", method="negative")
-    assert weight_change(guard, tiny_model) is None
+    assert weight_change(guard.edits, tiny_model) is None

@@ -1,46 +1,46 @@
-"""How far an eraser moves a model's weights: the tie-break of the U&ME challenge (ICCV 2025).
+"""How far edits move a model's weights: the tie-break of the U&ME challenge (ICCV 2025).
 
     |theta' - theta|_F / #theta
 
-over the denoiser and the text encoders, with an edit of the text as it is in weights, W' = (W + delta) (I + L R^T).
+over the denoiser and the text encoders; a text edit counts as it is when baked, W' = (W + delta) (I + L R^T).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from efface.apply.bake import summed
-from efface.edits.kinds import TextEdit, WeightEdit
+from efface.edits.kinds import Edit, TextEdit, WeightEdit, kind_of
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
-    from efface.eraser.eraser import Eraser
-    from efface.models import Model
+    from efface.models.model import Model
 
 
 @torch.no_grad()
-def weight_change(eraser: Eraser, model: Model) -> float | None:
-    """The change a parameter; None where a part of the edit is in no weight (a guard, text that no linear map reads).
+def weight_change(edits: Sequence[Edit], model: Model) -> float | None:
+    """The change per parameter; None if an edit is in no weight (a guard, or text that no linear map reads).
 
     Args:
-        eraser: what is measured.
-        model: a model that it is made for, with no eraser on it.
+        edits: The edits of an eraser.
+        model: A model that they are made for, unedited.
     """
-    if eraser.kind_of_edit == "guard":
+    if kind_of(edits) == "guard":
         return None
     deltas: dict[tuple[str, str], list[WeightEdit]] = {}
     texts: dict[tuple[str, str], list[TextEdit]] = {}
-    for edit in eraser.edits:
+    for edit in edits:
         if isinstance(edit, WeightEdit):
             part, _, name = edit.parameter.partition(".")
             deltas.setdefault((part, name), []).append(edit)
     try:
         # In the order in which they are baked: the text passes the first edit first.
-        for edit in reversed([edit for edit in eraser.edits if isinstance(edit, TextEdit)]):
+        for edit in reversed([edit for edit in edits if isinstance(edit, TextEdit)]):
             for name in model.reading(edit.stream).text_parameters():
                 texts.setdefault(("denoiser", name), []).append(edit)
     except BadInput:

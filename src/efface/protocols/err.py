@@ -101,7 +101,7 @@ def evaluate(
     for name, eraser in erasers.items():
         edited = judged(model, plans[name], judge, questions, sampling, out, name, eraser, progress)
         result = compared(plans[name], edited, base, judge, found[name].failed)
-        results[name] = replace(result, weight_change=weight_change(eraser, model))
+        results[name] = replace(result, weight_change=weight_change(eraser.edits, model))
     recall, wrong = calibrate(asked, base, judge)
     facts = provenance(model, erasers, judge, questions, sampling, n, seed)
     if inputs:
