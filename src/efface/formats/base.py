@@ -62,7 +62,7 @@ class Exporter:
     takes_rank: bool = False
 
 
-def provenance_of(eraser: Eraser) -> str:
+def provenance_json(eraser: Eraser) -> str:
     """The provenance of an exported eraser as JSON: its request, and the record of its solution."""
     from efface.eraser.file import header_of
 
@@ -86,7 +86,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, forc
     """
     # Copies, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"format": "pt", PROVENANCE: provenance_of(eraser)} | {
+    header = {"format": "pt", PROVENANCE: provenance_json(eraser)} | {
         name: str(value) for name, value in metadata.items()
     }
     with atomic(path, force) as temporary:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from efface.eraser.attach import bake
 from efface.errors import BadFile
-from efface.formats.base import Exported, Exporter, provenance_of
+from efface.formats.base import Exported, Exporter, provenance_json
 from efface.models.storage.folder import INDEX
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
     baked = bake(eraser, model, force=True)
     try:
         model.pipeline().save_pretrained(temporary)
-        (temporary / "efface.json").write_text(provenance_of(eraser) + "\n", encoding="utf-8")
+        (temporary / "efface.json").write_text(provenance_json(eraser) + "\n", encoding="utf-8")
         _replace(target, temporary)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from efface.errors import BadInput
+from efface.generation.folder import Pixels
 from efface.generation.jobs import Job, Sampling, guidance_option
 from efface.generation.schedulers import make_scheduler
 from efface.models import Model
 from efface.models.pretrained import no_progress_bar
 from efface.progress import Progress
-
-Pixels = NDArray[np.uint8]
 
 
 def sample_by_pipeline(

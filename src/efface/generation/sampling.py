@@ -24,13 +24,12 @@ from torch import Tensor
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput, BadRequest
+from efface.generation.folder import Pixels
 from efface.generation.jobs import Job, Sampling
 from efface.generation.schedulers import make_scheduler
 from efface.models import Embedded, Model
 from efface.models.denoising import Conditions, guided
 from efface.progress import Progress
-
-Pixels = NDArray[np.uint8]
 
 #: Pixels that are decoded together: 256 images of 64 x 64, 4 of 512 x 512.
 _DECODED_AT_ONCE = 1 << 20
