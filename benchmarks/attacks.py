@@ -73,9 +73,9 @@ def nearest_words(
 
 def shifted(model: Model, edit: TextEdit, thing: WorldObject, texts: Sequence[str]) -> tuple[Tensor, float]:
     """The embedded prompts of the guide with the shift of a gradient search, and the score of the search."""
-    (path,) = robust_gradient.paths(model, (thing.name,), (thing.guide,), None, TRAJECTORIES, SEED)
+    (path,) = robust_gradient.denoising_paths(model, (thing.name,), (thing.guide,), None, TRAJECTORIES, SEED)
     concept, guide = (model.last_tokens([name]).double()[0] for name in (thing.name, thing.guide))
-    shift, score = robust_gradient.search(model, edit, path, concept - guide, STEPS)
+    shift, score = robust_gradient.search_shift(model, edit, path, concept - guide, STEPS)
     embedded = model.embed(texts)
     mask = torch.arange(embedded.tokens.shape[1])[None, :, None] >= embedded.last[:, None, None]
     return embedded.tokens.double() + mask * shift, score

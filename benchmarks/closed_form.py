@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from efface.methods.closed_form.ridge import PreservedTokens, solve
+from efface.methods.closed_form.ridge import PreservedTokens, solve_ridge
 from pages import Page, machine, table, write
 
 LAMB = 0.5
@@ -89,7 +89,7 @@ def efface(weights: list[Tensor], edited: Tensor, guides: Tensor, preserved: Ten
     started = time.perf_counter()
     kept = PreservedTokens(edited.shape[1])
     kept.add(preserved)
-    edit = solve(edited.double(), guides.double(), kept, erase_scale=1.0, preserve_scale=1.0, lamb=LAMB)
+    edit = solve_ridge(edited.double(), guides.double(), kept, erase_scale=1.0, preserve_scale=1.0, lamb=LAMB)
     solved = time.perf_counter() - started
     for weight in weights:
         weight.copy_(edit.on(weight))

@@ -12,7 +12,7 @@ import efface
 from efface import BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
 from efface.eraser.certificate import certify, holding, uncertified
 from efface.methods.closed_form.bounds import certificates, free_residuals, text_nearest, text_residuals
-from efface.methods.closed_form.ridge import PreservedTokens, solve
+from efface.methods.closed_form.ridge import PreservedTokens, solve_ridge
 from efface.models.text_gram import TextGram, text_gram
 from support import random
 
@@ -37,7 +37,7 @@ def tokens(count: int, seed: int) -> Tensor:
 
 
 def ridge() -> TextEdit:
-    return solve(tokens(2, 1), tokens(2, 2), PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.1)
+    return solve_ridge(tokens(2, 1), tokens(2, 2), PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.1)
 
 
 def projection(rank: int) -> TextEdit:

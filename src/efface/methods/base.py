@@ -1,4 +1,8 @@
-"""What a method is: its sources, its settings, a function that solves a request, and one that combines solutions."""
+"""The contract of a method, and the protocols of the tools that a method receives by name.
+
+A method names its sources and its settings, has a function that solves a request, and may have a function that combines
+solutions.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ Tool = Literal["context", "copies", "latents", "measure", "pictures", "progress"
 
 
 class Latents(Protocol):
-    """Draws with the unedited model."""
+    """Samples latents with the unedited model."""
 
     def __call__(
         self,
@@ -33,12 +37,27 @@ class Latents(Protocol):
         sampler: str,
         clip_skip: int | None = None,
     ) -> Tensor:
-        """The latents of one prompt, one a seed, (n, C, h, w), float32."""
+        """Sample the latents of one prompt.
+
+        Args:
+            prompt: The prompt.
+            seeds: The seed of each sample.
+            steps: The number of sampling steps.
+            guidance: The guidance scale.
+            sampler: The name of the sampler.
+            clip_skip: The number of last layers of the text encoder to skip.
+
+        Returns:
+            The latents, one per seed, (n, C, h, w), float32.
+        """
         ...
 
 
 class Pictures(Protocol):
-    """Draws with the unedited model, no picture twice; or reads what somebody drew. Pictures are (H, W, 3)."""
+    """Generates images with the unedited model and caches them, or reads the images of a folder.
+
+    An image is an array (H, W, 3).
+    """
 
     def draw(
         self,
@@ -52,24 +71,38 @@ class Pictures(Protocol):
         clip_skip: int | None = None,
         what: str = "pictures",
     ) -> Sequence[NDArray[np.uint8]]:
-        """A picture for each prompt and its seed; `what` is being done, for whom it is told."""
+        """Generate one image for each prompt and its seed.
+
+        Args:
+            prompts: The prompts.
+            seeds: The seed of each prompt.
+            steps: The number of sampling steps.
+            guidance: The guidance scale.
+            sampler: The name of the sampler.
+            negative: The negative prompt.
+            clip_skip: The number of last layers of the text encoder to skip.
+            what: The name of the task for the progress callback.
+
+        Returns:
+            The images, each (H, W, 3).
+        """
         ...
 
     def read(self, folder: Path) -> Iterable[tuple[str, NDArray[np.uint8]]]:
-        """A folder's pictures one by one, each with the prompt that it was drawn by, "" where that is not known."""
+        """The images of a folder, (H, W, 3) each, with their prompts; the prompt is "" where it is unknown."""
         ...
 
 
 class CopyDetector(Protocol):
-    """Compares pictures."""
+    """Detects copies of an image."""
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]], original: Path) -> Sequence[bool]:
-        """Whether each of some pictures, all of one size, is a copy of the one in a file."""
+        """Whether each image (H, W, 3), all of one size, is a copy of the image in the file `original`."""
         ...
 
 
 class Measure(Protocol):
-    """Draws and judges."""
+    """Generates images with an edited model and measures which attributes they show."""
 
     def __call__(
         self,
@@ -82,12 +115,25 @@ class Measure(Protocol):
         guidance: float,
         clip_skip: int | None = None,
     ) -> Sequence[float]:
-        """The share of one prompt's images, drawn with `edits` on the model, that show each attribute most."""
+        """Measure the shares of attributes among the images of one prompt.
+
+        Args:
+            prompt: The prompt.
+            attributes: The attributes. Each image counts for the attribute that it shows most clearly.
+            edits: The edits to apply to the model.
+            seeds: The seed of each image.
+            steps: The number of sampling steps.
+            guidance: The guidance scale.
+            clip_skip: The number of last layers of the text encoder to skip.
+
+        Returns:
+            The share of each attribute, in the order of `attributes`.
+        """
         ...
 
 
 class EraserReader(Protocol):
-    """Reads erasers that exist already."""
+    """Reads existing erasers."""
 
     def __call__(self, path: str) -> Sequence[Edit]:
         """The edits of an eraser's file, after checking that it was made for the model.
@@ -100,7 +146,7 @@ class EraserReader(Protocol):
 
 
 class SnapshotWriter(Protocol):
-    """Writes erasers while a training runs."""
+    """Writes erasers during a training."""
 
     def __call__(self, solution: Solution, path: Path) -> None:
         """Write the eraser that a solution makes at this step; an existing file is replaced."""
@@ -108,12 +154,12 @@ class SnapshotWriter(Protocol):
 
 
 class CannotCombine(Exception):  # noqa: N818 - an answer, not an error
-    """Solutions cannot be solved as one.
+    """Solutions cannot be combined into one.
 
     Args:
         reason: Why, as a clause that completes "cannot be solved together, as ...".
-        sum_is_exact: Whether the sum of their edits is what one request for all concepts would have made, so that
-            there is nothing to warn of.
+        sum_is_exact: Whether the sum of the edits equals the result of one request for all concepts, so that no
+            warning is needed.
     """
 
     def __init__(self, reason: str, sum_is_exact: bool = False) -> None:
@@ -123,24 +169,26 @@ class CannotCombine(Exception):  # noqa: N818 - an answer, not an error
 
 @dataclass(frozen=True)
 class Method:
-    """One way to erase.
+    """A method of erasing concepts.
 
     Attributes:
-        name: Its name on the command line.
+        name: The name on the command line.
         summary: One line for `efface methods`.
-        paper: Link to the paper.
-        repository: Link to the reference implementation.
-        edit: The kind of edit that it makes.
-        config: Its settings, with the published defaults.
+        paper: The link to the paper.
+        repository: The link to the reference implementation.
+        edit: The kind of edit that the method makes.
+        config: The class of its settings, with the published defaults.
         erase: (model, request, validated settings, **tools) -> the solution for the text stream that the model reads.
-        combine: (solutions of one configuration, request) -> the solution that erasing the concepts of `request` alone,
-            in one request, would have made, from what the solutions stored. With one solution it restores concepts;
-            with several it composes. Raises `CannotCombine` where that does not suffice. None: it never does.
-        goals: The goals that it can reach.
+        combine: (solutions of one configuration, request) -> the solution that one request for exactly the concepts of
+            `request` would have given, computed from the inputs that the solutions store. With one solution it restores
+            concepts; with several it composes. It raises `CannotCombine` if the stored inputs do not suffice. None if
+            the method cannot combine solutions at all.
+        goals: The goals that the method supports.
         uses_guides: Whether a concept's guide changes the result.
         uses_preserve: Whether the list of preserved prompts changes the result.
-        needs: The tools that `erase` receives by name, since no method imports the packages that make or judge images.
-        families: The families of models that it supports; None supports every one.
+        needs: The tools that `erase` receives by name. A method does not import the packages that generate or judge
+            images.
+        families: The families of models that the method supports; None for all families.
     """
 
     name: str
@@ -159,5 +207,5 @@ class Method:
 
     @property
     def trained(self) -> bool:
-        """Whether it trains in many steps, so that it can be interrupted and resumed."""
+        """Whether the method trains in many steps, so that a training can be interrupted and resumed."""
         return "context" in self.needs

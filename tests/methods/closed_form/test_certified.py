@@ -9,7 +9,7 @@ from torch import Tensor
 
 import efface
 from efface import BadRequest, Eraser, Model, TextEdit
-from efface.methods.closed_form.certified_solve import Problem, solve
+from efface.methods.closed_form.certified_solve import Problem, solve_certified
 from efface.models.text_gram import TextGram, text_gram
 from support import random, relative, the_edit
 
@@ -32,7 +32,7 @@ def problem(erased: int = 1, preserved: int = 8, gram: TextGram = GRAM) -> Probl
 
 def solved(of: Problem, **settings: Any) -> TextEdit:
     defaults: dict[str, Any] = {"cut": 1e-3, "concept_rank": None, "preserve_rank": None, "mu": 1.0}
-    return solve(of, **{**defaults, **settings})[0]
+    return solve_certified(of, **{**defaults, **settings})[0]
 
 
 def attack(edit: TextEdit, token: Tensor) -> float:
@@ -100,7 +100,7 @@ def test_only_leading_directions_are_kept_exactly_where_asked() -> None:
 
 
 def test_half_of_the_dimensions_is_left_to_erase() -> None:
-    said = solve(problem(1, 100), cut=1e-3, concept_rank=None, preserve_rank=None, mu=1.0)[1]
+    said = solve_certified(problem(1, 100), cut=1e-3, concept_rank=None, preserve_rank=None, mu=1.0)[1]
     assert said["dimensions_kept_exactly"] == WIDTH // 2
     assert said["preserve_directions_kept_exactly"] == WIDTH // 2 - 4
     assert said["preserve_directions_kept_approximately"] == WIDTH // 2
@@ -129,7 +129,7 @@ def test_a_direction_that_is_all_but_kept_is_left_alone() -> None:
     of = problem(2)
     near = of.edited.clone()
     near[1] = near[0] + 1e-6 * random(WIDTH, seed=6)
-    edit, said = solve(
+    edit, said = solve_certified(
         Problem(GRAM, near, of.guides[[0, 0]], of.fixed, of.preserved, 8),
         cut=1e-3,
         concept_rank=None,

@@ -11,11 +11,11 @@ from torch import Tensor
 import efface
 from efface import BadRequest, Concept, Eraser, Model, Request, TextEdit, open_model
 from efface.edits.kinds import describe
-from efface.methods.closed_form.ridge import PreservedTokens, solve
+from efface.methods.closed_form.ridge import PreservedTokens, solve_ridge
 from efface.methods.closed_form.robust import gradient as robust_gradient
 from efface.methods.closed_form.robust import problem as robust_problem
-from efface.methods.closed_form.robust.problem import RobustConfig, RobustProblem, exactly_kept, nearest_kept
-from efface.methods.closed_form.robust.search import derive, neighbours, reached
+from efface.methods.closed_form.robust.problem import RobustConfig, RobustProblem, fixed_rows, nearest_in_span
+from efface.methods.closed_form.robust.search import derive, nearest_preimages, neighbours
 from efface.methods.closed_form.tokens import Pairs, token_pairs
 from efface.models import Embedded
 from efface.models.text_gram import TextGram, text_gram
@@ -60,21 +60,21 @@ def names(of: RobustProblem) -> list[str]:
 
 
 def solved(of: RobustProblem, **options: Any) -> TextEdit:
-    return robust_problem.solve(of, RobustConfig(**options), names(of))[0]
+    return robust_problem.solve_robust(of, RobustConfig(**options), names(of))[0]
 
 
 def test_derive_is_the_regularised_least_squares_problem() -> None:
-    edit = solve(tokens(2, 1), tokens(2, 2), PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.1)
+    edit = solve_ridge(tokens(2, 1), tokens(2, 2), PreservedTokens(WIDTH), erase_scale=1, preserve_scale=1, lamb=0.1)
     aims, S = tokens(4, 6), GRAM.matrix
     operator = torch.eye(WIDTH, dtype=torch.float64) + edit.matrix
     expected = torch.linalg.solve(operator.T @ S @ operator + 1e-4 * S, operator.T @ S @ aims.T).T
-    assert relative(reached(edit, GRAM, aims), expected) < 1e-8
+    assert relative(nearest_preimages(edit, GRAM, aims), expected) < 1e-8
 
 
 def test_what_derive_scores_is_what_an_attack_leaves() -> None:
     of, targets = inputs(), pairs(4)
     edit = solved(of)
-    fixed = exactly_kept(of, RobustConfig())
+    fixed = fixed_rows(of, RobustConfig())
     seen = derive(edit, GRAM, targets, fixed, None, projected=True)
     difference = targets.edited - targets.guides
     left = attack(edit, difference + edit(targets.guides)) / GRAM.norms(difference)
@@ -87,20 +87,20 @@ def test_a_shift_is_erased_exactly_and_nothing_comes_as_near_as_before(concepts:
     of, targets, config = inputs(concepts), pairs(6), RobustConfig()
     aims = targets.edited - targets.guides
     edit = solved(of)
-    fixed = exactly_kept(of, config)
+    fixed = fixed_rows(of, config)
     for _ in range(4):
         before, free = attack(edit, aims), attack(edit, of.edited)
         seen = derive(edit, GRAM, targets, fixed, None, projected=True)
         found = seen.picked(0, 1, 1.0)
         assert len(found) == 1
-        of = of.with_found(found)
+        of = of.with_candidates(found)
         edit = solved(of)
         after = attack(edit, aims)
         assert bool((after >= before - 1e-9).all())
         assert bool((attack(edit, of.edited[:concepts]) >= free[:concepts] - 1e-9).all())
         worst = int((before / GRAM.norms(aims)).argmin())
         assert float(after[worst]) > float(before[worst]) + 1e-3
-        assert relative(edit(of.shifts), nearest_kept(GRAM, of.shifts, fixed)) < 1e-9
+        assert relative(edit(of.shifts), nearest_in_span(GRAM, of.shifts, fixed)) < 1e-9
         assert relative(edit(of.edited), of.guides) < 1e-9
         assert relative(edit(fixed), fixed) < 1e-9
     assert edit.rank == len(of.edited) + len(of.shifts) == concepts + 4
@@ -110,11 +110,11 @@ def test_a_shift_is_erased_exactly_and_nothing_comes_as_near_as_before(concepts:
 
 def test_what_promises_no_gain_is_left() -> None:
     of, targets, config = inputs(), pairs(6), RobustConfig(mu=0.0)
-    fixed = exactly_kept(of, config)
+    fixed = fixed_rows(of, config)
     edit = solved(of, mu=0.0)
     seen = derive(edit, GRAM, targets, fixed, None, projected=True)
     while found := seen.picked(0, 1, 1.0):
-        of = of.with_found(found)
+        of = of.with_candidates(found)
         edit = solved(of, mu=0.0)
         seen = derive(edit, GRAM, targets, fixed, None, projected=True)
         assert float(seen.scores[found[0].row]) > found[0].score + 0.05 - 1e-3  # the ridge
@@ -125,7 +125,7 @@ def test_what_promises_no_gain_is_left() -> None:
 def test_nearest_kept_is_the_projection_in_the_s_norm() -> None:
     fixed, shifts = tokens(4, 3), random(3, WIDTH, seed=8)
     weights = torch.linalg.lstsq(WEIGHT @ fixed.T, WEIGHT @ shifts.T).solution
-    assert relative(nearest_kept(GRAM, shifts, fixed), (fixed.T @ weights).T) < 1e-9
+    assert relative(nearest_in_span(GRAM, shifts, fixed), (fixed.T @ weights).T) < 1e-9
 
 
 def test_words_count_for_the_concept_that_they_are_nearest_to() -> None:
@@ -134,7 +134,7 @@ def test_words_count_for_the_concept_that_they_are_nearest_to() -> None:
     nothing = TextEdit(torch.zeros(WIDTH, 1, dtype=torch.float64), torch.zeros(WIDTH, 1, dtype=torch.float64))
     closed = torch.zeros(len(words), dtype=torch.bool)
     said = ["one", "two", "guide", "a", "b", "c"]
-    fixed = exactly_kept(of, RobustConfig())
+    fixed = fixed_rows(of, RobustConfig())
     seen = neighbours(nothing, GRAM, said, words, of.edited, of.guides, fixed, closed)
     for owner in range(2):
         (found,) = seen.picked(owner, 8, 0.5)
@@ -144,7 +144,7 @@ def test_words_count_for_the_concept_that_they_are_nearest_to() -> None:
     assert not bool(seen.open[2])  # a guide has no room outside of what is kept
     closed[0] = True
     assert not neighbours(nothing, GRAM, said, words, of.edited, of.guides, fixed, closed).picked(0, 8, 0.5)
-    edit = solved(of.with_found([one for owner in range(2) for one in seen.picked(owner, 8, 0.5)]))
+    edit = solved(of.with_candidates([one for owner in range(2) for one in seen.picked(owner, 8, 0.5)]))
     assert relative(edit(words[:2]), of.guides) < 1e-8
 
 
@@ -197,7 +197,7 @@ def test_without_rounds_it_is_certified_that_keeps_less_exactly(tiny_model: Mode
 
 def test_what_is_kept_is_not_erased_and_is_told_of(tiny_model: Model) -> None:
     near = robust(tiny_model, preserve=(), threshold=0.95, derive="none").provenance["search"][1]["found"][0]["what"]
-    with pytest.warns(UserWarning, match=f"'{near}' is kept, and brings 'cat' back"):
+    with pytest.warns(UserWarning, match=f"'{near}' is preserved, but restores 'cat'"):
         kept = robust(tiny_model, preserve=(near,), preserve_rank=1, threshold=0.95, derive="none")
     assert near in kept.provenance["coverage"]["kept_that_bring_back"]["cat"]
     assert near not in [one["what"] for of_round in kept.provenance["search"] for one in of_round["found"]]
@@ -214,15 +214,17 @@ def test_text_is_a_weaker_search_than_free(tiny_model: Model) -> None:
 def test_the_gradient_search_descends_to_what_the_picture_needs(tiny_model: Model) -> None:
     eraser = robust(tiny_model, rounds=0)
     edit = the_edit(eraser)
-    (path,) = robust_gradient.paths(tiny_model, ("cat",), ("dog",), None, 1, 0)
+    (path,) = robust_gradient.denoising_paths(tiny_model, ("cat",), ("dog",), None, 1, 0)
     shift = (eraser.inputs["edited"] - eraser.inputs["guides"])[0]
     nothing = TextEdit(0 * edit.left, 0 * edit.right)
-    assert robust_gradient.search(tiny_model, nothing, path, 0 * shift, 0)[1] == pytest.approx(1.0)  # the guide itself
-    started = robust_gradient.search(tiny_model, edit, path, shift, 0)[1]
-    found, score = robust_gradient.search(tiny_model, edit, path, shift, 16)
+    assert robust_gradient.search_shift(tiny_model, nothing, path, 0 * shift, 0)[1] == pytest.approx(
+        1.0
+    )  # the guide itself
+    started = robust_gradient.search_shift(tiny_model, edit, path, shift, 0)[1]
+    found, score = robust_gradient.search_shift(tiny_model, edit, path, shift, 16)
     assert score < started
     assert found.dtype == torch.float64
-    assert torch.equal(found, robust_gradient.search(tiny_model, edit, path, shift, 16)[0])
+    assert torch.equal(found, robust_gradient.search_shift(tiny_model, edit, path, shift, 16)[0])
 
 
 def test_the_gradient_search_takes_part(tiny_model: Model) -> None:
@@ -234,7 +236,7 @@ def test_the_gradient_search_takes_part(tiny_model: Model) -> None:
     assert eraser.hash == robust(tiny_model, rounds=1, **options).hash
 
 
-@pytest.mark.filterwarnings("ignore:.*is kept, and brings")
+@pytest.mark.filterwarnings("ignore:.*is preserved, but restores")
 @pytest.mark.parametrize("way", ["certified", "uce"])
 def test_a_file_gives_back_some_concepts_with_what_was_found_for_them(
     tiny_model: Model, tmp_path: Path, way: str
@@ -256,7 +258,7 @@ def test_a_file_gives_back_some_concepts_with_what_was_found_for_them(
     assert [describe(edit) for edit in part.edits] == [{"edit": "text", "stream": "text"}]
 
 
-@pytest.mark.filterwarnings("ignore:.*is kept, and brings")
+@pytest.mark.filterwarnings("ignore:.*is preserved, but restores")
 @pytest.mark.parametrize("way", ["certified", "uce"])
 def test_erasers_are_joined_with_what_each_found(tiny_model: Model, way: str) -> None:
     def erase(names: list[str], preserve: list[str]) -> Eraser:

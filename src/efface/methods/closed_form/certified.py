@@ -1,27 +1,28 @@
-"""The certified eraser: the operator that no embedding can undo further than its certificate says.
+"""The certified eraser: an operator that comes with a bound on how far any embedding can restore a concept.
 
-The tokens C of the concepts become their guides G; the tokens B, the guides among them, stay as they are. Then
+The tokens C of the concepts become their guides G. The tokens B, which include the guides, do not change. Then
 
     M = I - (C - G) X^T,   X^T B = 0,   X^T C = I,   M C = G,   M B = B,   M M = M         (tokens as columns)
 
-for every such X, and M, a projection, is singular: range(M) = {y : X^T y = 0}. So the keys and values of the tokens C
-are missed by (X^T S^-1 X)^-1, as the certificate `free` measures it (see `efface.eraser.certificate`). The X that makes
-this largest, for all tokens at once, is the best linear unbiased estimator's
+for every such X, and M, a projection, is singular: range(M) = {y : X^T y = 0}. So the squared distance of the range
+from the keys and values of the tokens C is (X^T S^-1 X)^-1, the square of the certificate `free` without its
+denominator (see `efface.eraser.certificate`). The X that maximises it, for all tokens at once, is the best linear
+unbiased estimator,
 
     X = S C_o (C_o^T S C_o)^+,   C_o = C - B (B^T S B)^+ B^T S C,   rho_free(c) = |c_o|_S / |c|_S
 
-and no linear operator that leaves B alone has a larger one, for its range holds span(B), from which c is that far. A
-direction of C with |c_o|_S below `cut` |c|_S has nearly all it has in common with B: it stays where it is.
+and no linear operator that leaves B unchanged has a larger one, since its range contains span(B), and this is the
+distance of c from span(B). A direction of C with |c_o|_S below `cut` |c|_S lies almost in span(B) and is not changed.
 
-Nothing of B moves, so B cannot have all d dimensions. What must not move is the guides and all tokens of the empty
-prompt: guidance compares every picture with it, so that an empty prompt that moves changes every picture. Then come the
-preserved tokens P: exactly, while everything exact takes at most half of d; else their leading directions in the S norm
-(`preserve_rank`), and the rest as far as it is worth it: w = X e minimises
+B is preserved exactly, so it must not span all d dimensions. It contains the guides and all tokens of the empty prompt:
+guidance compares every image with the empty prompt, so a change of it would change every image. It also contains the
+preserved tokens P, if B then has at most d / 2 dimensions; otherwise their leading directions in the S norm
+(`preserve_rank`). The other directions of P are preserved approximately, with weight mu: w = X e minimises
 
     |c|_S^2 w^T S^-1 w + mu w^T Sigma w,   Sigma = mean of p p^T:      1 / rho^2 + mu (mean squared leak w^T p)^2
 
-which is the same solution with (S^-1 + mu / |c|_S^2 Sigma)^-1 for S. What is kept only approximately is measured and
-told in the provenance.
+which is the same solution with (S^-1 + mu / |c|_S^2 Sigma)^-1 in place of S. The changes of tokens that are preserved
+approximately are measured and recorded in the provenance.
 
 This method is efface's own. It has no paper.
 """
@@ -39,7 +40,7 @@ from torch import Tensor
 from efface.edits.kinds import TextEdit
 from efface.edits.solution import Solution
 from efface.methods.base import Method
-from efface.methods.closed_form.certified_solve import Problem, changes, guide_error, solve
+from efface.methods.closed_form.certified_solve import Problem, changes, guide_error, solve_certified
 from efface.methods.closed_form.ridge import PreservedTokens
 from efface.methods.closed_form.stored import stored_preserved, stored_tokens
 from efface.methods.closed_form.tokens import BATCH, token_pairs
@@ -50,18 +51,20 @@ from efface.settings import Settings
 
 
 class CertifiedConfig(Settings):
-    """What to cover, and what to give for it.
+    """Settings of the certified eraser.
 
     Attributes:
-        tokens: the last subject token of the concept (`last`), or all from there through the last padding (`window`),
-            which moves unrelated prompts far: these tokens differ little from the ones that are kept.
-        expand_prompts: cover the concept in five templates as well.
-        concept_rank: cover only so many leading directions of the concepts' tokens; None covers all.
-        cut: leave directions of the concepts alone that have less than this share outside what is kept.
-        preserve_tokens: of a preserved prompt, keep the last subject token, or all (`all`; takes many more dimensions).
-        preserve_rank: keep so many leading directions of the preserved tokens exactly; None keeps them all while they,
-            the guides and the empty prompt take at most half of d, else as many as fit in that half.
-        mu: what the rest of the preserved tokens is worth; at 100, a mean leak of a tenth weighs as much as a rho of 1.
+        tokens: Which tokens are erased: the last subject token of the concept (`last`), or all tokens from there
+            through the last padding (`window`). `window` moves unrelated prompts far, since the padding tokens of
+            different prompts differ little.
+        expand_prompts: Whether to erase the concept in five templates as well.
+        concept_rank: The largest number of leading directions of the concepts' tokens to erase; None for all.
+        cut: The share below which the part of a direction outside of the preserved tokens is too small to erase it.
+        preserve_tokens: Which tokens of a preserved prompt are preserved: the last subject token (`last`), or all
+            (`all`), which takes many more dimensions.
+        preserve_rank: The number of leading directions of the preserved tokens to preserve exactly. None is all of them
+            if they, the guides and the empty prompt take at most half of d, otherwise as many as fit in that half.
+        mu: The weight of the other preserved directions. At 100, a mean leak of 0.1 weighs as much as a rho of 1.
     """
 
     tokens: Literal["last", "window"] = "last"
@@ -74,7 +77,16 @@ class CertifiedConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: CertifiedConfig) -> Solution:
-    """Solve for a request; of the model, only the text encoder and S are used."""
+    """Solve for a request. Only the model's text encoder and S are used.
+
+    Args:
+        model: The model.
+        request: The concepts, their guides and the preserved prompts.
+        config: The settings.
+
+    Raises:
+        BadRequest: The preserved tokens leave nothing of a concept to erase.
+    """
     pairs = token_pairs(model, request, "token" if config.tokens == "last" else "window", config.expand_prompts)
     preserved, count = PreservedTokens(model.width), 0
     for tokens in _preserved_tokens(model, request, config):
@@ -116,9 +128,9 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
 
 
 def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConfig) -> tuple[TextEdit, dict[str, Any]]:
-    """The edit, and how many directions of what it covers and preserves."""
+    """The edit, and the numbers of directions that it covers and preserves."""
     preserved = PreservedTokens.from_tensors(inputs, inputs["edited"].shape[1])
-    # Of more tokens than dimensions only the Gram matrix is known: its square root has the same directions.
+    # Only the Gram matrix of many tokens is stored. Its square root has the same directions.
     rows = preserved.rows if preserved.gram is None else TextGram(preserved.gram).root
     problem = Problem(
         gram=TextGram(inputs["S"]),
@@ -128,14 +140,17 @@ def _solve(request: Request, inputs: Mapping[str, Tensor], config: CertifiedConf
         preserved=rows,
         count=int(inputs["preserve.count"]),
     )
-    edit, coverage = solve(
+    edit, coverage = solve_certified(
         problem, cut=config.cut, concept_rank=config.concept_rank, preserve_rank=config.preserve_rank, mu=config.mu
     )
     return edit, {**coverage, "guide_error": guide_error(edit, problem, inputs["owner"], request.names)}
 
 
 def _preserved_tokens(model: Model, request: Request, config: CertifiedConfig) -> Iterator[Tensor]:
-    """The tokens of the preserved prompts that count, (n, 1 a text encoder or T, d), in batches."""
+    """The tokens of the preserved prompts that are used, (n, k, d), in batches.
+
+    k is the number of text encoders, or T.
+    """
     prompts = _prompts(request)
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
@@ -144,20 +159,20 @@ def _preserved_tokens(model: Model, request: Request, config: CertifiedConfig) -
 
 
 def _tokens_per_prompt(parts: Sequence[Solution]) -> int:
-    """The number of tokens that count of each preserved prompt; 0 if there is none."""
+    """The number of tokens that are used of each preserved prompt; 0 if no prompt is preserved."""
     counts = [(int(part.inputs["preserve.count"]), len(_prompts(part.request))) for part in parts]
     return next((tokens // prompts for tokens, prompts in counts if prompts), 0)
 
 
 def _prompts(request: Request) -> list[str]:
-    """The preserved prompts but the empty one, which is kept in any case."""
+    """The preserved prompts except the empty one, which is always preserved."""
     return [prompt for prompt in request.preserve if prompt.strip()]
 
 
 def _approximate(
     model: Model, request: Request, config: CertifiedConfig, gram: TextGram, edit: TextEdit
 ) -> dict[str, Any]:
-    """How far preserved prompts move that are not kept exactly: relative, in the S norm, at their worst token."""
+    """The relative changes of the preserved prompts in the S norm, each at its worst token, summarised."""
     moved: list[float] = []
     for tokens in _preserved_tokens(model, request, config):
         flat = tokens.flatten(0, 1)
@@ -166,9 +181,9 @@ def _approximate(
     return changes(_prompts(request), moved)
 
 
-METHOD = Method(
+ENTRY = Method(
     name="certified",
-    summary="Sends a concept exactly to its guide by the operator that is hardest to undo, and says how hard.",
+    summary="Maps a concept exactly to its guide by the operator that is hardest to undo, with a certified bound.",
     paper="none: efface's own",
     repository="none: efface's own",
     edit="text",

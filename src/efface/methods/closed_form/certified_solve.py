@@ -1,6 +1,6 @@
-"""The solve of the certified eraser, in coordinates where the S norm is the Euclidean one; see `certified`.
+"""The solver of the certified eraser, in coordinates where the S norm is Euclidean; see `certified`.
 
-With F^T F = S, x -> F x, and Q an orthonormal basis of F B: F C_o = (I - Q Q^T) F C = U diag(s) V^T, so that
+The coordinates are F x with F^T F = S. With Q an orthonormal basis of F B, F C_o = (I - Q Q^T) F C = U diag(s) V^T, and
 
     M = I - (C - G) V diag(s)^-1 U^T F.
 """
@@ -20,22 +20,22 @@ from efface.methods.closed_form.ridge import check_finite
 from efface.models.text_gram import TextGram
 
 _MOVED = 1e-8  # relative change of a preserved token that is more than rounding
-_LISTED = 10
-_STAYED = 0.9  # share of its way to the guide that is left: then a token was not erased
+_LISTED = 10  # prompts in the list of the largest changes
+_STAYED = 0.9  # share of the distance to the guide; a token that is left farther away was not erased
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What to send where and what to keep; tokens as rows, float64.
+    """The edited tokens, their guides and the preserved tokens, as rows, float64.
 
     Attributes:
-        gram: S.
-        edited: C, (n, d).
-        guides: G, (n, d).
-        fixed: what must not move, the guides among it, (m, d).
-        preserved: P, (p, d); or other rows with the same P^T P.
-        count: how many tokens P^T P sums.
-        asked: how many of the first rows of C set what mu is worth; None is all of them.
+        gram: The matrix S.
+        edited: The edited tokens C, (n, d).
+        guides: Their guides G, (n, d).
+        fixed: The tokens that must not move, the guides included, (m, d).
+        preserved: The preserved tokens P, (p, d), or other rows with the same P^T P.
+        count: The number of tokens in the sum P^T P.
+        asked: The number of first rows of C whose mean norm scales mu; None for all rows.
     """
 
     gram: TextGram
@@ -47,42 +47,57 @@ class Problem:
     asked: int | None = None
 
 
-def solve(
+def solve_certified(
     problem: Problem, *, cut: float, concept_rank: int | None, preserve_rank: int | None, mu: float
 ) -> tuple[TextEdit, dict[str, Any]]:
-    """The operator, and how many directions of what it covers and keeps."""
+    """Solve for the operator.
+
+    Args:
+        problem: The tokens and S.
+        cut: The share of the longest edited token below which a direction is left alone.
+        concept_rank: The largest number of directions of the concepts to cover; None for all.
+        preserve_rank: The largest number of directions of the preserved tokens to preserve exactly; None for as many as
+            fit in half of the text width.
+        mu: The weight of the directions that are preserved approximately.
+
+    Returns:
+        The edit, and the numbers of directions that it covers and preserves, by name.
+
+    Raises:
+        BadInput: An embedding is not finite.
+    """
     check_finite(problem.edited, problem.guides, problem.fixed, problem.preserved)
     exact, rank = _exact(problem, preserve_rank)
-    kept_exactly = len(exact) if len(exact) < rank else rank
+    exact_directions = len(exact) if len(exact) < rank else rank
     root = problem.gram.root
-    if mu > 0 and kept_exactly < rank:
+    if mu > 0 and exact_directions < rank:
         root = _softened(problem, mu)
-    basis = span((torch.cat([problem.fixed, exact]) @ root.T).T)
-    outside = apart((problem.edited @ root.T).T, basis)
+    basis = orthonormal_span((torch.cat([problem.fixed, exact]) @ root.T).T)
+    outside = orthogonal_part((problem.edited @ root.T).T, basis)
     left, values, right = torch.linalg.svd(outside, full_matrices=False)
     size = problem.gram.norms(problem.edited).max()
     covered = values > cut * size
     if concept_rank is not None:
         covered[concept_rank:] = False
-    # Against rounding: U is orthogonal to what is kept only as far as the difference that made it was large.
-    left = apart(left[:, covered], basis)
+    # Rounding leaves U slightly off the orthogonal complement of the basis where the projected tokens are short.
+    left = orthogonal_part(left[:, covered], basis)
     moves = (problem.guides - problem.edited).T @ (right[covered].T / values[covered])
     orthonormal, triangle = torch.linalg.qr(root.T @ left)
-    said = {
+    coverage = {
         "concept_directions": int(covered.sum()),
         "concept_directions_left_alone": len(problem.edited) - int(covered.sum()),
         "dimensions_kept_exactly": basis.shape[1],
-        "preserve_directions_kept_exactly": kept_exactly,
-        "preserve_directions_kept_approximately": rank - kept_exactly,
+        "preserve_directions_kept_exactly": exact_directions,
+        "preserve_directions_kept_approximately": rank - exact_directions,
     }
-    return TextEdit(moves @ triangle.T, orthonormal), said
+    return TextEdit(moves @ triangle.T, orthonormal), coverage
 
 
 def _exact(problem: Problem, limit: int | None) -> tuple[Tensor, int]:
-    """What of the preserved tokens to keep exactly, as rows, and how many directions they have beside `fixed`."""
+    """The preserved tokens to preserve exactly, as rows, and the number of their directions outside of `fixed`."""
     root = problem.gram.root
-    basis = span(root @ problem.fixed.T)
-    directions = span(apart(root @ problem.preserved.T, basis))
+    basis = orthonormal_span(root @ problem.fixed.T)
+    directions = orthonormal_span(orthogonal_part(root @ problem.preserved.T, basis))
     rank = directions.shape[1]
     if limit is None:
         limit = max(0, problem.gram.matrix.shape[0] // 2 - basis.shape[1])
@@ -101,30 +116,30 @@ def _softened(problem: Problem, mu: float) -> Tensor:
 
 
 def guide_error(edit: TextEdit, problem: Problem, owner: Tensor, names: Sequence[str]) -> float:
-    """How far, at worst, a token of C is read from its guide, as a share of the way there.
+    """The largest remaining distance of an edited token from its guide, as a share of its original distance.
 
     Args:
-        edit: the operator.
-        problem: that it solves.
-        owner: (n,), position in `names` of the concept that a token of C belongs to.
-        names: the concepts.
+        edit: The solution of the problem.
+        problem: The problem.
+        owner: The position in `names` of the concept of each edited token, (n,).
+        names: The concepts.
 
     Raises:
-        BadRequest: of some concept, nothing moved.
+        BadRequest: No token of some concept was erased.
     """
     way = (problem.edited - problem.guides).norm(dim=1)
     missed = ((edit(problem.edited) - problem.guides).norm(dim=1) / way).nan_to_num(0.0)
     for position, name in enumerate(names):
         if float(missed[owner == position].min()) > _STAYED:
             raise BadRequest(
-                f"What is kept leaves nothing of '{name}' to erase: preserve less, or less of it exactly "
-                "(preserve_rank), or take another guide."
+                f"The preserved prompts leave nothing of '{name}' to erase: preserve less, or less of it exactly "
+                "(preserve_rank), or choose another guide."
             )
     return float(missed.max())
 
 
 def changes(prompts: Sequence[str], moved: Sequence[float]) -> dict[str, Any]:
-    """What an eraser says of preserved prompts that are not kept exactly, by the relative change of each."""
+    """Summarise the relative changes of preserved prompts that are preserved approximately, for the provenance."""
     worst = sorted(zip(moved, prompts, strict=True), reverse=True)[:_LISTED]
     return {
         "preserved_approximately": sum(share > _MOVED for share in moved),
@@ -133,16 +148,19 @@ def changes(prompts: Sequence[str], moved: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def span(columns: Tensor) -> Tensor:
-    """An orthonormal basis of what the columns (r, m) span above rounding, leading directions first."""
+def orthonormal_span(columns: Tensor) -> Tensor:
+    """An orthonormal basis (r, k) of the span of the columns (r, m) up to rounding, leading directions first."""
     left, values, _ = torch.linalg.svd(columns, full_matrices=False)
     if not len(values):
         return left
     return left[:, values > max(columns.shape) * torch.finfo(values.dtype).eps * values.max()]
 
 
-def apart(columns: Tensor, basis: Tensor) -> Tensor:
-    """The part of the columns orthogonal to an orthonormal basis; twice, since once leaves rounding behind."""
+def orthogonal_part(columns: Tensor, basis: Tensor) -> Tensor:
+    """The part of the columns (r, m) orthogonal to an orthonormal basis (r, k), (r, m).
+
+    The projection is applied twice, since the first one leaves rounding errors.
+    """
     for _ in range(2):
         columns = columns - basis @ (basis.T @ columns)
     return columns

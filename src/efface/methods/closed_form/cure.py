@@ -1,16 +1,16 @@
-"""CURE: the directions of a concept's tokens are taken out of the text, those it shares with the retained ones are not.
+"""CURE: the directions of a concept's tokens are projected out of the text, except those shared with retained tokens.
 
     E_f = U_f S_f V_f^T,   E_r = U_r S_r V_r^T                             (tokens to forget and to retain as columns)
     P   = U diag(f(r_i)) U^T,   r_i = s_i^2 / sum_j s_j^2,   f(r) = alpha r / ((alpha - 1) r + 1)
     W'  = W (I - P_dis),   P_dis = P_f - P_f P_r                           for every W that reads text
 
-With one token to forget r = 1, and P_f is the projection on it whatever alpha: with nothing retained it reads as zero.
-There is no guide; alpha -> infinity makes P_f and P_r the projections on all that their tokens span.
+With one token to forget, r = 1 and P_f is the projection onto it for every alpha; if nothing is retained, the token
+becomes zero. There is no guide. For alpha -> infinity, P_f and P_r are the projections onto the spans of their tokens.
 
 Paper: https://arxiv.org/abs/2505.12677 (NeurIPS 2025). The authors' repository has no code of the method:
 https://github.com/ShristiDasBiswas/CURE-Concept-Unlearning-via-Orthogonal-Representation-Editing-in-Diffusion-Models
-The equations and the two values of alpha are as two independent reimplementations read the paper. Which tokens of a
-prompt are E's columns is not settled between them, and is a setting here.
+The equations and the two values of alpha follow two independent reimplementations of the paper. They differ in which
+tokens of a prompt are the columns of E, so that is a setting here.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from efface.models.text.embedded import Embedded
 from efface.request.record import Request
 from efface.settings import Settings
 
-_EPSILON = 1e-12  # of the largest singular value: below, a direction is rounding
+_EPSILON = 1e-12  # share of the largest singular value; smaller ones are rounding errors
 
 
 class CureConfig(Settings):
     """CURE's settings, by the paper's symbols.
 
     Attributes:
-        alpha: how far the weaker directions of a concept are taken out too, at least 1; None is 5 where a concept of
+        alpha: How strongly the weaker directions of a concept are removed too, at least 1; None is 5 if a concept of
             kind `unsafe` is erased, else 2.
-        tokens: which tokens of a prompt count: those of its words (`subject`), the last of them (`last`), or from the
-            first of them through the end and padding tokens (`window`).
-        retain_empty: retain the empty prompt too; with `window` it is what keeps the padding of every other prompt.
+        tokens: Which tokens of a prompt are used: those of its words (`subject`), the last of them (`last`), or from
+            the first of them through the end and padding tokens (`window`).
+        retain_empty: Whether to retain the empty prompt too. With `window` this preserves the padding of every prompt.
     """
 
     alpha: float | None = Field(default=None, ge=1)
@@ -55,7 +55,13 @@ class CureConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: CureConfig) -> Solution:
-    """Solve for a request; of the model, only the tokenizer and the text encoder are used."""
+    """Solve for a request. Only the model's tokenizer and text encoder are used.
+
+    Args:
+        model: The model.
+        request: The concepts and the preserved prompts.
+        config: The settings.
+    """
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     rows = _tokens(embedded, config)
     owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
@@ -94,9 +100,9 @@ def _solve(inputs: Mapping[str, Tensor], alpha: float) -> TextEdit:
     edited = inputs["edited"]
     check_finite(edited)
     directions, strengths = _spectrum(edited, alpha)
-    kept = PreservedTokens.from_tensors(inputs, edited.shape[1])
-    retained, keeps = _spectrum(kept.rows, alpha) if kept.gram is None else _spectrum_of(kept.gram, alpha)
-    right = directions - retained @ (keeps[:, None] * (retained.T @ directions))
+    tokens = PreservedTokens.from_tensors(inputs, edited.shape[1])
+    retained, weights = _spectrum(tokens.rows, alpha) if tokens.gram is None else _spectrum_of(tokens.gram, alpha)
+    right = directions - retained @ (weights[:, None] * (retained.T @ directions))
     return TextEdit(-directions * strengths, right)
 
 
@@ -121,7 +127,7 @@ def _expanded(directions: Tensor, singular: Tensor, alpha: float) -> tuple[Tenso
 
 
 def _tokens(embedded: Embedded, config: CureConfig) -> list[Tensor]:
-    """The tokens of each prompt that count, (n_i, d); of the empty prompt the start token, unless `window`."""
+    """The used tokens of each prompt, (n_i, d). For the empty prompt it is the start token, unless `window`."""
     rows: list[Tensor] = []
     for index in range(len(embedded.prompts)):
         counted: list[Tensor] = []
@@ -134,14 +140,14 @@ def _tokens(embedded: Embedded, config: CureConfig) -> list[Tensor]:
 
 
 def _retained(model: Model, request: Request, config: CureConfig) -> dict[str, Tensor]:
-    """What an eraser stores of the retained prompts: their tokens, and how many each has."""
-    prompts, kept, lengths = _prompts(request, config), PreservedTokens(model.width), list[int]()
+    """The tensors that an eraser stores for the retained prompts: their tokens, and the number of tokens of each."""
+    prompts, retained, lengths = _prompts(request, config), PreservedTokens(model.width), list[int]()
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip)
         tokens = _tokens(embedded, config)
         lengths += map(len, tokens)
-        kept.add(torch.cat(tokens))
-    return {**kept.tensors(), LENGTHS: torch.tensor(lengths, dtype=torch.long)}
+        retained.add(torch.cat(tokens))
+    return {**retained.tensors(), LENGTHS: torch.tensor(lengths, dtype=torch.long)}
 
 
 def _prompts(request: Request, config: CureConfig) -> list[str]:
@@ -149,9 +155,9 @@ def _prompts(request: Request, config: CureConfig) -> list[str]:
     return ["", *prompts] if config.retain_empty and "" not in prompts else prompts
 
 
-METHOD = Method(
+ENTRY = Method(
     name="cure",
-    summary="Takes a concept's directions out of the text by a spectral projection; keeps what it shares with others.",
+    summary="Projects a concept's directions out of the text, except those that it shares with preserved prompts.",
     paper="https://arxiv.org/abs/2505.12677",
     repository="https://github.com/ShristiDasBiswas/CURE-Concept-Unlearning-via-Orthogonal-Representation-Editing-in-Diffusion-Models",
     edit="text",

@@ -1,4 +1,4 @@
-"""Plain prompts of the world in general, which stand for what people ask a model for besides the erased concept."""
+"""Plain prompts about everyday scenes. They represent the prompts that have nothing to do with an erased concept."""
 
 EVERYDAY = (
     "a man riding a bicycle down a street",

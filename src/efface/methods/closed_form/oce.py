@@ -1,18 +1,19 @@
-"""OCE, orthogonal concept erasure: each value map is turned as a whole, so that no norm and no angle in it changes.
+"""OCE, orthogonal concept erasure: each value map is rotated, so that its norms and angles do not change.
 
     E   = orthonormal basis of the values W c_i / |W c_i|,   E_g likewise of the guides',   G = E E^T,   G_g = E_g E_g^T
     M   = -a G (I - G_g) + b sum_p (W p)(W p)^T + b_g W C_g W^T + lamb W W^T           (tokens as columns)
     Q   = U V^T of the SVD of M: the orthogonal matrix nearest to M,   W' = Q W
 
-C_g is the second moment of all tokens, start and end included, of prompts of the world in general; the reference takes
-captions of COCO, here it is the prompts of `everyday` and the preserved ones. All of M lives in the range of W, so Q
-is sought there: where W has more rows than columns, the SVD of the whole would leave it undetermined elsewhere.
+C_g is the second moment of all tokens, start and end included, of general prompts. The reference uses captions of COCO;
+here they are the prompts of `everyday` and the preserved prompts. The range of M is the range of W, so Q is computed
+there: if W has more rows than columns, the SVD of the full M does not determine Q outside of it.
 
 Paper: https://arxiv.org/abs/2605.28902 (ICML 2026). Reference: https://github.com/HansSunY/OCE (no licence: this is
-written from the formula). Its script turns the last coordinate axis around whenever det Q < 0, which is after every odd
-number of concepts: not the nearest rotation, and needless, as any orthogonal Q keeps norms and angles. Not done here.
-Its arguments' defaults (a 1, b 0.3, b_g 0.5, lamb 1.5) are far from what its scripts for each kind set: those are the
-defaults here.
+written from the formula). Deviations:
+- The script reverses the last coordinate axis if det Q < 0, that is, for every odd number of concepts. The result is
+  not the nearest rotation. It is also unnecessary, since any orthogonal Q preserves norms and angles: not done here.
+- The defaults of its arguments (a 1, b 0.3, b_g 0.5, lamb 1.5) are far from the values that its scripts set for each
+  kind. The values of the scripts are the defaults here.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ PUBLISHED: dict[Kind, _Published] = {
 
 
 class OceConfig(Settings):
-    """OCE's settings, by the reference's names; None takes its script's for the first concept's kind.
+    """OCE's settings, by the reference's names; None is the script's value for the kind of the first concept.
 
     Attributes:
-        erase_scale: a; 2000 for objects, 500 for styles, 3000 for unsafe themes.
-        preserve_concept_scale: b, of each preserved prompt; 0, 1 and 0: at 0 it counts as a prompt in general.
-        preserve_global_scale: b_g, of prompts in general; 10, 10 and 20.
-        lamb: of W W^T; 10.
-        expand_prompts: edit the concept in five templates as well.
+        erase_scale: The weight a of the concepts; 2000 for objects, 500 for styles, 3000 for unsafe themes.
+        preserve_concept_scale: The weight b of each preserved prompt; 0, 1 and 0. At 0 it counts as a general prompt.
+        preserve_global_scale: The weight b_g of general prompts; 10, 10 and 20.
+        lamb: The weight of W W^T; 10.
+        expand_prompts: Whether to edit the concept in five templates as well.
     """
 
     erase_scale: float | None = Field(default=None, gt=0)
@@ -70,7 +71,16 @@ class OceConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: OceConfig) -> Solution:
-    """Rotate every value map; the weights are read one after the other."""
+    """Rotate every value map. The weights are read one after the other.
+
+    Args:
+        model: The model.
+        request: The concepts, their guides and the preserved prompts.
+        config: The settings.
+
+    Raises:
+        BadInput: A weight or an embedding is not finite.
+    """
     given = {name: value for name, value in config.model_dump().items() if value is not None}
     settings: dict[str, Any] = {**PUBLISHED[request.concepts[0].kind], **given}
     pairs = token_pairs(model, request, expand=config.expand_prompts)
@@ -89,7 +99,7 @@ def erase(model: Model, request: Request, config: OceConfig) -> Solution:
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
-    """Nothing is stored from which rotations could be solved again.
+    """Not possible: the solutions store no inputs from which a rotation could be solved again.
 
     Raises:
         CannotCombine: Always. The sum of two rotations' changes is not the change of a rotation.
@@ -101,14 +111,20 @@ def turn(weight: Tensor, edited: Tensor, guides: Tensor, text: Tensor, settings:
     """(Q - I) W for one weight.
 
     Args:
-        weight: W, (d_out, d), float64.
-        edited: C^T, (n, d).
-        guides: G^T, (n, d).
-        text: b sum p p^T + b_g C_g + lamb I, (d, d).
-        settings: erase_scale is read.
+        weight: The weight W, (d_out, d), float64.
+        edited: The edited tokens C^T, (n, d).
+        guides: Their guides G^T, (n, d).
+        text: The matrix b sum p p^T + b_g C_g + lamb I, (d, d).
+        settings: The settings, of which `erase_scale` is read.
+
+    Returns:
+        The change, (d_out, d).
+
+    Raises:
+        BadInput: The weight is not finite.
     """
     if not weight.isfinite().all():
-        raise BadInput("The model's weights are not finite; nothing is made.")
+        raise BadInput("The model's weights are not finite, so no eraser can be computed.")
     basis, singular, rows = torch.linalg.svd(weight, full_matrices=False)
     real = singular > 1e-12 * singular.max()
     basis, inside = basis[:, real], singular[real, None] * rows[real]  # W = basis @ inside
@@ -120,7 +136,7 @@ def turn(weight: Tensor, edited: Tensor, guides: Tensor, text: Tensor, settings:
 
 
 def _basis(values: Tensor) -> Tensor:
-    """An orthonormal basis (r, at most n) of values (n, r), each of which counts the same."""
+    """An orthonormal basis (r, at most n) of values (n, r), which are scaled to the same length first."""
     units = values / values.norm(dim=1, keepdim=True).clamp(min=1e-12)
     left, singular, _ = torch.linalg.svd(units.T, full_matrices=False)
     return left[:, singular > 1e-9]
@@ -133,8 +149,8 @@ def _moments(model: Model, request: Request) -> tuple[Tensor, Tensor]:
     prompts = [*request.preserve, *EVERYDAY]
     for first in range(0, len(prompts), BATCH):
         embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip, truncate=True)
-        kept = max(0, len(request.preserve) - first)
-        chosen = embedded.take(range(min(kept, len(embedded.prompts)))).last_tokens.double()
+        remaining = max(0, len(request.preserve) - first)
+        chosen = embedded.take(range(min(remaining, len(embedded.prompts)))).last_tokens.double()
         preserved += chosen.T @ chosen
         for part in embedded.sequences:
             real = torch.arange(part.tokens.shape[1]) <= part.last[:, None] + 1
@@ -143,9 +159,9 @@ def _moments(model: Model, request: Request) -> tuple[Tensor, Tensor]:
     return preserved, general / count
 
 
-METHOD = Method(
+ENTRY = Method(
     name="oce",
-    summary="Turns every value map as a whole, away from a concept's values; its norms and angles stay as they were.",
+    summary="Rotates every value map away from a concept's values; its norms and angles stay the same.",
     paper="https://arxiv.org/abs/2605.28902",
     repository="https://github.com/HansSunY/OCE",
     edit="weight",

@@ -1,25 +1,26 @@
-"""RECE, derive and erase: find the embeddings that still draw the concept, erase them too, and again.
+"""RECE, derive and erase: finds the embeddings that still produce the concept, erases them too, and repeats.
 
-It starts from UCE, M = I + D_uce. Then, `epochs` times, with W_l = W_l^0 M the current and W_l^0 the original weights:
+RECE starts from UCE, M = I + D_uce. It repeats two steps `epochs` times, with the current weights W_l = W_l^0 M and the
+original weights W_l^0:
 
     derive  c' = argmin_x sum_l |W_l x - W_l^0 c|^2 + lam_r |x|^2           for every token c of the concept's prompt
     erase   W_l <- UCE of the current W_l with the pairs (c'_t, g_t), t = 0..T-1; all concepts at once
 
-Since sum_l W_l^T W_l = M^T S M and sum_l W_l^T W_l^0 = M^T S with S = sum_l W_l^0^T W_l^0, both steps need S only:
+Since sum_l W_l^T W_l = M^T S M and sum_l W_l^T W_l^0 = M^T S with S = sum_l W_l^0^T W_l^0, both steps only need S:
 
-    c' = (lam_r I + M^T S M)^-1 M^T S c,    M <- M (I + L R^T)               (L, R by `closed_form.solve`)
+    c' = (lam_r I + M^T S M)^-1 M^T S c,    M <- M (I + L R^T)               (L, R by `solve_ridge`)
 
 Paper: https://arxiv.org/abs/2407.12383 (ECCV 2024). Reference: https://github.com/CharlesGong12/RECE
 
-With `target_ckpt` it starts from an eraser that exists already, which then cannot be split by concept. UCE writes
-W_l' = W_l M into every map that reads the text, so M is found from a checkpoint of such weights by
+With `target_ckpt`, RECE starts from an existing eraser; the result cannot be split by concept. UCE writes W_l' = W_l M
+into every map that reads the text, so M follows from a checkpoint of such weights by
 
     M - I = argmin_D sum_l |W_l D - (W_l' - W_l)|^2 = S^+ sum_l W_l^T (W_l' - W_l)
 
 Published settings by kind (None in the config): `epochs` 3 for one unsafe concept, 2 for several, else 1;
-`regular_scale` 0.1 for unsafe, else 0.001 (the paper takes 0.1 for objects that UCE erases easily). A request of
-several kinds is `unsafe` if one of its concepts is. All tokens of the empty prompt are preserved: once, and with unsafe
-concepts once for each concept, as in the reference's scripts. Unlike those, no epoch is left out by a judge's verdict.
+`regular_scale` 0.1 for unsafe, else 0.001 (the paper uses 0.1 for objects that UCE erases easily). A request is unsafe
+if one of its concepts is. All tokens of the empty prompt are preserved: once, or once per concept in an unsafe request,
+as in the reference's scripts. Unlike those, no epoch is skipped because of a judge's verdict.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from efface.edits.solution import Solution
 from efface.errors import BadRequest
 from efface.methods.base import CannotCombine, EraserReader, Method
 from efface.methods.closed_form import uce
-from efface.methods.closed_form.ridge import PreservedTokens, ridge, solve
+from efface.methods.closed_form.ridge import PreservedTokens, ridge, solve_ridge
 from efface.methods.closed_form.stored import stored_concepts, stored_preserved
 from efface.methods.closed_form.tokens import BATCH, embedding_once, prompt_pairs
 from efface.methods.closed_form.uce import UceConfig
@@ -48,24 +49,25 @@ from efface.models.text_gram import TextGram, text_gram
 from efface.request.record import Request
 from efface.settings import Settings
 
-_REMAINDER = 0.1  # share of a change that rounding to half precision may leave outside the operator
-_ROUNDING = 1e-9  # of the largest singular value; smaller ones are rounding errors
+_REMAINDER = 0.1  # largest share of a change outside of the operator, from rounding to half precision
+_ROUNDING = 1e-9  # share of the largest singular value; smaller ones are rounding errors
 
 
 class ReceConfig(Settings):
     """RECE's settings, by the reference's names.
 
     Attributes:
-        lamb: the ridge of each erasing step, towards the current weights.
-        preserve_scale: the weight of the preserved tokens.
-        erase_scale: the weight of the derived tokens.
-        regular_scale: lam_r of the derivation; None is published for the kind.
-        epochs: how many times to derive and erase; None is published for the kind.
-        emb_computing: how to derive. `close_regzero` holds c' near zero; `close_surrogatereg` near the concept by what
-            layers read of it (`reg_item`); `close_standardreg` near the guide that UCE was given.
-        reg_item: of the surrogate, `1st` is lam_r |W_l (x - c)|^2 in every layer, `2nd` lam_r |x - c|^2, or `both`.
-        target_ckpt: the file of an eraser by uce to start from, such as an imported checkpoint; None solves for one.
-        uce: settings of the UCE that it starts from, given as `uce.lamb` and so on; its `window` variant by default.
+        lamb: The ridge of each erasing step, towards the current weights.
+        preserve_scale: The weight of the preserved tokens.
+        erase_scale: The weight of the derived tokens.
+        regular_scale: The ridge lam_r of the derivation; None is the published value for the kind.
+        epochs: The number of times to derive and erase; None is the published number for the kind.
+        emb_computing: The regulariser of the derivation. `close_regzero` holds c' near zero; `close_surrogatereg` near
+            the concept, in the norm of `reg_item`; `close_standardreg` near the guide.
+        reg_item: The regulariser of `close_surrogatereg`: `1st` is lam_r |W_l (x - c)|^2 in every layer, `2nd` is
+            lam_r |x - c|^2, and `both` is their sum.
+        target_ckpt: The file of an eraser by uce to start from, such as an imported checkpoint; None to solve for one.
+        uce: The settings of the UCE to start from, given as `uce.lamb` and so on; its `window` variant by default.
     """
 
     lamb: float = Field(default=0.1, gt=0)
@@ -85,7 +87,7 @@ class ReceConfig(Settings):
         if not start:
             return values
         if start.get("technique") == "tensor":
-            raise BadRequest("rece starts from uce's technique 'replace'; 'tensor' edits each layer in its own way.")
+            raise BadRequest("rece starts from uce's technique 'replace'; 'tensor' edits each layer differently.")
         if values.get("target_ckpt"):
             raise BadRequest("rece starts from uce's settings or from target_ckpt; leave one of them out.")
         rest = {name: value for name, value in values.items() if not name.startswith("uce.")}
@@ -93,13 +95,13 @@ class ReceConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: ReceConfig, read_eraser: EraserReader) -> Solution:
-    """Solve for a request; of the model, only the text encoder and S are used.
+    """Solve for a request. Only the model's text encoder and S are used.
 
     Args:
         model: The model.
         request: The concepts, their guides and the preserved prompts.
         config: The settings.
-        read_eraser: Reads the eraser that `target_ckpt` names.
+        read_eraser: Reads the eraser of `target_ckpt`.
 
     Raises:
         BadRequest: `target_ckpt` is not an eraser by uce.
@@ -124,17 +126,19 @@ def erase(model: Model, request: Request, config: ReceConfig, read_eraser: Erase
         start = uce.erase(model, request, config.uce)
         return replace(_derive_and_erase(request, inputs, config, start), embedded=start.embedded)
     if not config.target_ckpt.endswith(".safetensors"):
-        raise BadRequest(f"target_ckpt is an eraser's file: make one of {config.target_ckpt} by efface import first.")
+        raise BadRequest(
+            f"target_ckpt must be an eraser's file; convert {config.target_ckpt} with efface import first."
+        )
     operator = operator_of(read_eraser(config.target_ckpt), config.target_ckpt, model, gram)
     inputs |= {f"start.{name}": tensor for name, tensor in operator.tensors().items()}
     return replace(_derive_and_erase(request, inputs, config), embedded=embedded)
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
-    """The solution of the request's concepts: all derivations run again from what the parts stored.
+    """The solution of the request's concepts: all derivations are repeated from the inputs that the parts store.
 
     Raises:
-        CannotCombine: rece started from a checkpoint; or the parts preserve different prompts, and of many only the sum
+        CannotCombine: The parts started from a checkpoint; or they preserve different prompts, and of many only the sum
             is stored.
     """
     first, config = parts[0], ReceConfig.model_validate(request.options)
@@ -156,7 +160,7 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
 def _derive_and_erase(
     request: Request, inputs: Mapping[str, Tensor], config: ReceConfig, start: Solution | None = None
 ) -> Solution:
-    """Run all epochs from uce's solution `start`, or from the operator among `inputs`."""
+    """Run all epochs from uce's solution `start`, or else from the operator in `inputs`."""
     started = time.perf_counter()
     config = _published(request, config)
     assert config.epochs is not None
@@ -170,13 +174,13 @@ def _derive_and_erase(
     scales = {"erase_scale": config.erase_scale, "preserve_scale": config.preserve_scale, "lamb": config.lamb}
     for _ in range(config.epochs):
         derived = _derived(edit, inputs["S"], tokens, guides, config)
-        edit = composed(edit, solve(derived, guides, _preserved(request, inputs), **scales))
+        edit = composed(edit, solve_ridge(derived, guides, _preserved(request, inputs), **scales))
     settings = config.model_dump() | {"uce": None if start is None else dict(start.settings)}
     return Solution(request, (edit,), inputs, {"settings": settings}, solve_seconds=time.perf_counter() - started)
 
 
 def _uce_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs of the uce solution that it starts from."""
+    """The inputs of the uce solution that rece started from."""
     return {name[4:]: tensor for name, tensor in inputs.items() if name.startswith("uce.")}
 
 
@@ -197,7 +201,7 @@ def _published(request: Request, config: ReceConfig) -> ReceConfig:
 
 
 def _preserved(request: Request, inputs: Mapping[str, Tensor]) -> PreservedTokens:
-    """The tokens of the preserved prompts, and of the empty one as often as the reference counts it."""
+    """The tokens of the preserved prompts, and those of the empty prompt with the reference's multiplicity."""
     times = len(request.concepts) if any(concept.kind == "unsafe" for concept in request.concepts) else 1
     preserved = PreservedTokens.from_tensors(inputs, inputs["empty"].shape[1])
     preserved.add(inputs["empty"] * times**0.5)
@@ -205,7 +209,7 @@ def _preserved(request: Request, inputs: Mapping[str, Tensor]) -> PreservedToken
 
 
 def _derived(edit: TextEdit, S: Tensor, tokens: Tensor, guides: Tensor, config: ReceConfig) -> Tensor:
-    """The embeddings that bring `tokens` (n, d) back through the edited weights, (n, d)."""
+    """The embeddings that restore `tokens` (n, d) through the edited weights, (n, d)."""
     assert config.regular_scale is not None
     lam = config.regular_scale
     eye = torch.eye(edit.dim, dtype=torch.float64)
@@ -223,16 +227,16 @@ def _derived(edit: TextEdit, S: Tensor, tokens: Tensor, guides: Tensor, config: 
 
 
 def operator_of(edits: Sequence[Edit], path: str, model: Model, gram: TextGram) -> TextEdit:
-    """What an eraser's edits do to the text that `model` reads, as one operator M - I, (d, d) of low rank.
+    """Convert an eraser's edits to one operator on the text that `model` reads, M - I, (d, d), of low rank.
 
     Args:
-        edits: Those of an eraser by uce, or of one that `efface import` made of a checkpoint by the reference.
-        path: Its file, for messages.
+        edits: The edits of an eraser by uce, or of a checkpoint of the reference converted by `efface import`.
+        path: The file of the eraser, for messages.
         model: The base model.
-        gram: The model's S.
+        gram: The matrix S of the model.
 
     Raises:
-        BadRequest: The edits are no such operator.
+        BadRequest: The edits are not one operator on the text.
     """
     texts = [edit for edit in edits if isinstance(edit, TextEdit)]
     if len(texts) == len(edits) == 1 and texts[0].stream == model.stream:
@@ -240,20 +244,20 @@ def operator_of(edits: Sequence[Edit], path: str, model: Model, gram: TextGram) 
     changes = {edit.parameter: edit for edit in edits if isinstance(edit, WeightEdit)}
     names = {f"denoiser.{name}" for name in model.text_parameters()}
     if not changes or len(changes) != len(edits) or not changes.keys() <= names:
-        raise BadRequest(f"rece cannot start from {path}: it changes more than the text's keys and values.")
+        raise BadRequest(f"rece cannot start from {path}: it changes more than the keys and values of the text.")
     matrix, remainder = _operator(changes, model, gram)
     if remainder > _REMAINDER:
         raise BadRequest(
             f"rece cannot start from {path}: it is not one edit of the text for all layers ({remainder:.0%} of its "
-            "change is something else), so uce did not make it by replacing."
+            "change is outside of any such edit), so it was not made by uce's technique 'replace'."
         )
     left, values, right = torch.linalg.svd(matrix)
-    significant = values > max(remainder, _ROUNDING) * values[0]  # smaller ones are not told apart from the remainder
+    significant = values > max(remainder, _ROUNDING) * values[0]  # the remainder hides smaller ones
     return TextEdit(left[:, significant] * values[significant], right[significant].T.contiguous(), model.stream)
 
 
 def _operator(changes: Mapping[str, WeightEdit], model: Model, gram: TextGram) -> tuple[Tensor, float]:
-    """M - I (d, d), and the share of the change that it leaves out."""
+    """M - I (d, d), and the share of the change outside of it."""
     cross, size = torch.zeros_like(gram.matrix), 0.0
     for name, weight in model.text_weights():
         if (edit := changes.get(f"denoiser.{name}")) is not None:
@@ -266,9 +270,9 @@ def _operator(changes: Mapping[str, WeightEdit], model: Model, gram: TextGram) -
     return matrix, (left_out / size) ** 0.5
 
 
-METHOD = Method(
+ENTRY = Method(
     name="rece",
-    summary="Erases by uce, then again and again the embeddings that would still bring the concept back.",
+    summary="Erases by uce, then repeatedly finds and erases the embeddings that would restore the concept.",
     paper="https://arxiv.org/abs/2407.12383",
     repository="https://github.com/CharlesGong12/RECE",
     edit="text",

@@ -1,4 +1,4 @@
-"""SPEED: each value map is moved towards the guides only within the null space of what is retained.
+"""SPEED: each value map is edited towards the guides within the null space of the retained tokens.
 
 With target tokens as rows of C (n, d), their anchors (guides) A, and k concepts:
 
@@ -7,8 +7,9 @@ With target tokens as rows of C (n, d), their anchors (guides) A, and k concepts
     M = (S_tt P + rho I)^-1
     W' = W + W (S_at - S_tt) P (I - M K (K^T P M K + lamb I)^-1 K^T P) M
 
-K (d, 4) holds the start token and three centres of the empty prompt's other tokens: they stay exactly (IEC, invariant
-equality constraints). The retained tokens are refined for each weight, with dW0 = W (S_at - S_tt) (I + S_tt)^-1:
+K (d, 4) holds the start token and three centres of the empty prompt's other tokens, which do not change at all (IEC,
+invariant equality constraints). The retained tokens are refined for each weight, with
+dW0 = W (S_at - S_tt) (I + S_tt)^-1:
 - IPF, influence-based prior filtering: only r with |dW0 r| above the mean are retained;
 - DPA, directed prior augmentation: `aug_num` copies r + P_min eps of each, eps normal and P_min the projection on W's
   least right singular vector; copies with |dW0 r'| above the mean are retained too.
@@ -16,8 +17,10 @@ equality constraints). The retained tokens are refined for each weight, with dW0
 P M is symmetric, so with N = P M the change is W (A - C)^T/k @ C (N - N K (K^T N K + lamb I)^-1 K^T N): of rank n.
 
 Paper: https://arxiv.org/abs/2503.07392 (ICLR 2026). Reference: https://github.com/Ouxiang-Li/SPEED
-Unlike there: means are over all retained tokens instead of 128 (and, for copies, the copies of 128) at a time; noise is
-seeded by the weight's name; the three centres start from tokens far apart instead of from chance.
+Deviations:
+- Means are over all retained tokens instead of 128 (and, for copies, the copies of 128) at a time.
+- The noise is seeded by the weight's name.
+- The three centres start from distant tokens instead of random ones.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ from efface.methods.closed_form.speed_tokens import (
     Rows,
     SpeedTokens,
     retained_rows,
+    retained_tensors,
     speed_tokens,
-    stored,
     stored_retained,
 )
 from efface.methods.closed_form.stored import stored_tokens
@@ -54,13 +57,16 @@ class SpeedConfig(Settings):
     """SPEED's settings, by the reference's names.
 
     Attributes:
-        params: which maps are edited: values, keys, or both.
-        aug_num: copies a retained token; 0 makes none, and filters none.
-        threshold: eigenvalues of R below it span the null space; the reference takes 1e-4 for 10 concepts and more.
-        retain_scale: rho; None is 0.7 for a request of kind `unsafe`, else 1. The reference takes 0.05 for many people.
-        lamb: how far the invariants may give; None is 0.5 for a request of kind `unsafe`, else 0: they stay exactly.
-        disable_filter: retain all tokens, and the copies chosen among theirs.
-        seed: of the copies' noise.
+        params: The maps to edit: values, keys, or both.
+        aug_num: The number of copies of each retained token; 0 turns the augmentation and the filter off.
+        threshold: The bound on the eigenvalues of R that span the null space; the reference uses 1e-4 for 10 or more
+            concepts.
+        retain_scale: The ridge rho; None is 0.7 for a request of kind `unsafe`, else 1. The reference uses 0.05 for
+            many people.
+        lamb: The slack of the invariants; None is 0.5 for a request of kind `unsafe`, else 0, which preserves them
+            exactly.
+        disable_filter: Whether to retain all tokens, and the chosen copies of all of them.
+        seed: The seed of the copies' noise.
     """
 
     params: Literal["V", "K", "KV"] = "V"
@@ -78,7 +84,16 @@ class SpeedConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: SpeedConfig) -> Solution:
-    """Solve for a request; the weights are read one after the other, unless the change is the same for all."""
+    """Solve for a request. The weights are read one after the other, unless the change is the same for all.
+
+    Args:
+        model: The model.
+        request: The concepts, their guides and the preserved prompts.
+        config: The settings.
+
+    Raises:
+        BadInput: A weight or an embedding is not finite.
+    """
     config = _resolved(request, config)
     tokens, embedded = speed_tokens(model, request)
     rows = retained_rows(model, request)
@@ -86,7 +101,7 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Solution:
     edits: tuple[Edit, ...]
     inputs: dict[str, Tensor] = {}
     if config.of_text:
-        inputs = tokens.tensors() | stored(rows, model.width)
+        inputs = tokens.tensors() | retained_tensors(rows, model.width)
         edits = (_text_edit(inputs, config),)
     else:
         wanted = value_weights(model, tuple(f"to_{letter.lower()}.weight" for letter in config.params))
@@ -100,14 +115,16 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Solution:
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
-    """The solution of the request's concepts, from the stored tokens, if the weights took no part in solving.
+    """The solution of the request's concepts from the stored tokens, if the edit does not depend on the weights.
 
     Raises:
-        CannotCombine: The weights took part; or the parts retain different prompts, and one stored only a summary.
+        CannotCombine: The edit depends on the weights; or the parts retain different prompts, and one stores a summary.
     """
     config = _resolved(request, SpeedConfig.model_validate(request.options))
     if not config.of_text:
-        raise CannotCombine("speed refined what it retains by the model's weights (params=KV with aug_num=0 does not)")
+        raise CannotCombine(
+            "speed refined the retained tokens by the model's weights (params=KV with aug_num=0 does not)"
+        )
     inputs = {
         **stored_tokens(parts, request),
         **stored_retained(parts, request),
@@ -118,7 +135,13 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
 
 
 def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Tensor, Tensor]:
-    """(A - C)/k and C (N - N K (K^T N K + lamb I)^-1 K^T N), both (n, d), for R = `gram` (d, d)."""
+    """The factors (A - C)/k and C (N - N K (K^T N K + lamb I)^-1 K^T N) of the change, both (n, d).
+
+    Args:
+        tokens: The tokens C, A and K.
+        gram: The matrix R of the retained tokens, (d, d).
+        config: The settings, without None.
+    """
     assert config.retain_scale is not None
     assert config.lamb is not None
     C, K, rho = tokens.edited, tokens.invariant.T, config.retain_scale
@@ -130,13 +153,13 @@ def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Ten
     N = (P - X.T @ torch.linalg.solve(tokens.concepts * rho * unit + X @ C.T, X)) / rho
     NK = N @ K
     inner = K.T @ NK + config.lamb * torch.eye(K.shape[1], dtype=K.dtype)
-    # The pseudo-inverse: without lamb, invariants that are retained already (P K = 0) have nothing left to hold.
+    # The matrix is singular if lamb is 0 and the invariants are already retained (P K = 0).
     return (tokens.guides - C) / tokens.concepts, C @ (N - NK @ torch.linalg.pinv(inner, hermitian=True) @ NK.T)
 
 
 def _weight_edit(name: str, weight: Tensor, tokens: SpeedTokens, rows: Rows, config: SpeedConfig) -> WeightEdit:
     if not weight.isfinite().all():
-        raise BadInput("The model's weights are not finite; nothing is made.")
+        raise BadInput("The model's weights are not finite, so no eraser can be computed.")
     gram = refined(
         weight,
         tokens,
@@ -156,7 +179,7 @@ def _text_edit(inputs: Mapping[str, Tensor], config: SpeedConfig) -> TextEdit:
 
 
 def _resolved(request: Request, config: SpeedConfig) -> SpeedConfig:
-    """The published settings for the kind, where none are given."""
+    """The settings, with None replaced by the published values for the kind."""
     unsafe = all(concept.kind == "unsafe" for concept in request.concepts)
     published = {"retain_scale": 0.7, "lamb": 0.5} if unsafe else {"retain_scale": 1.0, "lamb": 0.0}
     given = {name: value for name, value in config.model_dump().items() if value is not None}
@@ -164,48 +187,48 @@ def _resolved(request: Request, config: SpeedConfig) -> SpeedConfig:
 
 
 def refined(weight: Tensor, tokens: SpeedTokens, rows: Rows, *, copies: int, choose: bool, seed: int) -> Tensor:
-    """R (d, d), the mean of r r^T over the refined tokens.
+    """The mean R (d, d) of r r^T over the refined tokens.
 
     Args:
-        weight: W, (d_out, d), float64.
-        tokens: what is edited.
-        rows: what is retained.
-        copies: how many of each token are made, of which those touched more than their mean are taken.
-        choose: retain only tokens touched more than their mean.
-        seed: of the copies' noise.
+        weight: The weight W, (d_out, d), float64.
+        tokens: The edited tokens.
+        rows: The retained tokens.
+        copies: The number of copies of each token. Copies that dW0 moves more than the mean are used.
+        choose: Whether to retain only tokens that dW0 moves more than the mean.
+        seed: The seed of the copies' noise.
     """
-    touch = _Touch(weight, tokens)
+    first_change = _FirstChange(weight, tokens)
     retained = torch.ones(rows.count, dtype=torch.bool)
     if choose:
-        strength = torch.cat([touch.strength(touch.seen(batch)) for batch in rows])
+        strength = torch.cat([first_change.strength(first_change.coordinates(batch)) for batch in rows])
         above = strength > strength.mean()
-        retained = above if bool(above.any()) else retained  # all are alike: there is nothing to choose
+        retained = above if bool(above.any()) else retained  # none is above the mean if all are equal
     count = int(retained.sum())
-    # P_min eps is one normal number along v, the least right singular vector.
+    # P_min eps is a normal number times v, the least right singular vector.
     v = torch.linalg.svd(weight, full_matrices=False).Vh[-1]
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(copies)]
     shifts = torch.stack(noise) if noise else torch.zeros(0, count, dtype=torch.float64)
     strengths = torch.cat(
         [
-            touch.strength(touch.seen(batch) + shifts[:, part, None] * touch.seen(v))
-            for batch, part in _kept(rows, retained)
+            first_change.strength(first_change.coordinates(batch) + shifts[:, part, None] * first_change.coordinates(v))
+            for batch, part in _retained_batches(rows, retained)
         ],
         dim=1,
     )
     chosen = (strengths > strengths.mean()).double()
-    # (r + s v)(r + s v)^T summed over a token's chosen copies takes their number, sum s and sum s^2, and no copy.
+    # The sum of (r + s v)(r + s v)^T over a token's chosen copies needs only their number, sum s and sum s^2.
     times, sums = 1 + chosen.sum(0), (chosen * shifts).sum(0)
     gram, along = torch.zeros(len(v), len(v), dtype=torch.float64), torch.zeros_like(v)
-    for batch, part in _kept(rows, retained):
+    for batch, part in _retained_batches(rows, retained):
         gram += batch.T @ (times[part, None] * batch)
         along += sums[part] @ batch
     gram += torch.outer(along, v) + torch.outer(v, along) + (chosen * shifts.square()).sum() * torch.outer(v, v)
     return gram / times.sum()
 
 
-class _Touch:
-    """How far dW0 = W (S_at - S_tt) (I + S_tt)^-1 moves tokens, by what it sees of them: |dW0 r| = |R z|, z in R^n."""
+class _FirstChange:
+    """The length of dW0 r for dW0 = W (S_at - S_tt) (I + S_tt)^-1, by coordinates z in R^n: |dW0 r| = |R z|."""
 
     def __init__(self, weight: Tensor, tokens: SpeedTokens) -> None:
         C, k = tokens.edited, tokens.concepts
@@ -213,26 +236,26 @@ class _Touch:
         self._through = torch.linalg.solve(k * torch.eye(len(C), dtype=C.dtype) + C @ C.T, C)
         self._lengths = torch.linalg.qr(weight @ (tokens.guides - C).T).R
 
-    def seen(self, rows: Tensor) -> Tensor:
-        """z of tokens (..., d), (..., n)."""
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """The coordinates z, (..., n), of tokens (..., d)."""
         return rows @ self._through.T
 
-    def strength(self, seen: Tensor) -> Tensor:
-        """|dW0 r| for z (..., n)."""
-        return (seen @ self._lengths.T).norm(dim=-1)
+    def strength(self, coordinates: Tensor) -> Tensor:
+        """The lengths |dW0 r|, (...,), for coordinates z (..., n)."""
+        return (coordinates @ self._lengths.T).norm(dim=-1)
 
 
-def _kept(rows: Rows, retained: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    """The retained tokens of each batch, and where they stand among all retained ones."""
+def _retained_batches(rows: Rows, retained: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """The retained tokens of each batch, and their positions among all retained tokens."""
     read = first = 0
     for batch in rows:
-        mine = batch[retained[read : (read := read + len(batch))]]
-        yield mine, slice(first, (first := first + len(mine)))
+        chosen = batch[retained[read : (read := read + len(batch))]]
+        yield chosen, slice(first, (first := first + len(chosen)))
 
 
-METHOD = Method(
+ENTRY = Method(
     name="speed",
-    summary="Moves a concept's values to its guide's within the null space of what is retained; no one else's change.",
+    summary="Moves a concept's values to its guide's within the null space of the preserved prompts.",
     paper="https://arxiv.org/abs/2503.07392",
     repository="https://github.com/Ouxiang-Li/SPEED",
     edit="weight",

@@ -1,6 +1,6 @@
-"""The tokens that SPEED solves for: targets, anchors, what is retained, and what must not move at all.
+"""The tokens that SPEED solves for: targets, their anchors, retained tokens, and invariant tokens.
 
-Shapes: n edited tokens, N retained, d text width.
+Shapes: n edited tokens, N retained tokens, d text width.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from efface.models.model import Model
 from efface.models.text.embedded import Embedded
 from efface.request.record import Request
 
-RETAINED = ("retained", "retained.count")  # what an eraser stores of them
+RETAINED = ("retained", "retained.count")  # names of the stored inputs
 _CENTRES = 3
 _ROUNDS = 100
 _IN_MEMORY = 1 << 26  # bytes
 
 
 class Rows:
-    """Tokens (N, d), float32, read again and again a batch at a time: in memory while few, else in a temporary file."""
+    """Tokens (N, d), float32, which can be read repeatedly in batches.
+
+    Few tokens are stored in memory, many in a temporary file.
+    """
 
     def __init__(self, width: int) -> None:
         self._file = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with the last reference to it
@@ -53,13 +56,13 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class SpeedTokens:
-    """What a solve needs of the text, apart from what is retained.
+    """The inputs of a solve besides the retained tokens.
 
     Attributes:
-        edited: C, (n, d), float64.
-        guides: A, (n, d), float64.
-        owner: (n,), position of the concept that a token belongs to.
-        invariant: K^T, (at most 4, d): the start token, and centres of the empty prompt's other tokens.
+        edited: The target tokens C, (n, d), float64.
+        guides: Their anchors A, (n, d), float64.
+        owner: The position of the concept of each token, (n,).
+        invariant: The tokens K^T, (at most 4, d): the start token, and centres of the empty prompt's other tokens.
     """
 
     edited: Tensor
@@ -69,11 +72,11 @@ class SpeedTokens:
 
     @property
     def concepts(self) -> int:
-        """k, over which the reference takes its means."""
+        """The number of concepts k, over which the reference takes its means."""
         return int(self.owner.max()) + 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """What an eraser stores to be solved again."""
+        """The tensors that an eraser stores so that it can be solved again."""
         return {"edited": self.edited, "guides": self.guides, "owner": self.owner, "invariant": self.invariant}
 
     @classmethod
@@ -83,7 +86,7 @@ class SpeedTokens:
 
 
 def speed_tokens(model: Model, request: Request) -> tuple[SpeedTokens, Embedded]:
-    """Embed what SPEED edits: the last subject tokens; for kind `unsafe` all tokens but the first."""
+    """Embed the tokens that SPEED edits: the last subject tokens, or all tokens but the first for kind `unsafe`."""
     pairs = [prompt_pairs(concept, expand=False)[0] for concept in request.concepts]
     targets = model.embed([target for target, _ in pairs], clip_skip=request.clip_skip)
     anchors = model.embed([anchor for _, anchor in pairs], clip_skip=request.clip_skip)
@@ -107,13 +110,13 @@ def speed_tokens(model: Model, request: Request) -> tuple[SpeedTokens, Embedded]
 
 
 def unnamed(request: Request) -> list[str]:
-    """The preserved prompts that name no concept, as the reference has it."""
+    """The preserved prompts that do not contain the name of a concept, as in the reference."""
     named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in request.names), re.IGNORECASE)
     return [prompt for prompt in dict.fromkeys(request.preserve) if not named.search(prompt)]
 
 
 def retained_rows(model: Model, request: Request) -> Rows:
-    """The last subject tokens of what is retained; with nothing to retain, the empty prompt's tokens but the first."""
+    """The last subject tokens of the retained prompts, or the empty prompt's tokens but the first if there are none."""
     rows = Rows(model.width)
     for tokens in last_tokens_of(model, unnamed(request), request.clip_skip):
         rows.add(tokens)
@@ -122,23 +125,26 @@ def retained_rows(model: Model, request: Request) -> Rows:
     return rows
 
 
-def stored(rows: Rows, width: int) -> dict[str, Tensor]:
-    """What an eraser stores of the retained tokens: of more than `width`, a square root of their Gram matrix."""
-    kept = PreservedTokens(width)
+def retained_tensors(rows: Rows, width: int) -> dict[str, Tensor]:
+    """The tensors that an eraser stores for the retained tokens.
+
+    Of more than `width` tokens, a square root of their Gram matrix is stored.
+    """
+    tokens = PreservedTokens(width)
     for batch in rows:
-        kept.add(batch)
-    retained = kept.rows
-    if kept.gram is not None:
-        squares, directions = torch.linalg.eigh(kept.gram)
+        tokens.add(batch)
+    retained = tokens.rows
+    if tokens.gram is not None:
+        squares, directions = torch.linalg.eigh(tokens.gram)
         retained = squares.clamp(min=0).sqrt()[:, None] * directions.T
     return {"retained": retained, "retained.count": torch.tensor(rows.count)}
 
 
 def stored_retained(parts: Sequence[Solution], request: Request) -> dict[str, Tensor]:
-    """The retained tokens of `request`, (N, d), and how many there are, from parts that each stored their own.
+    """The retained tokens of `request`, (N, d), and their number, from the parts that store them.
 
     Raises:
-        CannotCombine: They retain different prompts, and one stored only a root of their Gram matrix.
+        CannotCombine: The parts retain different prompts, and one stores only a root of its Gram matrix.
     """
     prompts, blocks = unnamed(request), dict[str, Tensor]()
     for part in parts:
@@ -154,12 +160,12 @@ def stored_retained(parts: Sequence[Solution], request: Request) -> dict[str, Te
 
 
 def _words(embedded: Embedded, index: int) -> Tensor:
-    """All tokens of a prompt but the start token."""
+    """All tokens of a prompt except the start token."""
     return torch.cat([part.tokens[index, part.start :] for part in embedded.sequences])
 
 
 def centres(rows: Tensor, count: int = _CENTRES) -> Tensor:
-    """Centres of `rows` (n, d) by k-means from `count` rows far apart, (at most count, d)."""
+    """Centres of `rows` (n, d) by k-means, which starts from `count` distant rows, (at most count, d)."""
     chosen = [int((rows - rows.mean(0)).norm(dim=1).argmax())]
     while len(chosen) < min(count, len(rows)):
         chosen.append(int(torch.cdist(rows, rows[chosen]).min(dim=1).values.argmax()))

@@ -1,7 +1,7 @@
-"""What solutions of one method stored, side by side, so that they can be solved again as one.
+"""Joins the inputs that solutions of one method store, so that all their concepts can be solved again at once.
 
-The result is the solution that erasing all their concepts in one request would have made. With one solution and some of
-its concepts, it is the solution of those concepts alone.
+The result equals the solution of one request for all these concepts. For one solution and some of its concepts, it
+equals the solution of a request for those concepts alone.
 
 Shapes: n edited tokens, p preserved tokens, d text width.
 """
@@ -26,15 +26,15 @@ _NAMES = {ROWS, GRAM, LENGTHS, EMPTY}
 def stored_tokens(
     parts: Sequence[Solution], request: Request, per_token: Sequence[str] = ("edited", "guides")
 ) -> dict[str, Tensor]:
-    """The edited tokens of the request's concepts, in its order, with their owners.
+    """Collect the edited tokens of the request's concepts, in its order, with their owners.
 
     Args:
-        parts: The solutions; of a concept that several have, the first one's tokens are taken.
+        parts: The solutions. If several have a concept, the first one's tokens are used.
         request: The concepts.
         per_token: The names of the inputs that have one row per token.
 
     Returns:
-        (n, d) for each name, and `owner`, (n,).
+        A tensor (n, d) for each name, and `owner`, (n,), the position of the concept of each token.
     """
     rows: dict[str, list[Tensor]] = {name: [] for name in per_token}
     counts: list[int] = []
@@ -49,10 +49,10 @@ def stored_tokens(
 
 
 def stored_concepts(parts: Sequence[Solution], request: Request, name: str) -> Tensor:
-    """An input that has one entry per concept, in the order of the request, (concepts, ...).
+    """Collect an input that has one entry per concept, in the order of the request, (concepts, ...).
 
     Args:
-        parts: The solutions; of a concept that several have, the first one's entry is taken.
+        parts: The solutions. If several have a concept, the first one's entry is used.
         request: The concepts.
         name: The name of the input.
     """
@@ -68,19 +68,19 @@ def first_with(concept: str, parts: Sequence[Solution]) -> Solution:
 def stored_preserved(
     parts: Sequence[Solution], request: Request, width: int, prompts_of: Callable[[Request], Sequence[str]]
 ) -> dict[str, Tensor]:
-    """The preserved tokens of `request`, by the names and in the form in which solutions store them.
+    """Collect the preserved tokens of `request`, under the names and in the form in which solutions store them.
 
     Args:
-        parts: Each stores the tokens of the prompts that its own request preserves.
-        request: Preserves no other prompts.
-        width: d.
+        parts: The solutions. Each stores the tokens of the prompts that its own request preserves.
+        request: The request, whose preserved prompts are among those of the parts.
+        width: The text width d.
         prompts_of: The prompts that the method preserves for a request, in the order in which it stores their tokens.
 
     Returns:
         Rows (p, d) with the number of tokens per prompt, or their Gram matrix (d, d).
 
     Raises:
-        CannotCombine: The requests preserve different prompts, and one part stored only the sum over its own.
+        CannotCombine: The requests preserve different prompts, and one part stores only the sum over its prompts.
     """
     prompts = list(prompts_of(request))
     blocks: dict[str, Tensor] = {}
@@ -121,7 +121,10 @@ def _of_rows(rows: Sequence[Tensor], width: int) -> dict[str, Tensor]:
 
 
 def _of_sums(prompts: Sequence[str], sums: Sequence[tuple[list[str], Tensor]], blocks: Mapping[str, Tensor]) -> Tensor:
-    """P^T P of the prompts, (d, d), from sums over lists and from the tokens of prompts that these lack or repeat."""
+    """P^T P of the prompts, (d, d).
+
+    It is the sum over the stored lists, corrected by the tokens of the prompts that these lists lack or repeat.
+    """
     gram, counts, wanted = torch.zeros_like(sums[0][1]), Counter[str](), set(prompts)
     for of_list, sum_of_list in sorted(sums, key=lambda pair: len(pair[0]), reverse=True):
         if not counts.keys() >= set(of_list):

@@ -1,4 +1,4 @@
-"""Which tokens of a concept are edited and what they become, for all methods.
+"""The tokens of a concept that are edited, and the tokens that they become, for all methods.
 
 Shapes: n edited tokens of all concepts together, d text width, T tokens of a prompt.
 """
@@ -21,23 +21,23 @@ STYLE_TEMPLATES = ("painting by {}", "art by {}", "artwork by {}", "picture by {
 OBJECT_TEMPLATES = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}")
 ATTENTION_MASK = "kept"  # name of a guard's tensor, in eraser files too
 BATCH = 256  # preserved prompts in memory at once
-_FIRST = 4  # prompts that are embedded with all their tokens where there are many
+_FIRST = 4  # prompts of a long list that are embedded with all their tokens
 _CACHED = 512  # prompts
-_PADDED = 32  # prompts that are embedded with their padding, as a pipeline does it, to the last bit
+_PADDED = 32  # a list of at most this many prompts is embedded with padding, bitwise as by a pipeline
 
 Alignment = Literal["token", "window"]
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The edited tokens, each with the token that it becomes.
+    """The edited tokens, each with its guide's token.
 
     Attributes:
-        edited: C, (n, d), float64.
-        guides: G, (n, d), float64.
+        edited: The edited tokens C, (n, d), float64.
+        guides: Their guides G, (n, d), float64.
         owner: The position of the concept that each token belongs to, (n,).
         prompt: The position of the edited prompt that each token belongs to, (n,).
-        embedded: The edited prompts with all their tokens; of very many, the first few.
+        embedded: The edited prompts with all their tokens; only the first few if there are very many.
     """
 
     edited: Tensor
@@ -47,12 +47,12 @@ class Pairs:
     embedded: Embedded
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that an eraser stores to be solved again, (n, d), (n, d) and (n,)."""
+        """The tensors that an eraser stores so that it can be solved again, (n, d), (n, d) and (n,)."""
         return {"edited": self.edited, "guides": self.guides, "owner": self.owner}
 
 
 def prompt_pairs(concept: Concept, expand: bool) -> list[tuple[str, str]]:
-    """The prompts to edit for a concept, each with its guide's."""
+    """The prompts to edit for a concept, each with the prompt of its guide."""
     guide = concept.guide
     if guide is None:
         guide = "art" if concept.kind == "style" else ""
@@ -67,9 +67,9 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
     Args:
         model: The model; only its tokenizer and text encoder are used.
         request: The concepts and guides.
-        alignment: `token` pairs the last subject tokens; `window` the tokens from there through the last padding, both
-            cut to the shorter window. With several text encoders, this is done for the tokens of each.
-        expand: Edit the concept in five templates as well.
+        alignment: `token` pairs the last subject tokens. `window` pairs the tokens from there through the last padding,
+            both cut to the shorter window. With several text encoders, each is aligned separately.
+        expand: Whether to edit the concept in five templates as well.
     """
     pairs = [prompt_pairs(concept, expand) for concept in request.concepts]
     flat = [pair for of_concept in pairs for pair in of_concept]
@@ -105,13 +105,16 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
 def last_tokens_of(model: Model, prompts: Sequence[str], clip_skip: int | None) -> Iterator[Tensor]:
     """The last subject tokens of preserved prompts, (at most BATCH, d) at a time.
 
-    With more than a few prompts, the padding is not embedded where it can be left out, here and in `token_pairs`: it
-    takes most of the time of a long list, but without it the result is rounded differently from the pipeline's.
+    For a long list, the padding is not embedded where possible, here and in `token_pairs`. The padding would take most
+    of the time. Without it, the result is rounded differently from the pipeline's.
 
     Args:
         model: The model.
         prompts: The preserved prompts.
-        clip_skip: How many of the text encoder's last layers are skipped.
+        clip_skip: The number of last layers of the text encoder to skip.
+
+    Yields:
+        The tokens of the next prompts, (n, d).
     """
     for first in range(0, len(prompts), BATCH):
         batch = prompts[first : first + BATCH]
@@ -122,9 +125,9 @@ def last_tokens_of(model: Model, prompts: Sequence[str], clip_skip: int | None) 
 
 
 def embedding_once(model: Model) -> Model:
-    """The same model, embedding each prompt once: for a method that starts from another, which embeds the same prompts.
+    """The same model with a cache of embedded prompts, for a method that starts from another one with the same prompts.
 
-    After many different prompts no more are cached, so that memory stays bounded.
+    The cache has a limited size, so that memory stays bounded.
     """
     cache: dict[tuple[str, int | None, bool], Embedded] = {}
 
@@ -144,7 +147,7 @@ def embedding_once(model: Model) -> Model:
 
 
 def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> list[str]:
-    """Names of the weights that make values of the text; all that read it where one map makes keys and values."""
+    """The names of the value maps of the text, or of all maps that read it if one map makes both keys and values."""
     names = model.text_parameters()
     if not any(name.endswith(("to_k.weight", "to_v.weight")) for name in names):
         return list(names)
@@ -152,16 +155,16 @@ def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> 
 
 
 def guard_tensors(model: Model, request: Request, embedded: Embedded) -> dict[str, Tensor]:
-    """The first of the embedded prompts as tensors of a guard.
+    """The first of the embedded prompts, as the tensors of a guard.
 
     Args:
         model: The model.
-        request: Whether to steer the pooled embedding too.
-        embedded: The prompts.
+        request: The request, which decides whether the pooled embedding is included.
+        embedded: The embedded prompts.
 
     Returns:
-        `concept`, (T, d); its attention mask, (T,), where the model has one; and `pooled`, (p,), where the model reads
-        a pooled embedding and the request includes it.
+        `concept`, (T, d); its attention mask, (T,), if the model has one; and `pooled`, (p,), if the model reads a
+        pooled embedding and the request includes it.
     """
     tensors = {"concept": embedded.tokens[0]}
     if embedded.attention_mask is not None:

@@ -1,18 +1,19 @@
-"""UCE, unified concept editing: each concept's tokens are read as its guide's, by ridge regression.
+"""UCE, unified concept editing: each concept's tokens are mapped to its guide's tokens, by ridge regression.
 
     min_W'  a sum_i |W' c_i - W g_i|^2 + b sum_j |W' p_j - W p_j|^2 + lamb |W' - W|^2     for every W that reads text
     W' = W (I + D),   D = a (G - C) C^T (lamb I + a C C^T + b P P^T)^-1                   (tokens as columns)
 
-Paper: https://arxiv.org/abs/2308.14761 (WACV 2024). Reference: https://github.com/rohitgandikota/unified-concept-editing
+Paper: https://arxiv.org/abs/2308.14761 (WACV 2024). Reference:
+https://github.com/rohitgandikota/unified-concept-editing
 
 Two published variants, with their own defaults:
 - `token` (trainscripts/uce_sd_erase.py, 2025): c and g are the last subject tokens of a prompt and of its guide's,
   p the last subject token of a preserved prompt; nothing is preserved by default.
 - `window` (train-scripts/train_erase.py, 2023; behind the paper's numbers): c runs from the last subject token through
   the end and padding tokens, g likewise, both cut to the shorter window; p are all tokens of a preserved prompt, and
-  the empty prompt is always one. Unlike that script, kind `style` preserves no list of artists unless it is given.
+  the empty prompt is always preserved. Unlike the script, kind `style` preserves a list of artists only on request.
 
-An unsafe theme is moderated, in the paper's word, by erasing it towards the empty prompt, the default of that kind. The
+An unsafe theme is erased towards the empty prompt, the default guide of that kind; the paper calls this moderation. The
 goal debias is in `uce_debias`.
 """
 
@@ -31,7 +32,7 @@ from efface.edits.kinds import TextEdit
 from efface.edits.solution import Solution
 from efface.errors import BadRequest
 from efface.methods.base import Measure, Method
-from efface.methods.closed_form.ridge import PreservedTokens, right_factor, solve
+from efface.methods.closed_form.ridge import PreservedTokens, right_factor, solve_ridge
 from efface.methods.closed_form.stored import EMPTY, stored_preserved, stored_tokens
 from efface.methods.closed_form.tokens import BATCH, last_tokens_of, token_pairs
 from efface.methods.closed_form.uce_debias import DebiasConfig, debiased
@@ -45,14 +46,14 @@ class UceConfig(DebiasConfig):
     """UCE's settings, by the reference's names.
 
     Attributes:
-        variant: Which of the two published alignments of tokens.
-        erase_scale: a, the weight of the edited tokens.
-        preserve_scale: b, the weight of the preserved ones; None is 1 for `token`, and for `window` the larger of 0.1
+        variant: The published alignment of tokens, and its defaults.
+        erase_scale: The weight a of the edited tokens.
+        preserve_scale: The weight b of the preserved tokens; None is 1 for `token`, and for `window` the larger of 0.1
             and 1 / number of preserved prompts.
-        lamb: lamb, which holds W' near W.
-        expand_prompts: Edit the concept in five templates as well.
-        technique: `replace` sends the concept to its guide; `tensor`, in `window` only, to its guide without the part
-            that points where the concept does.
+        lamb: The ridge, which holds W' near W.
+        expand_prompts: Whether to edit the concept in five templates as well.
+        technique: `replace` maps the concept to its guide; `tensor`, in `window` only, to its guide without the part
+            along the concept.
     """
 
     variant: Literal["token", "window"] = "token"
@@ -65,7 +66,7 @@ class UceConfig(DebiasConfig):
     @model_validator(mode="after")
     def _published(self) -> UceConfig:
         if self.technique == "tensor" and self.variant != "window":
-            raise BadRequest("The technique 'tensor' is of the 2023 code; set variant=window with it.")
+            raise BadRequest("The technique 'tensor' belongs to the 2023 code; set variant=window with it.")
         return self
 
 
@@ -76,13 +77,13 @@ def erase(
     measure: Measure | None = None,
     progress: Progress | None = None,
 ) -> Solution:
-    """Solve for a request; to erase by `replace`, only the model's tokenizer and text encoder are used.
+    """Solve for a request. With the technique `replace`, only the model's tokenizer and text encoder are used.
 
     Args:
         model: The model.
         request: The concepts, their guides and the preserved prompts.
         config: The settings.
-        measure: For the goal debias: draws images and measures the shares of the attributes.
+        measure: For the goal debias: generates images and measures the shares of the attributes.
         progress: Called after each round of images.
 
     Raises:
@@ -117,12 +118,12 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
 
 
 def combined(parts: Sequence[Solution], request: Request, config: UceConfig) -> Solution:
-    """`combine` with the settings given, for methods that start from uce.
+    """`combine` with given settings, for methods that start from uce.
 
     Args:
-        parts: The solutions; `inputs` are uce's, whichever method they belong to.
+        parts: The solutions of uce, or of a method that stores the inputs of uce.
         request: The concepts, among those of the parts.
-        config: uce's settings.
+        config: The settings of uce.
     """
     width = parts[0].inputs["edited"].shape[1]
     preserved = stored_preserved(parts, request, width, partial(preserved_prompts, variant=config.variant))
@@ -134,7 +135,7 @@ def combined(parts: Sequence[Solution], request: Request, config: UceConfig) -> 
         solution = _solution(request, inputs, config)
     notes = dict(parts[0].notes)
     if len(parts) > 1:
-        notes.pop("shares", None)  # they were measured with each part alone
+        notes.pop("shares", None)  # measured with each part alone
     return replace(solution, notes={**notes, "settings": _settings(request, config)})
 
 
@@ -145,11 +146,11 @@ def _check_goal(request: Request, config: UceConfig) -> None:
         if unused:
             raise BadRequest(f"{unused[0]} is for the goal debias; leave it out, or add --goal debias.")
     elif config.variant != "token" or config.expand_prompts:
-        raise BadRequest("The goal debias edits one token a concept: leave variant and expand_prompts as they are.")
+        raise BadRequest("The goal debias edits one token per concept; leave out variant and expand_prompts.")
 
 
 def _solution(request: Request, inputs: Mapping[str, Tensor], config: UceConfig) -> Solution:
-    edit: TextEdit = solve(inputs["edited"], inputs["guides"], **_scales(inputs, request, config))
+    edit: TextEdit = solve_ridge(inputs["edited"], inputs["guides"], **_scales(inputs, request, config))
     return Solution(request, (edit,), inputs, {"settings": _settings(request, config)})
 
 
@@ -183,7 +184,7 @@ def preserved_prompts(request: Request, variant: str) -> list[str]:
 
 
 def _preserved_tokens(model: Model, request: Request, config: UceConfig) -> dict[str, Tensor]:
-    """The tokens of the preserved prompts, as they are stored: rows (p, d) or a Gram matrix (d, d)."""
+    """The tokens of the preserved prompts in stored form: rows (p, d) or a Gram matrix (d, d)."""
     prompts, preserved = preserved_prompts(request, config.variant), PreservedTokens(model.width)
     if config.variant == "token":
         for tokens in last_tokens_of(model, prompts, request.clip_skip):
@@ -193,14 +194,14 @@ def _preserved_tokens(model: Model, request: Request, config: UceConfig) -> dict
         preserved.add(model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
     stored = preserved.tensors()
     if preserved.gram is not None:
-        # The empty prompt is in every list: with its tokens, the sum over two lists follows from the sums over each.
+        # The empty prompt is in every list. With its tokens, the sum over two lists follows from the two sums.
         stored[EMPTY] = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
     return stored
 
 
-METHOD = Method(
+ENTRY = Method(
     name="uce",
-    summary="Closed-form edit of what the text's keys and values are; sends a concept to its guide in one solve.",
+    summary="Maps a concept to its guide in the keys and values of the text, by one closed-form solve.",
     paper="https://arxiv.org/abs/2308.14761",
     repository="https://github.com/rohitgandikota/unified-concept-editing",
     edit="text",

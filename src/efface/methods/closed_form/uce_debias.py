@@ -1,19 +1,21 @@
-"""UCE's debiasing: a concept is read as more of what its images show too seldom, until the shares are as wanted.
+"""UCE's debiasing: each concept is moved towards the attributes that its images show too rarely.
+
+The images are measured again after each move, until the shares are as requested.
 
 With the concepts' tokens c_i, the attributes' tokens a_k, wanted shares w_k and measured shares r_ik:
 
-    d_ik = w_k - r_ik, or all 0 for a concept whose shares are all nearer than max_diff
+    d_ik = w_k - r_ik, or all 0 for a concept whose shares all differ by less than max_diff
     v_i <- v_i + step_size sum_k d_ik W a_k,   v_i = W c_i at first;   W' = UCE of W with the targets v_i
 
-and again, until every d is 0. The v_i accumulate from one round to the next, which is what makes it converge, while W'
-is solved from the original W each time. Since v_i = W g_i with g_i <- g_i + step_size sum_k d_ik a_k, it is one
-operator on the text like all of uce's. Tokens are last subject tokens.
+This repeats until every d is 0. The v_i accumulate over the rounds, so that the iteration converges, while W' is solved
+from the original W in each round. Since v_i = W g_i with g_i <- g_i + step_size sum_k d_ik a_k, the result is one
+operator on the text, like every edit of uce. All tokens are last subject tokens.
 
 Paper: https://arxiv.org/abs/2308.14761. Reference: trainscripts/uce_sd_debias.py (2025) of
-https://github.com/rohitgandikota/unified-concept-editing. Its argument `step_size`, 0.1, is read nowhere, so that its
-step is 1, the default here; where shares swing from one side to the other, 0.1 settles them. It draws other images in
-every round, and judges by CLIP ViT-B/32. The script of 2023 moves targets by the norm of each layer's output, adds up
-its edits and preserves what is balanced: no operator on the text, and not offered.
+https://github.com/rohitgandikota/unified-concept-editing. It never reads its argument `step_size`,
+0.1, so its step is 1, the default here; use 0.1 if the shares oscillate. It generates new images in every round and
+judges them by CLIP ViT-B/32. The script of 2023 scales the targets by the norm of each layer's output, adds up its
+edits and preserves balanced concepts. That is not an operator on the text, and is not implemented.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ class DebiasConfig(Settings):
     """Settings of the goal debias, by the reference's names.
 
     Attributes:
-        max_iterations: rounds at most.
-        max_diff: how near a share must be to the wanted one.
-        step_size: how far a round moves the targets.
-        num_images_per_prompt: images of a concept that a round judges.
-        num_inference_steps: sampling steps of those.
-        guidance_scale: their guidance.
-        seed: of the first image; every image has its own.
+        max_iterations: The largest number of rounds.
+        max_diff: The largest accepted difference between a measured and a requested share.
+        step_size: The step by which a round moves the targets.
+        num_images_per_prompt: The number of images of each concept that a round judges.
+        num_inference_steps: The number of sampling steps of an image.
+        guidance_scale: The guidance scale of an image.
+        seed: The seed of the first image. Every image has another seed.
     """
 
     max_iterations: int = Field(default=30, ge=1)
@@ -60,9 +62,18 @@ class DebiasConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
-def missing(wanted: Tensor, found: Tensor, max_diff: float) -> Tensor:
-    """d, (attributes,): what each share lacks, 0 where all of them are near enough."""
-    lacks = wanted - found
+def missing(wanted: Tensor, measured: Tensor, max_diff: float) -> Tensor:
+    """The difference d of each share from the requested one; zero if all shares are close enough.
+
+    Args:
+        wanted: The requested shares, (attributes,).
+        measured: The measured shares, (attributes,).
+        max_diff: The largest accepted difference.
+
+    Returns:
+        The differences, (attributes,).
+    """
+    lacks = wanted - measured
     return torch.zeros_like(lacks) if bool((lacks.abs() < max_diff).all()) else lacks
 
 
@@ -75,19 +86,19 @@ def debiased(
     measure: Measure | None,
     progress: Progress | None,
 ) -> Solution:
-    """The solution with which every concept's images show its attributes in the requested shares.
+    """Solve until the images of every concept show its attributes in the requested shares.
 
     Args:
-        model: Embeds the attributes.
+        model: The model, which embeds the attributes.
         request: The concepts with their attributes and shares.
-        config: When to stop.
-        concepts: C, (n, d), float64, one token per concept.
+        config: The settings.
+        concepts: The tokens C, (n, d), float64, one per concept.
         solved: Solves for targets G, (n, d).
-        measure: Draws images and measures the shares.
+        measure: Generates images and measures the shares.
         progress: Called after each round.
 
     Raises:
-        BadRequest: There is no judge.
+        BadRequest: `measure` is None, since there is no judge.
     """
     if measure is None:
         raise BadRequest("Debiasing needs a judge that recognises the attributes; give one with --judge.")
@@ -101,8 +112,8 @@ def debiased(
         rounds.append(_measured(request, config, index, solution.edits if index else (), measure))
         if progress:
             progress("rounds of images", index + 1, config.max_iterations)
-        found = [torch.tensor(list(shares.values()), dtype=torch.float64) for shares in rounds[-1].values()]
-        lacks = [missing(want, have, config.max_diff) for want, have in zip(wanted, found, strict=True)]
+        measured = [torch.tensor(list(shares.values()), dtype=torch.float64) for shares in rounds[-1].values()]
+        lacks = [missing(want, have, config.max_diff) for want, have in zip(wanted, measured, strict=True)]
         if not any(bool(lack.any()) for lack in lacks):
             break
         guides = guides + config.step_size * torch.stack([d @ a for d, a in zip(lacks, toward, strict=True)])
@@ -117,11 +128,11 @@ def debiased(
 
 
 def _measured(request: Request, config: DebiasConfig, index: int, edits: Sequence[Edit], measure: Measure) -> Shares:
-    """The shares of each concept in one round; no two rounds have an image in common."""
+    """The shares of each concept in one round. Every round has its own seeds."""
     count, shares = config.num_images_per_prompt, Shares()
     for position, concept in enumerate(request.concepts):
         first = config.seed + (index * len(request.concepts) + position) * count
-        found = measure(
+        measured = measure(
             concept.name,
             list(concept.attributes),
             edits,
@@ -130,5 +141,5 @@ def _measured(request: Request, config: DebiasConfig, index: int, edits: Sequenc
             guidance=config.guidance_scale,
             clip_skip=request.clip_skip,
         )
-        shares[concept.name] = dict(zip(concept.attributes, found, strict=True))
+        shares[concept.name] = dict(zip(concept.attributes, measured, strict=True))
     return shares

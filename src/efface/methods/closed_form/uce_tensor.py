@@ -1,14 +1,14 @@
-"""UCE's technique `tensor`: a concept's values become its guide's, without the part that points where they do.
+"""UCE's technique `tensor`: a concept's values become its guide's values, minus their part along the concept's values.
 
     u = W C / |W C|_F,   V = W G - <u, W G>_F u,   W' = W + a (V - W C) C^T A^-1          (tokens as columns)
 
-with the Frobenius norm and product over one prompt's whole window, and A as in `closed_form`. The projection depends on
-the layer, so this is an edit of each weight: with s = <W C, W G>_F / |W C|_F^2 for each prompt,
+The Frobenius norm and product run over the whole window of one prompt, and A is as in `ridge`. The projection depends
+on the layer, so each weight has its own edit. With s = <W C, W G>_F / |W C|_F^2 for each prompt,
 
     W' - W = up @ down,   up = a W (G - (1 + s) C),   down = C^T A^-1
 
-where `down` is the same for all layers and each column of `up` belongs to one edited token. So an eraser is restored
-from what it stores, without the model.
+where `down` is the same for all layers and each column of `up` belongs to one edited token. So the edits of a subset of
+the concepts follow from the stored tensors, without the model.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from efface.request.record import Request
 
 
 def tensor_edits(model: Model, pairs: Pairs, right: Tensor, erase_scale: float) -> tuple[Edit, ...]:
-    """The edit of every weight that reads the text.
+    """Compute the edit of every weight that reads the text.
 
     Args:
-        model: The model; its weights are read one after the other.
+        model: The model. Its weights are read one after the other.
         pairs: The edited tokens and their guides.
-        right: A^-1 C^T, (d, n).
-        erase_scale: a.
+        right: The factor A^-1 C^T, (d, n).
+        erase_scale: The weight a of the edited tokens.
 
     Raises:
         BadInput: A weight is not finite, or zero for a whole concept.
@@ -44,8 +44,8 @@ def tensor_edits(model: Model, pairs: Pairs, right: Tensor, erase_scale: float) 
     down = right.T.contiguous()
     edits: list[Edit] = []
     for name, weight in model.text_weights():
-        wide = weight.double().cpu()
-        values, aims = pairs.edited @ wide.T, pairs.guides @ wide.T
+        matrix = weight.double().cpu()
+        values, aims = pairs.edited @ matrix.T, pairs.guides @ matrix.T
         share = _by_prompt((values * aims).sum(1), pairs.prompt) / _by_prompt((values * values).sum(1), pairs.prompt)
         up = erase_scale * (aims - (1 + share)[:, None] * values).T
         if not up.isfinite().all():

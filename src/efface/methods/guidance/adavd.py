@@ -109,7 +109,7 @@ class Values:
 
     Args:
         targets: t, (n, d_out).
-        settings: as of the guard.
+        settings: As of the guard.
     """
 
     def __init__(self, targets: Tensor, settings: Any) -> None:
@@ -151,11 +151,11 @@ class AdaVdConfig(Settings):
     """AdaVD's settings, by the reference's names.
 
     Attributes:
-        token_sim: shift by how alike a value and the concept's are; without, take all of the common part.
-        sigmoid_a: how sharply the shift sets in.
-        sigmoid_b: the cosine at which it is half of `sigmoid_c`; None is 0.93 with `joint`, else 0.86.
-        sigmoid_c: the most of the common part that is taken: 2 turns it around.
-        joint: take both branches' values as one vector, as the reference's code does; needs guidance.
+        token_sim: Shift by how alike a value and the concept's are; without, take all of the common part.
+        sigmoid_a: How sharply the shift sets in.
+        sigmoid_b: The cosine at which it is half of `sigmoid_c`; None is 0.93 with `joint`, else 0.86.
+        sigmoid_c: The most of the common part that is taken: 2 turns it around.
+        joint: Take both branches' values as one vector, as the reference's code does; needs guidance.
     """
 
     token_sim: bool = True
@@ -189,7 +189,7 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
     return replace(parts[0], request=request, edits=(replace(edits[-1], values=values),))
 
 
-METHOD = Method(
+ENTRY = Method(
     name="adavd",
     summary="Takes a concept's part out of every value while sampling, as far as they are alike; no weight changes.",
     paper="https://arxiv.org/abs/2412.06143",

@@ -89,7 +89,7 @@ def erase(model: Model, request: Request, config: NegativeConfig) -> Solution:
     )
 
 
-METHOD = Method(
+ENTRY = Method(
     name="negative",
     summary="A negative prompt: guidance leads away from the concept; no weight changes.",
     paper="https://arxiv.org/abs/2207.12598",

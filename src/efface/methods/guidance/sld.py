@@ -95,7 +95,7 @@ class Safety:
     """The guidance away from the concept over the steps of one run.
 
     Args:
-        settings: sld_guidance_scale, sld_warmup_steps, sld_threshold, sld_momentum_scale and sld_mom_beta.
+        settings: Sld_guidance_scale, sld_warmup_steps, sld_threshold, sld_momentum_scale and sld_mom_beta.
     """
 
     def __init__(self, settings: Mapping[str, Scalar]) -> None:
@@ -149,12 +149,12 @@ class SldConfig(Settings):
     """SLD's settings, by the reference's names; None takes the published strength's.
 
     Attributes:
-        preset: one of the four published strengths.
-        sld_warmup_steps: steps before it acts.
-        sld_guidance_scale: how soon it acts in full.
-        sld_threshold: how far from the concept it still acts.
-        sld_momentum_scale: how much of the last steps' direction is added.
-        sld_mom_beta: how long that direction lasts.
+        preset: One of the four published strengths.
+        sld_warmup_steps: Steps before it acts.
+        sld_guidance_scale: How soon it acts in full.
+        sld_threshold: How far from the concept it still acts.
+        sld_momentum_scale: How much of the last steps' direction is added.
+        sld_mom_beta: How long that direction lasts.
     """
 
     preset: Strength = "medium"
@@ -175,7 +175,7 @@ def erase(model: Model, request: Request, config: SldConfig) -> Solution:
     return Solution(request, (edit,), notes=notes, embedded=embedded)
 
 
-METHOD = Method(
+ENTRY = Method(
     name="sld",
     summary="Safe latent guidance: steers sampling away from the concept where the image nears it; no weight changes.",
     paper="https://arxiv.org/abs/2211.05105",

@@ -36,8 +36,8 @@ class CieConfig(CorrelationConfig):
 
     Attributes:
         lr: Adam's learning rate.
-        threshold: of the running mean; training stops below it.
-        reg_beta: weight of the distance to the base.
+        threshold: Of the running mean; training stops below it.
+        reg_beta: Weight of the distance to the base.
     """
 
     lr: float = Field(default=1e-6, gt=0, lt=1e38)
@@ -103,7 +103,7 @@ def erase(
     return train_concepts(model, request, config, context, write_snapshot, objective)
 
 
-METHOD = Method(
+ENTRY = Method(
     name="cie",
     summary="Trains cross-attention until what the concept adds no longer correlates with what it added.",
     paper="https://arxiv.org/abs/2402.05947",

@@ -31,13 +31,13 @@ class CorrelationConfig(TrainingConfig):
     """Settings of both methods, by the reference's names where it has them.
 
     Attributes:
-        iter_break: steps of Adam at most.
-        batch_size: samples of one forward pass.
-        accumulate_grads: never set gradients to zero, as the published scripts do by an oversight.
-        images: pictures that are drawn of a concept; those of the published scripts are 1000, each used once.
-        sampling_steps: of a picture.
-        guidance_scale: of a picture.
-        sampler: of a picture; the published one is `lms`, with 100 steps.
+        iter_break: Steps of Adam at most.
+        batch_size: Samples of one forward pass.
+        accumulate_grads: Never set gradients to zero, as the published scripts do by an oversight.
+        images: Pictures that are drawn of a concept; those of the published scripts are 1000, each used once.
+        sampling_steps: Of a picture.
+        guidance_scale: Of a picture.
+        sampler: Of a picture; the published one is `lms`, with 100 steps.
     """
 
     iter_break: int = Field(default=1000, ge=1)
@@ -53,11 +53,11 @@ class Pictures:
     """Noisy pictures of concepts. They are drawn when they are first needed, and used in an order drawn anew each time.
 
     Args:
-        model: the base, which draws them.
-        request: whose concepts.
-        config: how many, how, and from which seed on.
-        latents: draws.
-        progress: told of it.
+        model: The base, which draws them.
+        request: Whose concepts.
+        config: How many, how, and from which seed on.
+        latents: Draws.
+        progress: Told of it.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class Momentum:
     """Running means m of k losses.
 
     Args:
-        k: how many.
-        threshold: below which one is to stop.
+        k: How many.
+        threshold: Below which one is to stop.
     """
 
     def __init__(self, k: int, threshold: float) -> None:

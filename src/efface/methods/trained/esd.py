@@ -49,27 +49,27 @@ class EsdConfig(TrainingConfig):
     """ESD's settings, by the references' names; what a preset sets can be changed one by one.
 
     Attributes:
-        preset: the published defaults of the 2023 code, or of the 2025 script.
-        train_method: which parameters; None is cross-attention for a style, and all but that for anything else.
-        start_guidance: of the trajectories.
-        negative_guidance: eta.
-        iterations: steps of Adam.
-        lr: its learning rate.
-        batch_size: samples of one forward pass.
-        ddim_steps: of a whole trajectory.
-        image_size: in pixels; None is the model's own.
-        erase_from: the prompt that the concept is taken out of, instead of the concept itself.
-        separator: splits a concept's name into several prompts, of which each trajectory takes one.
-        together: train all concepts of the request as one, each trajectory taking one; cannot be split afterwards.
+        preset: The published defaults of the 2023 code, or of the 2025 script.
+        train_method: Which parameters; None is cross-attention for a style, and all but that for anything else.
+        start_guidance: Of the trajectories.
+        negative_guidance: Eta.
+        iterations: Steps of Adam.
+        lr: Its learning rate.
+        batch_size: Samples of one forward pass.
+        ddim_steps: Of a whole trajectory.
+        image_size: In pixels; None is the model's own.
+        erase_from: The prompt that the concept is taken out of, instead of the concept itself.
+        separator: Splits a concept's name into several prompts, of which each trajectory takes one.
+        together: Train all concepts of the request as one, each trajectory taking one; cannot be split afterwards.
             Here, and with `separator`, concepts take turns in an order that is drawn anew each time around.
-        prompt: what a concept is prompted by; {} is its name.
-        target: where the target starts without `erase_from`: the prediction for the empty prompt, or the concept's.
-        latents: whose trajectories; the edited model's are sampled anew when all points of the last ones are used.
-        reuse: how many points of a trajectory are trained on, at most: several concepts have two trajectories each, if
+        prompt: What a concept is prompted by; {} is its name.
+        target: Where the target starts without `erase_from`: the prediction for the empty prompt, or the concept's.
+        latents: Whose trajectories; the edited model's are sampled anew when all points of the last ones are used.
+        reuse: How many points of a trajectory are trained on, at most: several concepts have two trajectories each, if
             the steps allow it; 1 is the published fresh trajectory each step.
         sampler: DDIM, or the model's own scheduler.
-        compvis_quirk: the 2023 code's trajectories, whose points are cleaner than the timestep says.
-        mu_quirk: noxattn and notime train the output layers, as in mu's packaging.
+        compvis_quirk: The 2023 code's trajectories, whose points are cleaner than the timestep says.
+        mu_quirk: Noxattn and notime train the output layers, as in mu's packaging.
     """
 
     preset: Annotated[Preset, BeforeValidator(str)] = "2025"
@@ -216,7 +216,7 @@ def erase(
     return train_concepts(model, request, config, context, write_snapshot, objective, together=config.together)
 
 
-METHOD = Method(
+ENTRY = Method(
     name="esd",
     summary="Trains the model to be guided away from a concept by its own frozen self.",
     paper="https://arxiv.org/abs/2303.07345",

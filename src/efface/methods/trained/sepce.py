@@ -50,14 +50,14 @@ class SepceConfig(CorrelationConfig):
     """SepCE's settings, by the reference's names; see `CorrelationConfig` for the rest.
 
     Attributes:
-        training: one concept after the other, or all at once; the defaults of lr, threshold and reg_beta depend on it.
+        training: One concept after the other, or all at once; the defaults of lr, threshold and reg_beta depend on it.
         lr: Adam's learning rate; joint 1e-2.
-        threshold: of the running mean; a concept's training stops below it; joint 0.
-        reg_beta: weight of the change's size; joint 3e-5.
-        scale_factor: beta.
-        balance: the concept whose norm the joint weights are relative to: the first one, or the one with the largest.
-        basis: orthonormal, or as published.
-        tolerance: the share below which protected prompts count as having no part in a direction.
+        threshold: Of the running mean; a concept's training stops below it; joint 0.
+        reg_beta: Weight of the change's size; joint 3e-5.
+        scale_factor: Beta.
+        balance: The concept whose norm the joint weights are relative to: the first one, or the one with the largest.
+        basis: Orthonormal, or as published.
+        tolerance: The share below which protected prompts count as having no part in a direction.
     """
 
     training: Literal["separate", "joint"] = "separate"
@@ -79,12 +79,12 @@ class Sepce(Objective):
     """SepCE for one concept, or jointly for several.
 
     Args:
-        model: the base.
-        request: the concepts that are trained.
-        config: the method's settings.
+        model: The base.
+        request: The concepts that are trained.
+        config: The method's settings.
         directions: N_k of each.
-        pictures: of them.
-        data: a digest of what the directions were computed from.
+        pictures: Of them.
+        data: A digest of what the directions were computed from.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
     raise CannotCombine("their bases were solved without each other: each may change the other's concepts", exact)
 
 
-METHOD = Method(
+ENTRY = Method(
     name="sepce",
     summary="Trains for each concept a change that the other concepts and preserved prompts do not notice.",
     paper="https://arxiv.org/abs/2402.05947",

@@ -42,13 +42,13 @@ def bases(model: Model, request: Request, tolerance: float, published: bool) -> 
     """N_k of each concept, (b, d), float64.
 
     Args:
-        model: of which only the text encoder is used.
-        request: the concepts, and what is preserved.
-        tolerance: below which share a direction is free.
-        published: the basis of the scripts instead of an orthonormal one.
+        model: Of which only the text encoder is used.
+        request: The concepts, and what is preserved.
+        tolerance: Below which share a direction is free.
+        published: The basis of the scripts instead of an orthonormal one.
 
     Raises:
-        BadRequest: what is protected leaves a concept no direction.
+        BadRequest: What is protected leaves a concept no direction.
     """
     (empty,) = model.embed([""], clip_skip=request.clip_skip).tokens.double()
     named = model.embed(request.names, clip_skip=request.clip_skip).tokens.double()  # (k, T, d)
@@ -76,9 +76,9 @@ class Confined(Weights):
     """Changes of linear maps, one for each concept, that use given directions only.
 
     Args:
-        denoiser: has the maps.
-        names: their weights.
-        directions: beta N_k of each concept, (b_k, d).
+        denoiser: Has the maps.
+        names: Their weights.
+        directions: Beta N_k of each concept, (b_k, d).
     """
 
     def __init__(self, denoiser: nn.Module, names: Iterable[str], directions: Sequence[Tensor]) -> None:

@@ -48,12 +48,12 @@ def parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk: bool = 
     """Names of the parameters to train.
 
     Args:
-        denoiser: the U-Net.
-        train_method: which set.
-        mu_quirk: let `noxattn` and `notime` train the output layers too, as mu's packaging does by an oversight.
+        denoiser: The U-Net.
+        train_method: Which set.
+        mu_quirk: Let `noxattn` and `notime` train the output layers too, as mu's packaging does by an oversight.
 
     Raises:
-        BadRequest: the U-Net has none of them.
+        BadRequest: The U-Net has none of them.
     """
     if train_method in _BY_LAYER:
         layers = {name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}

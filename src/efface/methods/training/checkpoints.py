@@ -35,11 +35,11 @@ class Checkpoints:
     """What is kept of one component.
 
     Args:
-        folder: made when something is first written.
-        index: the component's; they are trained in order.
-        facts: what determines the outcome, as JSON values; a checkpoint of other facts is not taken up.
-        force: drop a checkpoint of other facts instead of refusing it.
-        last: whether no component comes after it.
+        folder: Made when something is first written.
+        index: The component's; they are trained in order.
+        facts: What determines the outcome, as JSON values; a checkpoint of other facts is not taken up.
+        force: Drop a checkpoint of other facts instead of refusing it.
+        last: Whether no component comes after it.
     """
 
     #: Between two checkpoints, at least: seconds, and how often what writing the last one took.
@@ -60,7 +60,7 @@ class Checkpoints:
         """The last checkpoint's header and tensors, if there is one.
 
         Raises:
-            BadFile: it is damaged, or of other work and `force` is false.
+            BadFile: It is damaged, or of other work and `force` is false.
         """
         if not self.path.is_file():
             return None
@@ -86,7 +86,7 @@ class Checkpoints:
         """Replace the checkpoint.
 
         Raises:
-            BadFile: it cannot be written; the one before stays.
+            BadFile: It cannot be written; the one before stays.
         """
         started = time.monotonic()
         self._make_folder()

@@ -47,14 +47,14 @@ class Training:
     """One objective, trained until it has done all its steps or is finished.
 
     Args:
-        accelerator: under which.
-        objective: what.
-        checkpoints: where it is taken up again from, and logged; None is nowhere.
-        tell: called after each step, in the main process, with the steps done and the losses.
-        keep: writes the weights, as they are after some steps, in the main process, and says where.
+        accelerator: Under which.
+        objective: What.
+        checkpoints: Where it is taken up again from, and logged; None is nowhere.
+        tell: Called after each step, in the main process, with the steps done and the losses.
+        keep: Writes the weights, as they are after some steps, in the main process, and says where.
 
     Raises:
-        BadInput: the objective keeps its gradients, and they are float16.
+        BadInput: The objective keeps its gradients, and they are float16.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Training:
         """Train, from the last checkpoint on if there is one.
 
         Raises:
-            BadInput: the loss, or a weight, is no longer finite; the last weights whose loss was finite are kept.
-            KeyboardInterrupt: after a checkpoint of the last whole step.
+            BadInput: The loss, or a weight, is no longer finite; the last weights whose loss was finite are kept.
+            KeyboardInterrupt: After a checkpoint of the last whole step.
         """
         self._restore()
         try:
@@ -209,8 +209,8 @@ class LastGood:
     They are held in the memory of the CPU, and replaced as often as costs next to nothing.
 
     Args:
-        weights: of what.
-        keep: writes the weights as they are after some steps, and says where.
+        weights: Of what.
+        keep: Writes the weights as they are after some steps, and says where.
     """
 
     def __init__(self, weights: Weights, keep: Callable[[int], Path]) -> None:

@@ -21,11 +21,11 @@ class TrainingConfig(Settings):
     """What the loop reads, by the names of accelerate and diffusers' training scripts.
 
     Attributes:
-        seed: of noise, timesteps and the order of the data.
-        gradient_accumulation_steps: forward passes of one step of the optimiser, in each process.
-        mixed_precision: the type that forward passes compute in; None is what `accelerate launch` was told, else "no".
-        save_freq: keep the eraser as it is after every so many steps, beside the log.
-        report_to: a tracker to log to, which must be installed; losses go to the log's JSON lines in any case.
+        seed: Of noise, timesteps and the order of the data.
+        gradient_accumulation_steps: Forward passes of one step of the optimiser, in each process.
+        mixed_precision: The type that forward passes compute in; None is what `accelerate launch` was told, else "no".
+        save_freq: Keep the eraser as it is after every so many steps, beside the log.
+        report_to: A tracker to log to, which must be installed; losses go to the log's JSON lines in any case.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -43,11 +43,11 @@ class Objective(ABC):
     """What a trained method brings.
 
     Attributes:
-        weights: what is trained.
-        iterations: how many steps, at most.
-        clip_norm: the norm that gradients are cut to; None leaves them.
-        keeps_gradients: never set them to zero, so that each step follows the sum of all gradients so far.
-        data: a digest of what determines the outcome beside the request and the settings, such as a file's content.
+        weights: What is trained.
+        iterations: How many steps, at most.
+        clip_norm: The norm that gradients are cut to; None leaves them.
+        keeps_gradients: Never set them to zero, so that each step follows the sum of all gradients so far.
+        data: A digest of what determines the outcome beside the request and the settings, such as a file's content.
     """
 
     weights: Weights

@@ -104,7 +104,7 @@ class _ComponentTrainer:
     """What the trainings of one request have in common.
 
     Attributes:
-        accelerator: accelerate's.
+        accelerator: Accelerate's.
         config: The method's settings.
         context: The folder for checkpoints, and the progress callback.
         snapshot: (request, weights, step, path) -> None: writes an eraser.

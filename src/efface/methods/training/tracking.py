@@ -18,7 +18,7 @@ def check_tracker(config: TrainingConfig, folder: Path | None) -> None:
     """Refuse a tracker that is not installed, or has nowhere to write.
 
     Raises:
-        BadInput: that.
+        BadInput: That.
     """
     from accelerate.tracking import get_available_trackers
 
@@ -37,7 +37,7 @@ def track(accelerator: Accelerator, config: TrainingConfig, values: Mapping[str,
     others begin a new run.
 
     Raises:
-        BadInput: the tracker failed, whatever with.
+        BadInput: The tracker failed, whatever with.
     """
     try:
         if not accelerator.trackers:

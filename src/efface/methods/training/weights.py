@@ -45,8 +45,8 @@ class Copies(Weights):
     """Whole parameters, each trained as a float32 copy of the base's.
 
     Args:
-        denoiser: of which parameters are trained.
-        names: which.
+        denoiser: Of which parameters are trained.
+        names: Which.
     """
 
     def __init__(self, denoiser: nn.Module, names: Iterable[str]) -> None:
@@ -76,8 +76,8 @@ class Networks:
     """The denoiser with and without what is trained.
 
     Args:
-        model: has the denoiser.
-        weights: what is trained.
+        model: Has the denoiser.
+        weights: What is trained.
     """
 
     def __init__(self, model: Model, weights: Weights) -> None:

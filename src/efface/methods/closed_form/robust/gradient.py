@@ -1,17 +1,18 @@
-"""A search for what brings the picture of a concept back, whatever its own keys and values do; see `robust`.
+"""A gradient search for embeddings that restore the image of a concept; see `method`.
 
-Along the paths x_t by which the unedited model draws the concept c, with guidance, it looks for one shift x such that
-the edited model, told the guide's prompt g with x added from its last subject token on, predicts what the unedited
-model predicts for the concept:
+The unedited model samples the concept c with guidance, along latents x_t. The search looks for one shift x that is
+added to the guide's prompt g from its last subject token on, such that the edited model predicts the same as the
+unedited model does for the concept:
 
     min_x  mean_t |eps(x_t, M (g + x)) - eps(x_t, c)|^2 / |eps(x_t, g) - eps(x_t, c)|^2          score: its square root
 
-by Adam. The states are the model's own on its way to the concept, since on plain noise at a random time hardly anything
-depends on the text; so nothing has to be sampled, decoded or judged beforehand. It is the search of concept inversion
-(https://arxiv.org/abs/2308.01508) on the encoder's output, where it is least hindered, with a teacher for the target.
+by Adam. The latents are those of the model's own sampling, since for pure noise at a random timestep the prediction
+hardly depends on the text. No image has to be decoded or judged. This is the search of concept inversion
+(https://arxiv.org/abs/2308.01508) on the text encoder's output, the space with the fewest constraints, with a teacher
+for the target.
 
-Cost: 3 x STEPS denoiser calls for a concept's paths, once; a round takes `gradient` calls with their gradients, and
-STEPS more for the score.
+Cost: 3 x STEPS denoiser calls per concept, once. Each round takes `gradient` calls with gradients, and STEPS more for
+the score.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ State = tuple[Tensor, Tensor, Tensor]  # x_t, t and eps(x_t, c)
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """How the unedited model draws a concept.
+    """The latents along which the unedited model samples a concept, and its predictions there.
 
     Attributes:
-        latents: x_t at each step, (STEPS, n, C, h, w).
-        times: (STEPS,).
-        aims: eps(x_t, c), like the latents.
-        guide: the guide's prompt, (T, d).
-        spoken: (T, 1), 1 from its last subject token on.
-        errors: |eps(x_t, g) - eps(x_t, c)|^2, (STEPS,).
+        latents: The latents x_t of each step, (STEPS, n, C, h, w).
+        times: The timesteps, (STEPS,).
+        aims: The predictions eps(x_t, c), (STEPS, n, C, h, w).
+        guide: The embedding of the guide's prompt, (T, d).
+        spoken: The mask of the shifted tokens, 1 from the last subject token on, (T, 1).
+        errors: The squared distances |eps(x_t, g) - eps(x_t, c)|^2, (STEPS,).
     """
 
     latents: Tensor
@@ -56,28 +57,36 @@ class Path:
     errors: Tensor
 
 
-def paths(
+def denoising_paths(
     model: Model, prompts: tuple[str, ...], guides: tuple[str, ...], clip_skip: int | None, images: int, seed: int
 ) -> list[Path]:
-    """One for each concept, of `images` pictures.
+    """Sample one path for each concept.
+
+    Args:
+        model: The unedited model.
+        prompts: The prompt of each concept.
+        guides: The prompt of each guide.
+        clip_skip: The number of last layers of the text encoder to skip.
+        images: The number of images of each path.
+        seed: The seed of their noise.
 
     Raises:
-        BadRequest: the model is not told its text by prompts alone, or does not predict noise along a DDIM schedule.
+        BadRequest: The denoiser reads more than a prompt's embedding, or the model has no DDIM schedule.
     """
     schedule, config = dict(model.scheduler_config), model.denoiser.config
     if "beta_schedule" not in schedule or getattr(config, "addition_embed_type", None) is not None:
-        raise BadRequest(f"The gradient search does not know how {model.name} is told its text; set gradient=0.")
+        raise BadRequest(f"The gradient search does not support the text conditioning of {model.name}; set gradient=0.")
     scheduler = ddim_scheduler(schedule)
-    concepts, others = (model.embed(said, clip_skip=clip_skip) for said in (prompts, guides))
+    concepts, others = (model.embed(texts, clip_skip=clip_skip) for texts in (prompts, guides))
     empty = model.embed([""], clip_skip=clip_skip).tokens[0]
     shape = (images, *model.latent_shape)
-    found: list[Path] = []
+    paths: list[Path] = []
     for row in range(len(prompts)):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         states = _drawn(model, scheduler, noise, concepts.tokens[row], empty)
         spoken = (torch.arange(len(empty))[:, None] >= others.last[row].clamp(min=1)).double()
-        found.append(_path(model, states, others.tokens[row], spoken))
-    return found
+        paths.append(_path(model, states, others.tokens[row], spoken))
+    return paths
 
 
 @torch.no_grad()
@@ -100,8 +109,19 @@ def _drawn(model: Model, scheduler: Any, noise: Tensor, text: Tensor, empty: Ten
     return states
 
 
-def search(model: Model, edit: TextEdit, path: Path, start: Tensor, steps: int) -> tuple[Tensor, float]:
-    """The shift (d,) that brings a concept nearest, from `start` on, and its score."""
+def search_shift(model: Model, edit: TextEdit, path: Path, start: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Search for the shift that restores a concept best.
+
+    Args:
+        model: The unedited model.
+        edit: The edit.
+        path: The path of the concept.
+        start: The first shift, (d,).
+        steps: The number of steps of Adam.
+
+    Returns:
+        The shift, (d,), and its score; `start` and its score if no other shift is better.
+    """
     scale = start.norm() / len(start) ** 0.5
     moved = torch.zeros_like(start, requires_grad=True)
     optimiser = torch.optim.Adam([moved], lr=RATE)
@@ -126,10 +146,10 @@ def _score(model: Model, edit: TextEdit, path: Path, shift: Tensor) -> float:
 
 def _error(model: Model, edit: TextEdit, path: Path, shift: Tensor, at: int) -> Tensor:
     """|eps(x_t, M (g + x)) - eps(x_t, c)|^2 at one step."""
-    said = edit(path.guide + path.spoken * shift)
-    return (_predicted(model, path.latents[at], path.times[at], said) - path.aims[at]).double().square().sum()
+    text = edit(path.guide + path.spoken * shift)
+    return (_predicted(model, path.latents[at], path.times[at], text) - path.aims[at]).double().square().sum()
 
 
 def _predicted(model: Model, latents: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """What the denoiser predicts for n latents that are all told the same text (T, d)."""
+    """The denoiser's prediction for n latents with the same text (T, d)."""
     return model.predict(latents, t, Conditions(text[None])).cpu()

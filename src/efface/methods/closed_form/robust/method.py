@@ -1,33 +1,37 @@
-"""Robust: search for what brings the concept back through the edited model, erase that too, and again.
+"""Robust: searches for embeddings that restore a concept in the edited model, erases them too, and repeats.
 
-(a) Three searches look for embeddings that the edited model reads as the concept, each scored from 0 (the concept is
-    back) to 1 (no nearer than its guide):
-    - `derive`: in closed form, for every token of several prompts with the concept, the embedding that best restores
-      it; over all embeddings (`free`, as RECE does), or over what the text encoder's last norm lets through (`text`);
-    - `neighbours`: all words that are one token of the vocabulary: it finds "kitten" for "cat" without being told;
-    - `gradient`: Adam on the denoising loss along the model's own paths to the concept (`robust_gradient`). It alone
-      needs the denoiser, and is off by default.
-(b) What scores below `threshold` is appended to what is edited, and everything is solved anew. Until no search finds
-    anything, or the rounds are used up. The result is one text edit.
+(a) Three searches look for embeddings that the edited model reads as the concept. Each candidate has a score from 0
+(the
+    concept is restored) to 1 (no nearer to the concept than its guide):
+    - `derive`: in closed form, the embedding that best restores each token of several prompts with the concept; among
+      all embeddings (`free`, as in RECE), or among those that the text encoder can produce (`text`);
+    - `neighbours`: all words that are one token of the vocabulary. It finds "kitten" for "cat" without a list.
+    - `gradient`: Adam on the denoising loss along the model's own sampling of the concept (see `gradient`). Only this
+      search needs the denoiser. It is off by default.
+(b) Candidates with a score below `threshold` are appended to the edited tokens, and everything is solved again. This
+    repeats until no search finds a candidate, or all rounds are used. The result is one text edit.
 
-Two ways to solve:
-- `certified` (see there) is singular. Words go to the guide exactly. A shift x = M e - M g that restores the concept's
-  token is taken out of the range: it becomes the nearest, in the S norm, of what is kept exactly, which moves the rest
-  least. Nothing more is kept exactly for its sake, so the range shrinks round by round, no embedding comes as near
-  again as before, and a concept's certificate does not fall.
-- `uce`, the ridge: what was found is sent to its guide. It is invertible, so there is always something left to find.
+Two solvers:
+- `certified` (see there) is singular. Words are mapped to the guide exactly. A shift x = M e - M g that restores the
+  concept's token is removed from the range: it is mapped to the nearest vector, in the S norm, among the exactly
+  preserved ones, which changes other tokens least. No further vector has to be preserved exactly for this. So the range
+  shrinks in each round, no embedding comes as near as before, and a concept's certificate does not decrease.
+- `uce`, the ridge regression, maps each candidate to its guide. It is invertible, so the concept can always be
+  restored.
 
-What is kept exactly decides how much can be erased. Here it is the guides and only the strongest directions of the
-empty prompt (above `empty_cut`); the rest of it, and the preserved prompts, are kept as far as it is worth it (`mu`). A
-preserved prompt, a guide or another concept is never erased as a neighbour; one that brings a concept back is told of.
+The vectors that are preserved exactly limit how much can be erased. Here these are the guides and only the strongest
+directions of the empty prompt (above `empty_cut`). Its other directions and the preserved prompts are preserved
+approximately, with weight `mu`. A preserved prompt, a guide or another concept is never erased as a neighbour. If one
+of them restores a concept, the eraser records it and warns.
 
-What it does not see: prompts of several tokens with no telling word among them, pictures that are built without the
-concept's own keys and values (of these only `gradient` sees some), and changed weights. It is efface's own, after RECE
-(https://arxiv.org/abs/2407.12383), whose loop this is, and STEREO (https://arxiv.org/abs/2408.16807), which searches
-first and then erases once.
+Limits: the searches miss prompts of several tokens of which none names the concept, images that do not depend on the
+concept's own keys and values (only `gradient` finds some of these), and changed weights.
 
-Cost: the words pass through a text encoder once for all (3,000 of the embedded model, 36,000 of Stable Diffusion 1.4,
-two tokens each), a round is one solve in d dimensions and one product words x d x d.
+Sources: the method is efface's own. The loop follows RECE (https://arxiv.org/abs/2407.12383). STEREO
+(https://arxiv.org/abs/2408.16807), in contrast, searches first and then erases once.
+
+Cost: the words pass through the text encoder once (3,000 words for the embedded model, 36,000 for Stable Diffusion 1.4,
+two tokens each). A round is one solve in d dimensions and one product of size words x d x d.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from efface.edits.solution import Solution
 from efface.methods.base import Method
 from efface.methods.closed_form.bounds import free_residuals
 from efface.methods.closed_form.ridge import PreservedTokens
-from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, solve
+from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, solve_robust
 from efface.methods.closed_form.robust.search import Searches, SearchResult
 from efface.methods.closed_form.stored import first_with, stored_preserved
 from efface.methods.closed_form.tokens import BATCH, token_pairs
@@ -53,7 +57,16 @@ from efface.request.record import Request
 
 
 def erase(model: Model, request: Request, config: RobustConfig) -> Solution:
-    """Search and solve until nothing is found."""
+    """Solve and search until no search finds a candidate.
+
+    Args:
+        model: The model.
+        request: The concepts, their guides and the preserved prompts.
+        config: The settings.
+
+    Raises:
+        BadRequest: The preserved prompts leave nothing of a concept to erase, or the model does not support a search.
+    """
     pairs = token_pairs(model, request)
     prompts = _preserved(request)
     preserved = PreservedTokens(model.width)
@@ -63,27 +76,27 @@ def erase(model: Model, request: Request, config: RobustConfig) -> Solution:
     problem = RobustProblem.of(text_gram(model), pairs.edited, pairs.guides, empty, preserved, len(prompts))
     searches = Searches(model, request, config, prompts)
     started = time.perf_counter()
-    edit, coverage = solve(problem, config, request.names)
+    edit, coverage = solve_robust(problem, config, request.names)
     results = searches.run(edit, problem)
     rounds = [_round(request, problem, edit, [], results)]
     for _ in range(config.rounds):
         candidates = searches.picked(results)
         if not candidates:
             break
-        problem = problem.with_found(candidates)
-        edit, coverage = solve(problem, config, request.names)
+        problem = problem.with_candidates(candidates)
+        edit, coverage = solve_robust(problem, config, request.names)
         results = searches.run(edit, problem)
         rounds.append(_round(request, problem, edit, candidates, results))
     notes = {
         "settings": config.model_dump(),
-        "coverage": coverage | searches.kept(edit, problem),
+        "coverage": coverage | searches.preserved_changes(edit, problem),
         "search": rounds,
     }
     return Solution(request, (edit,), problem.tensors(), notes, pairs.embedded, time.perf_counter() - started)
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
-    """The solution of the request's concepts and of what was found for each, solved again; nothing is searched anew.
+    """The solution of the request's concepts and of their candidates, solved again without a new search.
 
     Raises:
         CannotCombine: The parts preserve different prompts, and of many only the sum is stored.
@@ -96,9 +109,9 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
     width = len(problems[0].gram.matrix)
     preserved = PreservedTokens.from_tensors(stored_preserved(parts, request, width, _preserved), width)
     problem = RobustProblem.joined(problems, preserved, len(_preserved(request)))
-    edit, coverage = solve(problem, RobustConfig.model_validate(request.options), request.names)
-    # The scores that the searches measured belong to another operator; what they found still holds.
-    found = [
+    edit, coverage = solve_robust(problem, RobustConfig.model_validate(request.options), request.names)
+    # The measured scores belong to another operator, so only the candidates are recorded.
+    rounds = [
         [
             candidate
             for candidate in of_round["found"]
@@ -107,23 +120,27 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
         for part in parts
         for of_round in part.notes["search"]
     ]
-    rounds = [{"found": of_round} for of_round in found if of_round]
-    notes = {**parts[0].notes, "coverage": coverage, "search": rounds}
+    search = [{"found": candidates} for candidates in rounds if candidates]
+    notes = {**parts[0].notes, "coverage": coverage, "search": search}
     return Solution(request, (edit,), problem.tensors(), notes)
 
 
 def _preserved(request: Request) -> list[str]:
-    """The preserved prompts but the empty one, which is kept in any case."""
+    """The preserved prompts except the empty one, which is always preserved."""
     return [prompt for prompt in request.preserve if prompt.strip()]
 
 
 def _round(
-    request: Request, of: RobustProblem, edit: TextEdit, found: Sequence[Candidate], seen: Sequence[SearchResult]
+    request: Request,
+    problem: RobustProblem,
+    edit: TextEdit,
+    candidates: Sequence[Candidate],
+    results: Sequence[SearchResult],
 ) -> dict[str, Any]:
-    """What a round found and erased, and how near the searches come after it."""
-    after = {each.search: each.scores for each in seen}
-    own = of.edited[: of.concepts]
-    free = free_residuals(edit, of.gram, own) / of.gram.norms(own)
+    """The record of a round: the candidates that it erased, and the best scores of the searches after it."""
+    after = {result.search: result.scores for result in results}
+    concepts = problem.edited[: problem.concepts]
+    free = free_residuals(edit, problem.gram, concepts) / problem.gram.norms(concepts)
     return {
         "found": [
             {
@@ -133,17 +150,19 @@ def _round(
                 "score_before": one.score,
                 "score_after": float(after[one.search][one.row]),
             }
-            for one in found
+            for one in candidates
         ],
-        "nearest": {name: {each.search: each.best(owner) for each in seen} for owner, name in enumerate(request.names)},
+        "nearest": {
+            name: {result.search: result.best(owner) for result in results} for owner, name in enumerate(request.names)
+        },
         "free": dict(zip(request.names, free.tolist(), strict=True)),
         "rank": edit.rank,
     }
 
 
-METHOD = Method(
+ENTRY = Method(
     name="robust",
-    summary="Searches for what brings a concept back (words, embeddings), erases that too, and again.",
+    summary="Searches for words and embeddings that restore a concept, erases them too, and repeats.",
     paper="none: efface's own",
     repository="none: efface's own",
     edit="text",

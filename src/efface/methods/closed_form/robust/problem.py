@@ -1,7 +1,7 @@
-"""What `robust` solves for, its settings, and the two ways to solve for it; see `method`.
+"""The settings and the problem of `robust`, and its two solvers; see `method`.
 
-Shapes: k concepts, n edited tokens (the concepts' own, then words that were found), m shifts that were found, T tokens
-of the empty prompt, d text width.
+Shapes: k concepts, n edited tokens (those of the concepts, then the words that the search found), m shifts that the
+search found, T tokens of the empty prompt, d text width.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ from torch import Tensor
 
 from efface.edits.kinds import TextEdit
 from efface.methods.closed_form import certified_solve, ridge
-from efface.methods.closed_form.certified_solve import Problem, apart, span
+from efface.methods.closed_form.certified_solve import Problem, orthogonal_part, orthonormal_span
 from efface.methods.closed_form.ridge import PreservedTokens
 from efface.models.text_gram import TextGram
 from efface.settings import Settings
 
-_CUT = 1e-3  # of the longest token: below it, a direction of what is erased is one of what is kept
+_CUT = (
+    1e-3  # share of the longest token; an erased direction is left alone if less of it is outside of the fixed tokens
+)
 
 
 class RobustConfig(Settings):
-    """How to search, and what to give for it.
+    """Settings of the search and of the solvers.
 
     Attributes:
-        solve: `certified` or `uce`.
-        rounds: how often to search and solve again, at most; 0 searches only to tell.
-        threshold: a score below it is a concept that is back.
-        derive: over which embeddings: `free`, `text`, or `none` to leave this search out.
-        neighbours: how many words a round and concept; 0 leaves this search out.
-        gradient: Adam steps a round and concept; 0 leaves this search out.
-        images: pictures that the gradient search follows, a concept.
-        seed: of their noise.
-        mu: of `certified`, what preserved prompts are worth (see there).
-        preserve_rank: of `certified`, how many of their leading directions to keep exactly.
-        empty_cut: of `certified`, keep exactly those directions of the empty prompt that have more than this share of
-            the strongest one's length.
-        lamb: of `uce`, the ridge.
-        preserve_scale: of `uce`, the weight of the preserved tokens.
+        solve: The solver, `certified` or `uce`.
+        rounds: The largest number of times to search and solve again; with 0 the search is only recorded.
+        threshold: The score below which a concept counts as restored.
+        derive: The embeddings of the search `derive`: `free`, `text`, or `none` to turn it off.
+        neighbours: The number of words to erase per round and concept; 0 turns this search off.
+        gradient: The steps of Adam per round and concept; 0 turns this search off.
+        images: The images of each concept that the gradient search follows.
+        seed: The seed of their noise.
+        mu: For `certified`, the weight of the preserved prompts (see there).
+        preserve_rank: For `certified`, the number of their leading directions to preserve exactly.
+        empty_cut: For `certified`, the share of the strongest direction's length above which a direction of the empty
+            prompt is preserved exactly.
+        lamb: For `uce`, the ridge.
+        preserve_scale: For `uce`, the weight of the preserved tokens.
     """
 
     solve: Literal["certified", "uce"] = "certified"
@@ -61,16 +63,16 @@ class RobustConfig(Settings):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One thing to erase: a word's token (d,), or a shift (d,) from a guide's token.
+    """A result of a search to erase: the token of a word, or a shift from a guide's token.
 
     Attributes:
-        owner: position of the concept that it brings back.
-        search: what found it.
-        row: among which candidates.
-        what: in words.
-        score: before it is erased.
-        token: the token or the shift.
-        guide: the guide's token.
+        owner: The position of the concept that it restores.
+        search: The name of the search that found it.
+        row: Its position among the candidates of that search.
+        what: A description.
+        score: The score before it is erased.
+        token: The token or the shift, (d,).
+        guide: The guide's token, (d,).
     """
 
     owner: int
@@ -84,19 +86,19 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class RobustProblem:
-    """All that a solve reads; tokens as rows, float64.
+    """The inputs of a solve; tokens as rows, float64.
 
     Attributes:
-        gram: S.
-        edited: C, (n, d): the last subject token of each concept, then of the words that were found.
-        guides: G, (n, d): what they become.
-        owner: (n,), position of the concept that a row belongs to.
-        shifts: X, (m, d): what, added to a guide's token, brings a concept back.
-        shift_guides: (m, d), those tokens.
-        shift_owner: (m,).
-        empty: the empty prompt, (T, d).
-        preserved: the preserved prompts' last subject tokens.
-        count: how many these are.
+        gram: The matrix S.
+        edited: The tokens C, (n, d): the last subject token of each concept, then of each word that the search found.
+        guides: Their guides G, (n, d).
+        owner: The position of the concept of each row, (n,).
+        shifts: The shifts X, (m, d), each of which restores a concept when it is added to a guide's token.
+        shift_guides: The guides' tokens of the shifts, (m, d).
+        shift_owner: The position of the concept of each shift, (m,).
+        empty: The tokens of the empty prompt, (T, d).
+        preserved: The last subject tokens of the preserved prompts.
+        count: The number of preserved prompts.
     """
 
     gram: TextGram
@@ -120,20 +122,29 @@ class RobustProblem:
         preserved: PreservedTokens,
         count: int,
     ) -> RobustProblem:
-        """The problem before any search: one token (k, d) per concept."""
+        """The problem before any search, with one token per concept.
+
+        Args:
+            gram: The matrix S.
+            edited: The tokens C of the concepts, (k, d).
+            guides: Their guides G, (k, d).
+            empty: The tokens of the empty prompt, (T, d).
+            preserved: The last subject tokens of the preserved prompts.
+            count: The number of preserved prompts.
+        """
         owner = torch.arange(len(edited))
         none = edited[:0]
         return cls(gram, edited, guides, owner, none, none, owner[:0], empty, preserved, count)
 
     @property
     def concepts(self) -> int:
-        """k."""
+        """The number of concepts k."""
         return len(self.owner.unique())
 
-    def with_found(self, found: Sequence[Candidate]) -> RobustProblem:
-        """Words go to the concepts' guides; shifts are erased as such."""
-        words = [one for one in found if one.search == "neighbours"]
-        shifts = [one for one in found if one.search != "neighbours"]
+    def with_candidates(self, candidates: Sequence[Candidate]) -> RobustProblem:
+        """The problem with candidates added: words are edited towards the guides, shifts are removed from the range."""
+        words = [one for one in candidates if one.search == "neighbours"]
+        shifts = [one for one in candidates if one.search != "neighbours"]
 
         def longer(rows: Tensor, more: Sequence[Tensor]) -> Tensor:
             return torch.cat([rows, *(row[None] for row in more)])
@@ -149,24 +160,30 @@ class RobustProblem:
         )
 
     def keeping(self, positions: Tensor) -> RobustProblem:
-        """For the concepts at `positions`, sorted, and what was found for them, alone."""
-        rows, found = torch.isin(self.owner, positions), torch.isin(self.shift_owner, positions)
+        """The problem of the concepts at `positions`, (k,), sorted, and of their candidates."""
+        rows, shift_rows = torch.isin(self.owner, positions), torch.isin(self.shift_owner, positions)
         return replace(
             self,
             edited=self.edited[rows],
             guides=self.guides[rows],
             owner=torch.searchsorted(positions, self.owner[rows]),
-            shifts=self.shifts[found],
-            shift_guides=self.shift_guides[found],
-            shift_owner=torch.searchsorted(positions, self.shift_owner[found]),
+            shifts=self.shifts[shift_rows],
+            shift_guides=self.shift_guides[shift_rows],
+            shift_owner=torch.searchsorted(positions, self.shift_owner[shift_rows]),
         )
 
     @classmethod
     def joined(cls, parts: Sequence[RobustProblem], preserved: PreservedTokens, count: int) -> RobustProblem:
-        """For several concepts, from the inputs of each alone: their own tokens first, then what was found for them."""
+        """The problem of several concepts, from the problem of each one: first their tokens, then their words.
 
-        def rows(name: str, own: slice = slice(None)) -> Tensor:
-            return torch.cat([getattr(part, name)[own] for part in parts])
+        Args:
+            parts: The problem of each concept.
+            preserved: The last subject tokens of the preserved prompts.
+            count: The number of preserved prompts.
+        """
+
+        def rows(name: str, of_part: slice = slice(None)) -> Tensor:
+            return torch.cat([getattr(part, name)[of_part] for part in parts])
 
         def owner(of_part: Sequence[Tensor]) -> Tensor:
             return torch.arange(len(parts)).repeat_interleave(torch.tensor([len(some) for some in of_part]))
@@ -186,7 +203,7 @@ class RobustProblem:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What an eraser stores of it."""
+        """The tensors that an eraser stores, by name."""
         return {
             "edited": self.edited,
             "guides": self.guides,
@@ -217,44 +234,62 @@ class RobustProblem:
         )
 
 
-def exactly_kept(of: RobustProblem, config: RobustConfig) -> Tensor:
-    """Rows, (f, d), that must not move at all: the guides, and the empty prompt's strongest directions."""
-    left, values, _ = torch.linalg.svd(of.gram.root @ of.empty.T, full_matrices=False)
+def fixed_rows(problem: RobustProblem, config: RobustConfig) -> Tensor:
+    """The rows, (f, d), that must not change: the guides, and the strongest directions of the empty prompt."""
+    left, values, _ = torch.linalg.svd(problem.gram.root @ problem.empty.T, full_matrices=False)
     strong = values > config.empty_cut * values.max()
-    return torch.cat([of.guides, (of.gram.inverse_root @ (left[:, strong] * values[strong])).T])
+    return torch.cat([problem.guides, (problem.gram.inverse_root @ (left[:, strong] * values[strong])).T])
 
 
-def solve(of: RobustProblem, config: RobustConfig, names: Sequence[str]) -> tuple[TextEdit, dict[str, Any]]:
-    """The operator, and how many directions of what it covers and keeps.
+def solve_robust(problem: RobustProblem, config: RobustConfig, names: Sequence[str]) -> tuple[TextEdit, dict[str, Any]]:
+    """Solve by the chosen solver.
+
+    Args:
+        problem: The problem.
+        config: The settings.
+        names: The concepts.
+
+    Returns:
+        The edit, and the numbers of tokens and directions that it covers and preserves, by name.
 
     Raises:
-        BadRequest: what is kept leaves nothing of a concept to erase.
+        BadRequest: The preserved tokens leave nothing of a concept to erase.
     """
-    kept = PreservedTokens.from_tensors(of.preserved.tensors(), of.empty.shape[1])
-    kept.add(of.empty)
-    owner = torch.cat([of.owner, of.shift_owner])
+    preserved = PreservedTokens.from_tensors(problem.preserved.tensors(), problem.empty.shape[1])
+    preserved.add(problem.empty)
+    owner = torch.cat([problem.owner, problem.shift_owner])
     if config.solve == "uce":
-        edited, guides = torch.cat([of.edited, of.shift_guides + of.shifts]), torch.cat([of.guides, of.shift_guides])
+        edited = torch.cat([problem.edited, problem.shift_guides + problem.shifts])
+        guides = torch.cat([problem.guides, problem.shift_guides])
         scales = {"erase_scale": 1.0, "preserve_scale": config.preserve_scale, "lamb": config.lamb}
-        return ridge.solve(edited, guides, kept, **scales), {"edited_tokens": len(edited)}
-    fixed = exactly_kept(of, config)
-    problem = Problem(
-        gram=of.gram,
-        edited=torch.cat([of.edited, of.shifts]),
-        guides=torch.cat([of.guides, nearest_kept(of.gram, of.shifts, fixed)]),
+        return ridge.solve_ridge(edited, guides, preserved, **scales), {"edited_tokens": len(edited)}
+    fixed = fixed_rows(problem, config)
+    certified = Problem(
+        gram=problem.gram,
+        edited=torch.cat([problem.edited, problem.shifts]),
+        guides=torch.cat([problem.guides, nearest_in_span(problem.gram, problem.shifts, fixed)]),
         fixed=fixed,
-        preserved=kept.rows if kept.gram is None else TextGram(kept.gram).root,
-        count=of.count + len(of.empty),
-        asked=of.concepts,
+        preserved=preserved.rows if preserved.gram is None else TextGram(preserved.gram).root,
+        count=problem.count + len(problem.empty),
+        asked=problem.concepts,
     )
-    edit, said = certified_solve.solve(
-        problem, cut=_CUT, concept_rank=None, preserve_rank=config.preserve_rank, mu=config.mu
+    edit, coverage = certified_solve.solve_certified(
+        certified, cut=_CUT, concept_rank=None, preserve_rank=config.preserve_rank, mu=config.mu
     )
-    error = certified_solve.guide_error(edit, problem, owner, names)
-    return edit, {"edited_tokens": len(problem.edited), **said, "guide_error": error}
+    error = certified_solve.guide_error(edit, certified, owner, names)
+    return edit, {"edited_tokens": len(certified.edited), **coverage, "guide_error": error}
 
 
-def nearest_kept(gram: TextGram, tokens: Tensor, fixed: Tensor) -> Tensor:
-    """Of what is spanned by the fixed tokens (f, d), the nearest to each of `tokens` (m, d) in the S norm."""
+def nearest_in_span(gram: TextGram, tokens: Tensor, fixed: Tensor) -> Tensor:
+    """The vectors in the span of the fixed tokens that are nearest to the given tokens in the S norm.
+
+    Args:
+        gram: The matrix S.
+        tokens: The tokens, (m, d).
+        fixed: The fixed tokens, (f, d).
+
+    Returns:
+        One vector per token, (m, d).
+    """
     heard = gram.root @ tokens.T
-    return tokens - (gram.inverse_root @ apart(heard, span(gram.root @ fixed.T))).T
+    return tokens - (gram.inverse_root @ orthogonal_part(heard, orthonormal_span(gram.root @ fixed.T))).T

@@ -1,4 +1,4 @@
-"""Searches for what brings a concept back through an edited model, in closed form; see `robust`.
+"""The searches for embeddings that restore a concept through an edited model; see `method`.
 
 Shapes: k concepts, n candidates, V words, d text width.
 """
@@ -16,32 +16,32 @@ from torch import Tensor
 from efface.edits.kinds import TextEdit
 from efface.errors import BadRequest
 from efface.methods.closed_form.bounds import text_nearest
-from efface.methods.closed_form.certified_solve import apart, changes, span
+from efface.methods.closed_form.certified_solve import changes, orthogonal_part, orthonormal_span
 from efface.methods.closed_form.robust import gradient as robust_gradient
-from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, exactly_kept
+from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, fixed_rows
 from efface.methods.closed_form.tokens import BATCH, Pairs, prompt_pairs, token_pairs
 from efface.models.model import Model
 from efface.models.tensor_cache import word_tokens
 from efface.models.text_gram import TextGram
 from efface.request.record import Request
 
-_RIDGE = 1e-4  # attacks by embeddings up to some hundred times as long as the model's own
-ROOM = 0.1  # share of a concept's way to its guide, below which a word is too much one of what is kept
-GAIN = 0.05  # of a score: what taking out a shift must promise, since it moves other prompts too
+_RIDGE = 1e-4  # allows embeddings up to some hundred times as long as those of the model
+ROOM = 0.1  # share of the distance from a concept to its guide; below it, a word is too close to the fixed tokens
+GAIN = 0.05  # least increase of a score for which a shift is removed, since that changes other prompts too
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """How near each of a search's candidates comes to the concepts.
+    """The candidates of a search and their scores.
 
     Attributes:
-        search: its name.
-        scores: (n,): 0 where the concept is back, 1 where its guide is.
-        owner: (n,).
-        tokens: (n, d): what to erase.
-        guides: (n, d).
-        what: the n candidates in words.
-        open: (n,), whether it may and can be erased.
+        search: The name of the search.
+        scores: The scores, (n,): 0 if the concept is restored, 1 at its guide.
+        owner: The position of the concept of each candidate, (n,).
+        tokens: The tokens or shifts to erase, (n, d).
+        guides: The tokens of the guides, (n, d).
+        what: A description of each candidate.
+        open: Whether each candidate may be erased and can be erased, (n,).
     """
 
     search: str
@@ -53,12 +53,18 @@ class SearchResult:
     open: Tensor
 
     def best(self, owner: int) -> float | None:
-        """The lowest score of a concept's candidates."""
+        """The lowest score among the candidates of a concept; None if there are none."""
         of_one = self.scores[self.owner == owner]
         return float(of_one.min()) if len(of_one) else None
 
     def picked(self, owner: int, count: int, threshold: float) -> list[Candidate]:
-        """The first `count` of a concept's candidates below the threshold that can be erased."""
+        """Choose the candidates of a concept to erase.
+
+        Args:
+            owner: The position of the concept.
+            count: The largest number of candidates.
+            threshold: The score below which a candidate is chosen.
+        """
         rows = torch.where((self.owner == owner) & self.open & (self.scores < threshold))[0]
         first: list[int] = rows[self.scores[rows].argsort(stable=True)][:count].tolist()
         return [
@@ -72,20 +78,30 @@ class SearchResult:
 def derive(
     edit: TextEdit, gram: TextGram, targets: Pairs, fixed: Tensor, affine: tuple[Tensor, Tensor] | None, projected: bool
 ) -> SearchResult:
-    """For every token c of prompts with the concept, and g of the same prompt with the guide, what restores c.
+    """For each token c of the prompts with the concept, the embedding that best restores it.
+
+    With g the token of the same prompt with the guide:
 
         e = argmin_e |M e - c'|_S^2 + ridge |e|_S^2,   c' = c - g + M g,   score |M e - c'|_S / |c - g|_S
 
-    over all e, or with `affine` over what a text encoder with that last norm can say. What is to be erased is the shift
-    e - g; of a projection M e - M g, which M itself leaves alone.
+    over all e, or with `affine` over the embeddings that the text encoder can produce. The shift to erase is e - g; for
+    a projection M it is M e - M g, which M does not change.
+
+    Args:
+        edit: The edit, M - I.
+        gram: The matrix S.
+        targets: The tokens c and g, (n, d) each.
+        fixed: The tokens that must not change, (f, d).
+        affine: The weight and the bias of the text encoder's last LayerNorm, (d,) each; None for all embeddings.
+        projected: Whether M is a projection.
     """
     aims = targets.edited - targets.guides + edit(targets.guides)
-    found = reached(edit, gram, aims) if affine is None else text_nearest(edit, gram, aims, *affine)
+    embeddings = nearest_preimages(edit, gram, aims) if affine is None else text_nearest(edit, gram, aims, *affine)
     sizes = gram.norms(targets.edited - targets.guides)
-    shifts = found - targets.guides
+    shifts = embeddings - targets.guides
     shifts = edit(shifts) if projected else shifts
-    real = sizes > 1e-6 * sizes.max()  # of equal prompts' equal tokens, nothing is to be erased
-    scores = torch.where(real, gram.norms(edit(found) - aims) / sizes, torch.inf)
+    real = sizes > 1e-6 * sizes.max()  # equal tokens of both prompts need no erasing
+    scores = torch.where(real, gram.norms(edit(embeddings) - aims) / sizes, torch.inf)
     prompts = [targets.embedded.prompts[row] for row in targets.prompt.tolist()]
     return SearchResult(
         search="derive",
@@ -94,27 +110,55 @@ def derive(
         tokens=shifts,
         guides=targets.guides,
         what=[f"a token of '{prompt}'" for prompt in prompts],
-        open=worth(gram, shifts, fixed, scores, sizes) if projected else real,
+        open=is_worthwhile(gram, shifts, fixed, scores, sizes) if projected else real,
     )
 
 
-def worth(gram: TextGram, shifts: Tensor, fixed: Tensor, scores: Tensor, sizes: Tensor) -> Tensor:
-    """Whether taking each shift (n, d) out of the range can raise its score by GAIN: (n,).
+def is_worthwhile(gram: TextGram, shifts: Tensor, fixed: Tensor, scores: Tensor, sizes: Tensor) -> Tensor:
+    """Whether removing each shift from the range can increase its score by GAIN.
 
-    What a shift has outside of what is kept is orthogonal to what is missed already, so the score rises at most to the
-    root of the sum of both squares.
+    The part of a shift outside of the fixed tokens is orthogonal to the current residual, so the new score is at most
+    the root of the sum of both squares.
+
+    Args:
+        gram: The matrix S.
+        shifts: The shifts, (n, d).
+        fixed: The tokens that must not change, (f, d).
+        scores: The current scores, (n,).
+        sizes: The norms that the scores are relative to, (n,).
+
+    Returns:
+        Booleans, (n,).
     """
-    room = outside(gram, shifts, fixed) / sizes
+    room = norms_outside(gram, shifts, fixed) / sizes
     return torch.hypot(scores, room) > scores + GAIN
 
 
-def outside(gram: TextGram, tokens: Tensor, fixed: Tensor) -> Tensor:
-    """The S norm of what tokens (n, d) have outside the span of the fixed ones (f, d), (n,)."""
-    return apart(gram.root @ tokens.T, span(gram.root @ fixed.T)).norm(dim=0)
+def norms_outside(gram: TextGram, tokens: Tensor, fixed: Tensor) -> Tensor:
+    """The S norm of the part of each token outside of the span of the fixed tokens.
+
+    Args:
+        gram: The matrix S.
+        tokens: The tokens, (n, d).
+        fixed: The fixed tokens, (f, d).
+
+    Returns:
+        The norms, (n,).
+    """
+    return orthogonal_part(gram.root @ tokens.T, orthonormal_span(gram.root @ fixed.T)).norm(dim=0)
 
 
-def reached(edit: TextEdit, gram: TextGram, aims: Tensor) -> Tensor:
-    """argmin_e |M e - aim|_S^2 + ridge |e|_S^2 for each aim (n, d), in coordinates where the S norm is Euclidean."""
+def nearest_preimages(edit: TextEdit, gram: TextGram, aims: Tensor) -> Tensor:
+    """argmin_e |M e - aim|_S^2 + ridge |e|_S^2 for each aim, in coordinates where the S norm is Euclidean.
+
+    Args:
+        edit: The edit, M - I.
+        gram: The matrix S.
+        aims: The aims, (n, d).
+
+    Returns:
+        One embedding per aim, (n, d).
+    """
     through = gram.root @ (gram.inverse_root + edit.left @ (edit.right.T @ gram.inverse_root))  # F M F^+
     left, values, right = torch.linalg.svd(through)
     damped = values / (values.square() + _RIDGE)
@@ -131,23 +175,23 @@ def neighbours(
     fixed: Tensor,
     closed: Tensor,
 ) -> SearchResult:
-    """Words v, as prompts of their own, by how near the edited model reads them to a concept c:
+    """Score each word v, as a prompt, by its distance from a concept c in the edited model.
 
-        score |M v - c|_S / |c - g|_S;   each word counts for the concept that it is nearest to.
+        score |M v - c|_S / |c - g|_S;   each word belongs to the concept with the lowest score.
 
     Args:
-        edit: M - I.
-        gram: S.
-        words: V words.
-        tokens: their last subject tokens, (V, d).
-        concepts: c, (k, d).
-        guides: g, (k, d).
-        fixed: what must not move, (f, d); none where nothing need be kept exactly.
-        closed: (V,), the words that must not be erased.
+        edit: The edit, M - I.
+        gram: The matrix S.
+        words: The V words.
+        tokens: Their last subject tokens, (V, d).
+        concepts: The concepts' tokens c, (k, d).
+        guides: The guides' tokens g, (k, d).
+        fixed: The tokens that must not change, (f, d); no rows if none are preserved exactly.
+        closed: Whether each word must not be erased, (V,).
     """
     scores = word_scores(edit, gram, tokens, concepts, guides)
     best, owner = scores.min(dim=0)
-    room = outside(gram, tokens.double(), fixed)
+    room = norms_outside(gram, tokens.double(), fixed)
     return SearchResult(
         search="neighbours",
         scores=best,
@@ -160,26 +204,34 @@ def neighbours(
 
 
 def word_scores(edit: TextEdit, gram: TextGram, tokens: Tensor, concepts: Tensor, guides: Tensor) -> Tensor:
-    """|M v - c|_S / |c - g|_S of n tokens for k concepts, (k, n)."""
-    heard = (gram.root + (gram.root @ edit.left) @ edit.right.T) @ tokens.double().T
-    distances = torch.cdist(concepts @ gram.root.T, heard.T, compute_mode="donot_use_mm_for_euclid_dist")
+    """The scores |M v - c|_S / |c - g|_S.
+
+    Args:
+        edit: The edit, M - I.
+        gram: The matrix S.
+        tokens: The tokens v, (n, d).
+        concepts: The concepts' tokens c, (k, d).
+        guides: The guides' tokens g, (k, d).
+
+    Returns:
+        The scores of each token for each concept, (k, n).
+    """
+    seen = (gram.root + (gram.root @ edit.left) @ edit.right.T) @ tokens.double().T
+    distances = torch.cdist(concepts @ gram.root.T, seen.T, compute_mode="donot_use_mm_for_euclid_dist")
     return distances / gram.norms(concepts - guides)[:, None]
 
 
-# The searches of `robust` over one request, made ready once and run through each edit; see `robust`.
-
-
 class Searches:
-    """What the request's searches need of the model.
+    """All searches of a request. They are prepared once and run for each edit.
 
     Args:
-        model: of which only the text encoder and S are used, unless there is a gradient search.
-        request: what to erase.
-        config: which searches, and how far.
-        preserved: the preserved prompts.
+        model: The model. Only the text encoder and S are used, unless there is a gradient search.
+        request: The concepts.
+        config: The settings, which select the searches.
+        preserved: The preserved prompts.
 
     Raises:
-        BadRequest: the model lacks what a search needs.
+        BadRequest: The model does not support a search.
     """
 
     def __init__(self, model: Model, request: Request, config: RobustConfig, preserved: Sequence[str]) -> None:
@@ -193,85 +245,89 @@ class Searches:
         self._affine = _affine(model) if config.derive == "text" else None
         self._words = model.words() if config.neighbours else ()
         if config.neighbours and not self._words:
-            raise BadRequest(f"{model.name} does not tell its vocabulary; set neighbours=0.")
+            raise BadRequest(f"The vocabulary of {model.name} is unknown; set neighbours=0.")
         self._tokens = word_tokens(model, self._words, request.clip_skip)
         spared = {prompt.strip().casefold() for prompt in (*preserved, *prompts, *guides)}
         self._closed = torch.tensor([word.casefold() in spared for word in self._words], dtype=torch.bool)
         self._paths = (
-            robust_gradient.paths(model, prompts, guides, request.clip_skip, config.images, config.seed)
+            robust_gradient.denoising_paths(model, prompts, guides, request.clip_skip, config.images, config.seed)
             if config.gradient
             else []
         )
 
-    def run(self, edit: TextEdit, of: RobustProblem) -> list[SearchResult]:
-        """All searches through one edit."""
-        config, own, guides = self._config, of.edited[: of.concepts], of.guides[: of.concepts]
+    def run(self, edit: TextEdit, problem: RobustProblem) -> list[SearchResult]:
+        """Run all searches for one edit."""
+        config, concepts, guides = self._config, problem.edited[: problem.concepts], problem.guides[: problem.concepts]
         projected = config.solve == "certified"
-        fixed = exactly_kept(of, config) if projected else own[:0]
-        seen: list[SearchResult] = []
+        fixed = fixed_rows(problem, config) if projected else concepts[:0]
+        results: list[SearchResult] = []
         if self._targets is not None:
-            seen.append(derive(edit, of.gram, self._targets, fixed, self._affine, projected))
+            results.append(derive(edit, problem.gram, self._targets, fixed, self._affine, projected))
         if self._words:
-            seen.append(neighbours(edit, of.gram, self._words, self._tokens, own, guides, fixed, self._closed))
+            results.append(
+                neighbours(edit, problem.gram, self._words, self._tokens, concepts, guides, fixed, self._closed)
+            )
         if self._paths:
-            seen.append(self._descended(edit, of, fixed, projected))
-        return seen
+            results.append(self._descended(edit, problem, fixed, projected))
+        return results
 
-    def picked(self, seen: Sequence[SearchResult]) -> list[Candidate]:
-        """What to erase next; a word is picked once."""
+    def picked(self, results: Sequence[SearchResult]) -> list[Candidate]:
+        """Choose the candidates to erase next. Each word is chosen at most once."""
         counts = {"neighbours": self._config.neighbours}
-        found = [
-            one
+        candidates = [
+            candidate
             for owner in range(len(self.names))
-            for each in seen
-            for one in each.picked(owner, counts.get(each.search, 1), self._config.threshold)
+            for result in results
+            for candidate in result.picked(owner, counts.get(result.search, 1), self._config.threshold)
         ]
-        for one in found:
-            if one.search == "neighbours":
-                self._closed[one.row] = True
-        return found
+        for candidate in candidates:
+            if candidate.search == "neighbours":
+                self._closed[candidate.row] = True
+        return candidates
 
-    def _descended(self, edit: TextEdit, of: RobustProblem, fixed: Tensor, projected: bool) -> SearchResult:
-        """The gradient search for each concept, from its guide towards its own token."""
-        own, guides = of.edited[: of.concepts], of.guides[: of.concepts]
-        found = [
-            robust_gradient.search(self._model, edit, path, start, self._config.gradient)
-            for path, start in zip(self._paths, own - guides, strict=True)
+    def _descended(self, edit: TextEdit, problem: RobustProblem, fixed: Tensor, projected: bool) -> SearchResult:
+        """The gradient search for each concept, which starts with the shift from its guide to its token."""
+        concepts, guides = problem.edited[: problem.concepts], problem.guides[: problem.concepts]
+        results = [
+            robust_gradient.search_shift(self._model, edit, path, start, self._config.gradient)
+            for path, start in zip(self._paths, concepts - guides, strict=True)
         ]
-        shifts = torch.stack([shift for shift, _ in found])
+        shifts = torch.stack([shift for shift, _ in results])
         shifts = edit(shifts) if projected else shifts
         return SearchResult(
             search="gradient",
-            scores=torch.tensor([score for _, score in found], dtype=torch.float64),
-            owner=torch.arange(of.concepts),
+            scores=torch.tensor([score for _, score in results], dtype=torch.float64),
+            owner=torch.arange(problem.concepts),
             tokens=shifts,
             guides=guides,
-            what=["a shift of all tokens"] * of.concepts,
-            open=outside(of.gram, shifts, fixed) > ROOM * of.gram.norms(own - guides),
+            what=["a shift of all tokens"] * problem.concepts,
+            open=norms_outside(problem.gram, shifts, fixed) > ROOM * problem.gram.norms(concepts - guides),
         )
 
-    def kept(self, edit: TextEdit, of: RobustProblem) -> dict[str, Any]:
-        """How far preserved prompts move, and which of what is kept brings a concept back, with a warning."""
-        own, guides = of.edited[: of.concepts], of.guides[: of.concepts]
+    def preserved_changes(self, edit: TextEdit, problem: RobustProblem) -> dict[str, Any]:
+        """Measure the changes of preserved prompts, and warn of preserved prompts and guides that restore a concept."""
+        concepts, guides = problem.edited[: problem.concepts], problem.guides[: problem.concepts]
         prompts = (*self._preserved, *self._guides)
         moved: list[float] = []
-        back: dict[str, dict[str, float]] = {name: {} for name in self.names}
+        restoring: dict[str, dict[str, float]] = {name: {} for name in self.names}
         for first in range(0, len(prompts), BATCH):
             batch = prompts[first : first + BATCH]
             tokens = self._model.last_tokens(batch, clip_skip=self._skip).double()
-            moved += (of.gram.norms(edit(tokens) - tokens) / of.gram.norms(tokens)).tolist()
-            for name, row in zip(self.names, word_scores(edit, of.gram, tokens, own, guides).tolist(), strict=True):
+            moved += (problem.gram.norms(edit(tokens) - tokens) / problem.gram.norms(tokens)).tolist()
+            for name, row in zip(
+                self.names, word_scores(edit, problem.gram, tokens, concepts, guides).tolist(), strict=True
+            ):
                 scored = zip(batch, row, strict=True)
-                back[name] |= {prompt: score for prompt, score in scored if score < self._config.threshold}
-        told = changes(self._preserved, moved[: len(self._preserved)]) if self._preserved else {}
-        for name, prompts in back.items():
+                restoring[name] |= {prompt: score for prompt, score in scored if score < self._config.threshold}
+        summary = changes(self._preserved, moved[: len(self._preserved)]) if self._preserved else {}
+        for name, prompts in restoring.items():
             for prompt in prompts:
-                warnings.warn(f"'{prompt}' is kept, and brings '{name}' back: robust did not erase it.", stacklevel=4)
-        return {**told, "kept_that_bring_back": {name: prompts for name, prompts in back.items() if prompts}}
+                warnings.warn(f"'{prompt}' is preserved, but restores '{name}'; robust did not erase it.", stacklevel=4)
+        return {**summary, "kept_that_bring_back": {name: prompts for name, prompts in restoring.items() if prompts}}
 
 
 def _targets(model: Model, request: Request) -> Pairs:
-    """Every token of the concepts' prompts, in the templates too where they fit; a memorised caption stands alone."""
+    """All tokens of the concepts' prompts; the templates are included if they fit and no concept is memorised."""
     try:
         alone = any(concept.kind == "memorised" for concept in request.concepts)
         return token_pairs(model, request, "window", expand=not alone)

@@ -43,33 +43,33 @@ class AblateConfig(TrainingConfig):
     """Settings, by the references' names and with their values.
 
     Attributes:
-        parameter_group: which parameters are trained; None is `full-weight` for a memorised picture, `attn` for an
+        parameter_group: Which parameters are trained; None is `full-weight` for a memorised picture, `attn` for an
             unsafe theme, else `cross-attn`. `full` is another word for `full-weight`. `embedding` is the rows of the
             text encoder's table of tokens that spell the concept.
-        loss_type_reverse: the target is the model's own prediction for the anchor, or the noise.
-        teacher: whose prediction that is: the model's as it is by now, as published, or the base's.
-        train_max_steps: steps of AdamW; None is 400 for a memorised picture and an unsafe theme, else 100.
-        base_lr: its learning rate for one sample; None is 5e-7 for a memorised picture, 8e-6 for an unsafe theme, else
+        loss_type_reverse: The target is the model's own prediction for the anchor, or the noise.
+        teacher: Whose prediction that is: the model's as it is by now, as published, or the base's.
+        train_max_steps: Steps of AdamW; None is 400 for a memorised picture and an unsafe theme, else 100.
+        base_lr: Its learning rate for one sample; None is 5e-7 for a memorised picture, 8e-6 for an unsafe theme, else
             2e-6.
-        scale_lr: multiply that by the samples of a step. The published runs have two processes of 4 samples (of 2 for
+        scale_lr: Multiply that by the samples of a step. The published runs have two processes of 4 samples (of 2 for
             a memorised picture).
-        batch_size: samples of one forward pass; None is 2 for a memorised picture, else 4.
-        max_grad_norm: the norm that gradients are cut to.
-        regularization: keep what the anchor prompts draw, by the loss that the model was trained with; None does for a
+        batch_size: Samples of one forward pass; None is 2 for a memorised picture, else 4.
+        max_grad_norm: The norm that gradients are cut to.
+        regularization: Keep what the anchor prompts draw, by the loss that the model was trained with; None does for a
             memorised picture and an unsafe theme.
-        prior_loss_weight: of that; 1 as in the diffusers code. The CompVis code's 0.2 is 0.8 here.
-        train_size: anchor pictures; no more are drawn than are trained on.
-        aug: shrink and enlarge them; None does for objects.
-        hflip: mirror every other one.
-        prompts: a file of anchor prompts, one a line, or a CSV with a column `prompt`; with `datapath`, one for each
+        prior_loss_weight: Of that; 1 as in the diffusers code. The CompVis code's 0.2 is 0.8 here.
+        train_size: Anchor pictures; no more are drawn than are trained on.
+        aug: Shrink and enlarge them; None does for objects.
+        hflip: Mirror every other one.
+        prompts: A file of anchor prompts, one a line, or a CSV with a column `prompt`; with `datapath`, one for each
             picture.
-        prompt_gen_model: folder or hub id of a causal language model that writes them.
-        num_class_prompts: how many it writes.
-        datapath: a folder of anchor pictures, with their prompts in `metadata.jsonl`, to take instead of drawing.
-        mem_impath: the memorised picture.
-        sampling_steps: of the anchor pictures.
-        guidance_scale: of those.
-        sampler: of those.
+        prompt_gen_model: Folder or hub id of a causal language model that writes them.
+        num_class_prompts: How many it writes.
+        datapath: A folder of anchor pictures, with their prompts in `metadata.jsonl`, to take instead of drawing.
+        mem_impath: The memorised picture.
+        sampling_steps: Of the anchor pictures.
+        guidance_scale: Of those.
+        sampler: Of those.
     """
 
     parameter_group: Annotated[ParameterGroup | None, BeforeValidator(_group)] = None

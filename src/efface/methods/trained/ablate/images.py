@@ -41,8 +41,8 @@ class Encoder:
     them beside others.
 
     Args:
-        vae: encodes.
-        device: its.
+        vae: Encodes.
+        device: Its.
     """
 
     def __init__(self, vae: Any, device: torch.device) -> None:
@@ -81,9 +81,9 @@ class Source:
     """Where a concept's anchor pictures come from.
 
     Attributes:
-        captions: anchor prompts; where there are pictures, theirs.
-        targets: what is ablated: the concept, and other prompts that draw a memorised picture.
-        given: the pictures of a folder, instead of drawing.
+        captions: Anchor prompts; where there are pictures, theirs.
+        targets: What is ablated: the concept, and other prompts that draw a memorised picture.
+        given: The pictures of a folder, instead of drawing.
     """
 
     captions: tuple[str, ...]
@@ -101,13 +101,13 @@ class Gallery:
     """A concept's anchor pictures.
 
     Args:
-        model: whose pictures.
-        concept: what is ablated.
-        config: the method's.
-        pictures: draws and reads.
-        copies: finds copies of a memorised picture.
+        model: Whose pictures.
+        concept: What is ablated.
+        config: The method's.
+        pictures: Draws and reads.
+        copies: Finds copies of a memorised picture.
         size: S.
-        clip_skip: as the request's.
+        clip_skip: As the request's.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Gallery:
         """At most `count` pictures for one of several slots, which share `train_size` pictures.
 
         Raises:
-            BadRequest: all of them are copies.
+            BadRequest: All of them are copies.
         """
         captions, config = self.source.captions, self._config
         total = len(self.source.given) or config.train_size

@@ -190,7 +190,7 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
     """Refuse what cannot be ablated, before anything is drawn.
 
     Raises:
-        BadRequest: an anchor, a memorised picture or a detector is missing, or the settings contradict each other.
+        BadRequest: An anchor, a memorised picture or a detector is missing, or the settings contradict each other.
     """
     memorised = [concept for concept in request.concepts if concept.kind == "memorised"]
     for concept in request.concepts:
@@ -221,7 +221,7 @@ def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -
         raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: it is not a whole picture.") from error
 
 
-METHOD = Method(
+ENTRY = Method(
     name="ablate",
     summary="Trains the model to read a concept as an anchor, on pictures that it draws of the anchor.",
     paper="https://arxiv.org/abs/2303.13516",

@@ -55,7 +55,7 @@ def anchor_of(concept: Concept) -> str:
     """The words of what a concept shall become.
 
     Raises:
-        BadRequest: the kind has no anchor of its own, and no guide is given.
+        BadRequest: The kind has no anchor of its own, and no guide is given.
     """
     guide = (concept.guide or "").strip() or ANCHORS.get(concept.kind, "")
     if not guide and concept.kind == "object":
@@ -76,7 +76,7 @@ def read_prompts(path: Path) -> list[str]:
     """The lines of a text file, or the column `prompt` of a CSV.
 
     Raises:
-        BadFile: it cannot be read, has no such column, or holds no prompt.
+        BadFile: It cannot be read, has no such column, or holds no prompt.
     """
     try:
         # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
@@ -100,7 +100,7 @@ def usable(captions: list[str], concept: Concept, source: str) -> list[str]:
     """The captions that can be made the concept's.
 
     Raises:
-        BadRequest: there are none.
+        BadRequest: There are none.
     """
     if concept.kind != "object":
         return captions
@@ -164,7 +164,7 @@ def captions(concept: Concept, weights: str, count: int, seed: int, device: torc
     """At most `count` anchor prompts by the model `weights`, a folder or a hub id.
 
     Raises:
-        BadRequest: there is no such model, or it wrote nothing of use.
+        BadRequest: There is no such model, or it wrote nothing of use.
     """
     asked = question(concept, count)
     key = hashlib.sha256(json.dumps([*_identity(weights), asked, seed]).encode()).hexdigest()

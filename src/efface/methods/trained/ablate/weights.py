@@ -73,9 +73,9 @@ class TokenRows(Weights):
     """Rows of the text encoder's table of tokens, those that spell some words, each trained as a float32 copy.
 
     Args:
-        model: has the text encoder.
-        words: whose tokens.
-        clip_skip: how many of its last layers the denoiser's text skips.
+        model: Has the text encoder.
+        words: Whose tokens.
+        clip_skip: How many of its last layers the denoiser's text skips.
     """
 
     def __init__(self, model: Model, words: Sequence[str], clip_skip: int | None) -> None:

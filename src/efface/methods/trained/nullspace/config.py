@@ -21,25 +21,25 @@ class NullspaceConfig(Settings):
     """Settings, with the reference's values.
 
     Attributes:
-        epochs: rounds over the layers, each with new pictures.
-        lamb: lambda, the ridge of the closed form.
-        adam_steps: how long a target is optimised.
+        epochs: Rounds over the layers, each with new pictures.
+        lamb: Lambda, the ridge of the closed form.
+        adam_steps: How long a target is optimised.
         lr: Adam's learning rate.
-        threshold: the share of the mean singular value below which a direction is free.
-        min_directions: how many are free at least, the smallest ones.
-        layers: those of the text encoder that are edited, counted from 0.
-        first_timestep: the least noise a picture is given, in steps of training ...
+        threshold: The share of the mean singular value below which a direction is free.
+        min_directions: How many are free at least, the smallest ones.
+        layers: Those of the text encoder that are edited, counted from 0.
+        first_timestep: The least noise a picture is given, in steps of training ...
         last_timestep: ... and the most.
-        batch_size: pictures a round.
-        sampling_steps: of those.
-        guidance_scale: of those.
-        sampler: of those; the reference's is lms.
-        everyday: protect the prompts of `everyday` besides the preserved ones.
-        seed: of pictures, timesteps and noise.
-        shared_projector: all layers use the last one's P.
-        protect_own: protect prompts that hold the concept's words, too.
-        sigma_noise: add noise as LMS scales it, x_0 + sigma e, and do not scale the sum to unit variance.
-        previous: keep what earlier concepts of the request were given, by AlphaEdit's Kp Kp^T.
+        batch_size: Pictures a round.
+        sampling_steps: Of those.
+        guidance_scale: Of those.
+        sampler: Of those; the reference's is lms.
+        everyday: Protect the prompts of `everyday` besides the preserved ones.
+        seed: Of pictures, timesteps and noise.
+        shared_projector: All layers use the last one's P.
+        protect_own: Protect prompts that hold the concept's words, too.
+        sigma_noise: Add noise as LMS scales it, x_0 + sigma e, and do not scale the sum to unit variance.
+        previous: Keep what earlier concepts of the request were given, by AlphaEdit's Kp Kp^T.
     """
 
     epochs: int = Field(default=10, ge=1)

@@ -62,7 +62,7 @@ def free_directions(gram: Tensor, threshold: float, at_least: int) -> Tensor:
 
     Args:
         gram: K0 K0^T, (h, h), float64.
-        threshold: singular values of it below this share of their mean are free ...
+        threshold: Singular values of it below this share of their mean are free ...
         at_least: ... and the smallest ones, however large, if those are fewer than this.
     """
     values, vectors = torch.linalg.eigh(gram)  # ascending, and for such a matrix the singular values
@@ -77,7 +77,7 @@ def change(keys: Tensor, residuals: Tensor, basis: Tensor, lamb: float, earlier:
         keys: K1^T, (n, h), float64.
         residuals: R^T, (n, d).
         basis: U, (h, s), of the projector.
-        lamb: the ridge.
+        lamb: The ridge.
         earlier: Kp^T, (m, h); none for the published edit.
     """
     inside = torch.cat([keys, earlier]) @ basis  # K^T U
@@ -173,7 +173,7 @@ def protected(request: Request, config: NullspaceConfig) -> list[str]:
     """The prompts whose inputs no edit may use.
 
     Raises:
-        BadRequest: there are none.
+        BadRequest: There are none.
     """
     own = [_words(text) for concept in request.concepts for text in (concept.name, *concept.aliases)]
     prompts = list(dict.fromkeys([*request.preserve, *(EVERYDAY if config.everyday else ())]))
@@ -195,7 +195,7 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.casefold()))
 
 
-METHOD = Method(
+ENTRY = Method(
     name="nullspace",
     summary="Edits early layers of the text encoder, guided by pictures, where protected prompts use no direction.",
     paper="https://arxiv.org/abs/2410.02355",

@@ -41,12 +41,12 @@ class TextTower:
     """A float32 copy of a model's text encoder; the model's own stays as it is.
 
     Args:
-        model: of a family whose denoiser reads one CLIP text encoder.
-        layers: those to be edited, in order.
-        clip_skip: how many of the last layers the denoiser's text skips.
+        model: Of a family whose denoiser reads one CLIP text encoder.
+        layers: Those to be edited, in order.
+        clip_skip: How many of the last layers the denoiser's text skips.
 
     Raises:
-        BadInput: there is no such encoder, or not all of those layers are in it and read by the denoiser.
+        BadInput: There is no such encoder, or not all of those layers are in it and read by the denoiser.
     """
 
     def __init__(self, model: Model, layers: Sequence[int], clip_skip: int | None) -> None:
@@ -137,13 +137,13 @@ class Targets:
     """Optimises targets for one concept after the other.
 
     Args:
-        model: the base, which is only read.
-        tower: the text encoder as it is edited.
-        latents: draws pictures by the base.
-        config: the method's.
+        model: The base, which is only read.
+        tower: The text encoder as it is edited.
+        latents: Draws pictures by the base.
+        config: The method's.
 
     Raises:
-        BadInput: the model is in a type that gradients do not survive.
+        BadInput: The model is in a type that gradients do not survive.
     """
 
     def __init__(self, model: Model, tower: TextTower, latents: Latents, config: NullspaceConfig) -> None:
@@ -157,10 +157,10 @@ class Targets:
         """New pictures of a concept, and what it shall be read as.
 
         Args:
-            prompt: the concept's.
-            guide: the base's text of the guide, (T, d).
-            batch: how many batches were drawn before; decides the seeds.
-            clip_skip: as the request's.
+            prompt: The concept's.
+            guide: The base's text of the guide, (T, d).
+            batch: How many batches were drawn before; decides the seeds.
+            clip_skip: As the request's.
         """
         config = self._config
         first = config.seed + batch * config.batch_size
