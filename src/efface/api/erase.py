@@ -11,7 +11,7 @@ from efface.api.arguments import model_from
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import certify_if_quick
 from efface.eraser.eraser import Eraser
-from efface.eraser.solve import solve
+from efface.eraser.solve import solve_request
 from efface.errors import BadInput, BadRequest
 from efface.methods import METHODS
 from efface.progress import RunContext
@@ -106,7 +106,7 @@ def erase(
         "progress": lambda: context.progress,
         "context": lambda: context,
     }
-    eraser = Eraser.of(solve(opened, request, tools))
+    eraser = Eraser.of(solve_request(opened, request, tools))
     return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
 
 

@@ -97,7 +97,13 @@ def write_weights(baked: Baked, model: Model, edits: Sequence[WeightEdit], stren
 
 
 def summed(edits: Sequence[WeightEdit], weight: Tensor, strength: float = 1.0) -> Tensor:
-    """A weight (any shape) with all its edits, in its own dtype; the sum is computed in float32 or wider."""
+    """A weight with all its edits, in its own dtype; the sum is computed in float32 or wider.
+
+    Args:
+        edits: The edits of this weight.
+        weight: The unedited weight, of any shape, such as (d_out, d_in).
+        strength: The factor of each edit.
+    """
     result = weight.to(torch.promote_types(weight.dtype, torch.float32))
     for edit in edits:
         result = edit.on(result, strength)

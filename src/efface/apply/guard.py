@@ -63,6 +63,11 @@ class Guard(ABC):
 class Call:
     """One call of a denoiser, with positional and keyword arguments by name.
 
+    Args:
+        denoiser: The denoiser.
+        args: The positional arguments of the call.
+        kwargs: The keyword arguments of the call.
+
     Attributes:
         arguments: The arguments by name.
         sample: The noisy latents, (n, ...).
@@ -96,7 +101,8 @@ def with_concept(
 
     Args:
         arguments: The arguments by name.
-        concept: `concept`, (T, d); `kept`, its attention mask (T,), and `pooled`, (p,), where the denoiser has them.
+        concept: The tensors of a guard (`efface.methods.closed_form.tokens.guard_tensors`): the concept's text, (T, d),
+            its attention mask, (T,), and its pooled embedding, (p,), where the denoiser has them.
         change: Returns the new text of a whole batch.
     """
     changed: dict[str, Any] = {}

@@ -138,7 +138,7 @@ class WeightEdit:
         return len(self.up) == shape[0] and self.down.shape[1] == math.prod(shape[1:])
 
     def value(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
-        """The change, in the shape of the parameter."""
+        """The change of a parameter of this shape, such as (d_out, d_in)."""
         if self.delta is not None:
             return self.delta.reshape(shape)
         assert self.up is not None

@@ -153,7 +153,7 @@ class EmbeddingCheckCache:
 
     Attributes:
         tokenizer: The model's tokenizer.
-        tensors: References to the weights of its text encoders.
+        tensors: References to the weights of its text encoders, of any shape, such as (d_out, d_in).
         traces: Identity, address and version of each weight.
         numbers: A few numbers of the weights.
         errors: The largest relative error of a probe, by stream, clip_skip and base.

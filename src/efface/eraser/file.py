@@ -26,7 +26,16 @@ _KEY = "efface"
 
 
 def write_record(eraser: EraserRecord, path: Path, force: bool) -> None:
-    """Write `eraser` to `path`, whole or not at all."""
+    """Write an eraser, completely or not at all.
+
+    Args:
+        eraser: The eraser.
+        path: The file.
+        force: Replace an existing file.
+
+    Raises:
+        BadFile: The file exists and `force` is false, or it cannot be written.
+    """
     # One copy each: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
     header = header_of(eraser)
@@ -70,7 +79,11 @@ def header_of(eraser: EraserRecord) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> EraserRecord:
-    """Read an eraser, and refuse what is missing, cut short, altered, or something else."""
+    """Read an eraser.
+
+    Raises:
+        BadFile: The file is missing, truncated, altered, or not an eraser.
+    """
     header, tensors = _read(path)
     if header.get("format") != FORMAT:
         raise BadFile(f"{path} has the eraser format {header.get('format')}; this efface reads {FORMAT}: upgrade it.")

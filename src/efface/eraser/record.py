@@ -26,8 +26,8 @@ class Base:
         family: Its family.
         hash: SHA-256 of its text encoder's weights, for information.
         probes: The prompts.
-        embeddings: The last subject token of each probe, (len(probes), d); with several text encoders one row per
-            encoder, prompt after prompt. Empty for an eraser that edits no text.
+        embeddings: The last subject token of each of n probes, (n, d); with k text encoders (n k, d), prompt after
+            prompt. Empty for an eraser that edits no text.
         parameters: For each parameter that a weight edit changes, its SHA-256 by the type it was rounded to (see
             `efface.eraser.base`).
         streams: As `embeddings`, for the model's other text streams where they are edited.
@@ -43,11 +43,11 @@ class Base:
 
     @property
     def of_streams(self) -> dict[str, Tensor]:
-        """The embeddings of the probes by text stream, (len(probes) x text encoders, d) each."""
+        """The embeddings of the probes by text stream, (n k, d) each."""
         return {TEXT: self.embeddings, **self.streams}
 
     def rows(self, stream: str) -> dict[str, Tensor]:
-        """The embeddings of each probe in one stream, (text encoders, d); empty for an unknown stream."""
+        """The embeddings of each probe in one stream, (k, d); empty for an unknown stream."""
         tokens = self.of_streams.get(stream)
         if tokens is None or not self.probes:
             return {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from efface.eraser.base import check_base
 from efface.eraser.certificate import certify_again, uncertified
 from efface.eraser.compose import side_by_side
-from efface.eraser.solve import solve
+from efface.eraser.solve import solve_request
 from efface.eraser.streams import join, split
 from efface.errors import BadRequest, NeedsModel
 from efface.methods import METHODS
@@ -69,7 +69,7 @@ def only_concepts(
         )
     opened = open_model(model)
     check_base(eraser, opened)
-    return solve(opened, request)
+    return solve_request(opened, request)
 
 
 def _only_of_parts(

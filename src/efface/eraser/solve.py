@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Tools = Mapping["Tool", Callable[[], Any]]
 
 
-def solve(model: Model, request: Request, tools: Tools | None = None) -> EraserRecord:
+def solve_request(model: Model, request: Request, tools: Tools | None = None) -> EraserRecord:
     """Make the record of an eraser; the model stays as it is.
 
     Args:
@@ -52,11 +52,11 @@ def solve(model: Model, request: Request, tools: Tools | None = None) -> EraserR
     model.hash_ahead("text_encoder")
     # A guard acts on the denoiser as a whole, training on its weights, and debiasing is steered by images; any other
     # edit is of one text stream.
-    whole = method.edit == "guard" or method.trained or request.goal == "debias" or not request.pooled
+    is_joint = method.edit == "guard" or method.trained or request.goal == "debias" or not request.pooled
     solutions: dict[str, Solution] = {}
     embeddings: dict[str, Any] = {}
     base = None
-    for stream in [TEXT] if whole else model.streams:
+    for stream in [TEXT] if is_joint else model.streams:
         started = time.perf_counter()
         solution = method.erase(model.reading(stream), request, settings, **given)
         assert solution.embedded is not None

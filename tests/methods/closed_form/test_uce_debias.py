@@ -11,7 +11,7 @@ from torch import Tensor
 import efface
 from efface import BadRequest, Eraser, Model, Request, TextEdit, open_model
 from efface.edits.kinds import Edit, hash_of
-from efface.eraser.solve import solve
+from efface.eraser.solve import solve_request
 from efface.judges import open_judge
 from efface.methods.closed_form.uce_debias import missing
 from efface.tools import measure_by
@@ -41,7 +41,7 @@ def request(concepts: Sequence[str] = CONCEPTS, **options: Any) -> Request:
 
 
 def debias(model: Model, request: Request, given: Given) -> Eraser:
-    return Eraser.of(solve(model, request, {"measure": lambda: given, "progress": lambda: None}))
+    return Eraser.of(solve_request(model, request, {"measure": lambda: given, "progress": lambda: None}))
 
 
 def debiased(model: Model, given: Given, **options: Any) -> Eraser:

@@ -14,7 +14,7 @@ from PIL import Image
 import efface
 from efface import BadInput, Concept, Model, Request
 from efface.eraser.record import EraserRecord
-from efface.eraser.solve import solve
+from efface.eraser.solve import solve_request
 from efface.generation.jobs import Sampling
 from efface.generation.sampling import sample
 from efface.methods.trained.ablate.config import AblateConfig
@@ -26,7 +26,7 @@ def ablated(
     model: Model, request: Request, context: efface.RunContext, pictures: CachedPictures, copies: Any
 ) -> EraserRecord:
     tools: Any = {"context": lambda: context, "pictures": lambda: pictures, "copies": lambda: copies}
-    return solve(model, request, tools)
+    return solve_request(model, request, tools)
 
 
 def gallery(model: Model, concept: Concept, copies: Any = None, **options: Any) -> Gallery:
