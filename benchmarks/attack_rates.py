@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,15 @@ import trained_quality
 from attacks import prompts, unseen
 from efface import Eraser
 from efface.attacks import ATTACKS
+from efface.attacks.attempts import AttackResult, Attempt, attack_erasers
+from efface.attacks.search import AttackRun
 from efface.generation import Job, Sampling
 from efface.judges import Judge, open_judge
 from efface.metrics.base import Measured
 from efface.models import Model
-from efface.protocols.attack_rates import Run, attacked
-from efface.protocols.attacked import Attacked, Attempt
-from efface.protocols.results import Calibration
+from efface.protocols import Calibration
 from efface.settings import Scalar
+from efface.tools import latents_of
 from pages import Page, machine, table, write
 from quality import Setting, request_of
 
@@ -78,14 +78,18 @@ def run(
         entry = ATTACKS.get(attack)
         few: dict[str, Scalar] = dict.fromkeys(options, 2) if quick else options
         config = entry.config.model_validate(few)
-        out = work / attack
-        how = Run(model, judge, entry, config, name, jobs, Sampling.default(model), out, others)
-        calibration, results = attacked(how, erasers)
+        attack_run = AttackRun(model, judge, entry, config, name, Sampling.default(model), latents_of(model))
+        recall, wrong, results = attack_erasers(attack_run, erasers, jobs, others, work / attack)
+        calibration = Calibration(judge.name, judge.version, recall, wrong)
         print(f"{name}, {attack}: {calibration}", flush=True)
         for label, result in results.items():
-            print(f"  {label}: " + ", ".join(f"{key} {rate}" for key, rate in result.rates.items()), flush=True)
+            print(f"  {label}: " + ", ".join(f"{key} {rate_of(result, key)}" for key in RATES), flush=True)
         attempts[attack] = {label: list(result.attempts) for label, result in results.items()}
     return attempts, calibration
+
+
+def rate_of(result: AttackResult, name: str) -> Measured | None:
+    return {"pre_asr": result.pre_asr, "asr": result.asr, "fresh_asr": result.fresh_asr}[name]
 
 
 def cell(rate: Measured | None) -> str:
@@ -95,14 +99,16 @@ def cell(rate: Measured | None) -> str:
 def page(content: Any) -> Page:
     """The result page of the numbers in attack_rates.json."""
     results = {
-        attack: {label: Attacked(tuple(Attempt(**row) for row in rows["attempts"])) for label, rows in of.items()}
+        attack: {
+            label: AttackResult(tuple(Attempt.from_dict(row) for row in rows["attempts"])) for label, rows in of.items()
+        }
         for attack, of in content.items()
     }
     rows: list[list[str]] = []
     for label, result in results["unlearndiff"].items():
         numbers = result.as_dict()
-        cells = [label, str(numbers["n"]), cell(result.rates["pre_asr"])]
-        cells += [cell(results[attack][label].rates[rate]) for attack in ATTACKED_BY for rate in RATES[1:]]
+        cells = [label, str(numbers["n"]), cell(result.pre_asr)]
+        cells += [cell(rate_of(results[attack][label], rate)) for attack in ATTACKED_BY for rate in RATES[1:]]
         seconds = numbers["seconds_per_prompt"]
         rows.append([*cells, "" if seconds is None else f"{seconds:.0f}"])
     heads = ["setting", "prompts", "pre_asr"]
@@ -127,9 +133,11 @@ an answer: {failed}. Seconds are the search time of UnlearnDiffAtk per prompt. d
     return Page("Attack success rates, prompt by prompt", finding, body)
 
 
-def spread(results: dict[str, Attacked], rate: str, names: bool = False) -> str:
+def spread(results: dict[str, AttackResult], rate: str, names: bool = False) -> str:
     """The smallest and the largest number of prompts over the settings, with the settings that have it."""
-    counts = {label: round(value.value * value.n) for label, result in results.items() if (value := result.rates[rate])}
+    counts = {
+        label: round(value.value * value.n) for label, result in results.items() if (value := rate_of(result, rate))
+    }
     low, high = min(counts.values()), max(counts.values())
 
     def named(count: int) -> str:
@@ -159,7 +167,7 @@ def main() -> None:
             for label, some in of.items():
                 attempts[attack][label] += some
     content = {
-        attack: {label: {"attempts": [asdict(attempt) for attempt in some]} for label, some in of.items()}
+        attack: {label: {"attempts": [attempt.as_dict() for attempt in some]} for label, some in of.items()}
         for attack, of in attempts.items()
     }
     result = page(content)

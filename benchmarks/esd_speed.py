@@ -185,14 +185,14 @@ def evaluated(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dic
     """Forget and retain rates of each way, on the same images of the unedited model."""
     from efface.generation import Sampling
     from efface.judges import open_judge
-    from efface.protocols.err import evaluate
+    from efface.protocols import PROTOCOLS, run_protocol
 
     model = efface.open_model("emoji")
     loaded = {name: Eraser.load(path) for name, path in erasers.items()}
     sampling = Sampling.default(model)
-    results = evaluate(
-        model, loaded, open_judge("emoji"), out=work / concept, n=n, sampling=sampling, attacks=()
-    ).results
+    entry, judge = PROTOCOLS.get("err"), open_judge("emoji")
+    out = work / concept
+    results = run_protocol(entry, model, loaded, judge, out=out, n=n, sampling=sampling, attacks=()).erasers
     return {name: {key: rate.as_dict() for key, rate in results[name].metrics.items()} for name in erasers}
 
 

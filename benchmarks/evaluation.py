@@ -40,7 +40,7 @@ from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols import Probe
-from efface.protocols.answers import judged
+from efface.protocols.answers import answer_probes
 from generation import (
     BATCHES,
     REFERENCE,
@@ -69,7 +69,7 @@ def ours(model: Model, eraser: efface.Eraser, judge: Judge, jobs: list[Job], sam
     """Generate and judge images as a protocol does; with an eraser, no image comes from the cache."""
     probes = [Probe("retain", "cat", job) for job in jobs]
     with tempfile.TemporaryDirectory() as folder:
-        judged(model, probes, judge, questions(), sampling, Path(folder), "eraser", eraser)
+        answer_probes(model, probes, judge, questions(), sampling, Path(folder), "eraser", eraser)
 
 
 def plain(model: Model, judge: Judge, jobs: list[Job], sampling: Sampling) -> np.ndarray:

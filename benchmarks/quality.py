@@ -17,8 +17,8 @@ from efface.generation import Sampling
 from efface.judges import Judge
 from efface.models import Model
 from efface.models.emoji import catalogue
-from efface.protocols import DESTINATIONS, Result
-from efface.protocols.err import METRICS, evaluate
+from efface.protocols import DESTINATIONS, PROTOCOLS, Result, run_protocol
+from efface.protocols.err import RATES
 from efface.request.record import Concept, Kind, Request
 from efface.settings import Scalar
 from pages import table
@@ -91,7 +91,8 @@ def run(
     missing = [label for label in requests if label not in measured or measured[label]["request"] != records[label]]
     erasers = {label: efface.erase(model, requests[label]) for label in missing}
     if erasers:
-        evaluation = evaluate(
+        evaluation = run_protocol(
+            PROTOCOLS.get("err"),
             model,
             erasers,
             judge,
@@ -104,7 +105,7 @@ def run(
         )
         recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
         for label, eraser in erasers.items():
-            row = row_of(evaluation.results[label], recall and recall.value, wrong and wrong.value)
+            row = row_of(evaluation.erasers[label], recall and recall.value, wrong and wrong.value)
             row |= {"seconds": sum(eraser.provenance["seconds"].values()), "bytes": eraser.nbytes}
             measured[label] = {"request": records[label], "row": row}
         stored.write_text(json.dumps({"facts": facts, "settings": measured}, indent=1))
@@ -131,7 +132,9 @@ def row_of(result: Result, recall: float | None, wrong: float | None) -> Row:
         "metrics": {name: rate.as_dict() for name, rate in result.metrics.items()},
         "base": {name: rate.as_dict() for name, rate in result.base.items()},
         "change": {name: rate.as_dict() for name, rate in result.change.items()},
-        "went": {where: sum(went.get(where, 0) for went in result.went.values()) for where in DESTINATIONS},
+        "went": {
+            where: sum(went.get(where, 0) for went in result.destinations["forget"].values()) for where in DESTINATIONS
+        },
         "errors": result.errors,
         "recall": recall,
         "false_positive_rate": wrong,
@@ -208,4 +211,4 @@ def details(rows: Rows, settings: dict[str, Setting]) -> str:
 
 
 def summary(rates: dict[str, Any]) -> str:
-    return ", ".join(f"{metric} {rates[metric]['value']:.0%}" for metric in METRICS if metric in rates)
+    return ", ".join(f"{metric} {rates[metric]['value']:.0%}" for metric in RATES if metric in rates)

@@ -34,8 +34,7 @@ from efface.judges import Judge, open_judge
 from efface.models import Model
 from efface.models.emoji import MEMORISED as PICTURE
 from efface.models.emoji import catalogue
-from efface.protocols import PROTOCOLS
-from efface.protocols.err import evaluate
+from efface.protocols import PROTOCOLS, run_protocol
 from efface.request.record import Kind
 from efface.settings import Scalar
 from memory import megabytes
@@ -196,14 +195,20 @@ def run(model: Model, judge: Judge, name: str, kind: Kind, n: int, work: Path, q
         print(f"  {label}: {costs[label]['seconds']:.0f} s, {costs[label]['evaluations']:,} evaluations", flush=True)
     # Retained concepts have as many images as each erased one, so half as many are enough where several are erased.
     of_each = n // 2 if max(len(eraser.concepts) for eraser in erasers.values()) > 1 else n
-    if name == MEMORISED:
-        protocol = PROTOCOLS.get("memorised")
-        evaluation = protocol.evaluate(model, erasers, judge, out=folder, n=of_each, progress=print_progress)
-    else:
-        evaluation = evaluate(model, erasers, judge, out=folder, n=of_each, progress=print_progress, attacks=())
+    protocol, attacks = ("memorised", None) if name == MEMORISED else ("err", ())
+    evaluation = run_protocol(
+        PROTOCOLS.get(protocol),
+        model,
+        erasers,
+        judge,
+        out=folder,
+        n=of_each,
+        progress=print_progress,
+        attacks=attacks,
+    )
     recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
     rows = {
-        label: row_of(evaluation.results[label], recall and recall.value, wrong and wrong.value) for label in erasers
+        label: row_of(evaluation.erasers[label], recall and recall.value, wrong and wrong.value) for label in erasers
     }
     return {label: rows[label] | costs[label] for label in erasers}
 

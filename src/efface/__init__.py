@@ -16,8 +16,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from efface.api.attack import attack as attack
     from efface.api.compose import compose as compose
     from efface.api.erase import erase as erase
+    from efface.api.evaluate import evaluate as evaluate
+    from efface.api.evaluate import propose_adjacent as propose_adjacent
     from efface.api.export import export as export
     from efface.api.fetch import fetch as fetch
     from efface.api.generate import generate as generate
@@ -58,9 +61,11 @@ _MODULES = {
     "WeightEdit": "efface.edits.kinds",
     "WrongBase": "efface.errors",
     "attach_each": "efface.eraser.attach",
+    "attack": "efface.api.attack",
     "certify": "efface.eraser.certificate",
     "compose": "efface.api.compose",
     "erase": "efface.api.erase",
+    "evaluate": "efface.api.evaluate",
     "export": "efface.api.export",
     "fetch": "efface.api.fetch",
     "generate": "efface.api.generate",
@@ -69,6 +74,7 @@ _MODULES = {
     "judge": "efface.api.judge",
     "open_judge": "efface.judges",
     "open_model": "efface.models",
+    "propose_adjacent": "efface.api.evaluate",
     "train_judge": "efface.api.train_judge",
 }
 

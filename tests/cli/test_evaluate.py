@@ -7,7 +7,7 @@ import pytest
 
 from efface.api.erasers import eraser_files
 from efface.errors import BadInput
-from efface.protocols import BASE, PROTOCOLS, Calibration, Evaluation, Protocol, Result
+from efface.protocols import PROTOCOLS, Plan, Prepared, Protocol
 
 QUICK = ("--judge", "sure", "-n", 2, "--steps", 1)
 
@@ -73,7 +73,7 @@ def test_prompts_from_a_file(efface, judges, refused, eraser, tiny_sd):
     ended = efface(*command, "-o", "out", "--json")
     answer = ended.json()
     for metric in ("forget", "indirect", "adversarial"):
-        assert f"{metric}: images for cat went to: concept 100%" in ended.err
+        assert f"{metric}: images for cat show: concept 100%" in ended.err
     metrics = answer["erasers"]["cat"]["metrics"]
     assert {name: rate["n"] for name, rate in metrics.items() if name != "err"} == {
         "forget": 2,
@@ -133,14 +133,13 @@ def test_a_debiasing_eraser_is_told_what_to_do_instead(refused, efface, judges, 
 
 
 def test_a_protocol_that_asks_no_judge_needs_none(efface, refused, eraser, tiny_sd, monkeypatch):
-    def evaluate(model, erasers, judge, **options):
-        assert not judge.knows("cat")
-        results = {name: Result({}) for name in (BASE, *erasers)}
-        return Evaluation("measuring", Calibration(judge.name, judge.version, None, None), results, {})
+    def prepare(evaluation):
+        assert not evaluation.judge.knows("cat")
+        return Prepared(dict.fromkeys(evaluation.requests, Plan(())), evaluation.judge, labelled=False)
 
     command = ("evaluate", eraser, "--protocol", "measuring", "--model", tiny_sd)
     for judged in (False, True):
-        entry = Protocol("measuring", "", "", (), evaluate, judged=judged)
+        entry = Protocol("measuring", "", "", (), prepare, judged=judged)
         monkeypatch.setitem(PROTOCOLS._entries, "measuring", entry)
         if judged:
             assert "Choose a --judge" in refused(*command, "-o", "other")

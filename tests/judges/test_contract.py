@@ -17,7 +17,7 @@ from efface.cli.run import run
 from efface.errors import BadInput
 from efface.generation import Sampling, generate_images, read_folder, read_picture
 from efface.judges import JUDGES, HasUndecidedBand, Judge, answer_of, judge_images, open_judge
-from efface.protocols.err import evaluate
+from efface.protocols import PROTOCOLS, run_protocol
 from efface.report import schema, write_report
 from efface.report.document import DOCUMENT
 from efface.request.record import Concept, Request
@@ -267,28 +267,35 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
 
     real = judge.scores
     evaluated = functools.partial(
-        evaluate, model, {"cat": eraser}, judge, n=4, sampling=Sampling("ddim", 1), request=Request(concepts=(concept,))
+        run_protocol,
+        PROTOCOLS.get("err"),
+        model,
+        {"cat": eraser},
+        judge,
+        n=4,
+        sampling=Sampling("ddim", 1),
+        request=Request(concepts=(concept,)),
     )
-    whole = evaluated(out=tmp_path / "whole").results["cat"]
+    whole = evaluated(out=tmp_path / "whole").erasers["cat"]
     if fault == "is given half a picture":
         monkeypatch.setattr("efface.protocols.answers.generate_images", half)
     else:
-        pixels = [s.path for s in whole.shots if s.path and s.probe.job.seed % 5 < 2]
+        pixels = [s.path for s in whole.images if s.path and s.probe.job.seed % 5 < 2]
         lost |= {int(read_picture(path).sum()) for path in pixels}
         monkeypatch.setattr(judge, "scores", spoiled)
     found = evaluated(out=tmp_path / "spoiled")
-    result = found.results["cat"]
-    errors = [shot for shot in result.shots if shot.error]
+    result = found.erasers["cat"]
+    errors = [shot for shot in result.images if shot.error]
     assert result.errors == len(errors) >= 4
     assert {shot.probe.job.seed % 5 for shot in errors} == {0, 1}
-    assert all(shot.found is None and shot.went in ("error", None) for shot in errors)
-    before = {(shot.probe.metric, shot.probe.job): shot for shot in whole.shots}
-    for shot in result.shots:
+    assert all(shot.shows is None and shot.destination in ("error", None) for shot in errors)
+    before = {(shot.probe.metric, shot.probe.job): shot for shot in whole.images}
+    for shot in result.images:
         same = before[shot.probe.metric, shot.probe.job]
-        assert shot.error or (shot.found, shot.saw) == (same.found, same.saw)
+        assert shot.error or (shot.shows, shot.recognised) == (same.shows, same.recognised)
     for metric in ("forget", "adversarial"):
-        shots = [shot for shot in result.shots if shot.probe.metric == metric]
-        decided = [shot for shot in shots if shot.found is not None]
+        shots = [shot for shot in result.images if shot.probe.metric == metric]
+        decided = [shot for shot in shots if shot.shows is not None]
         counted = result.metrics[metric].n if metric in result.metrics else 0
         assert counted == len(decided) == len(shots) - sum(s.undecided or s.error is not None for s in shots)
     assert found.errors >= result.errors
@@ -297,7 +304,7 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
     assert 'id="unanswered"' in page
     report = json.loads((tmp_path / "spoiled" / DOCUMENT).read_text(encoding="utf-8"))
     Draft202012Validator(schema()).validate(report)
-    for name, one in found.results.items():
+    for name, one in found.erasers.items():
         assert report["erasers"][name]["errors"] == one.errors
         assert sum(shot["error"] is not None for shot in report["shots"][name]) == one.errors
     assert all(shot["found"] is shot["score"] is None for shot in report["shots"]["cat"] if shot["error"])

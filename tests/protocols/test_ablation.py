@@ -19,18 +19,16 @@ from efface.metrics.features import extract, open_extractor
 from efface.metrics.kid import kid
 from efface.models import Model
 from efface.models.clip import open_clip
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result, Shot
+from efface.protocols import BASE, PROTOCOLS, Evaluation, EvaluationInput, JudgedImage, Result, run_protocol
 from efface.protocols.ablation_sets import sets_for
-from efface.protocols.plans import Asked
 from efface.request.record import Concept, Request
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
 
 
 def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 2, **options: Any) -> Evaluation:
-    inputs = Inputs(data=options.pop("data", None), options=options)
-    evaluate = PROTOCOLS.get("ablation").evaluate
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, inputs=inputs)
+    entry, data = PROTOCOLS.get("ablation"), options.pop("data", None)
+    return run_protocol(entry, model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, data=data, options=options)
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +38,27 @@ def found(emoji: Model, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     return run(emoji, eraser, open_judge("emoji"), tmp_path_factory.mktemp("ablation") / "out")
 
 
-def shown(result: Result, metric: str, concept: str = "") -> list[Shot]:
-    return [s for s in result.shots if s.probe.metric == metric and concept in ("", s.probe.concept)]
+def shown(result: Result, metric: str, concept: str = "") -> list[JudgedImage]:
+    return [s for s in result.images if s.probe.metric == metric and concept in ("", s.probe.concept)]
 
 
-def pixels(shots: list[Shot]) -> list[np.ndarray]:
+def pixels(shots: list[JudgedImage]) -> list[np.ndarray]:
     return [np.asarray(Image.open(shot.path)) for shot in shots if shot.path]
 
 
 def test_the_sets(found: Evaluation) -> None:
-    mine = found.results["mine"]
+    mine = found.erasers["mine"]
     sizes = {metric: len(shown(mine, metric)) for metric in ("forget", "anchor", "adjacent")}
     assert sizes == {"forget": 8, "anchor": 8, "adjacent": 4}, "4 n, 4 n, and n of each hard negative"
     assert {shot.probe.concept for shot in shown(mine, "adjacent")} == {"tiger", "lion"}
     assert {shot.probe.guide for shot in shown(mine, "forget")} == {"dog"}
-    assert sum(mine.went["cat"].values()) == 8
+    assert sum(mine.destinations["forget"]["cat"].values()) == 8
     assert set(mine.rates) == {"forget", "anchor", "hard_negative", "retain"}
     assert mine.metrics["retain"].n == 12
 
 
 def test_clip_score_and_accuracy_are_the_metrics_own(found: Evaluation) -> None:
-    clip, mine, base = open_clip(), found.results["mine"], found.results[BASE]
+    clip, mine, base = open_clip(), found.erasers["mine"], found.erasers[BASE]
     target, negative = shown(mine, "forget"), shown(mine, "adjacent")
     prompts = [shot.probe.job.prompt for shot in target]
     score = clip_score(clip, pixels(target), ["cat"] * len(target), ABLATION)
@@ -79,7 +77,7 @@ def test_clip_score_and_accuracy_are_the_metrics_own(found: Evaluation) -> None:
 
 
 def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(found: Evaluation) -> None:
-    extractor, mine, base = open_extractor("emoji-clip"), found.results["mine"], found.results[BASE]
+    extractor, mine, base = open_extractor("emoji-clip"), found.erasers["mine"], found.erasers[BASE]
 
     def of(metric: str, concept: str) -> float:
         sets = [extract(extractor, pixels(shown(result, metric, concept))) for result in (mine, base)]
@@ -94,7 +92,7 @@ def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(fo
 
 
 def test_sets_of_the_embedded_world(emoji: Model) -> None:
-    asked = Asked(emoji, {}, open_judge("emoji"), QUICK, 1, 0, Inputs())
+    asked = EvaluationInput(emoji, {}, open_judge("emoji"), QUICK, 1)
 
     def names(concept: Concept) -> tuple[list[str], bool]:
         sets = sets_for(asked, concept)
@@ -108,7 +106,7 @@ def test_sets_of_the_embedded_world(emoji: Model) -> None:
 
 
 def test_what_is_erased_too_must_not_survive(emoji: Model, tmp_path: Path) -> None:
-    asked = Asked(emoji, {}, open_judge("emoji"), QUICK, 1, 0, Inputs())
+    asked = EvaluationInput(emoji, {}, open_judge("emoji"), QUICK, 1)
 
     def negatives(concept: Concept, *erased: str) -> list[str]:
         return [named.name for named in sets_for(asked, concept, erased).hard_negatives]
@@ -121,7 +119,7 @@ def test_what_is_erased_too_must_not_survive(emoji: Model, tmp_path: Path) -> No
     assert "line art" in negatives(flat, "flat style")
     with pytest.raises(BadInput, match="The anchor of 'cat' is 'dog', which is erased too; name another"):
         run(emoji, efface.erase(emoji, ["cat", "puppy"]), open_judge("emoji"), tmp_path / "out")
-    asked = replace(asked, inputs=Inputs(data=published(tmp_path)))
+    asked = replace(asked, data=published(tmp_path))
     assert negatives(Concept(name="blue cat"), "blue cat", "red cat") == ["apple cat"]
     with pytest.raises(BadInput, match="is 'cat', which is erased too; change it in"):
         negatives(Concept(name="blue cat"), "blue cat", "a cat")
@@ -153,16 +151,16 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
     judge = colours("blue cat", "cat", "red cat", "van gogh")
     clip: dict[str, Any] = {"clip": str(tiny_clip), "extractor": "emoji-clip"}
     found = run(tiny_model, efface.erase(tiny_model, "Blue Cat", to="cat"), judge, tmp_path / "one", data=data, **clip)
-    mine = found.results["mine"]
-    prompts = {shot.probe.job.prompt for shot in mine.shots}
+    mine = found.erasers["mine"]
+    prompts = {shot.probe.job.prompt for shot in mine.images}
     assert prompts == {"what a blue cat", "the blue cat", "what a cat", "the cat", "what a red cat", "the red cat"}
-    assert {shot.probe.job.guidance for shot in mine.shots} == {6.0}
+    assert {shot.probe.job.guidance for shot in mine.images} == {6.0}
     assert mine.metrics["hard_negative_kid"].n == 4, "also of what the judge does not know"
-    assert "apple cat" not in {shot.probe.concept for shot in mine.shots}
+    assert "apple cat" not in {shot.probe.concept for shot in mine.images}
 
     style = efface.erase(tiny_model, "van gogh", to="art", kind="style")
     found = run(tiny_model, style, judge, tmp_path / "two", data=data / "eval.json", **clip)
-    assert "a house by van gogh" in {shot.probe.job.prompt for shot in found.results["mine"].shots}
+    assert "a house by van gogh" in {shot.probe.job.prompt for shot in found.erasers["mine"].images}
     with pytest.raises(BadInput, match="has no concept 'golf ball'; it has: van gogh, blue cat"):
         run(tiny_model, efface.erase(tiny_model, "golf ball"), judge, tmp_path / "three", data=data, **clip)
     (data / "eval_prompts" / "cat_eval.txt").unlink()
@@ -175,20 +173,20 @@ def test_an_image_that_cannot_be_read_is_an_error_although_the_judge_does_not_kn
 ) -> None:
     concept = Concept(name="cat", guide="dog", adjacent=("parrot",))
     request = Request(concepts=(concept,))
-    inputs = Inputs(options={"clip": str(tiny_clip), "extractor": "emoji-clip"})
-    found = PROTOCOLS.get("ablation").evaluate(
+    found = run_protocol(
+        PROTOCOLS.get("ablation"),
         tiny_model,
         {"mine": efface.erase(tiny_model, request)},
         colours("cat", "dog", "car"),
         out=tmp_path / "out",
         n=3,
         sampling=QUICK,
-        inputs=inputs,
+        options={"clip": str(tiny_clip), "extractor": "emoji-clip"},
     )
-    for result in found.results.values():
+    for result in found.erasers.values():
         assert result.metrics["hard_negative_clip_score"].n == 2
         assert result.errors == 1
-        assert "parrot" in result.unread[0].job.prompt
+        assert "parrot" in result.failed_images[0].job.prompt
 
 
 def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:

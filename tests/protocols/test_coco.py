@@ -18,7 +18,7 @@ from efface.metrics.fid import fid
 from efface.metrics.kid import kid, kid_statistic
 from efface.models import Model
 from efface.models.clip import open_clip
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 from efface.protocols.image_scores import to_reference
 from efface.report import write_report
 
@@ -48,13 +48,10 @@ def real(tmp_path: Path) -> Path:
 def run(
     model: Model, out: Path, prompts: Path | None, clip: Path, data: Path | None = None, **asked: Any
 ) -> Evaluation:
-    inputs = Inputs(
-        prompts, data, {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})}
-    )
-    eraser, judge = efface.erase(model, "cat", to="dog"), NoJudge()
-    return PROTOCOLS.get("coco").evaluate(
-        model, {"mine": eraser}, judge, out=out, sampling=QUICK, inputs=inputs, **asked
-    )
+    options = {"extractor": "emoji-clip", "clip": str(clip), "draws": 20, **asked.pop("options", {})}
+    given: dict[str, Any] = {"prompts": prompts, "data": data, "options": options, **asked}
+    eraser, entry = efface.erase(model, "cat", to="dog"), PROTOCOLS.get("coco")
+    return run_protocol(entry, model, {"mine": eraser}, NoJudge(), out=out, sampling=QUICK, **given)
 
 
 def test_scores_are_the_metrics_own(
@@ -71,7 +68,7 @@ def test_scores_are_the_metrics_own(
         for name, drawn in images.items()
     }
     for name, drawn in images.items():
-        scores = found.results[name].metrics
+        scores = found.erasers[name].metrics
         assert {image.pixels().shape for image in drawn} == {(16, 24, 3)}
         expected = clip_score(clip, (i.pixels() for i in drawn), [i.row["prompt"] for i in drawn])
         assert scores["clip_score"].value == pytest.approx(expected.value, abs=1e-6)
@@ -79,7 +76,7 @@ def test_scores_are_the_metrics_own(
         assert scores["kid"].value == pytest.approx(kid(sets[name], photographs, 20).value, abs=1e-6)
         assert scores["cmmd"].value == pytest.approx(cmmd(sets[name], photographs, 20).value, abs=1e-6)
         assert scores["fid"].extractor == extractor.version
-    mine, base = found.results["mine"], found.results[BASE]
+    mine, base = found.erasers["mine"], found.erasers[BASE]
     assert mine.metrics["fid_to_base"].value == pytest.approx(fid(sets["mine"], sets[BASE], 20).value, abs=1e-6)
     assert "fid_to_base" not in base.metrics
     for metric in ("clip_score", "fid", "kid", "cmmd"):
@@ -97,8 +94,8 @@ def test_statistics_stand_in_for_pictures(
     photographs = extract(extractor, (image.pixels() for image in read_folder(real))).values
     kept = tmp_path / "val2014.npz"
     np.savez(kept, mu=photographs.mean(0), sigma=np.cov(photographs, rowvar=False))
-    by_pictures = run(tiny_model, tmp_path / "one", prompts, tiny_clip, real).results["mine"].metrics["fid"]
-    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).results["mine"].metrics
+    by_pictures = run(tiny_model, tmp_path / "one", prompts, tiny_clip, real).erasers["mine"].metrics["fid"]
+    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).erasers["mine"].metrics
     assert found["fid"].value == pytest.approx(by_pictures.value, abs=1e-5)
     assert "statistics" in found["fid"].note
     assert not {"kid", "cmmd"} & found.keys(), "which take no statistics"
@@ -110,15 +107,15 @@ def test_n_spreads_over_the_file_and_images_that_fail_are_errors(
     found = run(tiny_model, tmp_path / "out", prompts, tiny_clip, n=3)
     drawn = read_folder(tmp_path / "out" / "images" / "mine")
     assert [image.row["prompt"] for image in drawn] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
-    assert set(found.results["mine"].metrics) == {"clip_score", "fid_to_base"}, "there are no real pictures"
-    assert found.results["mine"].metrics["clip_score"].n == 2
-    for result in found.results.values():
+    assert set(found.erasers["mine"].metrics) == {"clip_score", "fid_to_base"}, "there are no real pictures"
+    assert found.erasers["mine"].metrics["clip_score"].n == 2
+    for result in found.erasers.values():
         assert result.errors == 1
-        assert [image.job.prompt for image in result.unread] == [CAPTIONS[0]]
-        assert "cannot be read" in result.unread[0].error
+        assert [image.job.prompt for image in result.failed_images] == [CAPTIONS[0]]
+        assert "cannot be read" in result.failed_images[0].error
     html = write_report(found, tmp_path / "out").read_text(encoding="utf-8")
     assert 'id="unanswered"' in html
-    assert html.count(found.results[BASE].unread[0].error) == 2
+    assert html.count(found.erasers[BASE].failed_images[0].error) == 2
 
 
 def test_without_the_unedited_models_images_theirs_is_not_the_edited_ones_distance() -> None:

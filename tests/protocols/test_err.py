@@ -1,6 +1,5 @@
 """The err protocol from end to end on a tiny model, with a judge that goes by the strongest colour."""
 
-import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from efface.generation import Sampling, read_folder
 from efface.judges import read_verdicts
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 from efface.protocols.answers import is_broken
-from efface.protocols.err import evaluate
+from efface.protocols.err import ENTRY
 from efface.request.record import Concept, Request
 from support import StubJudge
 
@@ -59,43 +58,45 @@ def eraser(tiny_model: Model) -> efface.Eraser:
 
 
 def run(model: Model, erasers: dict[str, efface.Eraser], out: Path, judge: Strongest | None = None) -> Evaluation:
-    return evaluate(model, erasers, judge or Strongest(), out=out, n=8, sampling=SAMPLING)
+    entry = PROTOCOLS.get("err")
+    return run_protocol(entry, model, erasers, judge or Strongest(), out=out, n=8, sampling=SAMPLING)
 
 
 def test_every_number_comes_from_its_shots(tiny_model: Model, eraser: efface.Eraser, tmp_path: Path) -> None:
     found = run(tiny_model, {"mine": eraser}, tmp_path / "out")
-    result = found.results["mine"]
+    result = found.erasers["mine"]
     sizes = {"forget": 8, "retain": 8, "adjacent": 4, "indirect": 4, "adversarial": 4}
     assert {metric: rate.n for metric, rate in result.metrics.items()} == {**sizes, "err": sum(sizes.values())}
     for metric, rate in list(result.metrics.items())[:5]:
-        shots = [shot for shot in result.shots if shot.probe.metric == metric]
+        shots = [shot for shot in result.images if shot.probe.metric == metric]
         wanted = metric in ("retain", "adjacent")
-        assert rate.value == np.mean([shot.found is wanted for shot in shots])
+        assert rate.value == np.mean([shot.shows is wanted for shot in shots])
         assert result.change[metric].value == pytest.approx(rate.value - result.base[metric].value)
-        assert found.results[BASE].metrics[metric] == result.base[metric]
+        assert found.erasers[BASE].metrics[metric] == result.base[metric]
     values = [result.metrics[metric].value for metric in sizes]
     assert result.metrics["err"].value == pytest.approx(5 / sum(1 / v for v in values) if all(values) else 0)
-    forgotten = [shot for shot in result.shots if shot.probe.metric == "forget"]
-    assert sum(result.went["cat"].values()) == 8
-    assert result.went["cat"].get("concept", 0) == sum(shot.found is True for shot in forgotten)
-    assert all(shot.saw == "dog" for shot in forgotten if shot.went == "guide")
-    assert list(result.went_by) == ["indirect", "adversarial"]
-    for metric, went in result.went_by.items():
-        asked = [shot.went for shot in result.shots if shot.probe.metric == metric]
-        assert went == {"cat": {place: asked.count(place) for place in asked}}
-        assert sum(result.went_by_before[metric]["cat"].values()) == len(asked)
-    assert found.as_dict()["erasers"]["mine"]["went_by"] == result.went_by
+    forgotten = [shot for shot in result.images if shot.probe.metric == "forget"]
+    assert sum(result.destinations["forget"]["cat"].values()) == 8
+    assert result.destinations["forget"]["cat"].get("concept", 0) == sum(shot.shows is True for shot in forgotten)
+    assert all(shot.recognised == "dog" for shot in forgotten if shot.destination == "guide")
+    assert list(result.destinations) == ["forget", "indirect", "adversarial"]
+    for metric, destinations in result.destinations.items():
+        asked = [shot.destination for shot in result.images if shot.probe.metric == metric]
+        assert destinations == {"cat": {place: asked.count(place) for place in asked}}
+        assert sum(result.destinations_before[metric]["cat"].values()) == len(asked)
+    answer = found.as_dict()["erasers"]["mine"]
+    assert {"forget": answer["went"], **answer["went_by"]} == result.destinations
     rows = read_verdicts(tmp_path / "out" / "verdicts" / "mine.parquet")
-    assert len(rows) == len({shot.probe.job for shot in result.shots}) * len(WORLD)
+    assert len(rows) == len({shot.probe.job for shot in result.images}) * len(WORLD)
 
 
 def test_calibration_is_measured_on_the_unedited_model(
     tiny_model: Model, eraser: efface.Eraser, tmp_path: Path
 ) -> None:
     found = run(tiny_model, {"mine": eraser}, tmp_path / "out")
-    named = [s for s in found.results[BASE].shots if s.probe.metric in ("forget", "retain", "adjacent")]
+    named = [s for s in found.erasers[BASE].images if s.probe.metric in ("forget", "retain", "adjacent")]
     assert found.judge.recall is not None
-    assert found.judge.recall.value == pytest.approx(np.mean([shot.found is True for shot in named]))
+    assert found.judge.recall.value == pytest.approx(np.mean([shot.shows is True for shot in named]))
     assert found.judge.false_positive_rate is not None
     assert found.judge.false_positive_rate.n == len(named)
 
@@ -105,7 +106,7 @@ def test_same_numbers_again_and_base_images_only_once(
 ) -> None:
     first = run(tiny_model, {"mine": eraser}, tmp_path / "one")
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
-    assert len(made) == len({shot.probe.job for shot in first.results[BASE].shots})
+    assert len(made) == len({shot.probe.job for shot in first.erasers[BASE].images})
     second = run(efface.open_model(tiny_sd), {"mine": eraser}, tmp_path / "two")
     assert json.dumps(first.as_dict()["erasers"]) == json.dumps(second.as_dict()["erasers"])
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
@@ -123,19 +124,19 @@ def test_images_read_the_text_as_the_erasers_did(tiny_model: Model, tmp_path: Pa
 
 def test_errors_are_never_absence(tiny_model: Model, eraser: efface.Eraser, tmp_path: Path) -> None:
     found = run(tiny_model, {"mine": eraser}, tmp_path / "out", Strongest(fails=True))
-    result = found.results["mine"]
-    failed = [shot for shot in result.shots if shot.error]
-    assert 0 < result.errors == len(failed) < len(result.shots)
-    assert sum(rate.n for metric, rate in result.metrics.items() if metric != "err") == len(result.shots) - len(failed)
-    assert result.went["cat"].get("error", 0) == sum(shot.probe.metric == "forget" for shot in failed)
-    assert found.errors == result.errors + found.results[BASE].errors
+    result = found.erasers["mine"]
+    failed = [shot for shot in result.images if shot.error]
+    assert 0 < result.errors == len(failed) < len(result.images)
+    assert sum(rate.n for metric, rate in result.metrics.items() if metric != "err") == len(result.images) - len(failed)
+    assert result.destinations["forget"]["cat"].get("error", 0) == sum(shot.probe.metric == "forget" for shot in failed)
+    assert found.errors == result.errors + found.erasers[BASE].errors
 
 
 def test_several_erasers_stand_side_by_side(tiny_model: Model, eraser: efface.Eraser, tmp_path: Path) -> None:
     other = efface.erase(tiny_model, "car", to="dog")
     found = run(tiny_model, {"one": eraser, "two/../x": other}, tmp_path / "out")
-    assert list(found.results) == [BASE, "one", "two/../x"]
-    assert {"forget", "adversarial"} == found.results["two/../x"].metrics.keys(), (
+    assert list(found.erasers) == [BASE, "one", "two/../x"]
+    assert {"forget", "adversarial"} == found.erasers["two/../x"].metrics.keys(), (
         "what its request does not name is not probed"
     )
     assert {path.name for path in (tmp_path / "out" / "images").iterdir()} == {"base", "one", "two-..-x"}
@@ -146,12 +147,12 @@ def test_the_unedited_models_images_went_where_they_went_whichever_eraser_comes_
 ) -> None:
     erasers = {guide: efface.erase(tiny_model, "cat", guide) for guide in ("dog", "car")}
     there, back = (
-        evaluate(tiny_model, dict(order), Strongest(), out=tmp_path / str(k), n=8, sampling=SAMPLING).results[BASE]
+        run(tiny_model, dict(order), tmp_path / str(k)).erasers[BASE]
         for k, order in enumerate((erasers.items(), reversed(erasers.items())))
     )
-    assert there.went == back.went
-    assert "guide" not in there.went["cat"], "the two erasers do not agree on one"
-    assert there.went["cat"].get("other", 0) > 0
+    assert there.destinations["forget"] == back.destinations["forget"]
+    assert "guide" not in there.destinations["forget"]["cat"], "the two erasers do not agree on one"
+    assert there.destinations["forget"]["cat"].get("other", 0) > 0
     assert there.metrics["forget"].n == back.metrics["forget"].n == 8
 
 
@@ -187,8 +188,8 @@ def test_broken_pictures() -> None:
 
 
 def test_it_is_in_the_registry() -> None:
-    assert PROTOCOLS.get("err").evaluate is evaluate
-    assert inspect.signature(evaluate).parameters["n"].default == PROTOCOLS.get("err").n == 100
+    assert PROTOCOLS.get("err") is ENTRY
+    assert (ENTRY.n, ENTRY.least, ENTRY.attacked) == (100, 2, True)
 
 
 class OpenWorld(Strongest):
@@ -203,4 +204,4 @@ def test_a_judge_of_any_words_has_false_positives_too(tiny_model: Model, eraser:
     closed = run(tiny_model, {"mine": eraser}, tmp_path / "closed")
     assert found.judge.false_positive_rate is not None
     assert found.judge.false_positive_rate == closed.judge.false_positive_rate
-    assert found.results["mine"].went == closed.results["mine"].went
+    assert found.erasers["mine"].destinations["forget"] == closed.erasers["mine"].destinations["forget"]

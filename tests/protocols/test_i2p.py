@@ -14,7 +14,7 @@ from efface.generation import Sampling
 from efface.judges.base import Pixels
 from efface.judges.nudenet import NINE, STRICT, Detection, NudeNetJudge
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 from efface.report import write_report
 
 QUICK = Sampling("ddim", 2, 3.0)
@@ -54,25 +54,34 @@ def run(
     model: Model, eraser: efface.Eraser, out: Path, prompts: Path | None, judge: Any = None, **options: Any
 ) -> Evaluation:
     given = {"threshold": 0.45, **options}
-    inputs = Inputs(prompts=prompts, options={key: value for key, value in given.items() if value is not None})
-    judge = judge or NudeNetJudge(detect, "1")
-    evaluate = PROTOCOLS.get("i2p").evaluate
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=options.pop("n", 100), sampling=QUICK, inputs=inputs)
+    settings = {key: value for key, value in given.items() if value is not None}
+    judge, entry = judge or NudeNetJudge(detect, "1"), PROTOCOLS.get("i2p")
+    return run_protocol(
+        entry,
+        model,
+        {"mine": eraser},
+        judge,
+        out=out,
+        n=options.pop("n", 100),
+        sampling=QUICK,
+        prompts=prompts,
+        options=settings,
+    )
 
 
 def test_rows_are_drawn_as_published(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
     found = run(tiny_model, eraser, tmp_path / "out", prompts, keep_images=True)
-    jobs = list({shot.probe.job: None for shot in found.results["mine"].shots})
+    jobs = list({shot.probe.job: None for shot in found.erasers["mine"].images})
     assert [job.seed for job in jobs] == [4063197309, 7, 8]
     assert [job.guidance for job in jobs] == [7, 9.5, 7]
     assert [(job.width, job.height) for job in jobs] == [(16, 32), (16, 16), (32, 16)]
     assert (found.judge.recall, found.judge.false_positive_rate) == (None, None), "no prompt says what it shows"
-    before = {shot.probe.job: shot.found for shot in found.results[BASE].shots if shot.probe.metric == "forget"}
-    after = {shot.probe.job: shot.found for shot in found.results["mine"].shots if shot.probe.metric == "forget"}
-    agreement = found.results["mine"].agreement
+    before = {shot.probe.job: shot.shows for shot in found.erasers[BASE].images if shot.probe.metric == "forget"}
+    after = {shot.probe.job: shot.shows for shot in found.erasers["mine"].images if shot.probe.metric == "forget"}
+    agreement = found.erasers["mine"].agreement
     assert agreement is not None
     assert (agreement.value, agreement.n) == (np.mean([before[job] == after[job] for job in before]), 3)
-    assert found.results[BASE].agreement is None
+    assert found.erasers[BASE].agreement is None
     # The protocol's defaults too: another version may have others.
     assert found.provenance["inputs"]["options"] == {
         "threshold": 0.45,
@@ -88,8 +97,8 @@ def test_counts_by_class_and_threshold(tiny_model: Model, eraser: efface.Eraser,
     found = run(tiny_model, eraser, tmp_path / "out", prompts, keep_images=True)
     from PIL import Image
 
-    for result in (found.results["mine"], found.results[BASE]):
-        paths = {shot.probe.job: shot.path for shot in result.shots}
+    for result in (found.erasers["mine"], found.erasers[BASE]):
+        paths = {shot.probe.job: shot.path for shot in result.images}
         means = np.array([np.asarray(Image.open(path)).mean((0, 1)) / 255 for path in paths.values() if path])
         red, green = means[:, 0], means[:, 1]
         either = np.maximum(red, green)
@@ -119,7 +128,7 @@ def test_detections_are_counted_as_often_as_they_are_seen(
 
     found = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(two_bellies, "1"), keep_images=True)
     assert sum(looked) == 6, "three images before and after, each looked at once"
-    mine, base = found.results["mine"], found.results[BASE]
+    mine, base = found.erasers["mine"], found.erasers[BASE]
     for part, times in (("belly_exposed", 2), ("buttocks_exposed", 1), ("feet_exposed", 0)):
         after, before = (3 * times * result.metrics[part].value for result in (mine, base))
         name = f"count_{part}"
@@ -147,7 +156,7 @@ def test_images_go_and_verdicts_stay(
     assert list((tmp_path / "out").rglob("*.png")) == []
     assert list(own_cache.rglob("*.png")) == []
     assert sorted(path.name for path in (tmp_path / "out" / "verdicts").iterdir()) == ["base.parquet", "mine.parquet"]
-    assert all(shot.path is None for result in found.results.values() for shot in result.shots)
+    assert all(shot.path is None for result in found.erasers.values() for shot in result.images)
     assert found.errors == 0
     assert json.dumps(found.as_dict()["erasers"]) == json.dumps(kept.as_dict()["erasers"])
 
@@ -161,8 +170,8 @@ def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
         return detect(images)
 
     found = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(fails, "1"))
-    mine = found.results["mine"]
-    assert len([shot for shot in mine.shots if shot.error]) > 1
+    mine = found.erasers["mine"]
+    assert len([shot for shot in mine.images if shot.error]) > 1
     assert mine.errors == 1
     assert mine.metrics["count_total"].n == 2
 
@@ -178,10 +187,10 @@ def test_what_was_removed_is_no_failure(
         return [[Detection("BUTTOCKS_EXPOSED", 0.9), Detection("BELLY_EXPOSED", 0.9)] for _ in images]
 
     before = run(tiny_model, eraser, tmp_path / "out", prompts, NudeNetJudge(everywhere, "1"), keep_images=True)
-    mine = before.results["mine"]
-    gone = tuple(shot if shot.error else replace(shot, found=False, score=0.0) for shot in mine.shots)
-    found = replace(before, results={**before.results, "mine": replace(mine, shots=gone)})
-    assert [(shot.good, shot.probe.wanted) for shot in gone if not shot.error] == [(1.0, False)] * 2 * (1 + 6 + 9)
+    mine = before.erasers["mine"]
+    gone = tuple(shot if shot.error else replace(shot, shows=False, score=0.0) for shot in mine.images)
+    found = replace(before, erasers={**before.erasers, "mine": replace(mine, images=gone)})
+    assert [(shot.right, shot.probe.wanted) for shot in gone if not shot.error] == [(1.0, False)] * 2 * (1 + 6 + 9)
     page = write_report(found, tmp_path / "report").read_text(encoding="utf-8")
     failures = page.split('<section id="failures">')[1].split("<section id=")[0]
     assert "The erased concept came through: none of 2 images." in failures
@@ -196,7 +205,7 @@ def test_what_was_removed_is_no_failure(
 def test_rows_can_be_chosen(tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path) -> None:
     def seeds(**options: Any) -> list[int]:
         found = run(tiny_model, eraser, tmp_path / "-".join(options), prompts, **options)
-        return [job.seed for job in {shot.probe.job: None for shot in found.results["mine"].shots}]
+        return [job.seed for job in {shot.probe.job: None for shot in found.erasers["mine"].images}]
 
     assert seeds(category="Violence") == [4063197309, 7]
     assert seeds(nudity_above=50) == [8]
@@ -209,8 +218,8 @@ def test_another_judge_answers_one_question(
 ) -> None:
     judge = colours("inappropriate", "other", "another")
     found = run(tiny_model, eraser, tmp_path / "out", prompts, judge, question="inappropriate", threshold=None)
-    assert set(found.results["mine"].metrics) == {"forget", "in_violence", "in_hate", "in_self_harm"}
-    assert found.results["mine"].scores == {}
+    assert set(found.erasers["mine"].metrics) == {"forget", "in_violence", "in_hate", "in_self_harm"}
+    assert found.erasers["mine"].scores == {}
     with pytest.raises(BadInput, match="-s question"):
         run(tiny_model, eraser, tmp_path / "other", prompts, judge)
     with pytest.raises(BadInput, match="'colours' has a threshold of its own; leave -s threshold away"):
@@ -224,7 +233,7 @@ def test_a_question_is_asked_at_the_threshold_that_is_given(
         out = tmp_path / f"{question}-{threshold}"
         found = run(tiny_model, eraser, out, prompts, question=question, threshold=threshold)
         assert set(found.provenance["judge"]["thresholds"].values()) == {threshold or 0.45}
-        return {shot.probe.concept for shot in found.results["mine"].shots}
+        return {shot.probe.concept for shot in found.erasers["mine"].images}
 
     assert asked("strict nudity", 0.7) == {"strict nudity@0.7"}
     assert asked("strict nudity", None) == {"strict nudity"}

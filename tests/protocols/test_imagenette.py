@@ -11,7 +11,7 @@ from efface.errors import BadInput
 from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 from efface.protocols.imagenette import CLASSES
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=9)
@@ -20,17 +20,18 @@ QUICK = Sampling("ddim", 2, 7.0, batch_size=9)
 def run(
     model: Model, eraser: efface.Eraser, judge: Any, out: Path, prompts: Path | None = None, **options: Any
 ) -> Evaluation:
-    inputs = Inputs(prompts=prompts, options=options)
-    evaluate = PROTOCOLS.get("imagenette").evaluate
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=3, sampling=QUICK, inputs=inputs)
+    entry = PROTOCOLS.get("imagenette")
+    return run_protocol(
+        entry, model, {"mine": eraser}, judge, out=out, n=3, sampling=QUICK, prompts=prompts, options=options
+    )
 
 
 def test_on_the_embedded_models_objects(emoji: Model, tmp_path: Path) -> None:
     eraser = efface.erase(emoji, "kitten", to="dog")
     found = run(emoji, eraser, open_judge("emoji"), tmp_path / "out", classes="cat, star, palm tree")
-    for result in (found.results["mine"], found.results[BASE]):
+    for result in (found.erasers["mine"], found.erasers[BASE]):
         seen = {
-            name: [s.found is True for s in result.shots if s.probe.concept == name]
+            name: [s.shows is True for s in result.images if s.probe.concept == name]
             for name in ("cat", "star", "palm tree")
         }
         assert {len(answers) for answers in seen.values()} == {3}
@@ -39,9 +40,9 @@ def test_on_the_embedded_models_objects(emoji: Model, tmp_path: Path) -> None:
         assert result.metrics["forget"].value == pytest.approx(1 - np.mean(seen["cat"]))
         assert result.metrics["accuracy_others"].value == pytest.approx(np.mean(seen["star"] + seen["palm tree"]))
         assert result.metrics["accuracy_palm_tree"].value == pytest.approx(np.mean(seen["palm tree"]))
-    jobs = [shot.probe.job for shot in found.results["mine"].shots]
+    jobs = [shot.probe.job for shot in found.erasers["mine"].images]
     assert {job.prompt for job in jobs} == {"image of cat", "image of star", "image of palm tree"}
-    assert sum(found.results["mine"].went["cat"].values()) == 3
+    assert sum(found.erasers["mine"].destinations["forget"]["cat"].values()) == 3
 
 
 def test_the_packaged_classifier_knows_the_ten() -> None:
@@ -55,8 +56,8 @@ def test_prompts_from_a_file(tiny_model: Model, colours: Any, tmp_path: Path) ->
     path.write_text("case_number,prompt,evaluation_seed,class\n0,image of cat,42,cat\n1,image of dog,43,dog\n")
     eraser = efface.erase(tiny_model, "cat", to="dog")
     found = run(tiny_model, eraser, colours("cat", "dog"), tmp_path / "out", path)
-    assert [shot.probe.job.seed for shot in found.results["mine"].shots] == [42, 43]
-    assert {"accuracy_cat", "accuracy_dog"} <= set(found.results["mine"].metrics)
+    assert [shot.probe.job.seed for shot in found.erasers["mine"].images] == [42, 43]
+    assert {"accuracy_cat", "accuracy_dog"} <= set(found.erasers["mine"].metrics)
 
 
 def test_n_prompts_of_each_class_spread_over_the_file(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_n_prompts_of_each_class_spread_over_the_file(tiny_model: Model, colours
     path.write_text("\n".join(["prompt,evaluation_seed,class", *rows, "image of car,7,car"]))
     eraser, judge = efface.erase(tiny_model, "cat", to="dog"), colours("cat", "dog", "car")
     found = run(tiny_model, eraser, judge, tmp_path / "out", path)
-    jobs = [shot.probe.job for shot in found.results["mine"].shots]
+    jobs = [shot.probe.job for shot in found.erasers["mine"].images]
     assert [(job.concept, job.seed) for job in jobs] == [
         *(("cat", seed) for seed in (0, 2, 4)),
         *(("dog", seed) for seed in (0, 2, 4)),

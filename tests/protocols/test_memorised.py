@@ -16,27 +16,25 @@ from efface.judges import open_judge
 from efface.judges.sscd import CopyJudge
 from efface.models import Model
 from efface.models.emoji import MEMORISED, catalogue
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 
 CAPTION = catalogue().memorised
 
 
-def run(
-    model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 4, inputs: Inputs | None = None
-) -> Evaluation:
+def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 4, **given: Any) -> Evaluation:
     sampling = Sampling("dpm++", 12, 7.0, 4) if model.name == "emoji" else Sampling("ddim", 2, 3.0)
-    evaluate = PROTOCOLS.get("memorised").evaluate
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=n, sampling=sampling, inputs=inputs)
+    entry = PROTOCOLS.get("memorised")
+    return run_protocol(entry, model, {"mine": eraser}, judge, out=out, n=n, sampling=sampling, **given)
 
 
 def test_the_embedded_model_copies_before_and_not_after(emoji: Model, tmp_path: Path) -> None:
     eraser = efface.erase(emoji, CAPTION, to="star", kind="memorised")
     found = run(emoji, eraser, open_judge("emoji"), tmp_path / "out")
-    mine, base = found.results["mine"], found.results[BASE]
+    mine, base = found.erasers["mine"], found.erasers[BASE]
     with Image.open(MEMORISED) as picture:
         original = np.asarray(picture.convert("RGB")) / 127.5
     for result in (mine, base):
-        shots = [shot for shot in result.shots if shot.probe.metric == "forget"]
+        shots = [shot for shot in result.images if shot.probe.metric == "forget"]
         assert {shot.probe.job.guidance for shot in shots} == {2.0}
         pixels = [np.asarray(Image.open(shot.path)) / 127.5 for shot in shots if shot.path]
         copies = [np.sqrt(((x - original) ** 2).mean()) <= 0.10 for x in pixels]
@@ -46,8 +44,8 @@ def test_the_embedded_model_copies_before_and_not_after(emoji: Model, tmp_path: 
     assert mine.metrics["copies"].value == 0
     assert mine.change["copies"].value == -1
     assert mine.metrics["retain"].n == 4
-    assert sum(mine.went[CAPTION].values()) == 4
-    assert "concept" not in mine.went[CAPTION]
+    assert sum(mine.destinations["forget"][CAPTION].values()) == 4
+    assert "concept" not in mine.destinations["forget"][CAPTION]
     assert found.judge.name == "pixels+emoji"
 
 
@@ -59,10 +57,10 @@ def test_a_judge_of_copies_with_a_picture_that_is_given(tiny_model: Model, pictu
     path = tmp_path / "original.png"
     Image.fromarray(picture).save(path)
     eraser = efface.erase(tiny_model, "the red cat", to="dog", kind="memorised")
-    found = run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", inputs=Inputs(data=path))
-    mine = found.results["mine"]
+    found = run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", data=path)
+    mine = found.erasers["mine"]
     judge = CopyJudge(means, "1", {"it": picture[None]})
-    pixels = np.stack([np.asarray(Image.open(shot.path)) for shot in mine.shots if shot.path])
+    pixels = np.stack([np.asarray(Image.open(shot.path)) for shot in mine.images if shot.path])
     assert mine.metrics["copies"].value == np.mean(judge.scores(pixels, ["it"]) >= 0.5)
     assert set(mine.metrics) == {"copies", "forget"}, "nobody can say what other prompts' images show"
 
@@ -79,11 +77,11 @@ def test_pictures_of_several_captions_and_other_prompts(
     prompts = tmp_path / "others.csv"
     prompts.write_text("prompt,concept\na photo of a car,car\na red house,house\n")
     eraser = efface.erase(tiny_model, ["red cat", "blue dog"], to="bird", kind="memorised")
-    inputs = Inputs(prompts=prompts, data=folder)
-    found = run(tiny_model, eraser, colours("car", "house", "bird"), tmp_path / "out", inputs=inputs)
-    mine = found.results["mine"]
+    inputs: dict[str, Any] = {"prompts": prompts, "data": folder}
+    found = run(tiny_model, eraser, colours("car", "house", "bird"), tmp_path / "out", **inputs)
+    mine = found.erasers["mine"]
     assert (mine.metrics["forget"].n, mine.metrics["retain"].n) == (8, 2)
-    assert set(mine.went) == {"red cat", "blue dog"}
+    assert set(mine.destinations["forget"]) == {"red cat", "blue dog"}
     assert found.provenance["inputs"]["prompts"]["name"] == "others.csv"
     assert str(tmp_path) not in json.dumps(found.as_dict())
 
@@ -91,9 +89,9 @@ def test_pictures_of_several_captions_and_other_prompts(
     # Of one caption too, the rows with its prompt are its pictures.
     one = efface.erase(tiny_model, "blue dog", to="bird", kind="memorised")
     with pytest.raises(BadInput, match="no picture of 'blue dog'"):
-        run(tiny_model, one, colours("car", "house"), tmp_path / "other", inputs=inputs)
+        run(tiny_model, one, colours("car", "house"), tmp_path / "other", **inputs)
     with pytest.raises(BadInput, match="no picture of 'blue dog'"):
-        run(tiny_model, eraser, colours("car", "house"), tmp_path / "other", inputs=inputs)
+        run(tiny_model, eraser, colours("car", "house"), tmp_path / "other", **inputs)
 
 
 @pytest.mark.parametrize("copies", [None, CopyJudge(means, "1")], ids=["pixels", "sscd"])
@@ -104,9 +102,9 @@ def test_other_prompts_are_concepts_though_files_have_their_names(
     for thing in catalogue().objects:
         Image.fromarray(picture).save(thing.name, "png")
     eraser = efface.erase(emoji, CAPTION, to="star", kind="memorised")
-    mine = run(emoji, eraser, copies or open_judge("emoji"), tmp_path / "out", n=2).results["mine"]
+    mine = run(emoji, eraser, copies or open_judge("emoji"), tmp_path / "out", n=2).erasers["mine"]
     judge = open_judge("emoji")
-    kept = [(shot, shot.path) for shot in mine.shots if shot.probe.metric == "retain" and shot.path]
+    kept = [(shot, shot.path) for shot in mine.images if shot.probe.metric == "retain" and shot.path]
     said = [judge.scores(np.array(Image.open(path))[None], [shot.probe.concept]).item() for shot, path in kept]
     assert [shot.score for shot, _ in kept] == pytest.approx(said, abs=1e-6)
 
@@ -118,18 +116,19 @@ def test_bad_input(tiny_model: Model, emoji: Model, colours: Any, tmp_path: Path
     with pytest.raises(BadInput, match="picture of 'cat' is not known"):
         run(emoji, efface.erase(emoji, "cat", to="dog"), open_judge("emoji"), tmp_path / "out")
     (tmp_path / "others.txt").write_text("a red house\n")
-    given = Inputs(prompts=tmp_path / "others.txt", data=MEMORISED)
+    given: dict[str, Any] = {"prompts": tmp_path / "others.txt", "data": MEMORISED}
     with pytest.raises(BadInput, match="-s others=JUDGE"):
-        run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", inputs=given)
-    given = Inputs(data=MEMORISED, options={"others": "emoji"})
+        run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", **given)
+    given = {"data": MEMORISED, "options": {"others": "emoji"}}
     with pytest.raises(BadInput, match="'colours' judges other prompts' images itself"):
-        run(tiny_model, eraser, colours("dog"), tmp_path / "out", inputs=given)
+        run(tiny_model, eraser, colours("dog"), tmp_path / "out", **given)
     (tmp_path / "sscd.pt").write_bytes(b"no TorchScript")
     for is_trusted, said in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
-        given = Inputs(None, MEMORISED, {"others": f"sscd:{tmp_path / 'sscd.pt'}"}, is_trusted)
+        options = {"others": f"sscd:{tmp_path / 'sscd.pt'}"}
+        given = {"data": MEMORISED, "options": options, "trust_torchscript": is_trusted}
         with pytest.raises(BadInput, match=said):
-            run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", inputs=given)
+            run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", **given)
     broken = tmp_path / "broken.png"
     broken.write_bytes(MEMORISED.read_bytes()[:200])
     with pytest.raises(BadInput, match=r"broken\.png"):
-        run(tiny_model, eraser, colours("dog"), tmp_path / "out", inputs=Inputs(data=broken))
+        run(tiny_model, eraser, colours("dog"), tmp_path / "out", data=broken)

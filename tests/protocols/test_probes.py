@@ -6,8 +6,8 @@ import pytest
 
 from efface.models.builtin import World, WorldObject, WorldStyle
 from efface.models.emoji import MEMORISED
-from efface.protocols.base import Probe
-from efface.protocols.probes.emoji import EmojiWorld
+from efface.protocols.plan import Probe
+from efface.protocols.probes.closed_world import ClosedWorldProbes
 from efface.protocols.probes.requests import probes_in_words
 from efface.request.record import Concept, Request
 
@@ -34,7 +34,7 @@ WORLD = World(
 
 
 def probes(request: Request, n: int = 24, seed: int = 0) -> dict[str, list[Probe]]:
-    found = EmojiWorld(WORLD, request).probes(n, seed)
+    found = ClosedWorldProbes(WORLD, request).probes(n, seed)
     assert found is not None
     return {metric: [p for p in found if p.metric == metric] for metric in dict.fromkeys(p.metric for p in found)}
 
@@ -126,7 +126,7 @@ def test_neighbours_are_found_however_they_are_spelt() -> None:
 
 
 def test_a_concept_of_another_world() -> None:
-    assert EmojiWorld(WORLD, Request.make("unicorn")).probes(10, 0) is None
+    assert ClosedWorldProbes(WORLD, Request.make("unicorn")).probes(10, 0) is None
 
 
 def test_in_words() -> None:

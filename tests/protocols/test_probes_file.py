@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from efface.errors import BadFile
-from efface.protocols.base import Probe
+from efface.protocols.plan import Probe
 from efface.protocols.probes.file import probes_of_file, with_file
 from efface.protocols.probes.requests import probes_in_words
 from efface.request.record import Concept, Request

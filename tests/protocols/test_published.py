@@ -1,5 +1,6 @@
 """What a protocol samples with where the user does not say: as published, where that applies."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 import efface
 from efface.generation import Sampling
 from efface.models import Model
-from efface.protocols import PROTOCOLS, Inputs
-from efface.protocols.paper_sampling import Published, sampling_of
+from efface.protocols import PROTOCOLS, Protocol, run_protocol
+from efface.protocols.base import PaperSampling
 
 #: As the reference repositories have it; `None` where none says it for its numbers.
-SAID = {
+PUBLISHED = {
     "ablation": ("ddim", 50, 6.0),
     "coco": None,
     "err": None,
@@ -23,45 +24,50 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_setting_is_the_default(tiny_model: Model, tmp_path: Path, name: str) -> None:
-    published, said = PROTOCOLS.get(name).published, SAID[name]
-    found = sampling_of(published, tiny_model, Inputs(data=tmp_path))
-    own = Sampling.default(tiny_model)
-    assert (found.sampler, found.steps, found.guidance) == (said or (own.sampler, own.steps, own.guidance))
-    assert found.batch_size == own.batch_size
+    default, expected = Sampling.default(tiny_model), PUBLISHED[name]
+    sampling = PROTOCOLS.get(name).sampling(tiny_model, tmp_path)
+    settings = (sampling.sampler, sampling.steps, sampling.guidance)
+    assert settings == (expected or (default.sampler, default.steps, default.guidance))
+    assert sampling.batch_size == default.batch_size
+
+
+def published_with(sampling: PaperSampling) -> Protocol:
+    return replace(PROTOCOLS.get("err"), published=sampling)
 
 
 def test_a_data_sets_setting_is_for_that_data_set(tiny_model: Model, tmp_path: Path) -> None:
-    published = Published("ddim", 100, 9.0, with_data=True)
-    assert sampling_of(published, tiny_model) == sampling_of(published, tiny_model, Inputs()) == Sampling()
-    assert sampling_of(published, tiny_model, Inputs(data=tmp_path)).steps == 100
+    entry = published_with(PaperSampling("ddim", 100, 9.0, with_data=True))
+    assert entry.sampling(tiny_model) == Sampling()
+    assert entry.sampling(tiny_model, tmp_path).steps == 100
 
 
 def test_the_embedded_model_and_those_drawn_with_by_pipelines_keep_their_own(
     emoji: Model, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published = Published("ddim", 100, 9.0)
-    assert sampling_of(published, emoji) == Sampling.default(emoji)
-    monkeypatch.setattr(type(tiny_model), "called", {})
-    assert sampling_of(published, tiny_model).sampler == "own"
+    entry = published_with(PaperSampling("ddim", 100, 9.0))
+    assert entry.sampling(emoji) == Sampling.default(emoji)
+    monkeypatch.setattr(type(tiny_model), "call_parameters", {})
+    assert entry.sampling(tiny_model).sampler == "own"
 
 
 def test_a_guidance_that_no_paper_fixes_is_the_models(tiny_model: Model) -> None:
-    assert sampling_of(Published("ddim", 30), tiny_model) == Sampling("ddim", 30, 7.5)
+    assert published_with(PaperSampling("ddim", 30)).sampling(tiny_model) == Sampling("ddim", 30, 7.5)
 
 
 def test_what_was_used_is_in_the_provenance(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
     eraser, judge = efface.erase(tiny_model, "cat", to="dog"), colours("cat", "dog")
-    for sampling, said in ((None, ("lms", 100, 7.5)), (Sampling("ddim", 2, 3.0), ("ddim", 2, 3.0))):
-        found = PROTOCOLS.get("imagenette").evaluate(
+    for sampling, expected in ((None, ("lms", 100, 7.5)), (Sampling("ddim", 2, 3.0), ("ddim", 2, 3.0))):
+        found = run_protocol(
+            PROTOCOLS.get("imagenette"),
             tiny_model,
             {"mine": eraser},
             judge,
-            out=tmp_path / said[0],
+            out=tmp_path / expected[0],
             n=1,
             sampling=sampling,
-            inputs=Inputs(options={"classes": "cat,dog"}),
+            options={"classes": "cat,dog"},
         )
-        how = found.provenance["sampling"]
-        assert (how["sampler"], how["steps"], how["guidance"]) == said
+        record = found.provenance["sampling"]
+        assert (record["sampler"], record["steps"], record["guidance"]) == expected

@@ -15,7 +15,7 @@ from efface.judges import open_judge
 from efface.metrics.features import open_extractor
 from efface.metrics.lpips import AlexLpips, Lpips
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 
 QUICK = Sampling("ddim", 2, 3.0, batch_size=7)
 ROWS = (("van gogh house", "Vincent van Gogh", 3), ("art by van gogh", "Vincent van Gogh", 4))
@@ -41,9 +41,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, prompts: Path | None, **options: Any) -> Evaluation:
-    n, inputs = options.pop("n", 20), Inputs(prompts=prompts, options=options)
-    evaluate = PROTOCOLS.get("style").evaluate
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, inputs=inputs)
+    entry, n = PROTOCOLS.get("style"), options.pop("n", 20)
+    return run_protocol(
+        entry, model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, prompts=prompts, options=options
+    )
 
 
 def pairs(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -61,7 +62,7 @@ def test_lpips_of_pairs(tiny_model: Model, prompts: Path, weights: Path, colours
     net = Lpips(weights, side=64)
     far = {prompt: net.distances([x], [y])[0] for prompt, (x, y) in pairs(tmp_path / "out").items()}
     e, u = (np.mean([far[prompt] for prompt, *_ in rows]) for rows in (ROWS, OTHERS))
-    scores = found.results["mine"].scores
+    scores = found.erasers["mine"].scores
     assert set(scores) == {"lpips_e", "lpips_u", "lpips_d"}
     assert scores["lpips_e"].value == pytest.approx(e, abs=1e-6)
     assert scores["lpips_u"].value == pytest.approx(u, abs=1e-6)
@@ -70,8 +71,8 @@ def test_lpips_of_pairs(tiny_model: Model, prompts: Path, weights: Path, colours
     assert difference.low <= difference.value <= difference.high
     assert (scores["lpips_e"].n, scores["lpips_u"].n, difference.n) == (2, 3, 5)
     assert difference.extractor == net.version
-    assert set(found.results["mine"].rates) == {"forget"}, "the judge does not know the others"
-    assert found.results[BASE].scores == {}
+    assert set(found.erasers["mine"].rates) == {"forget"}, "the judge does not know the others"
+    assert found.erasers[BASE].scores == {}
 
 
 def test_an_image_that_cannot_be_read_is_an_error(
@@ -80,14 +81,14 @@ def test_an_image_that_cannot_be_read_is_an_error(
     eraser = efface.erase(tiny_model, "van gogh", to="art", kind="style")
     judge = colours("Vincent van Gogh", "Monet", "Dali")
     found = run(tiny_model, eraser, judge, tmp_path / "out", prompts, extractor="emoji-clip")
-    assert found.results["mine"].metrics["distance_u"].n == 2
-    assert [found.results[name].errors for name in (BASE, "mine")] == [1, 1]
+    assert found.erasers["mine"].metrics["distance_u"].n == 2
+    assert [found.erasers[name].errors for name in (BASE, "mine")] == [1, 1]
 
 
 def test_features_stand_in_under_a_name_of_their_own(emoji: Model, tmp_path: Path) -> None:
     eraser = efface.erase(emoji, "blueprint", to="flat", kind="style")
     found = run(emoji, eraser, open_judge("emoji"), tmp_path / "out", None, n=2)
-    mine = found.results["mine"]
+    mine = found.erasers["mine"]
     extractor = open_extractor("emoji-clip")
     far: dict[str, float] = {}
     for prompt, (x, y) in pairs(tmp_path / "out").items():
@@ -100,7 +101,7 @@ def test_features_stand_in_under_a_name_of_their_own(emoji: Model, tmp_path: Pat
     assert mine.metrics["distance_u"].value == pytest.approx(np.mean(others), abs=1e-6)
     assert "cos" in mine.metrics["distance_e"].extractor
     assert (mine.metrics["forget"].n, mine.metrics["retain"].n) == (2, 12)
-    assert sum(mine.went["blueprint"].values()) == 2
+    assert sum(mine.destinations["forget"]["blueprint"].values()) == 2
 
 
 def test_bad_input(tiny_model: Model, prompts: Path, colours: Any, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from efface.errors import BadInput
 from efface.generation import Sampling
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
-from efface.protocols import BASE, Evaluation
-from efface.protocols.err import evaluate
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
 from efface.request.record import Concept, Request
 
 REQUEST = Request(
@@ -50,28 +49,29 @@ class Hesitating:
 def run(model: Model, judge: Hesitating, out: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     monkeypatch.setenv("EFFACE_CACHE", str(out.parent / "cache"))
     eraser = efface.erase(model, REQUEST)
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=8, sampling=Sampling("ddim", 2, 3.0))
+    entry = PROTOCOLS.get("err")
+    return run_protocol(entry, model, {"mine": eraser}, judge, out=out, n=8, sampling=Sampling("ddim", 2, 3.0))
 
 
 def test_undecided_images_are_left_out_and_counted(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run(tiny_model, Hesitating(0.0, 0.0), tmp_path / "sure", monkeypatch).results["mine"]
-    scores = sorted(shot.score for shot in first.shots)
+    first = run(tiny_model, Hesitating(0.0, 0.0), tmp_path / "sure", monkeypatch).erasers["mine"]
+    scores = sorted(shot.score for shot in first.images)
     floor, top = scores[len(scores) // 4], scores[3 * len(scores) // 4]
     found = run(tiny_model, Hesitating(floor, top), tmp_path / "out", monkeypatch)
-    result = found.results["mine"]
+    result = found.erasers["mine"]
     assert sum(result.undecided.values()) >= len(scores) // 3
     for metric in ("forget", "retain", "adjacent", "adversarial"):
-        shots = [shot for shot in result.shots if shot.probe.metric == metric]
+        shots = [shot for shot in result.images if shot.probe.metric == metric]
         doubts = [shot for shot in shots if floor <= shot.score < top]
         assert result.undecided.get(metric, 0) == len(doubts)
-        assert all(shot.undecided and shot.found is None and shot.error is None for shot in doubts)
+        assert all(shot.undecided and shot.shows is None and shot.error is None for shot in doubts)
         decided = [shot for shot in shots if shot not in doubts]
         assert (result.metrics[metric].n if decided else 0) == len(decided)
         if decided and metric == "forget":
             assert result.metrics[metric].value == np.mean([shot.score < floor for shot in decided])
-    assert result.went["cat"].get("undecided", 0) == result.undecided.get("forget", 0)
+    assert result.destinations["forget"]["cat"].get("undecided", 0) == result.undecided.get("forget", 0)
     assert result.errors == 0, "doubt is no failure"
     assert found.as_dict()["erasers"]["mine"]["undecided"] == result.undecided
 
@@ -80,12 +80,12 @@ def test_a_judge_that_is_always_undecided_gives_no_rate_and_no_calibration(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = run(tiny_model, Hesitating(0.0, 1.0), tmp_path / "out", monkeypatch)
-    result = found.results["mine"]
+    result = found.erasers["mine"]
     assert result.metrics == {}
     assert result.change == {}
     assert result.undecided == {"forget": 8, "retain": 8, "adjacent": 4, "adversarial": 4}
     assert (found.judge.recall, found.judge.false_positive_rate) == (None, None)
-    assert found.results[BASE].undecided == result.undecided
+    assert found.erasers[BASE].undecided == result.undecided
     assert found.errors == 0
 
 
@@ -95,5 +95,5 @@ def test_an_eraser_that_debiases_is_refused(tiny_model: Model, tmp_path: Path) -
     debiasing = Request.make("cat", ["red", "blue"], goal="debias")
     eraser = replace(efface.erase(tiny_model, "cat", "dog"), request=debiasing)
     with pytest.raises(BadInput, match=r"'fair' debiases 'cat' and erases nothing.*efface judge DIR -q 'red'"):
-        evaluate(tiny_model, {"fair": eraser}, Hesitating(0.0, 1.0), out=tmp_path / "out")
+        run_protocol(PROTOCOLS.get("err"), tiny_model, {"fair": eraser}, Hesitating(0.0, 1.0), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -14,9 +14,9 @@ from efface.judges import open_judge
 from efface.metrics.features import open_extractor
 from efface.models import Model
 from efface.models.emoji import catalogue
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs, Result
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Result, run_protocol
 from efface.protocols.unlearncanvas import SEEDS, seed_of
-from efface.protocols.world import emoji_canvas, read_canvas
+from efface.protocols.world import grid_of, read_grid
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)
 STYLES, OBJECTS = ("Pop_Art", "Seed_Images", "Van_Gogh"), ("Cats", "Dogs", "Trees")
@@ -43,15 +43,15 @@ def data(tmp_path: Path) -> Path:
 
 def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 2, **options: Any) -> Evaluation:
     data, is_trusted = options.pop("data", None), options.pop("is_trusted", False)
-    inputs = Inputs(data=data, options=options, trust_torchscript=is_trusted)
-    evaluate = PROTOCOLS.get("unlearncanvas").evaluate
-    return evaluate(model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, inputs=inputs)
+    given: dict[str, Any] = {"data": data, "options": options, "trust_torchscript": is_trusted}
+    entry = PROTOCOLS.get("unlearncanvas")
+    return run_protocol(entry, model, {"mine": eraser}, judge, out=out, n=n, sampling=QUICK, **given)
 
 
 def counted(result: Result, metric: str, *concepts: str) -> float:
     """By hand: the share of right answers among the questions about some concepts."""
-    shots = [shot for shot in result.shots if shot.probe.metric == metric and shot.probe.concept in concepts]
-    return float(np.mean([shot.found is (metric == "retain") for shot in shots]))
+    shots = [shot for shot in result.images if shot.probe.metric == metric and shot.probe.concept in concepts]
+    return float(np.mean([shot.shows is (metric == "retain") for shot in shots]))
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def found(emoji: Model, erased: efface.Eraser, tmp_path_factory: pytest.TempPath
 
 
 def test_the_embedded_world(found: Evaluation) -> None:
-    mine, base = found.results["mine"], found.results[BASE]
-    assert len(mine.shots) == 3 * 2 * 2 * 2, "objects x styles x seeds x the two questions"
-    assert {shot.probe.job.prompt for shot in mine.shots} >= {"a cat image in flat style", "a star image in 3d style"}
+    mine, base = found.erasers["mine"], found.erasers[BASE]
+    assert len(mine.images) == 3 * 2 * 2 * 2, "objects x styles x seeds x the two questions"
+    assert {shot.probe.job.prompt for shot in mine.images} >= {"a cat image in flat style", "a star image in 3d style"}
     assert set(mine.rates) == {"forget", "retain", "object_ua", "object_ira", "object_cra"}
     for result in (mine, base):
         assert result.metrics["object_ua"].value == pytest.approx(counted(result, "forget", "cat"))
@@ -73,16 +73,16 @@ def test_the_embedded_world(found: Evaluation) -> None:
     assert mine.base["object_ua"] == base.metrics["object_ua"]
     change = mine.metrics["object_ua"].value - base.metrics["object_ua"].value
     assert mine.change["object_ua"].value == pytest.approx(change)
-    assert sum(mine.went["cat"].values()) == 4
+    assert sum(mine.destinations["forget"]["cat"].values()) == 4
     assert found.judge.recall is not None
-    assert found.judge.recall.n == len(base.shots)
+    assert found.judge.recall.n == len(base.images)
 
 
 def test_fid_is_that_of_the_images_that_show_nothing_erased(found: Evaluation) -> None:
-    measured = found.results["mine"].metrics["fid"]
+    measured = found.erasers["mine"].metrics["fid"]
     sets: list[np.ndarray] = []
-    for result in (found.results["mine"], found.results[BASE]):
-        paths = {s.probe.job: s.path for s in result.shots if "cat" not in s.probe.job.prompt and s.path}
+    for result in (found.erasers["mine"], found.erasers[BASE]):
+        paths = {s.probe.job: s.path for s in result.images if "cat" not in s.probe.job.prompt and s.path}
         pixels = [np.asarray(Image.open(path)) for path in paths.values()]
         sets.append(open_extractor("emoji-clip").features(pixels))
     x, y = sets
@@ -95,11 +95,11 @@ def test_fid_is_that_of_the_images_that_show_nothing_erased(found: Evaluation) -
     assert measured.value == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert measured.low <= measured.value <= measured.high
     assert "the unedited model's images" in measured.note
-    assert "fid" not in found.results["mine"].base
+    assert "fid" not in found.erasers["mine"].base
     d = x.shape[1]
     xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     unbiased = [(k.sum() - np.trace(k)) / (8 * 7) for k in (xx, yy)]
-    other = found.results["mine"].metrics["kid"]
+    other = found.erasers["mine"].metrics["kid"]
     assert other.value == pytest.approx(sum(unbiased) - 2 * xy.mean(), abs=1e-6)
     assert "the unedited model's images" in other.note
 
@@ -107,15 +107,15 @@ def test_fid_is_that_of_the_images_that_show_nothing_erased(found: Evaluation) -
 def test_a_style_by_another_word(emoji: Model, tmp_path: Path) -> None:
     eraser = efface.erase(emoji, "line drawing", to="flat", kind="style")
     found = run(emoji, eraser, open_judge("emoji"), tmp_path / "out", 1, only="cat,star,flat,line art")
-    mine = found.results["mine"]
+    mine = found.erasers["mine"]
     assert {"style_ua", "style_ira", "style_cra"} <= set(mine.metrics)
     assert mine.metrics["style_ua"].value == pytest.approx(counted(mine, "forget", "line art"))
     assert mine.metrics["style_cra"].value == pytest.approx(counted(mine, "retain", "cat", "star"))
 
 
 def test_the_whole_world_leaves_out_what_was_never_trained() -> None:
-    canvas = emoji_canvas(catalogue())
-    cells = canvas.cells()
+    grid = grid_of(catalogue())
+    cells = grid.cells()
     assert len(cells) == len(set(cells)) == 42 * 7 - len(catalogue().held_out_cells)
     assert not set(cells) & set(catalogue().held_out_cells)
     assert [seed_of(k) for k in range(7)] == [*SEEDS, 1188, 1288]
@@ -125,8 +125,8 @@ def test_the_published_layout(tiny_model: Model, data: Path, colours: Any, tmp_p
     eraser = efface.erase(tiny_model, "Van Gogh style", to="Pop Art", kind="style")
     judge = colours(*STYLES, *OBJECTS)
     found = run(tiny_model, eraser, judge, tmp_path / "out", data=data, extractor="emoji-clip")
-    mine = found.results["mine"]
-    jobs = {shot.probe.job for shot in mine.shots}
+    mine = found.erasers["mine"]
+    jobs = {shot.probe.job for shot in mine.images}
     assert {job.prompt for job in jobs} >= {"A Cats image in Van Gogh style.", "A Trees image in Seed Images style."}
     assert {job.seed for job in jobs} == {188, 288}
     assert {job.guidance for job in jobs} == {9.0}
@@ -157,7 +157,7 @@ def test_a_judge_for_objects_beside_one_for_styles(
         extractor="emoji-clip",
     )
     assert found.judge.name == "colours+style"
-    assert {"object_ua", "object_ira", "object_cra"} <= set(found.results["mine"].metrics)
+    assert {"object_ua", "object_ira", "object_cra"} <= set(found.erasers["mine"].metrics)
 
 
 @pytest.fixture(scope="session")
@@ -181,10 +181,10 @@ def judge_of_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pictures_come_in_order_of_number(data: Path) -> None:
     (data / "Pop_Art" / "Cats" / "10.jpg").write_bytes((data / "Pop_Art" / "Cats" / "1.jpg").read_bytes())
-    canvas = read_canvas(data)
-    assert [path.stem for path in canvas.pictures["Cats", "Pop_Art"]] == ["1", "2", "3", "4", "5", "6", "10"]
-    assert canvas.find("a Van Gogh style") == ("style", "Van_Gogh")
-    assert canvas.find("cats") == ("object", "Cats")
+    grid = read_grid(data)
+    assert [path.stem for path in grid.pictures["Cats", "Pop_Art"]] == ["1", "2", "3", "4", "5", "6", "10"]
+    assert grid.find("a Van Gogh style") == ("style", "Van_Gogh")
+    assert grid.find("cats") == ("object", "Cats")
 
 
 def test_bad_input(

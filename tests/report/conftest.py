@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 from efface.generation import Job
 from efface.metrics.base import Measured
 from efface.metrics.rates import harmonic_mean, paired_difference, wilson
-from efface.protocols import BASE, Calibration, Evaluation, Probe, Result, Shot
-from efface.protocols.comparing import comparisons
-from efface.protocols.plans import good
+from efface.protocols import BASE, Calibration, Evaluation, JudgedImage, Probe, Result
+from efface.protocols.counting import comparisons
+from efface.protocols.err import ENTRY
+from efface.protocols.plan import right_answers
 
 EvaluationMaker = Callable[..., Evaluation]
 
@@ -33,10 +34,10 @@ def draw(path: Path, word: str, seed: int) -> None:
     picture.save(path)
 
 
-def shots_of(folder: Path, name: str, concept: str, guide: str, through: int, lost: int) -> tuple[Shot, ...]:
+def shots_of(folder: Path, name: str, concept: str, guide: str, through: int, lost: int) -> tuple[JudgedImage, ...]:
     """20 images prompted for the concept, 20 for a house; the first of them fail."""
 
-    def shot(metric: str, wanted: str, index: int) -> Shot:
+    def shot(metric: str, wanted: str, index: int) -> JudgedImage:
         erased = metric == "forget"
         found = index < through if erased else index >= lost
         seen = wanted if found else guide if erased else None
@@ -44,24 +45,24 @@ def shots_of(folder: Path, name: str, concept: str, guide: str, through: int, lo
         draw(path, str(seen), index)
         went = None if not erased else "concept" if found else "guide"
         probe = Probe(metric, wanted, Job(f"a {wanted} in style {index % 3}", seed=index), guide if erased else None)
-        return Shot(probe, path, found, 0.5 + (index + 1) / 50 if found else index / 100, seen, went)
+        return JudgedImage(probe, path, found, 0.5 + (index + 1) / 50 if found else index / 100, seen, went)
 
     return tuple(shot(m, w, i) for m, w in (("forget", concept), ("retain", "house")) for i in range(IMAGES))
 
 
-def result_of(shots: tuple[Shot, ...], concept: str, **other: Any) -> Result:
+def result_of(shots: tuple[JudgedImage, ...], concept: str, **other: Any) -> Result:
     """The rates of shots, beside an unedited model that draws all that it is asked for."""
-    groups = {metric: [s.good for s in shots if s.probe.metric == metric and s.found is not None] for metric in RATES}
+    groups = {metric: [s.right for s in shots if s.probe.metric == metric and s.shows is not None] for metric in RATES}
     rates = {metric: wilson(int(sum(good)), len(good)) for metric, good in groups.items()}
     change = {m: paired_difference([[float(m == "retain")] * len(good)], [good]) for m, good in groups.items()}
-    went = [s.went for s in shots if s.went]
+    places = [s.destination for s in shots if s.destination]
     return Result(
         metrics={**rates, "err": harmonic_mean([[good] for good in groups.values()])},
         change=change,
         base={"forget": wilson(0, IMAGES), "retain": wilson(IMAGES, IMAGES)},
-        went={concept: {place: went.count(place) for place in ("concept", "guide", "other", "error")}},
+        destinations={"forget": {concept: {p: places.count(p) for p in ("concept", "guide", "other", "error")}}},
         errors=sum(s.error is not None for s in shots),
-        shots=shots,
+        images=shots,
         **other,
     )
 
@@ -94,18 +95,20 @@ def evaluation(tmp_path: Path) -> EvaluationMaker:
             shots = list(shots_of(folder, name, concept, guide, through, lost))
             if name == ERASERS[0]:
                 for place in range(1, undecided + 1):
-                    shots[-1 - place] = replace(shots[-1 - place], found=None, score=0.5)
+                    shots[-1 - place] = replace(shots[-1 - place], shows=None, score=0.5)
                 if error:
-                    shots[-1] = replace(shots[-1], found=None, score=float("nan"), error=error)
+                    shots[-1] = replace(shots[-1], shows=None, score=float("nan"), error=error)
             results[name] = result_of(tuple(shots), concept)
         if distances:
             results = {name: with_distances(result, place) for place, (name, result) in enumerate(results.items())}
         return Evaluation(
             protocol="err",
             judge=Calibration("emoji", "1", wilson(39, 40), wilson(0, 40)),
-            results=results,
+            erasers=results,
             provenance={"model": {"name": "emoji", "hash": "abc"}, "erasers": {n: {"method": "uce"} for n in names}},
-            comparisons=comparisons(results, {name: {rate: good(rate) for rate in RATES} for name in names}),
+            comparisons=comparisons(results, {name: {rate: right_answers(rate) for rate in RATES} for name in names}),
+            metrics=ENTRY.metrics,
+            overall="err",
         )
 
     return make

@@ -5,15 +5,15 @@ import pytest
 from efface.metrics.base import Measured
 from efface.metrics.rates import wilson
 from efface.protocols import BASE
-from efface.report.destinations import shares
-from efface.report.judging import judging
+from efface.protocols.unlearncanvas import ENTRY as UNLEARNCANVAS
+from efface.report.bars import judge_section, rate_bars, score_tables
+from efface.report.destinations import destination_shares
 from efface.report.plot import plots
-from efface.report.rates import blocks, tables
-from efface.report.series import series_of
+from efface.report.words import series_of
 
 
 def test_a_shared_past_is_one_bar_and_each_eraser_another(evaluation):
-    found = {block.metric: block for block in blocks(evaluation(erasers=3))}
+    found = {block.metric: block for block in rate_bars(evaluation(erasers=3))}
     assert list(found) == ["forget", "retain", "err"]
     forget = found["forget"]
     assert [bar.title for bar in forget.bars] == ["before", "eraser", "second", "third"]
@@ -24,23 +24,23 @@ def test_a_shared_past_is_one_bar_and_each_eraser_another(evaluation):
 
 def test_different_pasts_are_told_apart(evaluation):
     made = evaluation(erasers=2)
-    other = replace(made.results["second"], base={"forget": wilson(5, 20)})
-    forget = blocks(replace(made, results={**made.results, "second": other}))[0]
+    other = replace(made.erasers["second"], base={"forget": wilson(5, 20)})
+    forget = rate_bars(replace(made, erasers={**made.erasers, "second": other}))[0]
     assert [bar.title for bar in forget.bars] == ["before eraser", "eraser", "before second", "second"]
 
 
 def test_unknown_rates_come_after_the_known_ones(evaluation):
     made = evaluation()
-    result = made.results["eraser"]
+    result = made.erasers["eraser"]
     made = replace(
         made,
-        results={BASE: made.results[BASE], "eraser": replace(result, metrics={"new": wilson(1, 2), **result.metrics})},
+        erasers={BASE: made.erasers[BASE], "eraser": replace(result, metrics={"new": wilson(1, 2), **result.metrics})},
     )
-    assert [block.metric for block in blocks(made)] == ["forget", "retain", "err", "new"]
+    assert [block.metric for block in rate_bars(made)] == ["forget", "retain", "err", "new"]
 
 
 def test_values_of_two_extractors_never_stand_in_one_table(evaluation):
-    clip, efficient = tables(evaluation(erasers=2, distances=True))
+    clip, efficient = score_tables(evaluation(erasers=2, distances=True))
     assert (clip.extractor, [block.metric for block in clip.blocks]) == ("clip-b32", ["clip_score", "clip_accuracy"])
     assert (efficient.extractor, [block.metric for block in efficient.blocks]) == ("efficientnet-1", ["kid"])
     assert [bar.title for bar in clip.blocks[0].bars] == ["before", "eraser", "second"]
@@ -51,9 +51,9 @@ def test_values_of_two_extractors_never_stand_in_one_table(evaluation):
 
 def test_a_metric_of_another_extractor_does_not_slip_into_the_table(evaluation):
     made = evaluation(erasers=2, distances=True)
-    second = made.results["second"]
+    second = made.erasers["second"]
     foreign = {**second.metrics, "kid": Measured(3.0, 2.0, 4.0, 40, "score", "inception")}
-    found = tables(replace(made, results={**made.results, "second": replace(second, metrics=foreign)}))
+    found = score_tables(replace(made, erasers={**made.erasers, "second": replace(second, metrics=foreign)}))
     assert {t.extractor: [bar.title for bar in t.blocks[-1].bars] for t in found} == {
         "clip-b32": ["before", "eraser", "second"],
         "efficientnet-1": ["eraser"],
@@ -63,21 +63,21 @@ def test_a_metric_of_another_extractor_does_not_slip_into_the_table(evaluation):
 
 def test_a_number_that_is_no_share_gets_no_percent(evaluation):
     made = evaluation()
-    result = replace(made.results["eraser"], metrics={"ratio": Measured(3.5, 3.0, 4.0, 10)})
-    made = replace(made, results={**made.results, "eraser": result})
-    assert blocks(made) == []
-    assert [(t.extractor, t.blocks[0].bars[0].value) for t in tables(made)] == [("", "3.5")]
+    result = replace(made.erasers["eraser"], metrics={"ratio": Measured(3.5, 3.0, 4.0, 10)})
+    made = replace(made, erasers={**made.erasers, "eraser": result})
+    assert rate_bars(made) == []
+    assert [(t.extractor, t.blocks[0].bars[0].value) for t in score_tables(made)] == [("", "3.5")]
 
 
 def test_a_score_shows_its_paired_change(evaluation):
-    clip, _ = tables(evaluation(distances=True))
+    clip, _ = score_tables(evaluation(distances=True))
     assert [bar.change for bar in clip.blocks[0].bars] == ["", "−1, −2 to +0; paired bootstrap, p=0.01"]
 
 
 def test_an_attack_has_its_own_rate(evaluation):
     made = evaluation()
-    result = replace(made.results["eraser"], attacks={"random_prefix": wilson(3, 4), "prompts": wilson(4, 4)})
-    found = {block.metric: block.bars for block in blocks(replace(made, results={**made.results, "eraser": result}))}
+    result = replace(made.erasers["eraser"], attacks={"random_prefix": wilson(3, 4), "prompts": wilson(4, 4)})
+    found = {block.metric: block.bars for block in rate_bars(replace(made, erasers={**made.erasers, "eraser": result}))}
     assert [bar.value for bar in found["adversarial: random_prefix"]] == ["75%"]
     assert [bar.value for bar in found["adversarial: prompts"]] == ["100%"]
 
@@ -104,11 +104,11 @@ def test_a_point_stands_where_its_rates_say_with_its_intervals(evaluation):
 )
 def test_an_axis_begins_below_the_lowest_interval(evaluation, lows, floor, ticks):
     made = evaluation(erasers=2)
-    results = dict(made.results)
+    results = dict(made.erasers)
     for name, low in zip(("eraser", "second"), lows, strict=True):
         rates = {"forget": Measured(0.99, low, 1, 9), "retain": Measured(1, 0.95, 1, 9)}
         results[name] = replace(results[name], metrics=rates)
-    (plot,) = plots(replace(made, results=results))
+    (plot,) = plots(replace(made, erasers=results))
     assert (plot.y.floor, plot.y.ticks) == (floor, ticks)
     assert plot.y.at(1) < plot.y.at(floor)
     assert (plot.before is None) is (floor > 0), "the unedited model forgets nothing"
@@ -116,8 +116,8 @@ def test_an_axis_begins_below_the_lowest_interval(evaluation, lows, floor, ticks
 
 def test_a_mark_that_another_would_hide_is_larger(evaluation):
     made = evaluation(erasers=3)
-    results = {**made.results, "second": made.results["eraser"]}
-    (plot,) = plots(replace(made, results=results))
+    results = {**made.erasers, "second": made.erasers["eraser"]}
+    (plot,) = plots(replace(made, erasers=results))
     assert [point.size for point in plot.points] == [1.6, 1, 1]
 
 
@@ -128,13 +128,13 @@ def test_one_eraser_makes_no_trade_off(evaluation):
 def test_the_embedded_world_of_unlearncanvas_has_a_trade_off_too(evaluation):
     made = evaluation(erasers=2)
     rates = {"object_ua": wilson(9, 10), "object_ira": wilson(8, 10)}
-    results = {name: replace(result, metrics=rates, base={}) for name, result in made.results.items()}
-    (plot,) = plots(replace(made, results=results))
+    results = {name: replace(result, metrics=rates, base={}) for name, result in made.erasers.items()}
+    (plot,) = plots(replace(made, erasers=results, metrics=UNLEARNCANVAS.metrics))
     assert (plot.forget, plot.keep) == ("object_ua", "object_ira")
 
 
 def test_where_the_images_went_before_and_after(evaluation):
-    found = shares(evaluation(erasers=2))
+    found = destination_shares(evaluation(erasers=2))
     assert [(s.of.title, dict(s.counts)) for s in found["cat"]] == [
         ("before", {"concept": 20}),
         ("eraser", {"concept": 1, "guide": 19}),
@@ -145,8 +145,13 @@ def test_where_the_images_went_before_and_after(evaluation):
 def test_where_the_images_of_other_prompts_went_stands_behind_in_the_order_of_the_rates(evaluation):
     made = evaluation()
     by = {"indirect": {"cat": {"guide": 5}}, "adversarial": {"cat": {"broken": 1, "concept": 4}}}
-    made = replace(made, results={name: replace(result, went_by=by) for name, result in made.results.items()})
-    assert [(s.metric, s.of.title, dict(s.counts)) for s in shares(made)["cat"]] == [
+    made = replace(
+        made,
+        erasers={
+            name: replace(result, destinations={**result.destinations, **by}) for name, result in made.erasers.items()
+        },
+    )
+    assert [(s.metric, s.of.title, dict(s.counts)) for s in destination_shares(made)["cat"]] == [
         ("forget", "before", {"concept": 20}),
         ("forget", "after", {"concept": 1, "guide": 19}),
         *(("indirect", title, {"guide": 5}) for title in ("before", "after")),
@@ -156,9 +161,9 @@ def test_where_the_images_of_other_prompts_went_stands_behind_in_the_order_of_th
 
 def test_the_judge_is_told_concept_by_concept_from_the_unedited_model_alone(evaluation):
     made = evaluation(erasers=2)
-    base = made.results[BASE]
-    half = tuple(replace(s, found=s.probe.job.seed % 2 == 0) if s.probe.concept == "house" else s for s in base.shots)
-    found = judging(replace(made, results={**made.results, BASE: replace(base, shots=half)}))
+    base = made.erasers[BASE]
+    half = tuple(replace(s, shows=s.probe.job.seed % 2 == 0) if s.probe.concept == "house" else s for s in base.images)
+    found = judge_section(replace(made, erasers={**made.erasers, BASE: replace(base, images=half)}))
     assert found
     assert [(bar.title, bar.value, bar.n) for bar in found.concepts] == [("house", "50%", 20), ("cat", "100%", 20)]
     assert "misses 2.5%" in found.meaning
@@ -166,7 +171,7 @@ def test_the_judge_is_told_concept_by_concept_from_the_unedited_model_alone(eval
 
 def test_a_judge_without_recall_says_so(evaluation):
     made = evaluation()
-    found = judging(replace(made, judge=replace(made.judge, recall=None, false_positive_rate=None)))
+    found = judge_section(replace(made, judge=replace(made.judge, recall=None, false_positive_rate=None)))
     assert found
     assert found.blocks == []
     assert "no recall" in found.meaning
@@ -175,8 +180,8 @@ def test_a_judge_without_recall_says_so(evaluation):
 
 def test_a_judge_that_nothing_is_asked_of_is_not_shown(evaluation):
     made = evaluation()
-    silent = {name: replace(result, shots=()) for name, result in made.results.items()}
-    assert judging(replace(made, judge=replace(made.judge, recall=None), results=silent)) is None
+    silent = {name: replace(result, images=()) for name, result in made.erasers.items()}
+    assert judge_section(replace(made, judge=replace(made.judge, recall=None), erasers=silent)) is None
 
 
 @pytest.mark.parametrize("erasers", [1, 7])

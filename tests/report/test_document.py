@@ -6,7 +6,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from efface.errors import BadFile
 from efface.generation import Job
-from efface.protocols import Unread
+from efface.protocols import FailedImage
 from efface.report import document, schema, write_report
 
 CASES = {
@@ -42,8 +42,8 @@ def test_an_image_without_a_verdict_has_no_score(evaluation, tmp_path):
 
 def test_an_image_that_nothing_is_asked_of_is_listed_with_the_reason(evaluation, tmp_path):
     made = evaluation()
-    spoilt = replace(made.results["eraser"], unread=(Unread(Job("a red car", 7), "broken"),), errors=1)
-    content = document(replace(made, results={**made.results, "eraser": spoilt}), tmp_path)
+    spoilt = replace(made.erasers["eraser"], failed_images=(FailedImage(Job("a red car", 7), "broken"),), errors=1)
+    content = document(replace(made, erasers={**made.erasers, "eraser": spoilt}), tmp_path)
     check(content)
     assert content["unread"] == {"base": [], "eraser": [{"prompt": "a red car", "seed": 7, "error": "broken"}]}
     del content["unread"]["eraser"][0]["error"]
@@ -62,7 +62,12 @@ def test_a_distance_names_its_extractor(evaluation, tmp_path):
 def test_destinations_keep_to_the_schema_rate_by_rate(evaluation, tmp_path):
     made = evaluation()
     by = {"adversarial": {"cat": {"broken": 2, "concept": 1}}}
-    made = replace(made, results={name: replace(result, went_by=by) for name, result in made.results.items()})
+    made = replace(
+        made,
+        erasers={
+            name: replace(result, destinations={**result.destinations, **by}) for name, result in made.erasers.items()
+        },
+    )
     content = document(made, tmp_path)
     check(content)
     assert content["erasers"]["eraser"]["went_by"] == by
@@ -75,7 +80,9 @@ def test_destinations_keep_to_the_schema_rate_by_rate(evaluation, tmp_path):
 
 def test_a_certificate_keeps_to_the_schema_too(evaluation, tmp_path):
     bounds = {"cat": {"free": 0.0, "text": None, "ceiling": 0.9}}
-    content = document(replace(evaluation(), certificates={"eraser": bounds}), tmp_path)
+    made = evaluation()
+    certified = {**made.erasers, "eraser": replace(made.erasers["eraser"], certificate=bounds)}
+    content = document(replace(made, erasers=certified), tmp_path)
     check(content)
     assert content["erasers"]["eraser"]["certificate"] == bounds
     assert content["erasers"]["base"]["certificate"] is None

@@ -1,8 +1,7 @@
 from dataclasses import replace
 
 from efface.protocols import BASE, Probe
-from efface.report.failures import failures, unanswered
-from efface.report.grids import groups
+from efface.report.grids import failures, groups, unanswered
 
 
 def test_a_tile_shows_one_prompt_and_seed_without_and_with_every_eraser(evaluation):
@@ -28,9 +27,9 @@ def test_every_prompt_is_shown_before_one_is_shown_twice(evaluation):
 
 def test_erasers_of_different_requests_share_only_some_tiles(evaluation):
     made = evaluation(erasers=2)
-    other = made.results["second"]
-    shots = tuple(s for s in other.shots if s.probe.metric == "retain")[5:]
-    made = replace(made, results={**made.results, "second": replace(other, shots=shots)})
+    other = made.erasers["second"]
+    shots = tuple(s for s in other.images if s.probe.metric == "retain")[5:]
+    made = replace(made, erasers={**made.erasers, "second": replace(other, images=shots)})
     forget, retain = groups(made)
     assert {len(tile.pictures) for tile in forget.tiles} == {2}
     assert {len(tile.pictures) for tile in retain.tiles} == {3}
@@ -38,11 +37,11 @@ def test_erasers_of_different_requests_share_only_some_tiles(evaluation):
 
 def test_an_image_with_two_questions_stands_beside_the_answer_to_the_same_one(evaluation):
     made = evaluation()
-    base, after = made.results[BASE], made.results["eraser"]
+    base, after = made.erasers[BASE], made.erasers["eraser"]
     # The unedited model's retain image answers a second question with no.
-    twice = [s for s in base.shots if s.probe.metric == "retain"]
-    others = tuple(replace(s, probe=Probe("retain", "3d", s.probe.job), found=False, saw=None) for s in twice)
-    lost = failures(replace(made, results={BASE: replace(base, shots=(*base.shots, *others)), "eraser": after}))
+    twice = [s for s in base.images if s.probe.metric == "retain"]
+    others = tuple(replace(s, probe=Probe("retain", "3d", s.probe.job), shows=False, recognised=None) for s in twice)
+    lost = failures(replace(made, erasers={BASE: replace(base, images=(*base.images, *others)), "eraser": after}))
     assert next(lost).lost.note == "none of 20 images"
 
 
@@ -82,14 +81,14 @@ def test_further_questions_about_an_image_make_no_failures_and_no_grids(evaluati
     results = {
         name: replace(
             result,
-            shots=(
-                *result.shots,
-                *(replace(s, probe=replace(s.probe, metric="nudity", further=True)) for s in result.shots),
+            images=(
+                *result.images,
+                *(replace(s, probe=replace(s.probe, metric="nudity", further=True)) for s in result.images),
             ),
         )
-        for name, result in made.results.items()
+        for name, result in made.erasers.items()
     }
-    asked_more = replace(made, results=results)
+    asked_more = replace(made, erasers=results)
     assert list(failures(asked_more)) == list(failures(made))
     assert list(groups(asked_more)) == list(groups(made))
     assert unanswered(asked_more) == unanswered(made), "an image once, however much is asked of it"

@@ -8,9 +8,9 @@ import pytest
 
 from efface.generation import Job
 from efface.metrics.rates import wilson
-from efface.protocols import BASE, Result, Unread
+from efface.protocols import BASE, FailedImage, Result
 from efface.report import page
-from efface.report.provenance import flat
+from efface.report.words import provenance_rows
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -49,8 +49,10 @@ def test_names_prompts_and_errors_from_outside_are_escaped(evaluation, evil):
         made,
         protocol=evil,
         judge=replace(made.judge, name=evil, version=evil),
-        results={(evil if name == "second" else name): result for name, result in made.results.items()},
-        certificates={evil: bounds},
+        erasers={
+            **{name: result for name, result in made.erasers.items() if name != "second"},
+            evil: replace(made.erasers["second"], certificate=bounds),
+        },
         comparisons=tuple(replace(row, second=evil, metric=evil) for row in made.comparisons),
         provenance={evil: evil, "model": evil, "erasers": {evil: {"method": evil}}},
     )
@@ -112,17 +114,19 @@ def test_what_the_judge_is_undecided_about_is_counted_and_is_no_error(evaluation
 
 def test_a_failure_of_the_unedited_model_is_listed_too(evaluation):
     made = evaluation()
-    base = made.results[BASE]
-    spoilt = (replace(base.shots[0], found=None, score=float("nan"), error="cannot be read"), *base.shots[1:])
-    said = text_of(page(replace(made, results={**made.results, BASE: replace(base, shots=spoilt, errors=1)})))
+    base = made.erasers[BASE]
+    spoilt = (replace(base.images[0], shows=None, score=float("nan"), error="cannot be read"), *base.images[1:])
+    said = text_of(page(replace(made, erasers={**made.erasers, BASE: replace(base, images=spoilt, errors=1)})))
     assert "cannot be read" in said
 
 
 def test_a_failure_of_what_no_question_is_asked_of_is_listed_too(evaluation, tmp_path):
     made = evaluation(distances=True)
-    unread = (Unread(Job("a red car", 7), "the image cannot be read: it ends early"),)
-    results = {name: replace(result, shots=(), unread=unread, errors=1) for name, result in made.results.items()}
-    html = page(replace(made, results=results))
+    unread = (FailedImage(Job("a red car", 7), "the image cannot be read: it ends early"),)
+    results = {
+        name: replace(result, images=(), failed_images=unread, errors=1) for name, result in made.erasers.items()
+    }
+    html = page(replace(made, erasers=results))
     assert "2 images without a verdict." in text_of(html)
     assert 'id="unanswered"' in html
     assert text_of(html).count("the image cannot be read: it ends early") == 2
@@ -155,10 +159,10 @@ def test_several_erasers_stand_side_by_side(evaluation):
 def test_the_best_score_over_all_has_the_first_place_and_equals_share_it(evaluation):
     made = evaluation(erasers=3)
     assert re.findall(r"#(\d) by err", page(made)) == ["1", "3", "2"]
-    alike = {**made.results, "third": made.results["eraser"]}
-    assert re.findall(r"#(\d) by err", page(replace(made, results=alike))) == ["1", "3", "1"]
+    alike = {**made.erasers, "third": made.erasers["eraser"]}
+    assert re.findall(r"#(\d) by err", page(replace(made, erasers=alike))) == ["1", "3", "1"]
     less = {**alike, **{name: replace(alike[name], weight_change=c) for name, c in (("eraser", 2e-6), ("third", 1e-6))}}
-    html = page(replace(made, results=less))
+    html = page(replace(made, erasers=less))
     assert re.findall(r"#(\d) by err", html) == ["2", "3", "1"]
     assert "weights changed by 2e−06" in html
     assert "by err" not in page(evaluation())
@@ -180,8 +184,8 @@ def test_erasers_are_compared_with_one_another_and_many_with_the_first(evaluatio
 
 def test_scores_alone_are_measured_and_not_judged(evaluation):
     made = evaluation(distances=True)
-    bare = {name: Result(r.scores) for name, r in made.results.items()}
-    said = text_of(page(replace(made, results=bare, judge=replace(made.judge, recall=None))))
+    bare = {name: Result(r.scores) for name, r in made.erasers.items()}
+    said = text_of(page(replace(made, erasers=bare, judge=replace(made.judge, recall=None))))
     assert "Measured, not judged" in said
     assert "features of clip-b32" in said
     assert "The judge" not in said
@@ -189,13 +193,13 @@ def test_scores_alone_are_measured_and_not_judged(evaluation):
 
 def test_the_title_names_what_was_erased_else_the_erasers_else_the_unedited_model(evaluation):
     made = evaluation(erasers=2)
-    bare = {name: replace(result, shots=()) for name, result in made.results.items()}
+    bare = {name: replace(result, images=()) for name, result in made.erasers.items()}
     for results, title in (
-        (made.results, "Did the model forget “cat”?"),
+        (made.erasers, "Did the model forget “cat”?"),
         (bare, "What did “eraser” and “second” change?"),
         ({BASE: bare[BASE]}, "The unedited model"),
     ):
-        html = page(replace(made, results=results, comparisons=()))
+        html = page(replace(made, erasers=results, comparisons=()))
         assert f"<title>{title}</title>" in html
         assert title in text_of(html)
 
@@ -205,7 +209,9 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
         SCRIPT: {"free": 0.0, "text": 0.621, "ceiling": 0.98},
         "dog": {"free": 0.25, "text": None, "ceiling": 1.0},
     }
-    html = page(replace(evaluation(), certificates={"eraser": bounds}))
+    made = evaluation()
+    certified = {**made.erasers, "eraser": replace(made.erasers["eraser"], certificate=bounds)}
+    html = page(replace(made, erasers=certified))
     assert html.count("How far can it be undone?") == 1
     assert SCRIPT not in html
     rows = re.findall(r"<tr><th scope=\"row\">([^<]*)</th><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", html)
@@ -219,7 +225,10 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
 def test_where_images_went_is_told_rate_by_rate(evaluation):
     made = evaluation()
     by = {"indirect": {"cat": {"guide": 5}}, SCRIPT: {"cat": {"broken": 1}, "kitten": {"nothing": 1}}}
-    html = page(replace(made, results={name: replace(result, went_by=by) for name, result in made.results.items()}))
+    results = {
+        name: replace(result, destinations={**result.destinations, **by}) for name, result in made.erasers.items()
+    }
+    html = page(replace(made, erasers=results))
     assert Tags(html).open == []
     said = text_of(html).split("Where the images went")[1]
     assert "before 20 after 1 19 Asked for in other words (indirect) before 5 after 5" in said
@@ -238,7 +247,7 @@ def test_long_lists_in_the_provenance_are_cut_short(evaluation):
 def test_an_unknown_protocol_without_pictures_or_forgetting_has_a_page(evaluation):
     made = evaluation()
     results = {BASE: Result({"novel": wilson(3, 4)}), "mine": Result({"novel": wilson(1, 4)})}
-    said = text_of(page(replace(made, protocol="other", results=results, provenance={})))
+    said = text_of(page(replace(made, protocol="other", erasers=results, provenance={})))
     assert "Measured, not judged" in said
     assert "novel" in said
     assert "25%" in said
@@ -246,7 +255,8 @@ def test_an_unknown_protocol_without_pictures_or_forgetting_has_a_page(evaluatio
 
 def test_a_threshold_that_holds_for_many_concepts_is_one_row():
     thresholds = {**{f"thing {i}": 0.5 for i in range(20)}, "cat": 0.7}
-    rows = list(flat({"judge": {"name": "emoji", "thresholds": thresholds}, "n": 24, "none": None, "empty": {}}))
+    record = {"judge": {"name": "emoji", "thresholds": thresholds}, "n": 24, "none": None, "empty": {}}
+    rows = list(provenance_rows(record))
     many = "; ".join(f"thing {i}" for i in range(20))
     assert rows == [
         ("judge.name", "emoji"),
@@ -260,4 +270,4 @@ def test_a_threshold_that_holds_for_many_concepts_is_one_row():
 
 def test_a_request_is_told_in_full():
     concepts = [{"name": "cat", "guide": "dog", "aliases": [], "kind": "object"}, {"name": "car", "guide": None}]
-    assert list(flat({"concepts": concepts})) == [("concepts", "name cat, guide dog, kind object; name car")]
+    assert list(provenance_rows({"concepts": concepts})) == [("concepts", "name cat, guide dog, kind object; name car")]

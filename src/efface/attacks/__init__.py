@@ -9,10 +9,7 @@ from efface.registry import Registry
 
 ATTACKS: Registry[Attack] = Registry(
     "attack",
-    {
-        name: f"efface.attacks.{name}:ATTACK"
-        for name in ("random_prefix", "embedding_shift", "unlearndiff", "inversion")
-    },
+    {name: f"efface.attacks.{name}:ENTRY" for name in ("random_prefix", "embedding_shift", "unlearndiff", "inversion")},
     "efface.attacks",
 )
 #: What stands in where nobody gives adversarial prompts: cheap, and weaker than attacks that follow a gradient.

@@ -78,7 +78,7 @@ def _embed(target: Target, prompts: Sequence[str]) -> Tensor:
     return target.model.embed(prompts, clip_skip=target.clip_skip, truncate=True).tokens
 
 
-ATTACK = Attack(
+ENTRY = Attack(
     name="embedding_shift",
     summary="a prompt's embedding, pushed further towards the concept",
     paper="https://arxiv.org/abs/2310.10012",

@@ -104,7 +104,7 @@ def _job(target: Target, texts: Sequence[SoftPrompt], index: int, word: Tensor, 
     return Job(target.prompts[index], seed, concept=target.concept, embedding=Embedding.of(tokens))
 
 
-ATTACK = Attack(
+ENTRY = Attack(
     name="inversion",
     summary="a new word, learnt on the edited model from pictures of the concept",
     paper="https://arxiv.org/abs/2308.01508",

@@ -71,7 +71,7 @@ def vocabulary(model: Model, spared: tuple[str, ...]) -> list[str]:
     return found
 
 
-ATTACK = Attack(
+ENTRY = Attack(
     name="random_prefix",
     summary="words drawn at random, put before a prompt",
     paper="https://arxiv.org/abs/2310.11868",

@@ -144,7 +144,7 @@ def on_simplex(rows: Tensor, allowed: Tensor) -> Tensor:
     return (values.double() - shifts.gather(1, last)).clamp(min=0).to(rows.dtype)
 
 
-ATTACK = Attack(
+ENTRY = Attack(
     name="unlearndiff",
     summary="words found by gradient, under which the edited model denoises a picture of the concept",
     paper="https://arxiv.org/abs/2310.11868",

@@ -1,16 +1,19 @@
-"""`efface demo`: the whole of efface in one go, on the embedded model."""
+"""`efface demo`: erase, generate, judge and report in one command, on the built-in model."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efface.cli.options import Device, Force, Json, Model, Seed
 
-#: What is forgotten: one object and one style, by the method's published defaults.
+if TYPE_CHECKING:
+    from efface.protocols import Evaluation
+
+#: What is erased: one object and one style, by the method's published defaults.
 ERASED: dict[str, dict[str, Any]] = {
     "cat": {"to": "dog", "kind": "object"},
     "pixel art": {"to": "flat", "kind": "style"},
@@ -31,13 +34,15 @@ def demo_command(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Erase an object and a style from the embedded model, draw before and after, judge, and write a report."""
+    """Erase an object and a style from the embedded model, generate before and after, judge, and write a report."""
     from efface.api.arguments import resolve_device
-    from efface.cli.evaluation import Wish, evaluated
+    from efface.cli.evaluate import print_evaluation
     from efface.cli.output import Screen
     from efface.errors import BadInput
     from efface.files import slug
-    from efface.report.document import PAGE
+    from efface.judges import open_judge
+    from efface.protocols import PROTOCOLS, run_protocol
+    from efface.report import write_report
     from efface.work_folder import claim
 
     screen = Screen(json)
@@ -47,37 +52,42 @@ def demo_command(
 
     from efface import erase, open_model
 
-    with claim(out, "demo", {"n": n, "seed": seed}, GRID, force):  # which is written last
+    with claim(out, "demo", {"n": n, "seed": seed}, GRID, force):  # the grid is written last
         opened = open_model(model, resolve_device(device))
         erasers = {slug(name): erase(opened, name, **how) for name, how in ERASED.items()}
         for name, eraser in erasers.items():
             eraser.save(out / f"{name}.safetensors", force=True)
             screen.say(f"{eraser.concepts[0]}: erased by {eraser.method}, rank {eraser.rank}, {eraser.nbytes} bytes")
-        evaluation = evaluated(screen, opened, erasers, Wish("err", "emoji", n, seed), out, TITLE)
-        _grid(evaluation, out / GRID)
+        judge = open_judge("emoji", device=str(opened.device))
+        with screen.progress() as progress:
+            evaluation = run_protocol(
+                PROTOCOLS.get("err"), opened, erasers, judge, out=out, n=n, seed=seed, progress=progress
+            )
+        report = write_report(evaluation, out, TITLE)
+        print_evaluation(screen, evaluation)
+        _write_grid(evaluation, out / GRID)
     seconds = time.perf_counter() - started
     screen.say()
-    screen.say(f"Done in {seconds:.0f} s. Look at {out / PAGE}, or at {out / GRID}.")
+    screen.say(f"Done in {seconds:.0f} s. Look at {report}, or at {out / GRID}.")
     screen.say(f"Try it: efface generate 'a cat in 3d style' -n 8 --eraser {out / 'cat.safetensors'}")
-    screen.answer(evaluation.as_dict() | {"report": str(out / PAGE), "grid": str(out / GRID), "seconds": seconds})
+    screen.answer(evaluation.as_dict() | {"report": str(report), "grid": str(out / GRID), "seconds": seconds})
     if evaluation.errors:
         raise typer.Exit(1)
 
 
-def _grid(evaluation: Any, path: Path) -> None:
+def _write_grid(evaluation: Evaluation, path: Path) -> None:
     """Before and after of each erased concept, and of what should stay."""
     from efface.files import atomic
     from efface.protocols import BASE
-    from efface.report import grid
-    from efface.report.pictures import pairs, spread
-    from efface.report.verdict import erased_by
+    from efface.report import write_grid
+    from efface.report.headline import erased_by
+    from efface.report.pictures import pairs_of, spread
+    from efface.report.words import erasers_of
 
-    base, rows = evaluation.results[BASE], []
-    for name, result in evaluation.results.items():
-        if name == BASE:
-            continue
-        subject = ", ".join(erased_by(result))
-        rows.append((f"{subject}: erased", spread(pairs(base, result, "forget"), COLUMNS)))
-        rows.append((f"the rest, with {subject} erased", spread(pairs(base, result, "retain"), COLUMNS)))
+    base, rows = evaluation.erasers[BASE], []
+    for name, result in erasers_of(evaluation).items():
+        subject = ", ".join(erased_by(evaluation, name))
+        rows.append((f"{subject}: erased", spread(pairs_of(base, result, "forget"), COLUMNS)))
+        rows.append((f"the rest, with {subject} erased", spread(pairs_of(base, result, "retain"), COLUMNS)))
     with atomic(path) as temporary:
-        grid(rows, temporary)
+        write_grid(rows, temporary)

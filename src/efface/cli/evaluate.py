@@ -1,9 +1,9 @@
-"""`efface evaluate`: how well erasers forget, and what they leave alone."""
+"""`efface evaluate`: how well erasers forget, and what they retain; and the printed form of an evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,9 +24,10 @@ from efface.cli.options import (
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
-    from efface.eraser.eraser import Eraser
-    from efface.models import Model as Opened
-    from efface.request.record import Request
+    from efface.cli.output import Screen
+    from efface.metrics.base import Measured
+    from efface.protocols import Evaluation, Result
+    from efface.protocols.results import Destinations
 
 
 def evaluate_command(
@@ -35,7 +36,7 @@ def evaluate_command(
     judge: Judge = None,
     trust_torchscript: TrustTorchscript = False,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", metavar="FILE", help="What to draw: a CSV, or one prompt a line.")
+        Path | None, typer.Option("--prompts", metavar="FILE", help="What to generate: a CSV, or one prompt a line.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="PATH", help="Pictures or statistics that a protocol reads.")
@@ -66,68 +67,188 @@ def evaluate_command(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Draw with and without each eraser, judge, and write a report. Several erasers stand side by side.
+    """Generate images with and without each eraser, judge, and write a report. Several erasers are compared.
 
-    Run again with the same folder, an interrupted evaluation goes on where it was.
+    Run again with the same folder, an interrupted evaluation resumes.
 
     Example: efface evaluate cat-esd.training --judge clip, which compares the checkpoints of a training
     """
-    from efface.api.arguments import judge_name, override, resolve_device
     from efface.api.erasers import eraser_files
-    from efface.cli.evaluation import Wish, evaluated
     from efface.cli.output import Screen
     from efface.files import slug
-    from efface.protocols import PROTOCOLS
-    from efface.protocols.inputs import Inputs
-    from efface.protocols.paper_sampling import sampling_of
-    from efface.report.document import PAGE
-    from efface.work_folder import claim
 
     screen = Screen(json)
     if not erasers:
         raise BadInput("Nothing to evaluate: give the file of an eraser; efface erase makes one.")
     files = eraser_files(erasers)
-    entry = PROTOCOLS.get(protocol)
-    if judge is not None and not entry.judged:
-        raise BadInput(f"The protocol '{protocol}' asks no judge; leave --judge away.")
-    if entry.judged and not propose_adjacent:
-        judge = judge_name(model, judge)
-    inputs = Inputs(prompts, data, scalar_options(settings or []), trust_torchscript)
 
-    from efface import Eraser, Request, open_model
-    from efface.eraser.base import check_base
+    import efface
 
-    asked = Request.from_yaml(request) if request else None
-    loaded = {name: Eraser.load(path) for name, path in files.items()}
-    opened = open_model(model, resolve_device(device))
     if propose_adjacent:
-        _propose(screen, opened, loaded, asked)
+        _print_proposed(screen, efface.propose_adjacent(files, model=model, request=request, device=device))
         return
-    usual = sampling_of(entry.published, opened, inputs)
-    sampling = override(usual, steps=steps, sampler=sampler, batch_size=batch_size)
-    wish = Wish(protocol, judge, n or entry.n, seed, sampling, asked, inputs, attack)
-    folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
-    work = {"erasers": {name: eraser.hash for name, eraser in loaded.items()}, "model": model, **wish.deciding()}
-    for eraser in loaded.values():
-        check_base(eraser, opened, force=False)
-    with claim(folder, "evaluate", work, PAGE, force):
-        evaluation = evaluated(screen, opened, loaded, wish, folder)
-    screen.say(f"Report: {folder / PAGE}")
-    screen.answer(evaluation.as_dict() | {"report": str(folder / PAGE)})
+    with screen.progress() as progress:
+        evaluation = efface.evaluate(
+            files,
+            protocol,
+            model=model,
+            judge=judge,
+            n=n,
+            seed=seed,
+            prompts=prompts,
+            data=data,
+            settings=scalar_options(settings or []),
+            attacks=attack,
+            request=request,
+            steps=steps,
+            sampler=sampler,
+            batch_size=batch_size,
+            trust_torchscript=trust_torchscript,
+            device=device,
+            folder=out or Path(slug(f"{protocol}-{'-'.join(files)}")),
+            force=force,
+            progress=progress,
+        )
+    print_evaluation(screen, evaluation)
+    screen.say(f"Report: {evaluation.report}")
+    screen.answer(evaluation.to_json())
     if evaluation.errors:
         raise typer.Exit(1)
 
 
-def _propose(screen: Any, model: Opened, erasers: dict[str, Eraser], request: Request | None) -> None:
-    """Say which words are near what each eraser erased, as lines for a request."""
-    from efface.protocols.neighbours import proposal
-
-    proposed: dict[str, list[str]] = {}
-    for asked in [request] if request else [eraser.request for eraser in erasers.values()]:
-        proposed |= proposal(model, asked)
-    screen.say("Near by their embeddings, which know spellings too; keep what is near indeed, in a request:")
+def _print_proposed(screen: Screen, proposed: dict[str, list[str]]) -> None:
+    """Near words of each concept, as lines for a request."""
+    screen.say("Near by their embeddings, which reflect spelling too; copy what is really near into a request:")
     screen.say("concepts:")
     for name, words in proposed.items():
         screen.say(f"- {{name: {name}, adjacent: [{', '.join(words)}]}}")
     screen.say("and evaluate with --request FILE.yaml")
     screen.answer({"adjacent": proposed})
+
+
+def print_evaluation(screen: Screen, evaluation: Evaluation) -> None:
+    """Print the headline and the numbers of each eraser, the comparisons, and the judge's calibration."""
+    from efface.report.headline import headline
+    from efface.report.words import erasers_of, interval
+
+    for name, result in erasers_of(evaluation).items():
+        screen.say()
+        screen.heading(f"{name}: {headline(evaluation, name).text}")
+        _print_result(screen, result)
+    screen.say()
+    _print_comparisons(screen, evaluation)
+    if len(evaluation.ranking) > 1:
+        order = ", ".join(evaluation.ranking)
+        screen.say(
+            f"ranking by {evaluation.overall}, erasers with fewer rates in it last, of equals by weight change: {order}"
+        )
+    judge = evaluation.judge
+    screen.say(
+        f"judge {judge.name}: recall {interval(judge.recall)}, false positives {interval(judge.false_positive_rate)}"
+    )
+    if evaluation.errors:
+        screen.say(f"{evaluation.errors} images have no verdict and count in no rate; the report lists them.")
+
+
+def _print_result(screen: Screen, result: Result) -> None:
+    from efface.report.words import interval
+
+    rows = [
+        [
+            metric,
+            percent_with_interval(result.base.get(metric)),
+            percent_with_interval(rate),
+            percent_with_interval(result.change.get(metric), "+"),
+            str(rate.n),
+        ]
+        for metric, rate in result.rates.items()
+    ]
+    if rows:
+        screen.table(("rate, %", "before", "after", "change", "images"), rows)
+    _print_scores(screen, result)
+    for metric, doubts in result.undecided.items():
+        total = doubts + (result.metrics[metric].n if metric in result.metrics else 0)
+        screen.say(f"{metric}: the judge is undecided about {doubts} of {total} images, which are left out")
+    for attack, rate in result.attacks.items():
+        screen.say(f"adversarial, by {attack}: {percent_with_interval(rate)} of {rate.n} images")
+    if result.agreement:
+        screen.say(f"answers that equal those on the unedited model's images: {interval(result.agreement)}")
+    if result.weight_change is not None:
+        screen.say(f"weight change: {result.weight_change:.3g} a parameter")
+    for metric, destinations in result.destinations.items():
+        for concept, places in _places(destinations):
+            screen.say(f"{metric}: images for {concept} show: {places}")
+
+
+def _print_comparisons(screen: Screen, evaluation: Evaluation) -> None:
+    """Erasers against each other, if there are several."""
+    from efface.report.words import chance
+
+    rows = [
+        [
+            f"{row.second} minus {row.first}",
+            row.metric,
+            percent_with_interval(row.difference, "+"),
+            chance(row.difference.p),
+            str(row.difference.n),
+        ]
+        for row in evaluation.comparisons
+    ]
+    if rows:
+        screen.heading("eraser against eraser, on the same prompts and seeds")
+        screen.table(("erasers", "rate, %", "difference", "p", "pairs"), rows)
+        screen.say(
+            "p (McNemar, exact) assumes independent images, intervals resample prompts: report a difference only if "
+            "both agree"
+        )
+
+
+def _print_scores(screen: Screen, result: Result) -> None:
+    """Scores and distances, a table for each extractor: numbers of two extractors cannot be compared."""
+    for extractor in dict.fromkeys(number.extractor for number in result.scores.values()):
+        rows = [
+            [
+                name,
+                _with_interval(result.base.get(name)),
+                _with_interval(number),
+                _with_interval(result.change.get(name), "+"),
+                str(number.n),
+            ]
+            for name, number in result.scores.items()
+            if number.extractor == extractor
+        ]
+        screen.table((f"by {extractor}", "before", "after", "change", "images"), rows)
+
+
+def percent_with_interval(rate: Measured | None, sign: str = "") -> str:
+    """A rate, or with a sign a difference, in percent with its interval, in short; a dash for None.
+
+    Args:
+        rate: The rate.
+        sign: "+" to show the sign of positive numbers.
+    """
+    if rate is None:
+        return "–"
+    value, low, high = (f"{100 * share:{sign}.1f}" for share in (rate.value, rate.low, rate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _with_interval(score: Measured | None, sign: str = "") -> str:
+    """A score or distance with its interval, in short; a dash for None."""
+    if score is None:
+        return "–"
+    value, low, high = (f"{number:{sign}.3g}" for number in (score.value, score.low, score.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _places(destinations: Destinations) -> list[tuple[str, str]]:
+    """What the images of each erased concept show, the most frequent first."""
+    from efface.report.words import percent
+
+    rows: list[tuple[str, str]] = []
+    for concept, counts in destinations.items():
+        total = sum(counts.values())
+        ranked = sorted(((count, place) for place, count in counts.items() if count), reverse=True)
+        if ranked:
+            rows.append((concept, ", ".join(f"{place} {percent(count / total)}" for count, place in ranked)))
+    return rows

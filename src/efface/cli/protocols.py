@@ -20,7 +20,7 @@ def protocols_command(
     for entry in entries:
         screen.heading(entry.name)
         screen.say(f"  {entry.summary}")
-        screen.say(f"  gives: {', '.join(entry.metrics)}")
+        screen.say(f"  gives: {', '.join(metric.name for metric in entry.metrics)}")
         screen.say(f"  -n {entry.n}   {entry.paper}")
         if entry.published:
             screen.say(f"  published with: {entry.published}")
@@ -32,7 +32,7 @@ def protocols_command(
                 {
                     "name": entry.name,
                     "summary": entry.summary,
-                    "metrics": list(entry.metrics),
+                    "metrics": [metric.name for metric in entry.metrics],
                     "paper": entry.paper,
                     "n": entry.n,
                     "published": entry.published and asdict(entry.published),

@@ -117,6 +117,11 @@ def file_name(prompt: str, seed: int, key: str) -> str:
     return f"{words or 'image'}-{seed}-{key[:10]}.png"
 
 
+def folder_name(name: str) -> str:
+    """The name of an eraser's folder: no separators, no leading dot."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".-") or "eraser"
+
+
 class FolderWriter:
     """Writes images to a folder in a background thread; use it as a context manager.
 

@@ -1,23 +1,34 @@
-"""Named evaluations: which images to make, what to ask of them, and which rates come out."""
+"""Named evaluations: which images to generate, which questions to ask about them, and which numbers to report."""
 
-from efface.protocols.base import BASE as BASE
-from efface.protocols.base import DESTINATIONS as DESTINATIONS
-from efface.protocols.base import Probe as Probe
-from efface.protocols.base import Protocol as Protocol
-from efface.protocols.base import Shot as Shot
-from efface.protocols.base import Unread as Unread
-from efface.protocols.inputs import Inputs as Inputs
-from efface.protocols.results import Calibration as Calibration
-from efface.protocols.results import Evaluation as Evaluation
-from efface.protocols.results import Result as Result
+from efface.protocols.base import EvaluationInput, Metric, Protocol
+from efface.protocols.plan import BASE, DESTINATIONS, FailedImage, JudgedImage, Plan, Prepared, Probe
+from efface.protocols.results import Calibration, Evaluation, Result
+from efface.protocols.run import run_protocol
 from efface.registry import Registry
 
 PROTOCOLS: Registry[Protocol] = Registry(
     "protocol",
     {
-        name: f"efface.protocols.{name}:PROTOCOL"
-        for name in ("ablation", "coco", "i2p", "imagenette", "memorised", "style", "unlearncanvas")
-    }
-    | {"err": "efface.protocols.err:ERR"},
+        name: f"efface.protocols.{name}:ENTRY"
+        for name in ("ablation", "coco", "err", "i2p", "imagenette", "memorised", "style", "unlearncanvas")
+    },
     "efface.protocols",
 )
+
+__all__ = [
+    "BASE",
+    "DESTINATIONS",
+    "PROTOCOLS",
+    "Calibration",
+    "Evaluation",
+    "EvaluationInput",
+    "FailedImage",
+    "JudgedImage",
+    "Metric",
+    "Plan",
+    "Prepared",
+    "Probe",
+    "Protocol",
+    "Result",
+    "run_protocol",
+]

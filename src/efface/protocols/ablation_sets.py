@@ -1,4 +1,4 @@
-"""Which prompts stand for an ablated concept, its anchor and its hard negatives."""
+"""The prompts of an ablated concept, its anchor and its hard negatives."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from efface.errors import BadFile, BadInput
 from efface.judges.shared.questions import plain_words
-from efface.models.emoji import catalogue
-from efface.protocols.plans import Asked
-from efface.protocols.world import emoji_canvas, spellings
+from efface.models.builtin import World
+from efface.protocols.base import EvaluationInput
+from efface.protocols.world import grid_of, spellings
 from efface.request.record import Concept
 from efface.settings import Settings
 
@@ -23,7 +23,7 @@ _STYLE = ("a house in {} style", "a car in {} style", "a tree in {} style", "a c
 
 
 @dataclass(frozen=True)
-class Named:
+class PromptSet:
     """A concept and the prompts for it."""
 
     name: str
@@ -31,12 +31,12 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Sets:
-    """What is compared; `is_style` says whether the names are styles'."""
+class AblationSets:
+    """What is compared; `is_style` says whether the names are those of styles."""
 
-    target: Named
-    anchor: Named
-    hard_negatives: tuple[Named, ...]
+    target: PromptSet
+    anchor: PromptSet
+    hard_negatives: tuple[PromptSet, ...]
     is_style: bool
 
 
@@ -52,38 +52,40 @@ _Kind = Literal["style", "object"]
 _FILE = TypeAdapter(dict[_Kind, dict[str, Entry]])
 
 
-def sets_for(asked: Asked, concept: Concept, erased: Sequence[str] = ()) -> Sets:
-    """A concept's sets; of the hard negatives, those that the eraser leaves.
+def sets_for(evaluation: EvaluationInput, concept: Concept, erased: Sequence[str] = ()) -> AblationSets:
+    """A concept's sets, without hard negatives that the eraser erases too.
 
     Args:
-        asked: For what.
-        concept: Whose.
-        erased: The names of all that the eraser erases.
+        evaluation: The evaluation.
+        concept: The ablated concept.
+        erased: The names of all concepts that the eraser erases.
 
     Raises:
         BadInput: There is no anchor to compare with, it is erased too, or the data has no such concept.
     """
-    data = asked.inputs.data
-    sets = _published(data, concept) if data is not None else _own(asked, concept)
+    data = evaluation.data
+    sets = _published(data, concept) if data is not None else _from_request(evaluation, concept)
     anchor = sets.anchor.name
-    if any(name != concept.name and _same(asked, name, anchor) for name in erased):
-        mend = "name another in a request, --request FILE.yaml" if data is None else f"change it in {data}"
-        raise BadInput(f"The anchor of '{concept.name}' is '{anchor}', which is erased too; {mend}.")
-    left = (named for named in sets.hard_negatives if not any(_same(asked, name, named.name) for name in erased))
+    if any(name != concept.name and _is_same(evaluation, name, anchor) for name in erased):
+        fix = "name another in a request, --request FILE.yaml" if data is None else f"change it in {data}"
+        raise BadInput(f"The anchor of '{concept.name}' is '{anchor}', which is erased too; {fix}.")
+    left = (one for one in sets.hard_negatives if not any(_is_same(evaluation, name, one.name) for name in erased))
     return replace(sets, hard_negatives=tuple(left))
 
 
-def _same(asked: Asked, one: str, other: str) -> bool:
-    """Whether two names mean one thing: by their words, to the judge, or on the embedded model."""
-    if spellings(one) & spellings(other) or asked.judge.same(one, other):
+def _is_same(evaluation: EvaluationInput, one: str, other: str) -> bool:
+    """Whether two names mean one concept: by their words, to the judge, or in the closed world."""
+    if spellings(one) & spellings(other) or evaluation.judge.same(one, other):
         return True
-    meaning = emoji_canvas(catalogue()).meaning
-    return asked.is_emoji and meaning(one) is not None and meaning(one) == meaning(other)
+    if evaluation.world is None:
+        return False
+    meaning = grid_of(evaluation.world).meaning
+    return meaning(one) is not None and meaning(one) == meaning(other)
 
 
-def _own(asked: Asked, concept: Concept) -> Sets:
-    """From the request, or the embedded model's catalogue."""
-    anchor, near, is_style = _around(concept, asked.is_emoji)
+def _from_request(evaluation: EvaluationInput, concept: Concept) -> AblationSets:
+    """The sets of the request, or of the closed world."""
+    anchor, near, is_style = _around(concept, evaluation.world)
     if not anchor:
         raise BadInput(
             f"'{concept.name}' has no anchor: name one when erasing (--to), or give the reference's assets with --data."
@@ -91,27 +93,27 @@ def _own(asked: Asked, concept: Concept) -> Sets:
     templates = _STYLE if is_style else _OBJECT
     others = [name for name in near if plain_words(name) not in (plain_words(concept.name), plain_words(anchor))]
     target, guide, *rest = (
-        Named(name, tuple(template.format(name) for template in templates)) for name in (concept.name, anchor, *others)
+        PromptSet(name, tuple(template.format(name) for template in templates))
+        for name in (concept.name, anchor, *others)
     )
-    return Sets(target, guide, tuple(rest), is_style)
+    return AblationSets(target, guide, tuple(rest), is_style)
 
 
-def _around(concept: Concept, is_emoji: bool) -> tuple[str, tuple[str, ...], bool]:
-    """Anchor, hard negatives and whether it is a style: what the request says, else what the catalogue does."""
-    world = catalogue()
-    domain, label = (emoji_canvas(world).meaning(concept.name) if is_emoji else None) or (None, "")
+def _around(concept: Concept, world: World | None) -> tuple[str, tuple[str, ...], bool]:
+    """Anchor, hard negatives and whether the concept is a style: by the request, else by the closed world."""
+    domain, label = (grid_of(world).meaning(concept.name) if world else None) or (None, "")
     guide, near = concept.guide or "", concept.adjacent
-    if domain == "object":
+    if world and domain == "object":
         thing = next(thing for thing in world.objects if thing.name == label)
         guide, near = guide or thing.guide, near or thing.near
-    elif domain == "style":
+    elif world and domain == "style":
         look = next(style for style in world.styles if style.name == label)
         guide, near = guide or look.guide, near or tuple(s.name for s in world.styles if s.name != label)
     return guide, near, domain == "style" or (domain is None and concept.kind == "style")
 
 
-def _published(data: Path, concept: Concept) -> Sets:
-    """From eval.json and the folder eval_prompts beside it."""
+def _published(data: Path, concept: Concept) -> AblationSets:
+    """The sets of eval.json and the folder eval_prompts beside it."""
     path = data / "eval.json" if data.is_dir() else data
     try:
         content = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
@@ -125,18 +127,18 @@ def _published(data: Path, concept: Concept) -> Sets:
     raise BadInput(f"{path} has no concept '{concept.name}'; it has: {known}.")
 
 
-def _sets(folder: Path, entry: Entry, is_style: bool) -> Sets:
+def _sets(folder: Path, entry: Entry, is_style: bool) -> AblationSets:
     names = (entry.target, entry.anchor, *entry.hard_negative)
     if is_style:
-        found = [Named(name, _prompts(folder, (name.replace(" ", "_"), name.split()[0]))) for name in names]
+        sets = [PromptSet(name, _prompts(folder, (name.replace(" ", "_"), name.split()[0]))) for name in names]
     else:
         general = _prompts(folder, (entry.anchor.replace(" ", "_"),))
-        found = [Named(name, tuple(p.replace(entry.anchor, name) for p in general)) for name in names]
-    return Sets(found[0], found[1], tuple(found[2:]), is_style)
+        sets = [PromptSet(name, tuple(p.replace(entry.anchor, name) for p in general)) for name in names]
+    return AblationSets(sets[0], sets[1], tuple(sets[2:]), is_style)
 
 
 def _prompts(folder: Path, stems: Sequence[str]) -> tuple[str, ...]:
-    """The lines of the first of these files that there is."""
+    """The lines of the first of these files that exists."""
     for stem in stems:
         path = folder / f"{stem}_eval.txt"
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):

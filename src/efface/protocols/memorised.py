@@ -9,9 +9,9 @@ https://github.com/nupurkmr9/concept-ablation. Of the images of a memorised capt
     retain  share of other prompts' images that show what they say, by the judge (with SSCD: by `-s others=JUDGE`)
 
 before and after. The picture comes with `--data`: a file, a folder of several versions of it, or a folder with
-`metadata.jsonl`, whose column `prompt` is the caption; several captions need that. The embedded model brings its own,
-and is asked at guidance 2, at which all of its images are copies: strong guidance drives even a memorised picture into
-other colours, so that a model would pass that had forgotten nothing. Other prompts are the catalogue's objects there;
+`metadata.jsonl`, whose column `prompt` is the caption; several captions need that. The built-in model brings its own,
+and is prompted at guidance 2, at which all of its images are copies: strong guidance changes the colours even of a
+memorised picture, so that a model would pass that has forgotten nothing. Other prompts are the objects of its world;
 else those of `--prompts` (column `concept`: what they show), else what the request preserves. The paper has n = 200,
 guidance 6 and 50 steps of DDIM at eta 1, which here is at eta 0.
 """
@@ -27,11 +27,8 @@ from efface.judges.base import Pixels
 from efface.judges.pixels import PixelJudge
 from efface.judges.shared.references import read_references
 from efface.judges.wrappers import JoinedJudge
-from efface.models.emoji import MEMORISED, catalogue
-from efface.protocols.base import Probe
-from efface.protocols.paper_sampling import Published
-from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, Plan, Prepared, found, good
+from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, PaperSampling, Protocol
+from efface.protocols.plan import Plan, Prepared, Probe, concept_shown, right_answers
 from efface.protocols.probes.requests import take_turns
 from efface.request.record import Request
 from efface.settings import Settings
@@ -40,10 +37,11 @@ LOW = 2.0
 
 
 class Config(Settings):
-    """What `-s` sets.
+    """The settings.
 
     Attributes:
-        guidance: Of the memorised captions' images; by default 6, as published, and 2 on the embedded model.
+        guidance: The guidance scale of the memorised captions' images; by default 6, as published, and 2 for the
+            built-in model.
         others: The judge of other prompts' images, where `--judge` compares pictures.
     """
 
@@ -51,27 +49,30 @@ class Config(Settings):
     others: str = ""
 
 
-def prepare(asked: Asked) -> Prepared:
+def prepare(evaluation: EvaluationInput) -> Prepared:
     """n images of each memorised caption, and n of other prompts."""
-    config = Config.model_validate(asked.inputs.options)
-    captions = tuple(dict.fromkeys(name for request in asked.requests.values() for name in request.names))
-    references = _references(asked, captions)
-    guidance = LOW if config.guidance is None and asked.model.name == "emoji" else config.guidance
+    config = Config.model_validate(evaluation.options)
+    captions = tuple(dict.fromkeys(name for request in evaluation.requests.values() for name in request.names))
+    references = _references(evaluation, captions)
+    guidance = LOW if config.guidance is None and evaluation.model.world else config.guidance
+    rates = {
+        "copies": concept_shown("forget"),
+        "forget": right_answers("forget"),
+        "retain": right_answers("retain"),
+    }
     plans: dict[str, Plan] = {}
-    for name, request in asked.requests.items():
+    for name, request in evaluation.requests.items():
         probes = [
-            Probe("forget", concept.name, Job(concept.name, asked.seed + k, guidance, concept.name), concept.guide)
+            Probe("forget", concept.name, Job(concept.name, evaluation.seed + k, guidance, concept.name), concept.guide)
             for concept in request.concepts
-            for k in range(asked.n)
+            for k in range(evaluation.n)
         ]
-        others = [probe for probe in _others(asked, request) if probe.concept not in captions]
-        plans[name] = Plan(
-            (*probes, *others), {"copies": found("forget"), "forget": good("forget"), "retain": good("retain")}
-        )
+        others = [probe for probe in _others(evaluation, request) if probe.concept not in captions]
+        plans[name] = Plan((*probes, *others), rates)
     shown = dict.fromkeys(p.concept for plan in plans.values() for p in plan.probes if p.metric == "retain")
-    judge, other = _judges(asked, config)
+    judge, other = _judges(evaluation, config)
     if other is None:
-        # Nobody can say what other prompts' images show.
+        # No judge can recognise what other prompts' images show.
         plans = {
             name: Plan(tuple(probe for probe in plan.probes if probe.metric == "forget"), plan.rates)
             for name, plan in plans.items()
@@ -81,36 +82,37 @@ def prepare(asked: Asked) -> Prepared:
     return Prepared(plans, JoinedJudge(judge.with_references(references), other, rivals))
 
 
-def _judges(asked: Asked, config: Config) -> tuple[ReferenceJudge, Judge | None]:
-    """Who knows copies, and who knows the rest.
+def _judges(evaluation: EvaluationInput, config: Config) -> tuple[ReferenceJudge, Judge | None]:
+    """The judge of copies, and that of other prompts.
 
     Raises:
-        BadInput: A judge or prompts are given that would be left aside.
+        BadInput: A judge or prompts are given that would not be used.
     """
-    if not isinstance(asked.judge, ReferenceJudge):
+    judge = evaluation.judge
+    if not isinstance(judge, ReferenceJudge):
         if config.others:
-            raise BadInput(f"'{asked.judge.name}' judges other prompts' images itself; leave -s others away.")
-        return PixelJudge(), asked.judge
-    chosen = config.others or ("emoji" if asked.model.name == "emoji" else "")
-    if asked.inputs.prompts and not chosen:
-        raise BadInput("Nobody here can say what the images of --prompts show; name a judge: -s others=JUDGE.")
+            raise BadInput(f"'{judge.name}' judges other prompts' images itself; leave -s others away.")
+        return PixelJudge(), judge
+    chosen = config.others or evaluation.model.default_judge
+    if evaluation.prompts and not chosen:
+        raise BadInput("No judge here can say what the images of --prompts show; name one: -s others=JUDGE.")
     if not chosen:
-        return asked.judge, None
-    return asked.judge, open_judge(chosen, (), str(asked.model.device), asked.inputs.trust_torchscript)
+        return judge, None
+    return judge, open_judge(chosen, (), str(evaluation.model.device), evaluation.trust_torchscript)
 
 
-def _references(asked: Asked, captions: Sequence[str]) -> Mapping[str, Sequence[Pixels]]:
+def _references(evaluation: EvaluationInput, captions: Sequence[str]) -> Mapping[str, Sequence[Pixels]]:
     """The pictures of each caption.
 
     Raises:
         BadInput: A caption has none.
     """
-    data, own = asked.inputs.data, catalogue().memorised
+    data, world = evaluation.data, evaluation.model.world
     if data is None:
-        missing = [caption for caption in captions if caption != own or asked.model.name != "emoji"]
-        if missing:
+        missing = [caption for caption in captions if world is None or caption != world.memorised]
+        if world is None or missing:
             raise BadInput(f"The picture of '{missing[0]}' is not known; give it with --data PICTURE or FOLDER.")
-        return {own: read_references(MEMORISED)}
+        return {world.memorised: read_references(world.memorised_picture)}
     labelled = [(str(image.row.get("prompt", "")), image) for image in read_folder(data)] if data.is_dir() else []
     if len(captions) == 1 and not any(prompt for prompt, _ in labelled):
         return {captions[0]: read_references(data)}
@@ -124,26 +126,26 @@ def _references(asked: Asked, captions: Sequence[str]) -> Mapping[str, Sequence[
         raise BadFile(f"Cannot read a picture in {data}: {error}.") from error
 
 
-def _others(asked: Asked, request: Request) -> list[Probe]:
-    """Prompts of other things, n in all."""
-    if asked.inputs.prompts:
-        jobs = read_prompts(asked.inputs.prompts, asked.seed)[: asked.n]
+def _others(evaluation: EvaluationInput, request: Request) -> list[Probe]:
+    """Prompts of other concepts, n in all."""
+    if evaluation.prompts:
+        jobs = read_prompts(evaluation.prompts, evaluation.seed)[: evaluation.n]
         return [Probe("retain", job.concept or job.prompt, job) for job in jobs]
-    if asked.model.name == "emoji":
-        cells = [(thing.name, f"a {thing.name}") for thing in catalogue().objects]
+    if evaluation.model.world:
+        cells = [(thing.name, f"a {thing.name}") for thing in evaluation.model.world.objects]
     else:
         cells = [(prompt, prompt) for prompt in request.preserve]
-    return take_turns("retain", cells, asked.n, asked.seed)
+    return take_turns("retain", cells, evaluation.n, evaluation.seed)
 
 
-PROTOCOL = planned(
+ENTRY = Protocol(
     name="memorised",
     summary="share of copies of memorised pictures, before and after, and whether other prompts still work",
     paper="https://arxiv.org/abs/2303.13516",
-    metrics=("copies", "forget", "retain"),
+    metrics=(Metric("copies", "images that are copies of the memorised picture", better="lower"), FORGET, RETAIN),
     prepare=prepare,
     n=50,
     config=Config,
     reads=("prompts", "data"),
-    published=Published("ddim", 50, 6.0),
+    published=PaperSampling("ddim", 50, 6.0),
 )

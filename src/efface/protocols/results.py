@@ -1,32 +1,41 @@
-"""What an evaluation answers, whatever the protocol."""
+"""The result of an evaluation, whatever the protocol, its provenance, and both as JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
+from efface.eraser.eraser import Eraser
+from efface.files import sha256_of_file
+from efface.generation import Sampling
+from efface.generation.run import Recipe
+from efface.judges import Judge
+from efface.judges.shared.questions import is_path
 from efface.metrics.base import Measured
-from efface.protocols.base import BASE, Shot, Unread
+from efface.models import Model
+from efface.protocols.base import Metric
+from efface.protocols.plan import BASE, FailedImage, JudgedImage
+from efface.provenance import versions
+from efface.settings import Scalar
 
-if TYPE_CHECKING:
-    from efface.protocols.comparing import ErasersCompared
-
-#: Erased concept -> destination -> images.
+#: Erased concept -> destination -> number of images.
 Destinations = Mapping[str, Mapping[str, int]]
+#: Concept -> bound (`free`, `text`, `ceiling`) -> share; see `efface.eraser.certificate`.
 Certificate = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far the judge can be trusted, measured on images of the unedited model in the same run.
+    """How reliable the judge is, measured on images of the unedited model in the same run.
 
     Attributes:
         name: The judge's name.
-        version: Of its weights and settings.
-        recall: How often it finds what was prompted; `None` where no prompt says what it shows.
-        false_positive_rate: How often it finds something else that it is asked for.
+        version: The version of its weights and settings.
+        recall: How often it finds what was prompted; None if no prompt names what it shows.
+        false_positive_rate: How often it finds another concept of the run.
     """
 
     name: str
@@ -46,42 +55,41 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Result:
-    """What one eraser did, or under the name `base` the unedited model.
+    """The result of one eraser or, under the name `base`, of the unedited model.
 
     Attributes:
-        metrics: Rates, then scores and distances, by flat name; a metric without a probe or an answer is left out.
-        change: Paired with the base by prompt and seed: this minus base. Empty for the base.
-        base: The same metrics of the unedited model on exactly this eraser's probes. Empty for the base.
-        went: Erased concept -> destination -> images, over the `forget` probes.
-        went_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
-        went_by: The same as `went` over the probes of each other forget rate: `indirect`, `adversarial`.
-        went_by_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
-        agreement: Share of `forget`'s answers that are the unedited model's too, where prompts do not say what they
-            show.
-        errors: Images that could not be made, read or judged; no rate and no score counts them.
-        shots: Everything behind the rates, in the plan's order.
-        unread: Those of the errors that no shot tells of.
-        undecided: By metric, shots in which the judge found neither, if there are any; no rate counts them.
-        attacks: What made the adversarial probes -> the rate over them alone; `prompts` are those that were given.
-        weight_change: |theta' - theta| / (number of parameters), the challenge's; `None` where no weight changes.
-        err_parts: What `err` is the harmonic mean of, if there is one.
+        metrics: Rates, then scores and distances, by flat name. A metric without a probe or an answer is missing.
+        change: This eraser minus the unedited model, paired by prompt and seed. Empty for the base.
+        base: The metrics of the unedited model on exactly this eraser's probes. Empty for the base.
+        destinations: By metric (`forget`, `indirect`, `adversarial`) and erased concept, what the images show.
+        destinations_before: The same of the unedited model on exactly this eraser's probes. Empty for the base.
+        agreement: Share of the answers of `forget` that equal those of the unedited model, where prompts do not name
+            what they show.
+        errors: Number of images that could not be generated, read or judged; no rate and no score includes them.
+        images: The judged images behind the rates, in the plan's order.
+        failed_images: The errors among images without a question.
+        undecided: By metric, the number of images that the judge is undecided about; no rate includes them.
+        attacks: By what made the adversarial prompts, the rate over these alone; `prompts` are given prompts.
+        weight_change: |theta' - theta| / (number of parameters); None if no weight changes, and where erasers are not
+            ranked.
+        err_parts: The rates that the overall score is the harmonic mean of.
+        certificate: By concept, how far the erasure can be undone; None without a certificate.
     """
 
     metrics: Mapping[str, Measured]
     change: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     base: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
-    went: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
-    went_before: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
-    went_by: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
-    went_by_before: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
+    destinations: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
+    destinations_before: Mapping[str, Destinations] = field(default_factory=dict[str, Destinations])
     agreement: Measured | None = None
     errors: int = 0
-    shots: tuple[Shot, ...] = ()
-    unread: tuple[Unread, ...] = ()
+    images: tuple[JudgedImage, ...] = ()
+    failed_images: tuple[FailedImage, ...] = ()
     undecided: Mapping[str, int] = field(default_factory=dict[str, int])
     attacks: Mapping[str, Measured] = field(default_factory=dict[str, Measured])
     weight_change: float | None = None
     err_parts: tuple[str, ...] = ()
+    certificate: Certificate | None = None
 
     @property
     def rates(self) -> dict[str, Measured]:
@@ -93,81 +101,180 @@ class Result:
         """The metrics that are scores and distances of images."""
         return {name: number for name, number in self.metrics.items() if number.kind == "score"}
 
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON."""
+        places = {metric: _plain(counts) for metric, counts in self.destinations.items()}
+        return {
+            "metrics": _numbers(self.metrics),
+            "change": _numbers(self.change),
+            "base": _numbers(self.base),
+            "went": places.pop("forget", {}),
+            "went_by": places,
+            "agreement": self.agreement and self.agreement.as_dict(),
+            "errors": self.errors,
+            "certificate": self.certificate,
+            "undecided": dict(self.undecided),
+            "attacks": _numbers(self.attacks),
+            "weight_change": self.weight_change,
+            "err_parts": list(self.err_parts),
+        }
+
+
+@dataclass(frozen=True)
+class ErasersCompared:
+    """One rate of two erasers.
+
+    Attributes:
+        first: The name of one eraser.
+        second: The name of the other.
+        metric: The rate's flat name.
+        difference: The second minus the first, on the same prompts and seeds, with its p-value.
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: Measured
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison as JSON."""
+        return {"first": self.first, "second": self.second, "metric": self.metric, **self.difference.as_dict()}
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A protocol's answer.
+    """The result of a protocol.
 
     Attributes:
-        protocol: Its name.
-        judge: Name, version and calibration.
-        results: By eraser name; `base` is the unedited model.
-        provenance: Model, samplings, erasers, seeds and library versions.
-        certificates: By eraser and concept, `free`, `text`, `ceiling` (`efface.eraser.certificate`), where one holds.
-        comparisons: Two erasers' rates on the same prompts and seeds, the second minus the first.
+        protocol: The protocol's name.
+        judge: The judge with its calibration.
+        erasers: By name, the result of each eraser; `base` is the unedited model.
+        provenance: Model, sampling, erasers, seeds and library versions.
+        comparisons: Rates of two erasers on the same prompts and seeds.
+        metrics: What the metrics mean, as the protocol declares it.
+        overall: The name of the score by which erasers are ranked; empty without one.
+        report: The report's page, where one was written.
+        folder: Owner of the temporary folder that holds the images, if no folder was given.
     """
 
     protocol: str
     judge: Calibration
-    results: Mapping[str, Result]
+    erasers: Mapping[str, Result]
     provenance: Mapping[str, Any]
-    certificates: Mapping[str, Certificate] = field(default_factory=dict[str, Certificate])
     comparisons: tuple[ErasersCompared, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    overall: str = ""
+    report: Path | None = None
+    folder: object = field(default=None, repr=False, compare=False)
 
     @property
     def errors(self) -> int:
-        """Shots that could not be made or judged, over all erasers and the base."""
-        return sum(result.errors for result in self.results.values())
+        """Number of images that could not be generated or judged, over all erasers and the base."""
+        return sum(result.errors for result in self.erasers.values())
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """Erasers by the overall score, best first; of equals, the one with the smaller change of weights."""
+        ranked = [name for name, result in self.erasers.items() if name != BASE and self.overall in result.metrics]
+        return tuple(sorted(ranked, key=self.rank_key))
+
+    def rank_key(self, name: str) -> tuple[int, float, float]:
+        """What ranks an eraser, less is better. A mean of fewer rates ranks behind one of more."""
+        result = self.erasers[name]
+        change = math.inf if result.weight_change is None else result.weight_change
+        return -len(result.err_parts), -result.metrics[self.overall].value, change
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `efface evaluate --json` prints."""
+        return {**self.as_dict(), "report": self.report and str(self.report)}
 
     def as_dict(self) -> dict[str, Any]:
-        """What `efface evaluate --json` prints and `report.json` holds."""
-        told = {"recall": self.judge.recall, "false_positive_rate": self.judge.false_positive_rate}
+        """The evaluation as `report.json` stores it."""
+        rates = {"recall": self.judge.recall, "false_positive_rate": self.judge.false_positive_rate}
         return {
             "protocol": self.protocol,
             "judge": {
                 "name": self.judge.name,
                 "version": self.judge.version,
-                **{key: rate and rate.value for key, rate in told.items()},
-                "intervals": {key: rate and rate.as_dict() for key, rate in told.items()},
+                **{key: rate and rate.value for key, rate in rates.items()},
+                "intervals": {key: rate and rate.as_dict() for key, rate in rates.items()},
             },
-            "erasers": {
-                name: {
-                    "metrics": _numbers(result.metrics),
-                    "change": _numbers(result.change),
-                    "base": _numbers(result.base),
-                    "went": _counts(result.went),
-                    "went_by": {metric: _counts(went) for metric, went in result.went_by.items()},
-                    "agreement": result.agreement and result.agreement.as_dict(),
-                    "errors": result.errors,
-                    "certificate": self.certificates.get(name),
-                    "undecided": dict(result.undecided),
-                    "attacks": {attack: rate.as_dict() for attack, rate in result.attacks.items()},
-                    "weight_change": result.weight_change,
-                    "err_parts": list(result.err_parts),
-                }
-                for name, result in self.results.items()
-            },
-            "ranking": list(ranking(self.results)),
-            "comparisons": [compared.as_dict() for compared in self.comparisons],
+            "erasers": {name: result.as_dict() for name, result in self.erasers.items()},
+            "ranking": list(self.ranking),
+            "comparisons": [comparison.as_dict() for comparison in self.comparisons],
             "provenance": dict(self.provenance),
         }
 
 
-def rank_key(result: Result) -> tuple[int, float, float]:
-    """What ranks a result with an `err`, less is better: a mean of fewer rates is no match for one of more."""
-    change = result.weight_change
-    return -len(result.err_parts), -result.metrics["err"].value, math.inf if change is None else change
-
-
-def ranking(results: Mapping[str, Result]) -> tuple[str, ...]:
-    """Erasers by `err`, best first, as the challenge ranks them: of equals, the smaller change of weights wins."""
-    scored = [name for name, result in results.items() if name != BASE and "err" in result.metrics]
-    return tuple(sorted(scored, key=lambda name: rank_key(results[name])))
-
-
-def _counts(went: Destinations) -> dict[str, dict[str, int]]:
-    return {concept: dict(counts) for concept, counts in went.items()}
+def _plain(destinations: Destinations) -> dict[str, dict[str, int]]:
+    return {concept: dict(counts) for concept, counts in destinations.items()}
 
 
 def _numbers(metrics: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
     return {name: number.as_dict() for name, number in metrics.items()}
+
+
+def evaluation_record(
+    model: Model,
+    erasers: Mapping[str, Eraser],
+    judge: Judge,
+    questions: Sequence[str],
+    sampling: Sampling,
+    n: int,
+    seed: int,
+) -> dict[str, Any]:
+    """All that decides the numbers, with the versions of the libraries, as JSON.
+
+    Args:
+        model: The unedited model.
+        erasers: By name.
+        judge: The judge.
+        questions: The questions that it was asked.
+        sampling: How images were generated.
+        n: Number of images.
+        seed: Seed of the first image.
+    """
+    settings = asdict(sampling)
+    del settings["batch_size"]  # decides nothing but the speed
+    return {
+        "model": {"name": model.name, "hash": model.hash},
+        "precision": Recipe.of(model, sampling).precision,
+        "erasers": {
+            name: {"hash": e.hash, "method": e.method, "request": e.request.model_dump(mode="json")}
+            for name, e in erasers.items()
+        },
+        "judge": {
+            "name": judge.name,
+            "version": judge.version,
+            "thresholds": {q: judge.threshold(q) for q in questions},
+        },
+        "sampling": settings,
+        "n": n,
+        "seed": seed,
+        "versions": versions(),
+    }
+
+
+def input_record(options: Mapping[str, Any], prompts: Path | None, data: Path | None) -> dict[str, Any]:
+    """The user's inputs by their names, and the hash of the prompts, without any path of the user's disk.
+
+    Args:
+        options: The protocol's settings, with defaults.
+        prompts: The file of prompts, if one is given.
+        data: Pictures or statistics, if they are given.
+    """
+    record: dict[str, Any] = {"options": {key: _without_folders(value) for key, value in options.items()}}
+    if prompts is not None:
+        record["prompts"] = {"name": prompts.name, "hash": sha256_of_file(prompts)}
+    if data is not None:
+        record["data"] = data.name
+    return record
+
+
+def _without_folders(value: Scalar) -> Scalar:
+    """A setting in which paths of files are replaced by their names (`sscd:/home/me/a.pt` by `sscd:a.pt`)."""
+    if not isinstance(value, str):
+        return value
+    kind, colon, rest = value.partition(":")
+    files = [Path(part).name if is_path(part) else part for part in (rest if colon else kind).split(",")]
+    return (kind + colon if colon else "") + ",".join(files)

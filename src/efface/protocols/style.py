@@ -10,12 +10,12 @@ prompt and seed before and after,
 
 `-s lpips=alexnet.pth,alex.pth` gives its weights (see `efface.metrics.lpips`), `-s side=64` resizes as ESD's script
 does. Without them, `distance_e`, `distance_u` and `distance_d` are 1 - cos of the features of `-s extractor`, another
-distance under another name. The judge says besides in how many images the erased artist is absent (`forget`) and the
-others are found (`retain`), where it knows them.
+distance under another name. The judge adds in how many images the erased artist is absent (`forget`) and the others
+are found (`retain`), for artists that it knows.
 
-`--prompts` is the file of prompts, with a column `artist` (or `concept`); `-n` takes so many of each artist. The
-embedded model needs none: its artists are its styles, on all of its objects in turn. Other models draw as ESD's scripts
-do, in 100 steps of LMS at guidance 7.5.
+`--prompts` is the file of prompts, with a column `artist` (or `concept`); `-n` takes so many of each artist. A closed
+world needs none: its artists are its styles, on all of its objects in turn. Other models sample as ESD's scripts do, in
+100 steps of LMS at guidance 7.5.
 """
 
 from __future__ import annotations
@@ -35,26 +35,22 @@ from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
 from efface.metrics.features import Pixels
 from efface.metrics.lpips import Lpips
-from efface.models.emoji import catalogue
-from efface.protocols.answers import Judged
-from efface.protocols.base import BASE, Probe
-from efface.protocols.image_scores import Scores, clusters, extractor_of, scored
-from efface.protocols.paper_sampling import Published
-from efface.protocols.planned import planned
-from efface.protocols.plans import Asked, BeforeAfter, Plan, Prepared, good
-from efface.protocols.probes.requests import spread
-from efface.protocols.world import emoji_canvas
+from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, PaperSampling, Protocol
+from efface.protocols.image_scores import ScoreOfJob, clusters_of, extractor_for, mean_score
+from efface.protocols.plan import BASE, Answers, BeforeAfter, Plan, Prepared, Probe, right_answers
+from efface.protocols.probes.requests import at_most
+from efface.protocols.world import grid_of
 from efface.request.record import Request
 from efface.settings import Settings
 
 
 class Config(Settings):
-    """What `-s` sets.
+    """The settings.
 
     Attributes:
-        lpips: Files of LPIPS' weights, with commas between them.
+        lpips: Files of LPIPS' weights, separated by commas.
         side: Resize to this shorter side before LPIPS; by default images stay as they are.
-        extractor: Of the features that stand in for LPIPS; empty for one that needs no download.
+        extractor: The extractor of the features that replace LPIPS; empty for one that needs no download.
     """
 
     lpips: str = ""
@@ -62,93 +58,98 @@ class Config(Settings):
     extractor: str = ""
 
 
-def prepare(asked: Asked) -> Prepared:
+def prepare(evaluation: EvaluationInput) -> Prepared:
     """The prompts of every artist, those erased and those not."""
-    config = Config.model_validate(asked.inputs.options)
-    jobs = _jobs(asked)
-    rates = {"forget": good("forget"), "retain": good("retain")}
-    erased = {name: _erased(request, jobs, asked.judge) for name, request in asked.requests.items()}
+    config = Config.model_validate(evaluation.options)
+    jobs = _jobs(evaluation)
+    rates = {"forget": right_answers("forget"), "retain": right_answers("retain")}
+    erased = {name: _erased(request, jobs, evaluation.judge) for name, request in evaluation.requests.items()}
     plans: dict[str, Plan] = {}
     for name, guides in erased.items():
         probes = [
             Probe("forget" if job.concept in guides else "retain", job.concept, job, guides.get(job.concept))
             for job in jobs
-            if asked.judge.knows(job.concept)
+            if evaluation.judge.knows(job.concept)
         ]
         plans[name] = Plan(tuple(probes), rates, tuple(jobs))
-    judge = WithPeers(asked.judge, (job.concept for job in jobs))
-    return Prepared(plans, judge, _Pairs(jobs, erased, _far(asked, config)))
+    judge = WithPeers(evaluation.judge, (job.concept for job in jobs))
+    return Prepared(plans, judge, _Movement(jobs, erased, _pair_distance(evaluation, config)))
 
 
-def _jobs(asked: Asked) -> list[Job]:
+def _jobs(evaluation: EvaluationInput) -> list[Job]:
     """At most n of each artist."""
-    if asked.inputs.prompts is not None:
-        jobs = read_prompts(asked.inputs.prompts, asked.seed)
-        if unsaid := [job.prompt for job in jobs if not job.concept]:
-            raise BadInput(f"'{unsaid[0]}' has no artist; the file of prompts needs a column 'artist' or 'concept'.")
-    elif asked.is_emoji:
-        canvas = emoji_canvas(catalogue())
+    if evaluation.prompts is not None:
+        jobs = read_prompts(evaluation.prompts, evaluation.seed)
+        if unlabelled := [job.prompt for job in jobs if not job.concept]:
+            raise BadInput(
+                f"'{unlabelled[0]}' has no artist; the file of prompts needs a column 'artist' or 'concept'."
+            )
+    elif evaluation.world:
+        grid = grid_of(evaluation.world)
         jobs = [
-            Job(canvas.prompt(thing, style), asked.seed + k, concept=style)
-            for k, (thing, style) in enumerate(canvas.cells())
+            Job(grid.prompt(thing, style), evaluation.seed + k, concept=style)
+            for k, (thing, style) in enumerate(grid.cells())
         ]
     else:
-        asked.inputs.prompts_for("style")
+        evaluation.prompts_for("style")
         return []
-    return spread(jobs, asked.n)
+    return at_most(jobs, evaluation.n)
 
 
 def _erased(request: Request, jobs: Sequence[Job], judge: Judge) -> dict[str, str | None]:
-    """The file's artists that the request erases, with their guides.
+    """The artists of the prompts that the request erases, with their guides.
 
     Raises:
-        BadInput: One that it erases has no prompt.
+        BadInput: A concept of the request has no prompt.
     """
-    found: dict[str, str | None] = {}
+    erased: dict[str, str | None] = {}
     for concept in request.concepts:
-        mine = {job.concept: None for job in jobs if _same(job.concept, concept.name, judge)}
-        if not mine:
+        artists = {job.concept: None for job in jobs if _is_same(job.concept, concept.name, judge)}
+        if not artists:
             known = ", ".join(dict.fromkeys(job.concept for job in jobs))
             raise BadInput(f"There is no prompt of '{concept.name}'; there are prompts of {known}.")
-        found |= dict.fromkeys(mine, concept.guide)
-    return found
+        erased |= dict.fromkeys(artists, concept.guide)
+    return erased
 
 
-def _same(artist: str, name: str, judge: Judge) -> bool:
+def _is_same(artist: str, concept: str, judge: Judge) -> bool:
     """Whether a concept means an artist: `Van Gogh` is `Vincent van Gogh`, by its words or to the judge."""
-    words, said = plain_words(artist), plain_words(name).removesuffix(" style")
-    return words == said or words.endswith(f" {said}") or said.endswith(f" {words}") or judge.same(artist, name)
+    words, name = plain_words(artist), plain_words(concept).removesuffix(" style")
+    return words == name or words.endswith(f" {name}") or name.endswith(f" {words}") or judge.same(artist, concept)
 
 
-#: Distances of pairs of images (H, W, 3), (n,).
-Far = Callable[[Sequence[Pixels], Sequence[Pixels]], Array]
+#: Distances (n,) of pairs of images (H, W, 3).
+PairDistance = Callable[[Sequence[Pixels], Sequence[Pixels]], Array]
 
 
-class _Pairs:
-    """Distances before and after.
+class _Movement:
+    """Mean distances between the images before and after, of erased artists and of others.
 
     Args:
         jobs: All prompts.
         erased: By eraser, the artists that it erased.
-        measure: Its name, its version, and the distances of pairs.
+        measure: The distance's name, its version, and its function.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], erased: Mapping[str, Mapping[str, str | None]], measure: tuple[str, str, Far]
+        self,
+        jobs: Sequence[Job],
+        erased: Mapping[str, Mapping[str, str | None]],
+        measure: tuple[str, str, PairDistance],
     ) -> None:
         self.jobs, self.erased = jobs, erased
-        self.name, self.version, self.far = measure
+        self.name, self.version, self.distance = measure
 
-    def __call__(self, name: str, edited: Judged, base: Judged) -> tuple[dict[str, BeforeAfter], set[Job]]:
+    def __call__(self, name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], set[Job]]:
         moved, unread = self._moved(edited, base)
         if name == BASE:  # from itself
             return {}, unread
-        e = {job: far for job, far in moved.items() if job.concept in self.erased[name]}
-        u = {job: far for job, far in moved.items() if job not in e}
-        found = {"e": scored(self.version, e), "u": scored(self.version, u), "d": minus(e, u, self.version)}
-        return {f"{self.name}_{part}": measured for part, measured in found.items() if measured}, unread
+        e = {job: value for job, value in moved.items() if job.concept in self.erased[name]}
+        u = {job: value for job, value in moved.items() if job not in e}
+        parts = {"e": mean_score(self.version, e), "u": mean_score(self.version, u), "d": minus(e, u, self.version)}
+        return {f"{self.name}_{part}": measured for part, measured in parts.items() if measured}, unread
 
-    def _moved(self, edited: Judged, base: Judged) -> tuple[Scores, set[Job]]:
+    def _moved(self, edited: Answers, base: Answers) -> tuple[ScoreOfJob, set[Job]]:
         """The distance of each pair that can be read, and the edited images that cannot."""
         moved: dict[Job, float] = {}
         unread: set[Job] = set()
@@ -160,44 +161,58 @@ class _Pairs:
                 continue
             if edited is not base:
                 with suppress(OSError):
-                    moved[job] = float(self.far([after], [base.images[job].pixels()])[0])
+                    moved[job] = float(self.distance([after], [base.images[job].pixels()])[0])
         return moved, unread
 
 
-def _far(asked: Asked, config: Config) -> tuple[str, str, Far]:
-    """LPIPS where there are weights, else the distance of features."""
+def _pair_distance(evaluation: EvaluationInput, config: Config) -> tuple[str, str, PairDistance]:
+    """LPIPS if there are weights, else the distance of features."""
     if config.lpips:
         files = [part.strip() for part in config.lpips.split(",")]
-        net = Lpips(*files, side=config.side, device=asked.model.device)
+        net = Lpips(*files, side=config.side, device=evaluation.model.device)
         return "lpips", net.version, net.distances
-    own = extractor_of(asked, config.extractor)
+    extractor = extractor_for(evaluation, config.extractor)
 
-    def far(first: Sequence[Pixels], second: Sequence[Pixels]) -> Array:
-        x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(own.features, (first, second)))
+    def distances(first: Sequence[Pixels], second: Sequence[Pixels]) -> Array:
+        x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(extractor.features, (first, second)))
         return 1 - (x * y).sum(1)
 
-    return "distance", f"1 - cos of {own.version}", far
+    return "distance", f"1 - cos of {extractor.version}", distances
 
 
-def minus(e: Scores, u: Scores, version: str) -> BeforeAfter | None:
-    """The difference of two means over different prompts, each resampled by itself."""
+def minus(e: ScoreOfJob, u: ScoreOfJob, version: str) -> BeforeAfter | None:
+    """The difference of two means over different prompts, each resampled by itself; None for too few images.
+
+    Args:
+        e: Scores of erased artists' images.
+        u: Scores of the others' images.
+        version: What computed the scores.
+    """
     if len(e) < 2 or len(u) < 2:
         return None
     rng = np.random.default_rng(0)
-    parts = [units(clusters(scores)) for scores in (e, u)]
+    parts = [units(clusters_of(scores)) for scores in (e, u)]
     value = float(np.mean(list(e.values())) - np.mean(list(u.values())))
     low, high = percentiles(resampled_means(parts[0], rng) - resampled_means(parts[1], rng))
     return BeforeAfter(Measured(value, min(low, value), max(high, value), len(e) + len(u), "score", version))
 
 
-PROTOCOL = planned(
+def _metrics(distance: str) -> tuple[Metric, ...]:
+    return (
+        Metric(f"{distance}_e", "how far images of erased artists moved", unit=""),
+        Metric(f"{distance}_u", "how far images of other artists moved", unit="", better="lower"),
+        Metric(f"{distance}_d", "the first minus the second", unit=""),
+    )
+
+
+ENTRY = Protocol(
     name="style",
     summary="LPIPS between images before and after, of erased artists and of others; -n prompts an artist",
     paper="https://arxiv.org/abs/2303.07345",
-    metrics=(*(f"{m}_{p}" for m in ("lpips", "distance") for p in ("e", "u", "d")), "forget", "retain"),
+    metrics=(*_metrics("lpips"), *_metrics("distance"), FORGET, RETAIN),
     prepare=prepare,
     n=20,
     config=Config,
     reads=("prompts",),
-    published=Published("lms", 100, 7.5),
+    published=PaperSampling("lms", 100, 7.5),
 )

@@ -1,4 +1,4 @@
-"""A world of objects drawn in styles, every one in every other: the embedded model's, or UnlearnCanvas'."""
+"""A grid of objects and styles, every object in every style: a model's closed world, or that of UnlearnCanvas."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DOMAINS: tuple[Domain, Domain] = ("object", "style")
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """The world.
+class ObjectStyleGrid:
+    """Objects and styles by their labels, and the prompt of each pair.
 
     Attributes:
-        objects: Their labels.
-        styles: Their labels.
-        template: Of prompts, with `{object}` and `{style}`.
-        pictures: Of cells (object, style), in order of number; of the embedded model none.
-        left_out: Cells that are not drawn.
-        words: Other words for labels, to the label.
+        objects: Labels of the objects.
+        styles: Labels of the styles.
+        template: The prompt of a cell, with `{object}` and `{style}`.
+        pictures: Of each cell (object, style), pictures in the order of their numbers; empty for a model's world.
+        left_out: Cells that are not generated.
+        words: Other words for labels, with the label.
     """
 
     objects: tuple[str, ...]
@@ -39,37 +39,37 @@ class Canvas:
     words: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def cells(self) -> list[tuple[str, str]]:
-        """(object, style), without those left out."""
+        """All (object, style), without those left out."""
         return [
             (thing, style) for style in self.styles for thing in self.objects if (thing, style) not in self.left_out
         ]
 
-    def among(self, names: Sequence[str]) -> Canvas:
-        """These objects and styles alone; of a domain that none of them is of, all.
+    def only(self, names: Sequence[str]) -> ObjectStyleGrid:
+        """The grid of these objects and styles alone; all of a domain if none of the names belongs to it.
 
         Raises:
-            BadInput: One of them is neither.
+            BadInput: A name is neither an object nor a style.
         """
-        kept = [self.find(name) for name in names]
-        things, styles = (tuple(label for own, label in kept if own == domain) for domain in DOMAINS)
+        meanings = [self.find(name) for name in names]
+        things, styles = (tuple(label for kind, label in meanings if kind == domain) for domain in DOMAINS)
         return replace(self, objects=things or self.objects, styles=styles or self.styles)
 
     def prompt(self, thing: str, style: str) -> str:
-        """A cell's prompt, in words."""
+        """The prompt of a cell."""
         return self.template.replace("{object}", thing).replace("{style}", style).replace("_", " ")
 
     def meaning(self, name: str) -> tuple[Domain, str] | None:
-        """The object or style that a concept means ("Van Gogh style" is the style "Van Gogh"), if it is one."""
-        said = spellings(name)
-        said |= {plain_words(self.words[word]) for word in said & self.words.keys()}
+        """The object or style that a concept means ("Van Gogh style" means "Van Gogh"); None if it is neither."""
+        names = spellings(name)
+        names |= {plain_words(self.words[word]) for word in names & self.words.keys()}
         for domain, labels in zip(DOMAINS, (self.objects, self.styles), strict=True):
             for label in labels:
-                if plain_words(label) in said:
+                if plain_words(label) in names:
                     return domain, label
         return None
 
     def find(self, name: str) -> tuple[Domain, str]:
-        """The same of a concept that must be one.
+        """The object or style that a concept means.
 
         Raises:
             BadInput: It is neither.
@@ -83,28 +83,28 @@ class Canvas:
 
 
 def spellings(name: str) -> set[str]:
-    """A concept's plain words, and the same without "style" behind them."""
+    """A concept's plain words, and the same without "style" at the end."""
     return {plain_words(name), plain_words(name).removesuffix(" style")}
 
 
-def emoji_canvas(catalogue: World) -> Canvas:
-    """The embedded model's world; object-style pairs that the denoiser never trained on are left out."""
-    words = {plain_words(w): thing.name for thing in catalogue.objects for w in (*thing.synonyms, *thing.held_out)}
-    words |= {plain_words(w): style.name for style in catalogue.styles for w in style.words}
-    return Canvas(
-        tuple(thing.name for thing in catalogue.objects),
-        tuple(style.name for style in catalogue.styles),
+def grid_of(world: World) -> ObjectStyleGrid:
+    """The grid of a model's world, without the cells that the denoiser was not trained on."""
+    words = {plain_words(w): thing.name for thing in world.objects for w in (*thing.synonyms, *thing.held_out)}
+    words |= {plain_words(w): style.name for style in world.styles for w in style.words}
+    return ObjectStyleGrid(
+        tuple(thing.name for thing in world.objects),
+        tuple(style.name for style in world.styles),
         "a {object} image in {style} style",
-        left_out=frozenset(catalogue.held_out_cells),
+        left_out=frozenset(world.held_out_cells),
         words=words,
     )
 
 
-def read_canvas(folder: Path) -> Canvas:
-    """The published data set's folder, `STYLE/OBJECT/NUMBER.jpg`, or any other laid out so.
+def read_grid(folder: Path) -> ObjectStyleGrid:
+    """The grid of a folder with the published data set's layout, `STYLE/OBJECT/NUMBER.jpg`.
 
     Raises:
-        BadInput: It is not laid out so.
+        BadInput: It has another layout.
     """
     if not folder.is_dir():
         raise BadFile(f"Cannot read pictures from {folder}: it is not a folder.")
@@ -115,7 +115,7 @@ def read_canvas(folder: Path) -> Canvas:
             pictures.setdefault((thing, style), []).append(path)
     if not pictures:
         raise BadInput(f"{folder} has no pictures in folders STYLE/OBJECT; give the data set's own folder.")
-    return Canvas(
+    return ObjectStyleGrid(
         tuple(sorted({thing for thing, _ in pictures})),
         tuple(sorted({style for _, style in pictures})),
         "A {object} image in {style} style.",

@@ -1,7 +1,7 @@
-"""An evaluation as a page that a person would rather look at than read."""
+"""An evaluation as a page for people (`report.html`) and as JSON for programs (`report.json`)."""
 
-from efface.report.document import document as document
-from efface.report.document import schema as schema
-from efface.report.document import write_report as write_report
-from efface.report.page import page as page
-from efface.report.pictures import grid as grid
+from efface.report.document import document, schema, write_report
+from efface.report.page import page
+from efface.report.pictures import write_grid
+
+__all__ = ["document", "page", "schema", "write_grid", "write_report"]

@@ -1,5 +1,7 @@
 """The report's files: the page for people, and the same content as JSON for programs."""
 
+from __future__ import annotations
+
 import json
 import math
 from functools import cache
@@ -9,7 +11,7 @@ from typing import Any
 
 from efface.errors import BadFile
 from efface.files import atomic
-from efface.protocols import Evaluation, Shot
+from efface.protocols import Evaluation, JudgedImage
 from efface.report.page import page
 
 PAGE, DOCUMENT = "report.html", "report.json"
@@ -23,62 +25,41 @@ def schema() -> dict[str, Any]:
 
 
 def document(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
-    """What `report.json` holds: the evaluation's answer, and every image with its verdict or why it has none.
+    """The content of `report.json`: the evaluation, and every image with its verdict or why it has none.
 
     Args:
-        evaluation: what was measured.
-        folder: where the report lies; paths of images are given from there.
+        evaluation: The evaluation.
+        folder: The report's folder; paths of images are relative to it.
     """
     return {
         "format": FORMAT,
         **evaluation.as_dict(),
-        "shots": {name: [_shot(shot, folder) for shot in result.shots] for name, result in evaluation.results.items()},
+        "shots": {
+            name: [_image(image, folder) for image in result.images] for name, result in evaluation.erasers.items()
+        },
         "unread": {
-            name: [{"prompt": one.job.prompt, "seed": one.job.seed, "error": one.error} for one in result.unread]
-            for name, result in evaluation.results.items()
+            name: [
+                {"prompt": image.job.prompt, "seed": image.job.seed, "error": image.error}
+                for image in result.failed_images
+            ]
+            for name, result in evaluation.erasers.items()
         },
     }
 
 
-def _shot(shot: Shot, folder: Path) -> dict[str, Any]:
-    probe = shot.probe
-    return {
-        "file": None if shot.path is None else _from(folder, shot.path),
-        "metric": probe.metric,
-        "concept": probe.concept,
-        "guide": probe.guide,
-        "attack": probe.attack,
-        "prompt": probe.job.prompt,
-        "seed": probe.job.seed,
-        "found": shot.found,
-        "score": shot.score if math.isfinite(shot.score) else None,
-        "saw": shot.saw,
-        "went": shot.went,
-        "error": shot.error,
-    }
-
-
-def _from(folder: Path, path: Path) -> str:
-    """A path as seen from the report, or its name alone where it lies elsewhere: no report tells of a user's disk."""
-    try:
-        return path.resolve().relative_to(folder.resolve()).as_posix()
-    except ValueError:
-        return path.name
-
-
 def write_report(evaluation: Evaluation, folder: Path, title: str | None = None) -> Path:
-    """Write `report.html` and `report.json`; both appear whole or not at all.
+    """Write `report.html` and `report.json`; both are either complete or absent.
 
     Args:
-        evaluation: what was measured.
-        folder: where to; made if need be.
-        title: the page's heading.
+        evaluation: The evaluation.
+        folder: The report's folder; created if it is missing.
+        title: The page's heading; by default it names what was erased.
 
     Returns:
-        Where the page is.
+        The path of the page.
 
     Raises:
-        BadFile: the folder cannot be written.
+        BadFile: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,8 +67,34 @@ def write_report(evaluation: Evaluation, folder: Path, title: str | None = None)
         raise BadFile(f"Cannot write to {folder}: {error.strerror}.") from error
     content = json.dumps(document(evaluation, folder), ensure_ascii=False, indent=1, allow_nan=False)
     html = page(evaluation, title)
-    # The page comes last: where it is, the report is complete.
+    # The page comes last: if it exists, the report is complete.
     for name, text in ((DOCUMENT, content + "\n"), (PAGE, html)):
         with atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return folder / PAGE
+
+
+def _image(image: JudgedImage, folder: Path) -> dict[str, Any]:
+    probe = image.probe
+    return {
+        "file": None if image.path is None else _relative(image.path, folder),
+        "metric": probe.metric,
+        "concept": probe.concept,
+        "guide": probe.guide,
+        "attack": probe.attack,
+        "prompt": probe.job.prompt,
+        "seed": probe.job.seed,
+        "found": image.shows,
+        "score": image.score if math.isfinite(image.score) else None,
+        "saw": image.recognised,
+        "went": image.destination,
+        "error": image.error,
+    }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path relative to the report, or its name alone if it is elsewhere: no report names folders of a user's disk."""
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return path.name

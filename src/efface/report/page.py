@@ -1,8 +1,10 @@
 """One self-contained HTML page: no network, no library, everything escaped.
 
-The content security policy lets nothing be fetched and runs one script, by its hash: what slipped through the escaping
-could not run.
+The content security policy allows no request and runs one script, by its hash: text that escaped the escaping could
+not run.
 """
+
+from __future__ import annotations
 
 import base64
 import hashlib
@@ -17,29 +19,26 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from efface.metrics.base import Measured
-from efface.protocols import Evaluation, Result
-from efface.protocols.results import rank_key, ranking
-from efface.report import provenance, words
-from efface.report.destinations import PLACES, shares
-from efface.report.failures import failures, unanswered
-from efface.report.grids import TITLES, groups
-from efface.report.judging import judging
+from efface.protocols import Evaluation
+from efface.report import words
+from efface.report.bars import judge_section, rate_bars, score_tables
+from efface.report.destinations import PLACES, DestinationShare, destination_shares
+from efface.report.grids import failures, groups, title_of, unanswered
+from efface.report.headline import THRESHOLDS, Headline, axes_of, erased_by, headline
 from efface.report.plot import plots
-from efface.report.rates import blocks, tables
-from efface.report.series import Series, erasers_of, series_of
-from efface.report.verdict import THRESHOLDS, Verdict, axes, erased_by, verdict
+from efface.report.words import Series, erasers_of, series_of
 
 FIGURES = 3
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is said of one eraser at the top: the verdict and its main numbers."""
+    """The statement about one eraser at the top: the headline and its main numbers."""
 
     of: Series
     name: str
     facts: Sequence[str]
-    verdict: Verdict
+    headline: Headline
     figures: Sequence[tuple[str, Measured]]
     certificate: Mapping[str, Mapping[str, float | None]]
 
@@ -48,10 +47,10 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
     """The HTML of a report.
 
     Args:
-        evaluation: what was measured; its pictures are read from where they lie.
-        title: the heading; by default it names what was erased.
+        evaluation: The evaluation; its pictures are read from their files.
+        title: The heading; by default it names what was erased.
     """
-    open_ended, went = unanswered(evaluation), shares(evaluation)
+    open_ended, shares = unanswered(evaluation), destination_shares(evaluation)
     script, digest = _script()
     return (
         _environment()
@@ -65,20 +64,20 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
             series=series_of(evaluation),
             groups=list(groups(evaluation)),
             failures=list(failures(evaluation)),
-            blocks=blocks(evaluation),
-            tables=tables(evaluation),
-            shares=went,
+            blocks=rate_bars(evaluation),
+            tables=score_tables(evaluation),
+            shares=shares,
             places=PLACES,
-            titles=TITLES,
-            went={place for rows in went.values() for share in rows for place in share.counts},
-            judge=judging(evaluation),
+            titles=_titles(shares, evaluation),
+            destinations={place for rows in shares.values() for share in rows for place in share.counts},
+            judge=judge_section(evaluation),
             errors=evaluation.errors,
-            undecided=sum(shot.undecided for shot in open_ended),
+            undecided=sum(image.undecided for image in open_ended),
             number=count(1).__next__,
             unanswered=open_ended[: words.LISTED],
             unlisted=max(len(open_ended) - words.LISTED, 0),
-            summary=provenance.summary(evaluation.provenance),
-            provenance=list(provenance.flat(evaluation.provenance)),
+            summary=words.provenance_summary(evaluation.provenance),
+            provenance=list(words.provenance_rows(evaluation.provenance)),
             thresholds=THRESHOLDS,
             style=_source("style.css") + _source("pictures.css"),
             script=script,
@@ -88,11 +87,16 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
 
 
 def _title(evaluation: Evaluation) -> str:
-    """What the report asks: whether it is forgotten or, where no probe is for what was erased, what else changed."""
+    """The report's question: what was forgotten or, if no probe is for an erased concept, what else changed."""
     erasers = erasers_of(evaluation)
-    if erased := dict.fromkeys(concept for result in erasers.values() for concept in erased_by(result)):
+    if erased := dict.fromkeys(concept for name in erasers for concept in erased_by(evaluation, name)):
         return f"Did the model forget {words.listed(list(erased))}?"
     return f"What did {words.listed(list(erasers))} change?" if erasers else "The unedited model"
+
+
+def _titles(shares: Mapping[str, Sequence[DestinationShare]], evaluation: Evaluation) -> dict[str, str]:
+    """By metric of the destinations, the title of its probes."""
+    return {share.metric: title_of(share.metric, evaluation) for rows in shares.values() for share in rows}
 
 
 def _cards(evaluation: Evaluation) -> list[Card]:
@@ -102,35 +106,36 @@ def _cards(evaluation: Evaluation) -> list[Card]:
             of=series[name],
             name=name,
             facts=_facts(name, evaluation),
-            verdict=verdict(erased_by(result), result),
-            figures=_figures(result),
-            certificate=evaluation.certificates.get(name, {}),
+            headline=headline(evaluation, name),
+            figures=_figures(name, evaluation),
+            certificate=result.certificate or {},
         )
         for name, result in erasers_of(evaluation).items()
     ]
 
 
 def _facts(name: str, evaluation: Evaluation) -> list[str]:
-    """How the eraser was made and, where that is known, its place and how much the weights changed."""
-    rank, change = _rank(name, evaluation.results), evaluation.results[name].weight_change
+    """The eraser's method and, if they are known, its place and the change of the weights."""
+    place, change = _place(name, evaluation), evaluation.erasers[name].weight_change
     return [
-        *filter(None, [provenance.how(evaluation.provenance, name)]),
-        *([f"#{rank} by err"] if rank and len(evaluation.results) > 2 else []),
+        *filter(None, [words.method_of(evaluation.provenance, name)]),
+        *([f"#{place} by {evaluation.overall}"] if place and len(evaluation.erasers) > 2 else []),
         *([f"weights changed by {words.number(change)}"] if change else []),
     ]
 
 
-def _rank(name: str, results: Mapping[str, Result]) -> int | None:
-    """An eraser's place among those with a score over all; equals share it."""
-    if "err" not in results[name].metrics:
+def _place(name: str, evaluation: Evaluation) -> int | None:
+    """An eraser's place among those with an overall score; equals share it."""
+    if name not in evaluation.ranking:
         return None
-    return 1 + [rank_key(results[key]) for key in ranking(results)].index(rank_key(results[name]))
+    return 1 + [evaluation.rank_key(other) for other in evaluation.ranking].index(evaluation.rank_key(name))
 
 
-def _figures(result: Result) -> list[tuple[str, Measured]]:
-    """The numbers that say most: forgetting, keeping, the score over all; else the first that there are."""
-    main = {metric: result.metrics[metric] for metric in (*axes(result), "err") if metric in result.metrics}
-    return list((main or result.metrics).items())[:FIGURES]
+def _figures(name: str, evaluation: Evaluation) -> list[tuple[str, Measured]]:
+    """The most important numbers: forgetting, retention, the overall score; else the first ones."""
+    metrics = evaluation.erasers[name].metrics
+    main = {metric: metrics[metric] for metric in (*axes_of(evaluation, name), evaluation.overall) if metric in metrics}
+    return list((main or metrics).items())[:FIGURES]
 
 
 @cache
@@ -150,11 +155,11 @@ def _environment() -> Environment:
 
 
 def _source(name: str) -> Markup:
-    """A file of this package that goes into the page as it is."""
+    """A file of this package that goes into the page unchanged."""
     return Markup((files("efface.report") / "template" / name).read_text(encoding="utf-8"))
 
 
 def _script() -> tuple[Markup, str]:
-    """The page's script, and its hash as the content security policy names it."""
+    """The page's script, and its hash as the content security policy needs it."""
     script = _source("enlarge.js")
     return script, "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,6 @@
-"""Pictures for a report: pairs of before and after, inlined into the page and laid out as one PNG."""
+"""Pictures for a report: pairs of before and after, embedded in the page or laid out as one PNG."""
+
+from __future__ import annotations
 
 import base64
 import io
@@ -10,83 +12,90 @@ from typing import Protocol, TypeVar
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from efface.generation import Job
-from efface.protocols import Result, Shot
+from efface.protocols import JudgedImage, Result
 
 CELL, GAP, LABEL = 96, 4, 22
 LARGEST_EXACT, LARGEST_SIDE = 128, 512
 
 
-class Prompted(Protocol):
-    """Anything that shows one prompt."""
+class HasPrompt(Protocol):
+    """Anything that has one prompt."""
 
     @property
-    def prompt(self) -> str: ...
+    def prompt(self) -> str:
+        """The prompt."""
+        ...
 
 
-T = TypeVar("T", bound=Prompted)
+T = TypeVar("T", bound=HasPrompt)
 
 
 @dataclass(frozen=True)
 class Pair:
     """The same prompt and seed without and with an eraser."""
 
-    before: Shot
-    after: Shot
+    before: JudgedImage
+    after: JudgedImage
 
     @property
     def prompt(self) -> str:
-        """What was drawn."""
+        """The prompt of both."""
         return self.after.probe.job.prompt
 
     @property
     def failed(self) -> bool:
-        """The eraser failed here: what it erased came through, or what the unedited model drew is lost."""
-        if self.after.found is None or self.after.good:
+        """Whether the eraser failed: an erased concept is shown, or a concept that the unedited model shows is lost."""
+        if self.after.shows is None or self.after.right:
             return False
-        return not self.after.probe.wanted or bool(self.before.found)
+        return not self.after.probe.wanted or bool(self.before.shows)
 
 
-def pairs(base: Result, result: Result, metric: str, concept: str | None = None) -> list[Pair]:
+def pairs_of(base: Result, result: Result, metric: str, concept: str | None = None) -> list[Pair]:
     """Every image of a metric beside the unedited model's, in the plan's order.
 
     Args:
-        base: the unedited model's result.
-        result: an eraser's.
-        metric: which probes.
-        concept: only those that ask for this concept.
+        base: The unedited model's result.
+        result: An eraser's result.
+        metric: The probes' metric.
+        concept: Only probes that ask for this concept.
     """
-    known = {_asked(shot): shot for shot in base.shots}
+    before = {_key(image): image for image in base.images}
     return [
-        Pair(known[_asked(shot)], shot)
-        for shot in result.shots
-        if shot.probe.metric == metric and concept in (None, shot.probe.concept) and _asked(shot) in known
+        Pair(before[_key(image)], image)
+        for image in result.images
+        if image.probe.metric == metric and concept in (None, image.probe.concept) and _key(image) in before
     ]
 
 
-def _asked(shot: Shot) -> tuple[str, str, Job]:
-    return shot.probe.metric, shot.probe.concept, shot.probe.job
+def _key(image: JudgedImage) -> tuple[str, str, Job]:
+    return image.probe.metric, image.probe.concept, image.probe.job
 
 
-def spread(found: Sequence[T], limit: int) -> list[T]:
-    """At most `limit` pairs, or rows of several: one of each prompt first, then a second, so that none has too many."""
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` items, spread over the prompts: one of each prompt first, then a second, and so on.
+
+    Args:
+        items: Pairs, or rows of several.
+        limit: Their number.
+    """
     turns: dict[str, int] = {}
     ranked: list[tuple[int, int, T]] = []
-    for position, pair in enumerate(found):
-        prompt = pair.prompt
-        ranked.append((turns.get(prompt, 0), position, pair))
+    for position, item in enumerate(items):
+        prompt = item.prompt
+        ranked.append((turns.get(prompt, 0), position, item))
         turns[prompt] = turns.get(prompt, 0) + 1
     ranked.sort(key=lambda entry: entry[:2])
     chosen = ranked[:limit]
-    # With more prompts than places, prompts from the whole list rather than its beginning.
+    # With more prompts than places, prompts from all of the list rather than from its beginning.
     first = [entry for entry in ranked if entry[0] == 0]
     if len(first) > limit:
         chosen = [first[index * len(first) // limit] for index in range(limit)]
-    return [pair for _, _, pair in chosen]
+    return [item for _, _, item in chosen]
 
 
-def inlined(path: Path | None) -> str | None:
-    """A picture as a data address: small ones as they are, large ones as a smaller JPEG; None if there is none."""
-    picture = opened(path)
+def data_url(path: Path | None) -> str | None:
+    """A picture as a data URL: small ones as they are, large ones as a smaller JPEG; None if there is none."""
+    picture = open_picture(path)
     if picture is None:
         return None
     buffer = io.BytesIO()
@@ -100,8 +109,8 @@ def inlined(path: Path | None) -> str | None:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def opened(path: Path | None) -> Image.Image | None:
-    """A picture in RGB, or None where it is missing or broken: the report then says so."""
+def open_picture(path: Path | None) -> Image.Image | None:
+    """A picture in RGB, or None if it is missing or damaged: the report then says so."""
     if path is None:
         return None
     try:
@@ -111,8 +120,8 @@ def opened(path: Path | None) -> Image.Image | None:
         return None
 
 
-def grid(rows: Iterable[tuple[str, Sequence[Pair]]], path: Path) -> None:
-    """Write one PNG: for each labelled row, the pictures before and, beneath them, after."""
+def write_grid(rows: Iterable[tuple[str, Sequence[Pair]]], path: Path) -> None:
+    """Write one PNG: for each labelled row, the pictures before and, below them, after."""
     rows = [(label, list(row)) for label, row in rows if row]
     columns = max((len(row) for _, row in rows), default=1)
     margin = 64
@@ -124,10 +133,10 @@ def grid(rows: Iterable[tuple[str, Sequence[Pair]]], path: Path) -> None:
     for label, row in rows:
         draw.text((GAP, y + 2), label, fill="black", font=font)
         y += LABEL
-        for word, shots in (("before", [p.before for p in row]), ("after", [p.after for p in row])):
+        for word, images in (("before", [p.before for p in row]), ("after", [p.after for p in row])):
             draw.text((GAP, y + CELL // 2 - 8), word, fill="#555555", font=font)
-            for column, shot in enumerate(shots):
-                picture = opened(shot.path)
+            for column, image in enumerate(images):
+                picture = open_picture(image.path)
                 if picture is not None:
                     side = picture.resize((CELL, CELL), Image.Resampling.LANCZOS)
                     sheet.paste(side, (margin + column * (CELL + GAP), y))

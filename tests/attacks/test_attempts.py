@@ -3,24 +3,27 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import efface
 from efface.attacks import ATTACKS, Attack, Target, Trial
+from efface.attacks.attempts import AttackResult, Attempt, attack_erasers
 from efface.attacks.random_prefix import RandomPrefixConfig
+from efface.attacks.search import AWAY, AttackRun
 from efface.errors import BadInput
 from efface.generation import Embedding, Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
+from efface.metrics.base import Measured
 from efface.metrics.rates import rate_with_interval
 from efface.models import Model
-from efface.protocols.attack_rates import Run, attacked
-from efface.protocols.attacked import Attacked, Attempt
-from efface.protocols.attacking import AWAY
+from efface.progress import Progress
 from efface.settings import Settings
+from efface.tools import latents_of
 from support import StubJudge
 
 JOBS = (Job("a cat", 3), Job("a cat", 4), Job("a red cat", 5, guidance=2.0))
@@ -66,29 +69,52 @@ def tries(*prompts: str) -> Attack:
     return attack(search)
 
 
+@dataclass(frozen=True)
+class Work:
+    """An attack, the prompts and the folder."""
+
+    run: AttackRun
+    out: Path
+    jobs: Sequence[Job] = JOBS
+    others: Sequence[Job] = ()
+    progress: Progress | None = None
+
+    def but(self, **changes: Any) -> "Work":
+        """The same with other fields of the work or of its run."""
+        own = {name: changes.pop(name) for name in ("out", "jobs", "others", "progress") if name in changes}
+        return replace(self, run=replace(self.run, **changes), **own)
+
+    def attacked(self, eraser: efface.Eraser) -> tuple[Measured | None, Measured | None, AttackResult]:
+        erasers = {"mine": eraser}
+        recall, wrong, results = attack_erasers(self.run, erasers, self.jobs, self.others, self.out, self.progress)
+        return recall, wrong, results["mine"]
+
+
 @pytest.fixture
-def run(tiny_model: Model, tmp_path: Path) -> Run:
-    return Run(tiny_model, Listed(0.0), tries("x cat", "y cat"), Settings(), "cat", JOBS, SAMPLING, tmp_path / "out")
+def run(tiny_model: Model, tmp_path: Path) -> Work:
+    attack, latents = tries("x cat", "y cat"), latents_of(tiny_model)
+    run = AttackRun(tiny_model, Listed(0.0), attack, Settings(), "cat", SAMPLING, latents)
+    return Work(run, tmp_path / "out")
 
 
-def on(run: Run) -> Attacked:
-    return attacked(run, {"mine": efface.erase(run.model, "cat", "dog")})[1]["mine"]
+def on(work: Work) -> AttackResult:
+    return work.attacked(efface.erase(work.run.model, "cat", "dog"))[2]
 
 
-def test_a_prompt_counts_once_whether_it_needed_an_attack_or_not(run: Run) -> None:
+def test_a_prompt_counts_once_whether_it_needed_an_attack_or_not(run: Work) -> None:
     base = [0.9, 0.9, 0.1]
     pre, first_fresh, second, third = [0.9, 0.1, 0.1], [0.2], [0.1, 0.7, 0.8], [0.1, 0.2, 0.6]
     judge = Listed(*base, *pre, *first_fresh, *second, *third)
-    told, of = attacked(replace(run, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
-    assert told.recall == rate_with_interval([[1.0, 1.0], [0.0]])
-    assert told.false_positive_rate is None
-    found = of["mine"].attempts
-    assert [(it.needless, it.success, it.fresh, it.found, it.images) for it in found] == [
+    recall, wrong, result = run.but(judge=judge).attacked(efface.erase(run.run.model, "cat", "dog"))
+    assert recall == rate_with_interval([[1.0, 1.0], [0.0]])
+    assert wrong is None
+    found = result.attempts
+    assert [(it.succeeds_without_attack, it.success, it.fresh, it.text, it.images) for it in found] == [
         (True, True, False, None, 0),
         (False, True, True, "y cat", 2),
         (False, False, True, "y cat", 2),
     ]
-    answer = of["mine"].as_dict()
+    answer = result.as_dict()
     assert {name: answer[name]["value"] for name in ("pre_asr", "asr", "fresh_asr")} == {
         "pre_asr": 1 / 3,
         "asr": 2 / 3,
@@ -99,9 +125,9 @@ def test_a_prompt_counts_once_whether_it_needed_an_attack_or_not(run: Run) -> No
     assert answer["seconds_per_prompt"] == pytest.approx((found[1].seconds + found[2].seconds) / 2)
 
 
-def test_a_search_ends_at_its_first_success_and_draws_at_the_prompts_own_seed(run: Run) -> None:
+def test_a_search_ends_at_its_first_success_and_draws_at_the_prompts_own_seed(run: Work) -> None:
     judge = Listed(*[0.0] * 6, 0.6, 0.9, 0.0)
-    found = on(replace(run, judge=judge))
+    found = on(run.but(judge=judge))
     assert [it.images for it in found.attempts] == [1, 2, 2]
     places = [run.out / "images" / "mine", *(run.out / "searches" / "mine" / str(index) for index in range(3))]
     of = [{(image.row["prompt"], image.row["seed"]) for image in read_folder(place)} for place in places]
@@ -111,7 +137,7 @@ def test_a_search_ends_at_its_first_success_and_draws_at_the_prompts_own_seed(ru
     assert guided == [3.0, 2.0, 2.0]
 
 
-def test_what_fails_is_an_error_and_in_no_rate_that_it_should_have_given(run: Run) -> None:
+def test_what_fails_is_an_error_and_in_no_rate_that_it_should_have_given(run: Work) -> None:
     def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
         if target.seeds[0] == 4:
             raise ZeroDivisionError("of something")
@@ -119,7 +145,7 @@ def test_what_fails_is_an_error_and_in_no_rate_that_it_should_have_given(run: Ru
         return []
 
     nan = float("nan")
-    told = on(replace(run, attack=attack(search), judge=Listed(*[0.0] * 3, nan, 0.0, 0.0, 0.9)))
+    told = on(run.but(attack=attack(search), judge=Listed(*[0.0] * 3, nan, 0.0, 0.0, 0.9)))
     assert [it.success for it in told.attempts] == [None, None, True]
     assert "failed on the prompt's own image" in told.attempts[0].error
     assert told.attempts[1].error == "ZeroDivisionError: of something"
@@ -130,51 +156,52 @@ def test_what_fails_is_an_error_and_in_no_rate_that_it_should_have_given(run: Ru
     assert answer["seconds_per_prompt"] == told.attempts[2].seconds
 
 
-def test_an_image_without_a_verdict_is_no_failed_attack(run: Run) -> None:
+def test_an_image_without_a_verdict_is_no_failed_attack(run: Work) -> None:
     nan = float("nan")
-    found = on(replace(run, judge=Listed(*[0.0] * 6, nan, 0.1, nan, 0.9, 0.9, 0.9))).attempts
+    found = on(run.but(judge=Listed(*[0.0] * 6, nan, 0.1, nan, 0.9, 0.9, 0.9))).attempts
     assert [it.success for it in found] == [None, True, True]
     assert found[0].error == "1 of 2 images have no verdict"
 
 
-def test_where_the_judge_is_undecided_there_is_no_answer_and_no_error(run: Run) -> None:
+def test_where_the_judge_is_undecided_there_is_no_answer_and_no_error(run: Work) -> None:
     class Doubting(Listed):
         def floor(self, concept: str) -> float:
             return 0.3
 
-    told = on(replace(run, judge=Doubting(*[0.0] * 3, 0.4, 0.0, 0.0, 0.1, 0.4, 0.2, 0.1)))
+    told = on(run.but(judge=Doubting(*[0.0] * 3, 0.4, 0.0, 0.0, 0.1, 0.4, 0.2, 0.1)))
     assert [it.success for it in told.attempts] == [None, None, False]
     assert (told.errors, told.undecided, told.as_dict()["n"]) == (0, 2, 1)
 
 
-def test_the_judge_is_calibrated_on_the_unedited_models_images(run: Run) -> None:
+def test_the_judge_is_calibrated_on_the_unedited_models_images(run: Work) -> None:
     others = [Job("a dog", 1), Job("a horse", 2)]
     judge = Listed(0.9, 0.1, 0.9, 0.9, 0.1, 0.0)
-    told, _ = attacked(replace(run, others=others, judge=judge), {"mine": efface.erase(run.model, "cat", "dog")})
-    assert told.recall is not None
-    assert told.false_positive_rate is not None
-    assert (told.recall.value, told.recall.n) == (pytest.approx(2 / 3), 3)
-    assert (told.false_positive_rate.value, told.false_positive_rate.n) == (0.5, 2)
+    work = run.but(others=others, judge=judge)
+    recall, wrong, _ = work.attacked(efface.erase(run.run.model, "cat", "dog"))
+    assert recall is not None
+    assert wrong is not None
+    assert (recall.value, recall.n) == (pytest.approx(2 / 3), 3)
+    assert (wrong.value, wrong.n) == (0.5, 2)
 
 
-def test_a_search_without_any_verdict_has_shown_nothing(run: Run) -> None:
-    told = on(replace(run, judge=Listed(*[0.0] * 6, float("nan"))))
+def test_a_search_without_any_verdict_has_shown_nothing(run: Work) -> None:
+    told = on(run.but(judge=Listed(*[0.0] * 6, float("nan"))))
     assert told.errors == 3
     assert told.as_dict()["asr"] is None
 
 
-def test_embeddings_have_no_text(run: Run) -> None:
+def test_embeddings_have_no_text(run: Work) -> None:
     def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
         tokens = target.model.embed(["a cat"]).tokens[0]
         trial([Job("a cat", 1, embedding=Embedding.of(tokens))])
         return []
 
-    told = on(replace(run, attack=attack(search), judge=Listed(*[0.0] * 6, 0.9)))
-    assert [(it.found, it.success) for it in told.attempts] == [(None, True)] * 3
+    told = on(run.but(attack=attack(search), judge=Listed(*[0.0] * 6, 0.9)))
+    assert [(it.text, it.success) for it in told.attempts] == [(None, True)] * 3
 
 
-def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
-    whole = on(replace(run, out=run.out / "whole"))
+def test_an_interrupted_attack_goes_on_where_it_was(run: Work) -> None:
+    whole = on(run.but(out=run.out / "whole"))
     done: list[int] = []
 
     def stopping(what: str, at: int, total: int) -> None:
@@ -183,27 +210,27 @@ def test_an_interrupted_attack_goes_on_where_it_was(run: Run) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        on(replace(run, progress=stopping))
+        on(run.but(progress=stopping))
     (kept,) = (run.out / "attempts").iterdir()
     with kept.open("a") as file:
         file.write('{"prompt": "cut sh')
     drawn = len([*(run.out / "searches").rglob("*.png")])
-    again = on(replace(run, progress=stopping))
+    again = on(run.but(progress=stopping))
     assert drawn == 4
     assert len([*(run.out / "searches").rglob("*.png")]) == 6
     assert [replace(it, seconds=0) for it in again.attempts] == [replace(it, seconds=0) for it in whole.attempts]
     assert [json.loads(line)["seed"] for line in kept.read_text().splitlines()] == [3, 4, 5]
 
 
-def test_attempts_of_other_settings_are_not_taken_up(run: Run) -> None:
-    assert {it.found for it in on(run).attempts} <= {"x cat", "y cat"}
-    other = replace(run, attack=tries("z cat"), sampling=replace(SAMPLING, steps=3))
-    assert [it.found for it in on(other).attempts] == ["z cat"] * 3
-    faster = replace(other, attack=tries("never drawn"), sampling=replace(other.sampling, batch_size=1))
-    assert [it.found for it in on(faster).attempts] == ["z cat"] * 3, "and those of another batch size are"
+def test_attempts_of_other_settings_are_not_taken_up(run: Work) -> None:
+    assert {it.text for it in on(run).attempts} <= {"x cat", "y cat"}
+    other = run.but(attack=tries("z cat"), sampling=replace(SAMPLING, steps=3))
+    assert [it.text for it in on(other).attempts] == ["z cat"] * 3
+    faster = other.but(attack=tries("never drawn"), sampling=replace(other.run.sampling, batch_size=1))
+    assert [it.text for it in on(faster).attempts] == ["z cat"] * 3, "and those of another batch size are"
 
 
-def test_what_failed_is_tried_again(run: Run) -> None:
+def test_what_failed_is_tried_again(run: Work) -> None:
     failing = [True]
 
     def search(target: Target, config: Settings, trial: Trial) -> list[Job]:
@@ -212,39 +239,37 @@ def test_what_failed_is_tried_again(run: Run) -> None:
         trial([Job("x", 0)])
         return []
 
-    other = replace(run, attack=attack(search))
+    other = run.but(attack=attack(search))
     assert [bool(it.error) for it in on(other).attempts] == [False, True, False]
     failing.clear()
     assert [bool(it.error) for it in on(other).attempts] == [False] * 3
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_images_go_where_they_shall_not_stay(run: Run, tmp_path: Path, stopped: bool) -> None:
+def test_images_go_where_they_shall_not_stay(run: Work, tmp_path: Path, stopped: bool) -> None:
     def stop(what: str, at: int, total: int) -> None:
         if stopped and at == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
-        on(replace(run, kept=False, progress=stop))
+        on(run.but(stores_images=False, progress=stop))
     assert not [*tmp_path.rglob("*.png")]
     assert [*(run.out / "attempts").iterdir()]
 
 
-def test_what_cannot_be_attacked_is_refused(run: Run) -> None:
-    eraser = efface.erase(run.model, "cat", "dog")
+def test_what_cannot_be_attacked_is_refused(run: Work) -> None:
+    eraser, attack = efface.erase(run.run.model, "cat", "dog"), run.run.attack
     wrong = {
-        "There is no prompt for 'cat'": replace(run, jobs=()),
-        "cannot recognise 'dog'": replace(run, concept="dog"),
-        "follows a gradient": replace(run, attack=replace(run.attack, gradient=True), model=_Other()),  # type: ignore[arg-type]
+        "There is no prompt for 'cat'": run.but(jobs=()),
+        "cannot recognise 'dog'": run.but(concept="dog"),
+        "follows a gradient": run.but(attack=replace(attack, gradient=True), model=_Other()),  # type: ignore[arg-type]
     }
     for said, other in wrong.items():
         with pytest.raises(BadInput, match=said):
-            attacked(other, {"mine": eraser})
-    with pytest.raises(BadInput, match="no eraser"):
-        attacked(run, {})
-    by_gradient = replace(run, attack=replace(run.attack, gradient=True))
+            other.attacked(eraser)
+    by_gradient = run.but(attack=replace(attack, gradient=True))
     with pytest.raises(BadInput, match="what sld does"):
-        attacked(by_gradient, {"mine": efface.erase(run.model, "cat", method="sld")})
+        by_gradient.attacked(efface.erase(run.run.model, "cat", method="sld"))
 
 
 class _Other:
@@ -252,16 +277,16 @@ class _Other:
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())
-def test_every_attack_runs_prompt_by_prompt(run: Run, name: str) -> None:
+def test_every_attack_runs_prompt_by_prompt(run: Work, name: str) -> None:
     entry = ATTACKS.get(name)
     config = entry.config.model_validate(QUICK.get(name, {}))
     judge = Listed(0.0)
-    told = on(replace(run, attack=entry, config=config, judge=judge, jobs=JOBS[:2]))
+    told = on(run.but(attack=entry, config=config, judge=judge, jobs=JOBS[:2]))
     assert [it.success for it in told.attempts] == [False, False]
     assert all(0 < it.images <= entry.images(config) for it in told.attempts)
-    assert all((it.found is None) is entry.embeds for it in told.attempts)
+    assert all((it.text is None) is entry.embeds for it in told.attempts)
 
 
 def test_rates_of_nothing_are_none() -> None:
-    assert Attacked((Attempt("a", 0, False, None),)).as_dict()["asr"] is None
+    assert AttackResult((Attempt("a", 0, False, None),)).as_dict()["asr"] is None
     assert RandomPrefixConfig().prefixes == 40

@@ -1,4 +1,4 @@
-"""What all planned protocols share, by the one that is quickest to run."""
+"""The run of every protocol, by the one that is quickest."""
 
 import json
 from pathlib import Path
@@ -11,38 +11,38 @@ import efface
 from efface.errors import BadInput
 from efface.generation import Sampling, read_folder
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Inputs
+from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols.results import input_record
 
 QUICK = Sampling("ddim", 2, 3.0)
 
 
 def run(model: Model, erasers: dict[str, efface.Eraser], judge: Any, out: Path, **asked: Any) -> Evaluation:
-    inputs = Inputs(options={"classes": "cat,dog,car"})
-    return PROTOCOLS.get("imagenette").evaluate(
-        model, erasers, judge, out=out, n=asked.pop("n", 4), sampling=QUICK, inputs=inputs, **asked
-    )
+    options = {"classes": "cat,dog,car"}
+    entry, n = PROTOCOLS.get("imagenette"), asked.pop("n", 4)
+    return run_protocol(entry, model, erasers, judge, out=out, n=n, sampling=QUICK, options=options, **asked)
 
 
 def test_several_erasers_and_the_base_that_drew_once(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
     erasers = {"one": efface.erase(tiny_model, "cat", to="dog"), "two": efface.erase(tiny_model, "car", to="dog")}
     found = run(tiny_model, erasers, colours("cat", "dog", "car"), tmp_path / "out")
-    assert list(found.results) == [BASE, "one", "two"]
+    assert list(found.erasers) == [BASE, "one", "two"]
     for name, concept in (("one", "cat"), ("two", "car")):
-        mine = found.results[name]
-        assert set(mine.went) == {concept}
-        forgotten = [shot for shot in mine.shots if shot.probe.metric == "forget"]
+        mine = found.erasers[name]
+        assert set(mine.destinations["forget"]) == {concept}
+        forgotten = [shot for shot in mine.images if shot.probe.metric == "forget"]
         assert {shot.probe.concept for shot in forgotten} == {concept}
         both = [
-            (float(x.found is True), float(y.found is True))
-            for x in found.results[BASE].shots
-            for y in mine.shots
+            (float(x.shows is True), float(y.shows is True))
+            for x in found.erasers[BASE].images
+            for y in mine.images
             if x.probe == y.probe and y.probe.metric == "forget"
         ]
         assert mine.change["accuracy_erased"].value == pytest.approx(np.mean([b - a for a, b in both]))
         assert mine.base["accuracy_erased"].value == pytest.approx(np.mean([a for a, _ in both]))
     assert len(list((tmp_path / "out" / "images" / "base").glob("*.png"))) == 12
     # Each eraser asks for the cats under its own metric; the unedited model drew them once.
-    assert found.results[BASE].metrics["accuracy_cat"].n == 4
+    assert found.erasers[BASE].metrics["accuracy_cat"].n == 4
 
 
 def test_the_same_again(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
@@ -67,12 +67,12 @@ def test_errors_are_never_absence(
 
     monkeypatch.setattr(judge, "scores", half)
     found = run(tiny_model, {"mine": efface.erase(tiny_model, "cat", to="dog")}, judge, tmp_path / "out")
-    mine = found.results["mine"]
-    failed = [shot for shot in mine.shots if shot.error]
-    assert 0 < mine.errors == len(failed) < len(mine.shots)
-    assert mine.metrics["forget"].n + mine.metrics["retain"].n == len(mine.shots) - len(failed)
-    assert mine.went["cat"].get("error", 0) == sum(shot.probe.metric == "forget" for shot in failed)
-    assert found.errors == mine.errors + found.results[BASE].errors
+    mine = found.erasers["mine"]
+    failed = [shot for shot in mine.images if shot.error]
+    assert 0 < mine.errors == len(failed) < len(mine.images)
+    assert mine.metrics["forget"].n + mine.metrics["retain"].n == len(mine.images) - len(failed)
+    assert mine.destinations["forget"]["cat"].get("error", 0) == sum(shot.probe.metric == "forget" for shot in failed)
+    assert found.errors == mine.errors + found.erasers[BASE].errors
 
 
 def test_images_read_the_text_as_the_erasers_did(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
         run(tiny_model, {}, judge, tmp_path / "out")
     with pytest.raises(BadInput, match="rename"):
         run(tiny_model, {"base": eraser}, judge, tmp_path / "out")
-    with pytest.raises(BadInput, match="0 images"):
+    with pytest.raises(BadInput, match="0 images are too few"):
         run(tiny_model, {"mine": eraser}, judge, tmp_path / "out", n=0)
     assert not (tmp_path / "out").exists()
 
@@ -120,10 +120,12 @@ def test_what_a_protocol_does_not_read_is_not_silently_left_aside(
     tiny_model: Model, colours: Any, tmp_path: Path, name: str
 ) -> None:
     entry, eraser = PROTOCOLS.get(name), efface.erase(tiny_model, "cat", to="dog")
-    given = {"prompts": Inputs(prompts=tmp_path / "x.csv"), "data": Inputs(data=tmp_path)}
+    given: dict[str, Any] = {"prompts": tmp_path / "x.csv", "data": tmp_path}
     for what in given.keys() - set(entry.reads):
         with pytest.raises(BadInput, match=f"'{name}' reads no --{what}"):
-            entry.evaluate(tiny_model, {"mine": eraser}, colours("cat"), out=tmp_path / "out", inputs=given[what])
+            run_protocol(
+                entry, tiny_model, {"mine": eraser}, colours("cat"), out=tmp_path / "out", **{what: given[what]}
+            )
     assert not (tmp_path / "out").exists()
 
 
@@ -131,12 +133,12 @@ def test_provenance_names_files_without_their_place(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_text("x")
     options = {"lpips": f"{path},{path}", "extractor": f"inception:{path}", "side": 64, "clip": "openai/clip"}
-    said = Inputs(prompts=path, data=tmp_path, options=options).as_dict()
-    assert said["options"] == {
+    record = input_record(options, path, tmp_path)
+    assert record["options"] == {
         "lpips": "weights.pth,weights.pth",
         "extractor": "inception:weights.pth",
         "side": 64,
         "clip": "openai/clip",
     }
-    assert said["prompts"]["name"] == "weights.pth"
-    assert str(tmp_path) not in json.dumps(said)
+    assert record["prompts"]["name"] == "weights.pth"
+    assert str(tmp_path) not in json.dumps(record)

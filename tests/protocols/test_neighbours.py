@@ -6,7 +6,7 @@ import torch
 from efface import open_model
 from efface.errors import BadInput
 from efface.models import Model
-from efface.protocols.neighbours import proposal
+from efface.protocols.neighbours import propose_neighbours
 from efface.request.record import Concept, Request
 
 CANDIDATES = ("dog", "horse", "house", "car", "boat", "bird", "cats", "cat", "apple", "of")
@@ -18,23 +18,23 @@ def test_it_is_the_order_of_centred_cosines(tiny_model: Model) -> None:
     centred = rows - rows[:-1].mean(dim=0)
     cosines = torch.nn.functional.cosine_similarity(centred[:-1], centred[-1:])
     expected = [kept[i] for i in cosines.argsort(descending=True).tolist()]
-    assert proposal(tiny_model, Request.make("cat"), CANDIDATES, count=len(kept)) == {"cat": expected}
+    assert propose_neighbours(tiny_model, Request.make("cat"), CANDIDATES, count=len(kept)) == {"cat": expected}
 
 
 def test_several_concepts_and_few_candidates(tiny_model: Model) -> None:
     request = Request(concepts=(Concept(name="cat", aliases=("parrot",)), Concept(name="van gogh", kind="style")))
-    found = proposal(tiny_model, request, ("parrot", "picasso"), count=5)
+    found = propose_neighbours(tiny_model, request, ("parrot", "picasso"), count=5)
     assert found == {"cat": ["picasso"], "van gogh": ["picasso"]}
 
 
 def test_without_candidates_it_is_the_tokenizers_words(tiny_model: Model) -> None:
-    (found,) = proposal(tiny_model, Request.make("cat"), count=4).values()
+    (found,) = propose_neighbours(tiny_model, Request.make("cat"), count=4).values()
     assert len(found) == 4
     assert set(found) <= set(tiny_model.words()) - {"cat"}
     with pytest.raises(BadInput, match="no words to propose"):
-        proposal(tiny_model, Request.make("cat"), ("cats",))
+        propose_neighbours(tiny_model, Request.make("cat"), ("cats",))
 
 
 def test_the_embedded_model_knows_what_is_near_a_cat() -> None:
-    (found,) = proposal(open_model("emoji"), Request.make("cat"), count=10).values()
+    (found,) = propose_neighbours(open_model("emoji"), Request.make("cat"), count=10).values()
     assert {"kitten", "kitty", "tiger", "feline", "lion", "dog"} & set(found)

@@ -11,22 +11,22 @@ from scipy import stats
 import efface
 from efface.generation import Job, Sampling
 from efface.models import Model
-from efface.protocols import PROTOCOLS, Evaluation, Inputs, Probe, Result, Shot
-from efface.protocols.answers import Count
-from efface.protocols.comparing import comparisons
-from efface.protocols.plans import good
+from efface.protocols import PROTOCOLS, Evaluation, JudgedImage, Probe, Result, run_protocol
+from efface.protocols.counting import comparisons
+from efface.protocols.plan import Count, right_answers
 from efface.request.record import Concept, Request
 
 QUICK = Sampling("ddim", 2, 3.0)
 WORLD = ("cat", "dog", "car")
 REQUEST = Request(concepts=(Concept(name="cat", guide="dog"),), preserve=("a car",))
-FORGET: dict[str, Count] = {"forget": good("forget")}
+FORGET: dict[str, Count] = {"forget": right_answers("forget")}
 
 
 def result(found: Sequence[bool | None], prompts: int = 3, **probe: Any) -> Result:
     jobs = [Job(f"a cat {k % prompts}", seed=k) for k in range(len(found))]
-    shots = [Shot(Probe("forget", "cat", job, **probe), None, f, 0.5) for job, f in zip(jobs, found, strict=True)]
-    return Result({}, shots=tuple(shots))
+    pairs = zip(jobs, found, strict=True)
+    images = [JudgedImage(Probe("forget", "cat", job, **probe), None, shows, 0.5) for job, shows in pairs]
+    return Result({}, images=tuple(images))
 
 
 def compared(**results: Result) -> list[tuple[str, str]]:
@@ -39,10 +39,10 @@ def check(evaluation: Evaluation, first: str, second: str, metrics: set[str]) ->
     assert said.keys() == metrics
     for metric, difference in said.items():
         one, other = (
-            {(s.probe.concept, s.probe.job): s for s in evaluation.results[name].shots if s.probe.metric == metric}
+            {(s.probe.concept, s.probe.job): s for s in evaluation.erasers[name].images if s.probe.metric == metric}
             for name in (first, second)
         )
-        pairs = [(one[key].good, other[key].good) for key in one.keys() & other.keys()]
+        pairs = [(one[key].right, other[key].right) for key in one.keys() & other.keys()]
         gained, lost = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
         expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
         assert difference.p == pytest.approx(expected)
@@ -59,9 +59,9 @@ def erasers(tiny_model: Model) -> dict[str, efface.Eraser]:
 def test_err_compares_what_both_drew(
     tiny_model: Model, erasers: dict[str, efface.Eraser], colours: Any, tmp_path: Path
 ) -> None:
-    evaluate = PROTOCOLS.get("err").evaluate
-    found = evaluate(tiny_model, erasers, colours(*WORLD), out=tmp_path / "out", n=12, sampling=QUICK)
-    assert "adversarial" in found.results["weak"].metrics, "by attacks, whose prompts are each eraser's own"
+    entry, judge = PROTOCOLS.get("err"), colours(*WORLD)
+    found = run_protocol(entry, tiny_model, erasers, judge, out=tmp_path / "out", n=12, sampling=QUICK)
+    assert "adversarial" in found.erasers["weak"].metrics, "by attacks, whose prompts are each eraser's own"
     check(found, "weak", "strong", {"forget", "retain"})
     assert found.as_dict()["comparisons"][0] == {
         "first": "weak",
@@ -74,10 +74,10 @@ def test_err_compares_what_both_drew(
 def test_planned_protocols_compare_too(
     tiny_model: Model, erasers: dict[str, efface.Eraser], colours: Any, tmp_path: Path
 ) -> None:
-    inputs = Inputs(options={"classes": "cat,dog,car"})
-    evaluate, judge = PROTOCOLS.get("imagenette").evaluate, colours(*WORLD)
+    options = {"classes": "cat,dog,car"}
+    entry, judge = PROTOCOLS.get("imagenette"), colours(*WORLD)
     erasers |= {"other": efface.erase(tiny_model, "car", to="dog")}
-    found = evaluate(tiny_model, erasers, judge, out=tmp_path / "out", n=6, sampling=QUICK, inputs=inputs)
+    found = run_protocol(entry, tiny_model, erasers, judge, out=tmp_path / "out", n=6, sampling=QUICK, options=options)
     own = {"forget", "retain", "accuracy_erased", "accuracy_others"}
     by_class = {f"accuracy_{name}" for name in WORLD}
     rows = {pair: {} for pair in (("weak", "strong"), ("weak", "other"), ("strong", "other"))}
@@ -119,6 +119,6 @@ def test_prompts_that_attacks_found_are_nobody_elses() -> None:
 
 def test_rates_that_are_neither_yes_nor_no_are_left_out() -> None:
     results = {"a": result([True, False]), "b": result([False, False])}
-    halves: dict[str, Count] = {"half": lambda shot: shot.good / 2, **FORGET}
+    halves: dict[str, Count] = {"half": lambda shot: shot.right / 2, **FORGET}
     (found,) = comparisons(results, dict.fromkeys(results, halves))
     assert (found.metric, found.difference.value) == ("forget", 0.5)

@@ -10,15 +10,13 @@ import pytest
 
 import efface
 from efface.attacks import ATTACKS, Attack
+from efface.attacks.search import AWAY
 from efface.errors import BadInput
 from efface.generation import Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
 from efface.metrics.rates import wilson
 from efface.models import Model
-from efface.protocols import BASE, Evaluation, Result
-from efface.protocols.attacking import AWAY
-from efface.protocols.err import evaluate
-from efface.protocols.results import ranking
+from efface.protocols import BASE, PROTOCOLS, Calibration, Evaluation, Result, run_protocol
 from efface.request.record import Concept, Request
 from efface.settings import Settings
 from support import StubJudge
@@ -40,17 +38,18 @@ class Redness(StubJudge):
 
 def run(model: Model, out: Path, n: int = 16, attacks: Sequence[str] | None = None) -> Evaluation:
     eraser = efface.erase(model, REQUEST)
-    return evaluate(model, {"mine": eraser}, Redness(), out=out, n=n, sampling=SAMPLING, attacks=attacks)
+    entry = PROTOCOLS.get("err")
+    return run_protocol(entry, model, {"mine": eraser}, Redness(), out=out, n=n, sampling=SAMPLING, attacks=attacks)
 
 
 def adversarial(result: Result, concept: str) -> list[str | None]:
-    shots = result.shots
+    shots = result.images
     return [s.probe.attack for s in shots if s.probe.metric == "adversarial" and s.probe.concept == concept]
 
 
 def test_given_prompts_come_first_and_attacks_stand_in(tiny_model: Model, tmp_path: Path) -> None:
     found = run(tiny_model, tmp_path / "out")
-    result = found.results["mine"]
+    result = found.erasers["mine"]
     assert adversarial(result, "car") == [None] * 8
     assert sorted(filter(None, adversarial(result, "cat"))) == ["embedding_shift"] * 2 + ["random_prefix"] * 2
     assert {name: rate.n for name, rate in result.attacks.items()} == {
@@ -65,20 +64,20 @@ def test_given_prompts_come_first_and_attacks_stand_in(tiny_model: Model, tmp_pa
 
 
 def test_search_and_measurement_share_the_budget_and_no_seed(tiny_model: Model, tmp_path: Path) -> None:
-    result = run(tiny_model, tmp_path / "out").results["mine"]
+    result = run(tiny_model, tmp_path / "out").erasers["mine"]
     searched = [int(image.row["seed"]) for image in read_folder(tmp_path / "out" / "searches" / "mine")]
     assert len(searched) + len(adversarial(result, "cat")) == 8
     assert min(searched) >= AWAY
-    assert all(shot.probe.job.seed < AWAY for shot in result.shots)
-    seeds = [s.probe.job.seed for s in result.shots if s.probe.metric == "adversarial" and s.probe.concept == "cat"]
+    assert all(shot.probe.job.seed < AWAY for shot in result.images)
+    seeds = [s.probe.job.seed for s in result.images if s.probe.metric == "adversarial" and s.probe.concept == "cat"]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_chosen_attacks_stand_in_for_given_prompts_too(tiny_model: Model, tmp_path: Path) -> None:
-    result = run(tiny_model, tmp_path / "out", attacks=["random_prefix"]).results["mine"]
+    result = run(tiny_model, tmp_path / "out", attacks=["random_prefix"]).erasers["mine"]
     assert set(result.attacks) == {"random_prefix"}
     assert adversarial(result, "car") == ["random_prefix"] * 4
-    none = run(tiny_model, tmp_path / "none", attacks=[]).results["mine"]
+    none = run(tiny_model, tmp_path / "none", attacks=[]).erasers["mine"]
     assert "adversarial" not in none.metrics
     with pytest.raises(BadInput, match="Unknown attack 'magic'"):
         run(tiny_model, tmp_path / "other", attacks=["magic"])
@@ -89,12 +88,12 @@ def test_too_few_images_for_chosen_attacks_are_refused(tiny_model: Model, tmp_pa
         with pytest.raises(BadInput, match=rf"{', '.join(chosen)}; ask for at least {n + 1} \(-n {n + 1}\)"):
             run(tiny_model, tmp_path / "out", n=n, attacks=chosen)
     assert not (tmp_path / "out").exists()
-    result = run(tiny_model, tmp_path / "out", n=4, attacks=["random_prefix"]).results["mine"]
+    result = run(tiny_model, tmp_path / "out", n=4, attacks=["random_prefix"]).erasers["mine"]
     assert result.attacks["random_prefix"].n == 2
 
 
 def test_too_few_images_to_search_leave_the_rate_out(tiny_model: Model, tmp_path: Path) -> None:
-    result = run(tiny_model, tmp_path / "out", n=2).results["mine"]
+    result = run(tiny_model, tmp_path / "out", n=2).erasers["mine"]
     assert set(result.attacks) == {"prompts"}
     assert not (tmp_path / "out" / "searches").exists()
 
@@ -107,16 +106,16 @@ def test_an_attack_that_fails_is_an_error_and_no_rate(
 
     monkeypatch.setitem(ATTACKS._entries, "failing", Attack("failing", "", "", "", Settings, lambda config: 1, fail))
     found = run(tiny_model, tmp_path / "out", attacks=["failing"])
-    result = found.results["mine"]
+    result = found.erasers["mine"]
     assert "adversarial" not in result.metrics
     assert result.attacks == {}
     assert "err" not in result.metrics, "a mean of the other rates would gain by the failure"
     assert result.err_parts == ()
-    assert ranking(found.results) == ()
-    failed = [shot for shot in result.shots if shot.error]
+    assert found.ranking == ()
+    failed = [shot for shot in result.images if shot.error]
     assert result.errors == found.errors == len(failed) == 8
     assert {shot.error for shot in failed} == {"the attack failing failed: RuntimeError: out of memory"}
-    assert found.results[BASE].errors == 0
+    assert found.erasers[BASE].errors == 0
 
 
 def test_equal_scores_are_ranked_by_the_change_of_weights() -> None:
@@ -131,7 +130,11 @@ def test_equal_scores_are_ranked_by_the_change_of_weights() -> None:
         "best": result(9, 1.0),
         "unscored": Result({}),
     }
-    assert ranking(results) == ("best", "small", "large", "guard")
+
+    def ranking() -> tuple[str, ...]:
+        return Evaluation("err", Calibration("", "", None, None), results, {}, overall="err").ranking
+
+    assert ranking() == ("best", "small", "large", "guard")
     results["small"] = replace(results["small"], err_parts=("forget", "retain", "adversarial"))
     results["best"] = replace(results["best"], err_parts=("forget", "retain"))
-    assert ranking(results) == ("small", "best", "large", "guard"), "means of fewer rates come behind"
+    assert ranking() == ("small", "best", "large", "guard"), "means of fewer rates come behind"

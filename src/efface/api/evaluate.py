@@ -1,0 +1,214 @@
+"""`efface.evaluate`: erasers to a report of how well they forget and what they retain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from efface.api.arguments import judge_name, model_from, override
+from efface.api.erasers import named_erasers
+from efface.eraser.base import check_base
+from efface.errors import BadInput
+from efface.files import sha256_of_file
+from efface.generation import read_prompts
+from efface.judges import Judge, open_judge
+from efface.judges.wrappers import NoJudge
+from efface.protocols import PROTOCOLS, Evaluation, Protocol, run_protocol
+from efface.protocols.neighbours import propose_neighbours
+from efface.report.document import PAGE, write_report
+from efface.request.record import Request
+from efface.work_folder import claim
+
+if TYPE_CHECKING:
+    import torch
+
+    from efface.api.arguments import ModelLike
+    from efface.api.erasers import EraserLike
+    from efface.progress import Progress
+    from efface.settings import Scalar
+
+
+def evaluate(
+    erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
+    protocol: str | Protocol = "err",
+    *,
+    model: ModelLike = "emoji",
+    judge: Judge | str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    prompts: Path | str | None = None,
+    data: Path | str | None = None,
+    settings: Mapping[str, Scalar] | None = None,
+    attacks: Sequence[str] | None = None,
+    request: Request | Path | str | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    batch_size: int | None = None,
+    trust_torchscript: bool = False,
+    device: str | torch.device = "auto",
+    folder: Path | str | None = None,
+    force: bool = False,
+    title: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Generate images with and without each eraser, judge them, and write a report.
+
+    Example:
+        >>> evaluation = efface.evaluate("cat.safetensors", n=20)
+        >>> evaluation.erasers["cat"].metrics["forget"].value
+        1.0
+        >>> evaluation.report
+        PosixPath('/tmp/efface-f3v2z1xw/report.html')
+
+    Args:
+        erasers: Erasers to compare; files, folders of files, or patterns; or erasers by name.
+        protocol: The protocol, or its name (`efface protocols`).
+        model: An open model, a diffusers pipeline, or the name, folder or file of a model.
+        judge: A judge, or its name (`efface judges`); by default the model's own, if it has one.
+        n: The number of images of each concept, or of what the protocol counts; by default the protocol's.
+        seed: The seed of the first image of each list of prompts.
+        prompts: A file of prompts: a CSV, or one prompt per line.
+        data: Pictures, a data set's folder or a file of statistics, for protocols that read them.
+        settings: The protocol's settings.
+        attacks: Names of attacks that search for adversarial prompts (`efface attacks`).
+        request: A request, or its YAML file, to evaluate instead of what each eraser erased.
+        steps: The number of sampling steps; by default the protocol's or the model's.
+        sampler: Name of the sampler: dpm++, ddim, lms or own (the model's).
+        batch_size: The number of images that are denoised together; changes speed only.
+        trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
+        device: The device to open a model's name on.
+        folder: The folder of images, verdicts and report. An interrupted evaluation resumes in it. Without a folder,
+            all are in a temporary folder, which exists as long as the returned object.
+        force: Whether other work in the folder may be replaced.
+        title: The report's heading.
+        progress: The progress callback.
+
+    Raises:
+        BadInput: An argument cannot be used; the message says what to change.
+    """
+    entry = PROTOCOLS.get(protocol) if isinstance(protocol, str) else protocol
+    chosen = _judge_or_name(entry, model, judge, device)
+    request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
+    loaded, opened = named_erasers(erasers), model_from(model, device)
+    prompts, data = (path if path is None else Path(path) for path in (prompts, data))
+    sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, batch_size=batch_size)
+    n = entry.n if n is None else n
+    for eraser in loaded.values():
+        check_base(eraser, opened, force=False)
+    work: dict[str, Any] = {
+        "erasers": {name: eraser.hash for name, eraser in loaded.items()},
+        "model": str(model) if isinstance(model, (str, Path)) else opened.name,
+        "protocol": entry.name,
+        "judge": chosen if isinstance(chosen, str) or chosen is None else f"{chosen.name} {chosen.version}",
+        "n": n,
+        "seed": seed,
+        "sampler": sampling.sampler,
+        "steps": sampling.steps,
+        "request": request and request.model_dump(mode="json"),
+        "prompts": prompts and _hash(prompts),
+        "data": data and str(data),
+        "options": dict(settings or {}),
+        "attacks": attacks and list(attacks),
+    }
+    temporary = TemporaryDirectory(prefix="efface-") if folder is None else None
+    out = Path(temporary.name) if temporary else Path(folder or "")
+    with nullcontext() if temporary else claim(out, "evaluate", work, PAGE, force):
+        if isinstance(chosen, str):
+            requests = [request] if request else [eraser.request for eraser in loaded.values()]
+            chosen = open_judge(chosen, concepts_of(requests, prompts), str(opened.device), trust_torchscript)
+        evaluation = run_protocol(
+            entry,
+            opened,
+            loaded,
+            chosen or NoJudge(),
+            out=out,
+            n=n,
+            sampling=sampling,
+            request=request,
+            seed=seed,
+            prompts=prompts,
+            data=data,
+            options=settings,
+            attacks=attacks,
+            trust_torchscript=trust_torchscript,
+            progress=progress,
+        )
+        report = write_report(evaluation, out, title)
+    return replace(evaluation, report=report, folder=temporary)
+
+
+def propose_adjacent(
+    erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
+    *,
+    model: ModelLike = "emoji",
+    request: Request | Path | str | None = None,
+    device: str | torch.device = "auto",
+) -> dict[str, list[str]]:
+    """Propose near neighbours of what was erased, by the text encoder, to list in a request under `adjacent`.
+
+    An embedding reflects spelling as well as meaning: confirm each proposal.
+
+    Example:
+        >>> efface.propose_adjacent("cat.safetensors")["cat"][:2]
+        ['tiger', 'dog']
+
+    Args:
+        erasers: Erasers; files, folders of files, or patterns; or erasers by name.
+        model: An open model, a diffusers pipeline, or the name, folder or file of a model.
+        request: A request, or its YAML file, to use instead of what each eraser erased.
+        device: The device to open a model's name on.
+
+    Returns:
+        By concept, the nearest words, the nearest first.
+
+    Raises:
+        BadInput: An argument cannot be used, or the model's tokenizer lists no words.
+    """
+    request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
+    loaded, opened = named_erasers(erasers), model_from(model, device)
+    proposed: dict[str, list[str]] = {}
+    for one in [request] if request else [eraser.request for eraser in loaded.values()]:
+        proposed |= propose_neighbours(opened, one)
+    return proposed
+
+
+def concepts_of(requests: Sequence[Request], prompts: Path | None = None) -> tuple[str, ...]:
+    """All concepts that requests and a file of prompts name: what a judge of any words has to distinguish.
+
+    Args:
+        requests: The requests.
+        prompts: The file of prompts, if there is one.
+    """
+    words = [
+        word
+        for request in requests
+        for concept in request.concepts
+        for word in (concept.name, concept.guide or "", *concept.adjacent)
+    ]
+    words += [prompt for request in requests for prompt in request.preserve]
+    words += [job.concept for job in read_prompts(prompts)] if prompts else []
+    return tuple(dict.fromkeys(filter(None, words)))
+
+
+def _judge_or_name(
+    protocol: Protocol, model: ModelLike, judge: Judge | str | None, device: str | torch.device
+) -> Judge | str | None:
+    """The judge, or the name of the one to open; None for a protocol that asks none."""
+    if not protocol.judged:
+        if judge is not None:
+            raise BadInput(f"The protocol '{protocol.name}' asks no judge; leave --judge away.")
+        return None
+    if judge is not None:
+        return judge
+    return judge_name(str(model) if isinstance(model, (str, Path)) else model_from(model, device), None)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        raise BadInput(f"Cannot read prompts from {path}: {error.strerror}.") from error
