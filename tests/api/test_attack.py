@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,10 +9,10 @@ from efface import BadInput
 from efface.attacks import ATTACKS
 
 QUICK = ("--attack", "random_prefix", "-s", "prefixes=2", "--concept", "bright", "--judge", "brightness", "-n", 2)
-GIVEN = {"concept": "bright", "judge": "brightness", "n": 2, "steps": 1, "settings": {"prefixes": 2}}
+GIVEN: dict[str, Any] = {"concept": "bright", "judge": "brightness", "n": 2, "steps": 1, "settings": {"prefixes": 2}}
 
 
-def without_time(content: object) -> object:
+def without_time(content: Any) -> Any:
     """JSON without durations."""
     if isinstance(content, dict):
         return {key: without_time(value) for key, value in content.items() if not key.startswith("seconds")}
@@ -41,6 +42,7 @@ def test_bad_input_is_refused(answer, brightness, eraser, tiny_sd):
     with pytest.raises(BadInput, match="no eraser"):
         efface.attack({}, "random_prefix", model=tiny_sd, **GIVEN)
     with pytest.raises(BadInput, match="cannot recognise 'cat'"):
-        efface.attack(eraser, "random_prefix", model=tiny_sd, **{**GIVEN, "concept": "cat"})
+        given: dict[str, Any] = GIVEN | {"concept": "cat"}
+        efface.attack(eraser, "random_prefix", model=tiny_sd, **given)
     with pytest.raises(BadInput, match="Unknown attack 'magic'"):
         efface.attack(eraser, "magic", model=tiny_sd, **GIVEN)

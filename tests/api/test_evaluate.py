@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import efface
 from efface import BadInput
-from efface.protocols import PROTOCOLS
+from efface.protocols import PROTOCOLS, Evaluation
 
 QUICK = ("--judge", "brightness", "-n", 2, "--steps", 1)
 
@@ -44,7 +45,7 @@ def test_without_a_folder_nothing_is_written_where_the_user_works(brightness, er
 
 
 def test_the_same_work_resumes_and_other_work_is_refused(brightness, eraser, tiny_sd, request_file, answer):
-    def run(n: int, **options: bool) -> efface.protocols.Evaluation:
+    def run(n: int, **options: Any) -> Evaluation:
         return efface.evaluate(
             eraser, model=tiny_sd, judge="brightness", n=n, steps=1, request=request_file, folder="out", **options
         )

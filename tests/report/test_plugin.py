@@ -1,20 +1,31 @@
 """A protocol of another package: its report is as complete as that of a built-in one."""
 
 import re
+from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import efface
 from efface.generation import Job, Sampling
+from efface.judges.base import Pixels, Scores
 from efface.metrics.base import Measured
 from efface.models import Model
 from efface.protocols import EvaluationInput, Metric, Plan, Prepared, Probe, Protocol, run_protocol
 from efface.protocols.plan import Answers, BeforeAfter, HarmonicMean, right_answers
 from efface.report import page
 from support import StubJudge
+
+
+class Alternating(StubJudge):
+    """Says yes to every other image."""
+
+    def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
+        return np.array([[float(k % 2)] * len(concepts) for k in range(len(images))])
+
 
 METRICS = (
     Metric("gone", "the breed is gone", axis="forgetting"),
@@ -52,7 +63,7 @@ def html(tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
     erasers = {name: efface.erase(tiny_model, "cat", name) for name in ("dog", "car")}
     sampling = Sampling("ddim", 1)
-    evaluation = run_protocol(ENTRY, tiny_model, erasers, StubJudge(), out=tmp_path / "out", sampling=sampling)
+    evaluation = run_protocol(ENTRY, tiny_model, erasers, Alternating(), out=tmp_path / "out", sampling=sampling)
     return page(evaluation)
 
 
