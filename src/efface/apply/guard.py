@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from efface.edits.kinds import GuardEdit
 
 
-TEXT = "encoder_hidden_states"
+TEXT_ARGUMENT = "encoder_hidden_states"
 # The tensor of a guard that can replace each argument of a denoiser; SDXL's last one is nested in another argument.
 _TENSOR_OF_ARGUMENT = {
-    TEXT: "concept",
+    TEXT_ARGUMENT: "concept",
     "encoder_attention_mask": "kept",
     "pooled_projections": "pooled",
     "text_embeds": "pooled",
@@ -78,9 +78,9 @@ class Call:
         names = list(inspect.signature(denoiser.forward).parameters)
         self.arguments: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
         self.sample: Tensor = self.arguments[names[0]]
-        self.text: Tensor = self.arguments[TEXT]
+        self.text: Tensor = self.arguments[TEXT_ARGUMENT]
 
-    def guided(self, guard: str) -> int:
+    def rows_per_branch(self, guard: str) -> int:
         """Half the number of rows, if the batch is an unconditional and a conditional half of the same latents.
 
         Raises:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from efface.models.model import Model
     from efface.request.record import Request
 
+_FAMILY_NAMES = {"sd": "Stable Diffusion 1.x and 2.x"}
+
 Tools = Mapping["Tool", Callable[[], Any]]
 
 
@@ -50,13 +52,13 @@ def solve_request(model: Model, request: Request, tools: Tools | None = None) ->
     }
     given = {name: available[name]() for name in method.needs}
     model.hash_ahead("text_encoder")
-    # A guard acts on the denoiser as a whole, training on its weights, and debiasing is steered by images; any other
-    # edit is of one text stream.
-    is_joint = method.edit == "guard" or method.trained or request.goal == "debias" or not request.pooled
+    # Guards, trained methods and debiasing solve once, for the stream of the tokens. Any other method solves once per
+    # text stream, unless the request leaves the pooled embedding alone.
+    tokens_only = method.edit == "guard" or method.trained or request.goal == "debias" or not request.pooled
     solutions: dict[str, Solution] = {}
     embeddings: dict[str, Any] = {}
     base = None
-    for stream in [TEXT] if is_joint else model.streams:
+    for stream in [TEXT] if tokens_only else model.streams:
         started = time.perf_counter()
         solution = method.erase(model.reading(stream), request, settings, **given)
         assert solution.embedded is not None
@@ -85,8 +87,9 @@ def check_request(method: Method, request: Request, model: Model) -> None:
     if request.goal not in method.goals:
         raise BadRequest(f"{method.name} cannot {request.goal} yet; the goal must be '{method.goals[0]}'.")
     if method.families is not None and model.family not in method.families:
+        supported = ", ".join(_FAMILY_NAMES.get(family, family) for family in method.families)
         raise BadRequest(
-            f"{method.name} supports Stable Diffusion 1 and 2; {model.name} is of the family {model.family}. "
+            f"{method.name} supports {supported}; {model.name} is of the family {model.family}. "
             "Use uce or certified, which support every family."
         )
     guides = [concept.guide for concept in request.concepts if concept.guide]

@@ -145,7 +145,7 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
     if config.target_ckpt is not None:
         raise CannotCombine("rece started from a checkpoint of all its concepts")
     starts = [replace(part, inputs=_uce_inputs(part.inputs)) for part in parts]
-    start = uce.combined(starts, request, config.uce)
+    start = uce.combine_with_config(starts, request, config.uce)
     inputs = {
         "concepts": stored_concepts(parts, request, "concepts"),
         "guides": stored_concepts(parts, request, "guides"),

@@ -14,7 +14,7 @@ Two published variants, with their own defaults:
   the empty prompt is always preserved. Unlike the script, kind `style` preserves a list of artists only on request.
 
 An unsafe theme is erased towards the empty prompt, the default guide of that kind; the paper calls this moderation. The
-goal debias is in `uce_debias`.
+goal debias is in `uce_debias`; the linear solve is in `ridge`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class UceConfig(DebiasConfig):
             and 1 / number of preserved prompts.
         lamb: The ridge, which holds W' near W.
         expand_prompts: Whether to edit the concept in five templates as well.
-        technique: `replace` maps the concept to its guide; `tensor`, in `window` only, to its guide without the part
-            along the concept.
+        technique: `replace` maps the concept to its guide; `tensor`, in `window` only, to its guide minus the guide's
+            projection onto the concept (`uce_tensor`).
     """
 
     variant: Literal["token", "window"] = "token"
@@ -64,7 +64,7 @@ class UceConfig(DebiasConfig):
     technique: Literal["replace", "tensor"] = "replace"
 
     @model_validator(mode="after")
-    def _published(self) -> UceConfig:
+    def _check_technique(self) -> UceConfig:
         if self.technique == "tensor" and self.variant != "window":
             raise BadRequest("The technique 'tensor' belongs to the 2023 code; set variant=window with it.")
         return self
@@ -94,17 +94,17 @@ def erase(
     inputs = {**pairs.tensors(), **_preserved_tokens(model, request, config)}
     started = time.perf_counter()
 
-    def solved(guides: Tensor) -> Solution:
-        return _solution(request, {**inputs, "guides": guides}, config)
+    def solve_for_guides(guides: Tensor) -> Solution:
+        return _solve_replace(request, {**inputs, "guides": guides}, config)
 
     if request.goal == "debias":
-        solution = debiased(model, request, config, pairs.edited, solved, measure, progress)
+        solution = debiased(model, request, config, pairs.edited, solve_for_guides, measure, progress)
     elif config.technique == "tensor":
-        right = right_factor(pairs.edited, **_scales(inputs, request, config))
+        right = right_factor(pairs.edited, **_ridge_arguments(inputs, request, config))
         edits = tensor_edits(model, pairs, right, config.erase_scale)
         solution = Solution(request, edits, inputs, {"settings": _settings(request, config)})
     else:
-        solution = solved(pairs.guides)
+        solution = solve_for_guides(pairs.guides)
     return replace(solution, embedded=pairs.embedded, solve_seconds=time.perf_counter() - started)
 
 
@@ -114,10 +114,10 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
     Raises:
         CannotCombine: The parts preserve different prompts, and of many only the sum is stored.
     """
-    return combined(parts, request, UceConfig.model_validate(request.options))
+    return combine_with_config(parts, request, UceConfig.model_validate(request.options))
 
 
-def combined(parts: Sequence[Solution], request: Request, config: UceConfig) -> Solution:
+def combine_with_config(parts: Sequence[Solution], request: Request, config: UceConfig) -> Solution:
     """`combine` with given settings, for methods that start from uce.
 
     Args:
@@ -129,10 +129,10 @@ def combined(parts: Sequence[Solution], request: Request, config: UceConfig) -> 
     preserved = stored_preserved(parts, request, width, partial(preserved_prompts, variant=config.variant))
     inputs = {**stored_tokens(parts, request), **preserved}
     if config.technique == "tensor":
-        right = right_factor(inputs["edited"], **_scales(inputs, request, config))
+        right = right_factor(inputs["edited"], **_ridge_arguments(inputs, request, config))
         solution = Solution(request, combined_tensor_edits(parts, request, right), inputs)
     else:
-        solution = _solution(request, inputs, config)
+        solution = _solve_replace(request, inputs, config)
     notes = dict(parts[0].notes)
     if len(parts) > 1:
         notes.pop("shares", None)  # measured with each part alone
@@ -149,13 +149,13 @@ def _check_goal(request: Request, config: UceConfig) -> None:
         raise BadRequest("The goal debias edits one token per concept; leave out variant and expand_prompts.")
 
 
-def _solution(request: Request, inputs: Mapping[str, Tensor], config: UceConfig) -> Solution:
-    edit: TextEdit = solve_ridge(inputs["edited"], inputs["guides"], **_scales(inputs, request, config))
+def _solve_replace(request: Request, inputs: Mapping[str, Tensor], config: UceConfig) -> Solution:
+    edit: TextEdit = solve_ridge(inputs["edited"], inputs["guides"], **_ridge_arguments(inputs, request, config))
     return Solution(request, (edit,), inputs, {"settings": _settings(request, config)})
 
 
-def _scales(inputs: Mapping[str, Tensor], request: Request, config: UceConfig) -> dict[str, Any]:
-    """The arguments of the ridge regression, except for the tokens."""
+def _ridge_arguments(inputs: Mapping[str, Tensor], request: Request, config: UceConfig) -> dict[str, Any]:
+    """The arguments of `ridge.solve_ridge` and `ridge.right_factor`, except for the edited tokens and their guides."""
     return {
         "preserved": PreservedTokens.from_tensors(inputs, inputs["edited"].shape[1]),
         "erase_scale": config.erase_scale,
@@ -194,7 +194,7 @@ def _preserved_tokens(model: Model, request: Request, config: UceConfig) -> dict
         preserved.add(model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip).tokens.flatten(0, 1))
     stored = preserved.tensors()
     if preserved.gram is not None:
-        # The empty prompt is in every list. With its tokens, the sum over two lists follows from the two sums.
+        # Every list contains the empty prompt: `combine` adds two sums and subtracts its tokens once.
         stored[EMPTY] = model.embed([""], clip_skip=request.clip_skip).tokens[0].double()
     return stored
 

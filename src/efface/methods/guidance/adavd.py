@@ -76,7 +76,7 @@ class AdaVd(Guard):
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.strength:
-            Call(module, args, kwargs).guided("adavd with joint")
+            Call(module, args, kwargs).rows_per_branch("adavd with joint")
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self.strength == 0:

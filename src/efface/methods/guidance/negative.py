@@ -55,7 +55,7 @@ class Negative(Guard):
         if self.strength == 0:
             return None
         call = Call(module, args, kwargs)
-        half = call.guided("negative")
+        half = call.rows_per_branch("negative")
         if not self._is_empty(call.text[:half], self._empty.to(call.text.device)):
             raise BadInput(
                 "negative takes the place of the negative prompt, and this batch has one already; "

@@ -68,7 +68,7 @@ class Sld(Guard):
         if self.strength == 0:
             return None
         call = Call(module, args, kwargs)
-        half = call.guided("sld")
+        half = call.rows_per_branch("sld")
         now = float(torch.as_tensor(call.arguments["timestep"]).flatten()[0])
         if self._first is None or now >= self._first or not self._safety.fits(half):
             self._first = now
