@@ -44,7 +44,7 @@ ORDER = (
 )
 
 #: Parts whose imports are not in order yet. Only remove entries.
-PENDING = frozenset({"protocols"})
+PENDING: frozenset[str] = frozenset()
 
 Graph = Mapping[str, frozenset[str]]
 
