@@ -41,8 +41,8 @@ def test_without_a_folder_only_the_object_has_the_result(answer, brightness, era
 def test_bad_input_is_refused(answer, brightness, eraser, tiny_sd):
     with pytest.raises(BadInput, match="no eraser"):
         efface.attack({}, "random_prefix", model=tiny_sd, **GIVEN)
+    given: dict[str, Any] = GIVEN | {"concept": "cat"}
     with pytest.raises(BadInput, match="cannot recognise 'cat'"):
-        given: dict[str, Any] = GIVEN | {"concept": "cat"}
         efface.attack(eraser, "random_prefix", model=tiny_sd, **given)
     with pytest.raises(BadInput, match="Unknown attack 'magic'"):
         efface.attack(eraser, "magic", model=tiny_sd, **GIVEN)

@@ -1,0 +1,1 @@
+"""Plug-ins for efface: a method, a judge, a metric, a protocol, an attack and an exporter."""
