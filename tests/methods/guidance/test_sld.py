@@ -9,7 +9,7 @@ from torch import Tensor
 import efface
 from efface import BadInput, Model
 from efface.generation import Sampling, jobs_for, sample
-from efface.methods.guidance.sld import PUBLISHED, Safety
+from efface.methods.guidance.sld import PUBLISHED, SafetyGuidance
 
 
 def literal(u: Tensor, c: Tensor, s: Tensor, nu: Tensor, step: int, settings: Any) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def literal(u: Tensor, c: Tensor, s: Tensor, nu: Tensor, step: int, settings: An
 def test_it_is_the_published_equations(strength: Any) -> None:
     settings = {**PUBLISHED[strength], "sld_warmup_steps": min(2, int(PUBLISHED[strength]["sld_warmup_steps"]))}
     generator = torch.Generator().manual_seed(0)
-    safety, nu = Safety(settings), torch.zeros(2, 1, 3, 3, dtype=torch.float64)
+    safety, nu = SafetyGuidance(settings), torch.zeros(2, 1, 3, 3, dtype=torch.float64)
     for step in range(5):
         u, c, s = (0.02 * torch.randn(3, 2, 1, 3, 3, generator=generator, dtype=torch.float64)).unbind()
         expected, nu = literal(u, c, s, nu, step, settings)
@@ -49,7 +49,7 @@ def test_only_the_conditional_half_is_steered(tiny_model: Model, guided: Any) ->
     eraser = efface.erase(tiny_model, "cat", method="sld", preset="max")
     with eraser.attach(tiny_model):
         steered = guided(tiny_model, ["a cat", "a house"])
-    away = Safety(PUBLISHED["max"]).step(u, c, concept)
+    away = SafetyGuidance(PUBLISHED["max"]).step(u, c, concept)
     torch.testing.assert_close(steered, torch.cat([u, c - away]), rtol=1e-4, atol=1e-5)
     assert float(away.abs().max()) > 1e-3
 

@@ -32,9 +32,9 @@ OPTIONS: dict[str, Any] = {
 DIVERGES: dict[str, Any] = {"iterations": 40, "reuse": 1, "lr": 1e3}
 
 
-def trained(model: Model, concepts: Any = "cat", work: RunContext | None = None, **options: Any) -> Eraser:
+def trained(model: Model, concepts: Any = "cat", context: RunContext | None = None, **options: Any) -> Eraser:
     chosen: dict[str, Any] = {**OPTIONS, **options}
-    return efface.erase(model, concepts, method="esd", context=work, **chosen)
+    return efface.erase(model, concepts, method="esd", context=context, **chosen)
 
 
 class Stop:

@@ -1,13 +1,26 @@
-"""AdaVD: while sampling, the part of each value that points where the concept's does is taken out; no weight changes.
+"""AdaVD, adaptive value decomposition: removes the part of each cross-attention value along the concept's value.
 
-See `efface.methods.guidance.adavd` for the equations.
+At every token but the first, for every cross-attention's value v = W e and the concept's value t = W c:
 
-Paper: https://arxiv.org/abs/2412.06143 (CVPR 2025). Reference: https://github.com/WYuan1001/AdaVD, src/main.py. There,
-cosine and projection are of both of guidance's branches as one vector: that is `joint`, off by default, as it needs
-guidance and the paper speaks of single values. A joint cosine of 0.93, the published middle of the sigmoid, is a
-conditional one of 0.86 for equal norms, the default without `joint`. Unlike there, from the third concept on
-Gram-Schmidt projects on the orthogonal vectors, where the code projects on the original ones, which leaves them at
-other than right angles.
+    v' = v - s(cos(v, t)) <v, t> / <t, t> t,   s(x) = sigmoid_c / (1 + exp(-sigmoid_a (x - sigmoid_b)))
+
+For several concepts, with q_i the Gram-Schmidt vectors of t_1, t_2, ..., q_i = sum_j G_ij t_j:
+
+    v' = v - sum_i <v, q_i> / <q_i, q_i> sum_j G_ij s(cos(v, t_j)) t_j
+
+Values orthogonal to all t do not change. c is the concept's last subject token, at every position. No weight changes;
+the guard acts during sampling.
+
+With `joint`, as in the reference's code, v is the concatenation of the values of the unconditional and the conditional
+branch, and t that of W e and W c, with e the empty prompt's token at the same position.
+
+Paper: https://arxiv.org/abs/2412.06143 (CVPR 2025). Reference: https://github.com/WYuan1001/AdaVD, src/main.py.
+Deviations:
+- `joint` is off by default, since it needs guidance and the paper defines the method for single values. A joint cosine
+  of 0.93, the published middle of the sigmoid, equals a conditional cosine of 0.86 for equal norms, the default without
+  `joint`.
+- From the third concept on, Gram-Schmidt projects on the orthogonal vectors. The code projects on the original vectors,
+  so its results are not orthogonal.
 """
 
 from __future__ import annotations
@@ -30,29 +43,23 @@ from efface.models.modules import has_fused_projections, is_compiled
 from efface.request.record import Request
 from efface.settings import Settings
 
-# AdaVD, adaptive value decomposition: the part of each value that points where the concept's does is taken out.
-#
-# At every token but the first, for every cross-attention's value v = W e and the concept's t = W c:
-#
-#     v' = v - s(cos(v, t)) <v, t> / <t, t> t,   s(x) = sigmoid_c / (1 + exp(-sigmoid_a (x - sigmoid_b)))
-#
-# For several concepts, with q_i the Gram-Schmidt vectors of t_1, t_2, ..., q_i = sum_j G_ij t_j:
-#
-#     v' = v - sum_i <v, q_i> / <q_i, q_i> sum_j G_ij s(cos(v, t_j)) t_j
-#
-# Values at right angles to all t stay as they are. c is the concept's last subject token, at every position.
-#
-# With `joint`, as the reference's code has it, v is the values of guidance's unconditional and conditional branch as
-# one
-# long vector, and t that of W e and W c, with e the empty prompt's token at the same position.
-
-
 _READER = "attn2.to_v"
-_DEPENDENT = 1e-6  # of a vector's norm: what Gram-Schmidt leaves of one that the others span already
+_DEPENDENT = 1e-6  # share of a vector's norm; below it, the vector is in the span of the previous ones
 
 
 class AdaVd(Guard):
-    """Its tensors: `concepts` (n, d) and `empty` (T, d). Its settings: joint, token_sim, sigmoid_a, _b and _c."""
+    """The guard of AdaVD.
+
+    Its tensors are `concepts`, (n, d), and `empty`, (T, d). Its settings are joint, token_sim, sigmoid_a, sigmoid_b and
+    sigmoid_c.
+
+    Args:
+        edit: The tensors and settings.
+        denoiser: The denoiser that it acts on.
+
+    Raises:
+        BadInput: The denoiser's values cannot be read or replaced.
+    """
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._settings = edit.settings
@@ -60,12 +67,14 @@ class AdaVd(Guard):
         if not readers:
             raise BadInput("adavd needs cross-attention with value maps (attn2.to_v); this model has none.")
         if has_fused_projections(denoiser):
-            raise BadInput("adavd cannot see values in fused projections; call unfuse_qkv_projections() before.")
+            raise BadInput("adavd cannot read values in fused projections; call unfuse_qkv_projections() first.")
         if is_compiled(denoiser):
-            raise BadInput("adavd works inside the denoiser, where a compiled one does not let it; do not compile it.")
+            raise BadInput(
+                "adavd needs hooks inside the denoiser, which a compiled one does not allow; leave it uncompiled."
+            )
         self._concepts, self._empty = edit.values["concepts"], edit.values["empty"]
         self._joint = bool(edit.settings["joint"])
-        self._known: dict[nn.Module, list[Values]] = {}
+        self._values_of: dict[nn.Module, list[Values]] = {}
         self._handles = [module.register_forward_hook(self._after) for module in readers]
         if self._joint:
             self._handles.append(denoiser.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -81,16 +90,17 @@ class AdaVd(Guard):
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self.strength == 0:
             return None
-        if module not in self._known:
-            self._known[module] = self._values(module)
+        if module not in self._values_of:
+            self._values_of[module] = self._values(module)
         values = torch.cat(output.chunk(2), dim=-1) if self._joint else output
-        erased = [known.erased(part) for known, part in zip(self._known[module], self._parts(values), strict=True)]
-        taken = torch.cat([torch.zeros_like(values[:, :1]).float(), *erased], dim=1)
-        kept = (values.float() - self.strength * taken).to(output.dtype)
-        return torch.cat(kept.chunk(2, dim=-1)) if self._joint else kept
+        parts = zip(self._values_of[module], self._parts(values), strict=True)
+        erased = [targets.erased(part) for targets, part in parts]
+        removed = torch.cat([torch.zeros_like(values[:, :1]).float(), *erased], dim=1)
+        remaining = (values.float() - self.strength * removed).to(output.dtype)
+        return torch.cat(remaining.chunk(2, dim=-1)) if self._joint else remaining
 
     def _parts(self, values: Tensor) -> list[Tensor]:
-        """The tokens but the first, one by one where each has targets of its own, in float32."""
+        """The tokens after the first, in float32, one by one if each has its own targets."""
         rest = values[:, 1:].float()
         return list(rest.split(1, dim=1)) if self._joint else [rest]
 
@@ -108,8 +118,8 @@ class Values:
     """The concepts' values in one layer.
 
     Args:
-        targets: t, (n, d_out).
-        settings: As of the guard.
+        targets: The values t, (n, d_out).
+        settings: The settings of the guard.
     """
 
     def __init__(self, targets: Tensor, settings: Any) -> None:
@@ -120,11 +130,11 @@ class Values:
         orthogonal = self._gram @ targets
         squares = orthogonal.square().sum(1, keepdim=True)
         real = squares > _DEPENDENT**2 * targets.square().sum(1, keepdim=True)
-        # q / <q, q>, and nothing for a concept that the ones before it span.
+        # q / <q, q>, and zero for a concept in the span of the previous ones.
         self._dual = torch.where(real, orthogonal / squares.clamp(min=torch.finfo(squares.dtype).tiny), 0.0)
 
     def erased(self, values: Tensor) -> Tensor:
-        """What is taken out of values (..., d_out)."""
+        """The part to remove from values (..., d_out), in the same shape."""
         targets, gram, dual = (part.to(values) for part in (self._targets, self._gram, self._dual))
         weights = values @ dual.T @ gram  # sum_i <v, q_i> / <q_i, q_i> G_ij, (..., n)
         if self._adaptive:
@@ -136,7 +146,7 @@ class Values:
 
 
 def gram_schmidt(rows: Tensor) -> Tensor:
-    """G (n, n), unit lower triangular, that makes `rows` (n, d) orthogonal: (G rows)(G rows)^T is diagonal."""
+    """The unit lower triangular G (n, n) for which the rows of G `rows` are orthogonal; `rows` is (n, d)."""
     gram = torch.eye(len(rows), dtype=rows.dtype)
     for i in range(1, len(rows)):
         for j in range(i):
@@ -151,11 +161,11 @@ class AdaVdConfig(Settings):
     """AdaVD's settings, by the reference's names.
 
     Attributes:
-        token_sim: Shift by how alike a value and the concept's are; without, take all of the common part.
-        sigmoid_a: How sharply the shift sets in.
-        sigmoid_b: The cosine at which it is half of `sigmoid_c`; None is 0.93 with `joint`, else 0.86.
-        sigmoid_c: The most of the common part that is taken: 2 turns it around.
-        joint: Take both branches' values as one vector, as the reference's code does; needs guidance.
+        token_sim: Whether to scale the removed part by s, a function of the cosine; otherwise all of it is removed.
+        sigmoid_a: The slope of s.
+        sigmoid_b: The cosine at which s is half of `sigmoid_c`; None is 0.93 with `joint`, else 0.86.
+        sigmoid_c: The largest value of s; at 2 the part along the concept is reversed.
+        joint: Whether to treat the values of both branches as one vector, as in the reference's code; needs guidance.
     """
 
     token_sim: bool = True
@@ -166,7 +176,13 @@ class AdaVdConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: AdaVdConfig) -> Solution:
-    """Embed the concepts; their values are computed when the eraser is attached."""
+    """Embed the concepts. Their values are computed when the eraser is attached.
+
+    Args:
+        model: The model.
+        request: The concepts.
+        config: The settings.
+    """
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     empty = model.embed([""], clip_skip=request.clip_skip).tokens[0]
     settings = config.model_dump()
@@ -177,7 +193,7 @@ def erase(model: Model, request: Request, config: AdaVdConfig) -> Solution:
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
-    """The solution of the request's concepts: their tokens are taken from the parts, nothing is computed."""
+    """The solution of the request's concepts. Their tokens are taken from the parts, and nothing is solved."""
     edits: list[GuardEdit] = []
     rows: dict[str, Tensor] = {}
     for part in reversed(parts):
@@ -191,7 +207,7 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
 
 ENTRY = Method(
     name="adavd",
-    summary="Takes a concept's part out of every value while sampling, as far as they are alike; no weight changes.",
+    summary="Removes the part of every cross-attention value along the concept's while sampling; no weight changes.",
     paper="https://arxiv.org/abs/2412.06143",
     repository="https://github.com/WYuan1001/AdaVD",
     edit="guard",

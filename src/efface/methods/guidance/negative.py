@@ -1,9 +1,14 @@
-"""A negative prompt, as an eraser: guidance leads away from the concepts. The baseline that costs nothing.
+"""A negative prompt as an eraser: guidance leads away from the concept instead of from the empty prompt.
 
-The equation is below. The concepts' names, joined by commas, are
-the negative prompt.
+    prediction = model(concept) + g (model(prompt) - model(concept))
 
-Paper: none; https://arxiv.org/abs/2207.12598 is of the guidance that it turns around. Reference: diffusers.
+The unconditional half of the batch reads the concept in place of the empty prompt, or of the zeros that SDXL's pipeline
+uses. The attention mask and the pooled embedding are replaced too, if the model has them. The negative prompt is the
+concepts' names, joined by commas. A batch without guidance, or with another negative prompt, is refused, since the
+guard would have no effect or the wrong one.
+
+This is a baseline without any cost. Paper: none; classifier-free guidance is https://arxiv.org/abs/2207.12598.
+Reference: diffusers.
 """
 
 from __future__ import annotations
@@ -23,24 +28,20 @@ from efface.models.model import Model
 from efface.request.record import Request
 from efface.settings import Settings
 
-# A negative prompt: guidance leads away from the concept instead of from the empty prompt.
-#
-#     prediction = model(concept) + g (model(prompt) - model(concept))
-#
-# The denoiser's unconditional half reads the concept in place of the empty prompt, or of the zeros that SDXL's
-# pipeline
-# has for it; its attention mask and the pooled embedding too, where there are any. A batch that is not guided, or
-# guided
-# by a negative prompt of its own, is refused: there the guard could not do what it says.
-
-
-# Half precision reproduces an embedding to 1e-3 or so; another prompt's is off by much more.
+# Half precision reproduces an embedding to about 1e-3; the embedding of another prompt differs by much more.
 _TOLERANCE = 1e-2
 
 
 class Negative(Guard):
-    """Its tensors: `concept` and `empty` (T, d), the embedded prompts, and where they are read too, `kept` (T,), the
-    concept's attention mask, and `pooled` (p,)."""
+    """The guard of a negative prompt.
+
+    Its tensors are the embedded prompts `concept` and `empty`, (T, d), and, if the model reads them, the attention mask
+    of the concept, (T,), and `pooled`, (p,).
+
+    Args:
+        edit: The tensors.
+        denoiser: The denoiser that it acts on.
+    """
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._concept, self._empty = edit.values, edit.values["empty"].float()
@@ -58,16 +59,16 @@ class Negative(Guard):
         half = call.rows_per_branch("negative")
         if not self._is_empty(call.text[:half], self._empty.to(call.text.device)):
             raise BadInput(
-                "negative takes the place of the negative prompt, and this batch has one already; "
-                "leave it away, or add the concept to it instead of attaching the eraser."
+                "negative replaces the negative prompt, and this batch has one already; "
+                "leave it out, or add the concept to it instead of attaching the eraser."
             )
 
         def away(text: Tensor, concept: Tensor) -> Tensor:
-            if concept.dtype == torch.bool:  # which tokens are read: part of the way, both prompts' are
+            if concept.dtype == torch.bool:  # a mask: at a partial strength, both prompts are read
                 both = concept if self.strength >= 1 else concept | text[:half].bool()
                 return torch.cat([both.expand_as(text[:half]).to(text.dtype), text[half:]])
-            led = torch.lerp(text[:half].float(), concept.float(), self.strength).to(text.dtype)
-            return torch.cat([led, text[half:]])
+            steered = torch.lerp(text[:half].float(), concept.float(), self.strength).to(text.dtype)
+            return torch.cat([steered, text[half:]])
 
         return (), with_concept(call.arguments, self._concept, away)
 
@@ -77,11 +78,17 @@ class Negative(Guard):
 
 
 class NegativeConfig(Settings):
-    """A negative prompt has no settings."""
+    """The method has no settings."""
 
 
 def erase(model: Model, request: Request, config: NegativeConfig) -> Solution:
-    """Embed the negative prompt; of the model, only the tokenizer and the text encoder are used."""
+    """Embed the negative prompt. Only the model's tokenizer and text encoder are used.
+
+    Args:
+        model: The model.
+        request: The concepts.
+        config: The settings.
+    """
     embedded = model.embed([", ".join(request.names), ""], clip_skip=request.clip_skip)
     values = {**guard_tensors(model, request, embedded), "empty": embedded.tokens[1]}
     return Solution(

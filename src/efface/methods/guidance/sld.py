@@ -1,10 +1,22 @@
-"""SLD, safe latent diffusion: while sampling, guidance leads away from the concepts wherever the image nears them.
+"""SLD, safe latent diffusion: guidance leads away from the concept where the image approaches it.
 
-The equations are below. The concepts' names, joined by commas, are the
-prompt of the third branch; the published one describes inappropriate content in general.
+A third branch of the batch reads the concept. With u, c and s the predictions for the empty prompt, the prompt and the
+concept, element by element:
 
-Paper: https://arxiv.org/abs/2211.05105 (CVPR 2023). Reference: https://github.com/ml-research/safe-latent-diffusion;
-the four strengths are those of its `SafetyConfig`, also in diffusers. Its warm-up counts steps of 50.
+    mu    = min(1, |c - s| * guidance_scale)  where c - s < threshold, else 0
+    gamma = mu (s - u) + momentum_scale nu
+    nu    = mom_beta nu + (1 - mom_beta) gamma
+    prediction = u + g (c - u - gamma)        from step `warmup_steps` on; before, only nu is updated
+
+Only c is replaced, by c - gamma, so the caller's guidance works unchanged, in a pipeline or in efface's sampler. The
+guard passes a batch with the third branch to the denoiser, and returns the two halves that the caller expects. A new
+run begins with a timestep that is not below the first one of the current run.
+
+The prompt of the third branch is the concepts' names, joined by commas; the published prompt describes inappropriate
+content in general.
+
+Paper: https://arxiv.org/abs/2211.05105 (CVPR 2023). Reference: https://github.com/ml-research/safe-latent-diffusion.
+The four presets are those of its `SafetyConfig`, also in diffusers; their warm-up counts steps of 50.
 """
 
 from __future__ import annotations
@@ -26,30 +38,23 @@ from efface.models.model import Model
 from efface.request.record import Request
 from efface.settings import Scalar, Settings
 
-# Safe latent guidance: a third branch reads the concept, and guidance leads away from it where the image nears it.
-#
-# With u, c and s the predictions for the empty prompt, the prompt and the concept, element by element:
-#
-#     mu    = min(1, |c - s| * guidance_scale)  where c - s < threshold, else 0
-#     gamma = mu (s - u) + momentum_scale nu
-#     nu    = mom_beta nu + (1 - mom_beta) gamma
-#     prediction = u + g (c - u - gamma)        from step `warmup_steps` on; before, only nu is kept up
-#
-# Only c - gamma takes the place of c, so whoever guides, a pipeline or efface's sampler, does it unchanged: the guard
-# hands the denoiser a batch longer by the third branch, and gives back the two halves that are waited for. A run
-# starts
-# anew with a timestep that is not below the run's first.
-
 
 class Sld(Guard):
-    """Its tensors: `concept` (T, d), and where they are read too, `kept` (T,), its attention mask, and `pooled` (p,).
-    Its settings: the five `sld_` ones."""
+    """The guard of safe latent diffusion.
+
+    Its tensors are the embedded prompt `concept`, (T, d), and, if the model reads them, its attention mask, (T,), and
+    `pooled`, (p,). Its settings are the five that begin with `sld_`.
+
+    Args:
+        edit: The tensors and settings.
+        denoiser: The denoiser that it acts on.
+    """
 
     remembers: ClassVar[bool] = True
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._concept = edit.values
-        self._safety = Safety(edit.settings)
+        self._safety = SafetyGuidance(edit.settings)
         self._half = 0
         self._first: float | None = None
         self._handles = [
@@ -91,11 +96,12 @@ class Sld(Guard):
         return (steered, *output[1:]) if isinstance(output, tuple) else replace(output, sample=steered)
 
 
-class Safety:
+class SafetyGuidance:
     """The guidance away from the concept over the steps of one run.
 
     Args:
-        settings: Sld_guidance_scale, sld_warmup_steps, sld_threshold, sld_momentum_scale and sld_mom_beta.
+        settings: The values of sld_guidance_scale, sld_warmup_steps, sld_threshold, sld_momentum_scale and
+            sld_mom_beta.
     """
 
     def __init__(self, settings: Mapping[str, Scalar]) -> None:
@@ -110,11 +116,20 @@ class Safety:
         self._nu: Tensor | None = None
 
     def fits(self, count: int) -> bool:
-        """Whether the run that is under way has `count` images."""
+        """Whether the current run has `count` images."""
         return self._nu is None or len(self._nu) == count
 
     def step(self, unconditional: Tensor, conditional: Tensor, concept: Tensor) -> Tensor:
-        """gamma of one step, of the shape of each prediction; zero while warming up."""
+        """Compute gamma of one step; zero during the warm-up.
+
+        Args:
+            unconditional: The prediction u for the empty prompt, (n, C, h, w).
+            conditional: The prediction c for the prompt, (n, C, h, w).
+            concept: The prediction s for the concept, (n, C, h, w).
+
+        Returns:
+            The guidance gamma, (n, C, h, w).
+        """
         nu = torch.zeros_like(concept) if self._nu is None else self._nu
         distance = conditional - concept
         mu = (distance.abs() * self._scale).clamp(max=1.0).where(distance < self._threshold, 0.0)
@@ -125,7 +140,7 @@ class Safety:
 
 
 def _longer(value: Any, half: int) -> Any:
-    """What has a row for each of 2 `half` images, with the second half's rows once more."""
+    """An argument of the denoiser with the second half's rows repeated, if it has 2 `half` rows."""
     if isinstance(value, Tensor):
         return torch.cat([value, value[half:]]) if value.ndim and len(value) == 2 * half else value
     if isinstance(value, Mapping):
@@ -146,15 +161,15 @@ PUBLISHED: dict[Strength, dict[str, Scalar]] = {
 
 
 class SldConfig(Settings):
-    """SLD's settings, by the reference's names; None takes the published strength's.
+    """SLD's settings, by the reference's names; None is the value of the preset.
 
     Attributes:
-        preset: One of the four published strengths.
-        sld_warmup_steps: Steps before it acts.
-        sld_guidance_scale: How soon it acts in full.
-        sld_threshold: How far from the concept it still acts.
-        sld_momentum_scale: How much of the last steps' direction is added.
-        sld_mom_beta: How long that direction lasts.
+        preset: The published preset.
+        sld_warmup_steps: The number of steps before the guidance starts.
+        sld_guidance_scale: The scale of the difference c - s; the larger, the sooner mu is 1.
+        sld_threshold: The largest difference c - s at which the guidance acts.
+        sld_momentum_scale: The weight of the momentum nu.
+        sld_mom_beta: The decay of the momentum.
     """
 
     preset: Strength = "medium"
@@ -166,7 +181,13 @@ class SldConfig(Settings):
 
 
 def erase(model: Model, request: Request, config: SldConfig) -> Solution:
-    """Embed the concepts; of the model, only the tokenizer and the text encoder are used."""
+    """Embed the concepts. Only the model's tokenizer and text encoder are used.
+
+    Args:
+        model: The model.
+        request: The concepts.
+        config: The settings.
+    """
     embedded = model.embed([", ".join(request.names)], clip_skip=request.clip_skip)
     given = {name: value for name, value in config.model_dump(exclude={"preset"}).items() if value is not None}
     settings = {**PUBLISHED[config.preset], **given}
@@ -177,7 +198,7 @@ def erase(model: Model, request: Request, config: SldConfig) -> Solution:
 
 ENTRY = Method(
     name="sld",
-    summary="Safe latent guidance: steers sampling away from the concept where the image nears it; no weight changes.",
+    summary="Steers sampling away from the concept where the image approaches it; no weight changes.",
     paper="https://arxiv.org/abs/2211.05105",
     repository="https://github.com/ml-research/safe-latent-diffusion",
     edit="guard",

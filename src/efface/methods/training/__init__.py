@@ -1,5 +1,5 @@
-"""What the trained methods share: student and teacher in one network, noisy latents, and one loop that can be resumed.
+"""The shared parts of the trained methods: student and teacher in one network, trajectories, and a resumable loop.
 
-A method brings an `Objective`: the tensors it trains, its data for a step, its loss. `train_eraser` does the rest:
-accelerate (mixed precision, gradient accumulation, several processes), checkpoints, progress, tracking, and the eraser.
+A method provides an `Objective`: the trained tensors, the batch of a step and the loss. `run.train_concepts` does the
+rest: accelerate (mixed precision, gradient accumulation, several processes), checkpoints, progress and tracking.
 """

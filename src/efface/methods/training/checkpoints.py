@@ -1,8 +1,11 @@
-"""The folder of a training: one checkpoint a component, from which it is taken up again bit for bit, its log, and
-erasers kept on the way.
+"""The folder of a training: a checkpoint and a log per component, and erasers of intermediate steps.
 
-A checkpoint is a safetensors file, written whole or not at all; its header says of which work it is. It is written when
-the last one is old: at least half a minute, and at least twenty times as long as writing took.
+A training continues from its checkpoint with bitwise identical results. A checkpoint is a safetensors file, which is
+written atomically. Its header records what the result depends on. A new checkpoint is written when the last one is at
+least half a minute old, and at least twenty times as old as the writing took.
+
+It contains the weights, the optimiser's state and the objective's state as named tensors (`packed`, `unpacked`);
+nothing is pickled.
 """
 
 from __future__ import annotations
@@ -32,17 +35,17 @@ _SNAPSHOT = re.compile(r"component-(\d+)-step-(\d+)\.safetensors")
 
 
 class Checkpoints:
-    """What is kept of one component.
+    """The files of one component.
 
     Args:
-        folder: Made when something is first written.
-        index: The component's; they are trained in order.
-        facts: What determines the outcome, as JSON values; a checkpoint of other facts is not taken up.
-        force: Drop a checkpoint of other facts instead of refusing it.
-        last: Whether no component comes after it.
+        folder: The folder, which is created by the first write.
+        index: The position of the component in the order of training.
+        facts: Everything that determines the result, as JSON values. A checkpoint with other facts is not continued.
+        force: Whether to drop a checkpoint with other facts instead of refusing it.
+        last: Whether this is the last component.
     """
 
-    #: Between two checkpoints, at least: seconds, and how often what writing the last one took.
+    #: The least time between two checkpoints: in seconds, and as a multiple of the time that writing took.
     seconds, share = 30.0, 20.0
 
     def __init__(
@@ -57,10 +60,10 @@ class Checkpoints:
         self._written, self._took = time.monotonic(), 0.0
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """The last checkpoint's header and tensors, if there is one.
+        """Read the header and the tensors, of any shape, of the last checkpoint; None if there is none.
 
         Raises:
-            BadFile: It is damaged, or of other work and `force` is false.
+            BadFile: The checkpoint is damaged, or it has other facts and `force` is false.
         """
         if not self.path.is_file():
             return None
@@ -70,7 +73,8 @@ class Checkpoints:
                 if header["facts"] == self._facts:
                     return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise BadFile(f"The checkpoint {self.path} is damaged ({error}); remove it to train anew.") from error
+            message = f"The checkpoint {self.path} is damaged ({error}); remove it to train from the start."
+            raise BadFile(message) from error
         if not self._force:
             raise BadFile(
                 f"{self.folder} holds an unfinished training of something else; choose another -o, or pass --force "
@@ -86,7 +90,7 @@ class Checkpoints:
         """Replace the checkpoint.
 
         Raises:
-            BadFile: It cannot be written; the one before stays.
+            BadFile: The file cannot be written; the previous checkpoint stays.
         """
         started = time.monotonic()
         self._make_folder()
@@ -100,7 +104,11 @@ class Checkpoints:
         self._took = self._written - started
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Add a line to the log."""
+        """Add a line to the log.
+
+        Raises:
+            BadFile: The log cannot be written.
+        """
         self._make_folder()
         try:
             with self.lines.open("a", encoding="utf-8") as file:
@@ -109,25 +117,26 @@ class Checkpoints:
             raise BadFile(f"Cannot write {self.lines}: {error.strerror}.") from error
 
     def snapshot(self, step: int) -> Path:
-        """Where the eraser as it is after so many steps is kept."""
+        """The path of the eraser after `step` steps."""
         return self.folder / f"component-{self._index}-step-{step}.safetensors"
 
     def forget_after(self, step: int) -> None:
-        """Drop what an earlier run left that this one, taken up after so many steps, will write again, or will not.
+        """Remove the outputs of an earlier run that are stale for a run that continues after `step` steps.
 
-        That is the log's lines and the erasers of later steps, the erasers of components that this run has not, and, as
-        it starts, of those that it will come to, unless a checkpoint says that they can be gone on with.
+        These are the lines of the log and the erasers of later steps, and the erasers of components that this run does
+        not have. At the start of a component, the erasers of later components are removed too, unless they have a
+        checkpoint.
         """
         if self.lines.is_file():
             lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            earlier = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             with atomic(self.lines) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+                temporary.write_text("".join(earlier), encoding="utf-8")
         for path in self.folder.glob("component-*.safetensors"):
-            if found := _SNAPSHOT.fullmatch(path.name):
-                component, at = map(int, found.groups())
-                goes_on = not self._force and (self.folder / f"component-{component}{_SUFFIX}").is_file()
-                is_stale = self._last or (step == 0 and not goes_on)
+            if match := _SNAPSHOT.fullmatch(path.name):
+                component, at = map(int, match.groups())
+                continues = not self._force and (self.folder / f"component-{component}{_SUFFIX}").is_file()
+                is_stale = self._last or (step == 0 and not continues)
                 if (component > self._index and is_stale) or (component == self._index and at > step):
                     path.unlink()
 
@@ -139,19 +148,25 @@ class Checkpoints:
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoints of a training whose eraser is safe; what else the folder holds stays."""
+    """Remove the checkpoints of a training whose eraser is written. The log and intermediate erasers stay."""
     for path in folder.glob(f"*{_SUFFIX}"):
         path.unlink()
 
 
-# Weights and optimiser as named tensors, and back; nothing is pickled to disk.
-
-
-_WEIGHT, _GRADIENT, _OPTIMIZER, _OWN = "weight.", "gradient.", "optimizer.", "own."
+_WEIGHT, _GRADIENT, _OPTIMIZER, _OBJECTIVE = "weight.", "gradient.", "optimizer.", "own."
 
 
 def packed(weights: Weights, optimizer: torch.optim.Optimizer, gradients: bool) -> dict[str, Tensor]:
-    """All that the next step depends on: weights, what the optimiser remembers of them, and, if wanted, gradients."""
+    """The tensors that the next step depends on.
+
+    Args:
+        weights: The trained weights.
+        optimizer: The optimiser, whose state is included.
+        gradients: Whether to include the gradients.
+
+    Returns:
+        Tensors of any shape by name.
+    """
     tensors = {_WEIGHT + name: tensor for name, tensor in weights.state_dict().items()}
     for index, remembered in optimizer.state_dict()["state"].items():
         for key, value in remembered.items():
@@ -165,26 +180,35 @@ def packed(weights: Weights, optimizer: torch.optim.Optimizer, gradients: bool) 
 
 @torch.no_grad()
 def unpacked(tensors: Mapping[str, Tensor], weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Put `packed` tensors back where they were; gives those that the objective keeps itself."""
+    """Restore the tensors of `packed`.
+
+    Args:
+        tensors: The tensors of a checkpoint, of any shape.
+        weights: The trained weights, which are overwritten.
+        optimizer: The optimiser, whose state is overwritten.
+
+    Returns:
+        The tensors of the objective's state.
+    """
     weights.load_state_dict(_under(_WEIGHT, tensors))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in _under(_OPTIMIZER, tensors).items():
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
-        # What has a parameter's shape lies where it lies, and in its order of memory; counters stay as they were saved.
+        # Tensors with the parameter's shape get its device and memory format; counters stay as they were saved.
         like = value.ndim > 0 and value.shape == parameter.shape
         optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value) if like else value
     named = dict(weights.named_parameters())
     for name, value in _under(_GRADIENT, tensors).items():
         named[name].grad = torch.empty_like(named[name]).copy_(value)
-    return _under(_OWN, tensors)
+    return _under(_OBJECTIVE, tensors)
 
 
-def gathered(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An objective's own tensors, of all processes together."""
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an objective's state, of any shape, from all processes."""
     from accelerate.utils import gather_object
 
-    parts = gather_object([{_OWN + name: tensor.cpu() for name, tensor in own.items()}])
+    parts = gather_object([{_OBJECTIVE + name: tensor.cpu() for name, tensor in tensors.items()}])
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 

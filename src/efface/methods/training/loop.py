@@ -1,9 +1,12 @@
-"""The loop that every trained method runs in.
+"""The training loop of all trained methods.
 
-A step of the optimiser takes one batch of each *slot*: as many slots as there are processes times accumulated batches.
-Slot s belongs to process s mod P, and what it draws depends on its number alone, so that two processes do what one does
-with two accumulated batches. All randomness is drawn from generators seeded by slot and step (`objective.seeded`):
-weights, optimiser and an objective's own state are all that a checkpoint needs to be taken up again bit for bit.
+An optimiser step takes one batch of each *slot*. The number of slots is the number of processes times the number of
+accumulated batches. Slot s belongs to process s mod P, and its batches depend only on the slot and the step, so that
+two processes give the same result as one process with two accumulated batches. All randomness comes from generators
+seeded by slot and step (`objective.seeded`). So weights, optimiser and the objective's state are all that a checkpoint
+needs for a bitwise identical continuation.
+
+If the loss is no longer finite, the last weights at which it was finite are written (`LastFiniteWeights`).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Step(nn.Module):
-    """What accelerate prepares: one loss a call, with the trained tensors, and no others, as parameters."""
+    """The module that accelerate prepares: it computes one loss, and its parameters are exactly the trained tensors."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
@@ -44,17 +47,17 @@ class _Step(nn.Module):
 
 
 class Training:
-    """One objective, trained until it has done all its steps or is finished.
+    """Trains one objective for all its steps, or until it is finished.
 
     Args:
-        accelerator: Under which.
-        objective: What.
-        checkpoints: Where it is taken up again from, and logged; None is nowhere.
-        tell: Called after each step, in the main process, with the steps done and the losses.
-        keep: Writes the weights, as they are after some steps, in the main process, and says where.
+        accelerator: The accelerator.
+        objective: The objective.
+        checkpoints: The checkpoints and the log; None to write none.
+        report: Called after each step, in the main process, with the number of steps and the losses.
+        save_eraser: Writes the weights after the given number of steps, in the main process, and returns the path.
 
     Raises:
-        BadInput: The objective keeps its gradients, and they are float16.
+        BadInput: The objective accumulates its gradients over steps, and they are float16.
     """
 
     def __init__(
@@ -62,16 +65,21 @@ class Training:
         accelerator: Accelerator,
         objective: Objective,
         checkpoints: Checkpoints | None = None,
-        tell: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
-        keep: Callable[[int], Path] | None = None,
+        report: Callable[[int, Mapping[str, float]], None] = lambda step, losses: None,
+        save_eraser: Callable[[int], Path] | None = None,
     ) -> None:
         if objective.keeps_gradients and accelerator.mixed_precision == "fp16":
-            # They are unscaled in place in each step, those of all steps before once more.
-            raise BadInput("accumulate_grads=true needs mixed_precision=bf16 or no; fp16 would shrink what it adds up.")
+            # Each step unscales the gradients in place, those of earlier steps again.
+            raise BadInput(
+                "accumulate_grads=true needs mixed_precision=bf16 or no; fp16 would shrink the summed gradients."
+            )
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.losses: dict[str, float] = {}
-        self._accelerator, self._objective, self._checkpoints, self._tell = accelerator, objective, checkpoints, tell
-        self._good = LastGood(objective.weights, keep) if keep and accelerator.is_main_process else None
+        self._accelerator, self._objective, self._checkpoints = accelerator, objective, checkpoints
+        self._on_step = report
+        self._last_finite = (
+            LastFiniteWeights(objective.weights, save_eraser) if save_eraser and accelerator.is_main_process else None
+        )
         self._optimizer = objective.optimizer()
         self._module: Any = accelerator.prepare_model(_Step(objective), device_placement=False)
         self._stepper = accelerator.prepare_optimizer(self._optimizer, device_placement=False)
@@ -79,11 +87,11 @@ class Training:
         self._slots = range(accelerator.process_index, processes * accelerator.gradient_accumulation_steps, processes)
 
     def run(self) -> None:
-        """Train, from the last checkpoint on if there is one.
+        """Train, starting from the last checkpoint if there is one.
 
         Raises:
-            BadInput: The loss, or a weight, is no longer finite; the last weights whose loss was finite are kept.
-            KeyboardInterrupt: After a checkpoint of the last whole step.
+            BadInput: The loss or a weight is no longer finite; the last weights with a finite loss are written.
+            KeyboardInterrupt: The user interrupted the training; the last complete step is in the checkpoint.
         """
         self._restore()
         try:
@@ -98,23 +106,23 @@ class Training:
                 if wanted:
                     self._save()
         except KeyboardInterrupt:
-            if self._accelerator.num_processes == 1:  # the others may not come to where their state is gathered
+            if self._accelerator.num_processes == 1:  # else gathering the states could wait for ever
                 self._save()
             raise
         self._save()
 
     def _advance(self, batches: Sequence[Batch]) -> bool:
-        """Do one step; whether it is time for a checkpoint, which all processes agree about."""
+        """Do one step, and return whether a checkpoint is due, which is the same for all processes."""
         accelerator, checkpoints = self._accelerator, self._checkpoints
         losses = [self._learn(batch) for batch in batches]
         due = checkpoints is not None and accelerator.is_main_process and checkpoints.due()
         values = torch.stack([torch.stack([value.float() for value in each.values()]) for each in losses]).mean(0)
-        told: Any = accelerator.reduce(torch.cat([values, values.new_tensor([float(due)])]), "mean")
-        *means, agreed = told.tolist()
+        reduced: Any = accelerator.reduce(torch.cat([values, values.new_tensor([float(due)])]), "mean")
+        *means, agreed = reduced.tolist()
         if not all(map(math.isfinite, means)):
             raise self._diverged(f"the loss of step {self.step + 1}")
-        if self._good is not None:
-            self._good.saw(self.step)
+        if self._last_finite is not None:
+            self._last_finite.update(self.step)
         self._stepper.step()
         if not self._objective.keeps_gradients:
             self._stepper.zero_grad()
@@ -137,7 +145,7 @@ class Training:
             return
         if self._checkpoints is not None:
             self._checkpoints.log({"step": self.step, **self.losses, "seconds": round(self.seconds, 3)})
-        self._tell(self.step, self.losses)
+        self._on_step(self.step, self.losses)
 
     def _save(self) -> None:
         weights = self._objective.weights
@@ -145,7 +153,7 @@ class Training:
             raise self._diverged(f"a weight after step {self.step}")
         if self._checkpoints is None:
             return
-        own = state.gathered(self._objective.state())
+        of_objective = state.gathered(self._objective.state())
         if self._accelerator.is_main_process:
             scaler = self._accelerator.scaler
             header = {
@@ -156,80 +164,79 @@ class Training:
                 "scaler": scaler.state_dict() if scaler else None,
             }
             tensors = state.packed(weights, self._optimizer, self._objective.keeps_gradients)
-            self._checkpoints.write(header, {**tensors, **own})
+            self._checkpoints.write(header, {**tensors, **of_objective})
 
     def _restore(self) -> None:
-        found = self._checkpoints.read() if self._checkpoints is not None else None
-        if found is not None:
-            header, tensors = found
+        checkpoint = self._checkpoints.read() if self._checkpoints is not None else None
+        if checkpoint is not None:
+            header, tensors = checkpoint
             self.step, self.seconds, self.finished = header["step"], header["seconds"], header["finished"]
             self.losses = header["losses"]
             if self._accelerator.scaler is not None:
                 self._accelerator.scaler.load_state_dict(header["scaler"])
-            own = state.unpacked(tensors, self._objective.weights, self._optimizer)
-            self._objective.restore(own, self._slots)
+            of_objective = state.unpacked(tensors, self._objective.weights, self._optimizer)
+            self._objective.restore(of_objective, self._slots)
         if self._checkpoints is not None and self._accelerator.is_main_process:
             self._checkpoints.forget_after(self.step)
         self._accelerator.wait_for_everyone()
 
     def _diverged(self, what: str) -> BadInput:
         rate = max(group["lr"] for group in self._optimizer.param_groups)
-        kept = self._good.write() if self._good is not None else ""
-        return BadInput(
-            f"The training diverged: {what} is not finite; a learning rate below {rate:g} may mend that.{kept}"
-        )
+        written = self._last_finite.write() if self._last_finite is not None else ""
+        return BadInput(f"The training diverged: {what} is not finite; try a learning rate below {rate:g}.{written}")
 
 
 @contextmanager
 def _uninterrupted() -> Generator[None, None, None]:
-    """Ctrl-C waits until the block is done: it would leave an optimiser that has stepped half its tensors."""
+    """Delay Ctrl-C until the block is done, since an interrupted optimiser has updated only some tensors."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if signals:
         raise KeyboardInterrupt
 
 
-# The last trained tensors that are known to be of use, for when a training diverges.
-
-
-#: A copy is made when the last one is this many times as old as it took to make.
+#: A copy is replaced when its age is this many times the time that copying took.
 _SHARE = 20.0
 
 
-class LastGood:
-    """Copies of weights at which the loss was finite: weights that are finite themselves may be far too large.
+class LastFiniteWeights:
+    """A copy of the last weights at which the loss was finite, for a training that diverges.
 
-    They are held in the memory of the CPU, and replaced as often as costs next to nothing.
+    The loss decides, since weights that are finite may still be far too large. The copy is in the memory of the CPU,
+    and it is replaced rarely enough that the copying costs little time.
 
     Args:
-        weights: Of what.
-        keep: Writes the weights as they are after some steps, and says where.
+        weights: The trained weights.
+        save_eraser: Writes the weights after the given number of steps, and returns the path.
     """
 
-    def __init__(self, weights: Weights, keep: Callable[[int], Path]) -> None:
-        self._weights, self._keep = weights, keep
+    def __init__(self, weights: Weights, save_eraser: Callable[[int], Path]) -> None:
+        self._weights, self._save_eraser = weights, save_eraser
         self._tensors: dict[str, Tensor] = {}
-        self._step, self._made, self._took = 0, float("-inf"), 0.0
+        self._step, self._copied, self._took = 0, float("-inf"), 0.0
 
-    def saw(self, step: int) -> None:
-        """The loss was finite at the weights as they are, after so many steps; without any they are the base's."""
+    def update(self, step: int) -> None:
+        """Copy the weights after `step` steps, at which the loss was finite, if the last copy is old.
+
+        At step 0 the weights are those of the base, which need no copy.
+        """
         started = time.perf_counter()
-        if step == 0 or started - self._made < _SHARE * self._took:
+        if step == 0 or started - self._copied < _SHARE * self._took:
             return
         self._tensors = {name: tensor.to("cpu", copy=True) for name, tensor in self._weights.state_dict().items()}
-        self._step, self._made = step, time.perf_counter()
-        self._took = self._made - started
+        self._step, self._copied = step, time.perf_counter()
+        self._took = self._copied - started
 
     def write(self) -> str:
-        """Put the copies back into the weights and write them; says where, or that there are none."""
+        """Restore the copy and write the eraser; return a sentence with its path, or "" if there is no copy."""
         if not self._tensors:
             return ""
         self._weights.load_state_dict(self._tensors)
-        return f" The eraser after {self._step} steps, whose loss was still finite, is {self._keep(self._step)}."
+        return f" The eraser after {self._step} steps, whose loss was still finite, is {self._save_eraser(self._step)}."

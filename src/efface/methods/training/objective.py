@@ -1,4 +1,4 @@
-"""What a trained method brings to the loop, and the generators that it draws from."""
+"""The objective that a trained method provides to the loop, the settings of the loop, and seeded generators."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from torch import Tensor
 from efface.methods.training.weights import Weights
 from efface.settings import Settings
 
-# Settings that every trained method has.
-
 
 class TrainingConfig(Settings):
-    """What the loop reads, by the names of accelerate and diffusers' training scripts.
+    """The settings of every trained method, by the names of accelerate and of diffusers' training scripts.
 
     Attributes:
-        seed: Of noise, timesteps and the order of the data.
-        gradient_accumulation_steps: Forward passes of one step of the optimiser, in each process.
-        mixed_precision: The type that forward passes compute in; None is what `accelerate launch` was told, else "no".
-        save_freq: Keep the eraser as it is after every so many steps, beside the log.
-        report_to: A tracker to log to, which must be installed; losses go to the log's JSON lines in any case.
+        seed: The seed of noise, timesteps and the order of the data.
+        gradient_accumulation_steps: The forward passes of one optimiser step, in each process.
+        mixed_precision: The type of the forward passes; None is the option of `accelerate launch`, else "no".
+        save_freq: The number of steps between two erasers that are written beside the log; None writes none.
+        report_to: The tracker to log to, which must be installed. The losses are written to JSON lines in any case.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -40,14 +38,15 @@ Losses = dict[str, Tensor]
 
 
 class Objective(ABC):
-    """What a trained method brings.
+    """The interface of an objective: the trained weights, the batches and the loss.
 
     Attributes:
-        weights: What is trained.
-        iterations: How many steps, at most.
-        clip_norm: The norm that gradients are cut to; None leaves them.
-        keeps_gradients: Never set them to zero, so that each step follows the sum of all gradients so far.
-        data: A digest of what determines the outcome beside the request and the settings, such as a file's content.
+        weights: The trained weights.
+        iterations: The largest number of steps.
+        clip_norm: The largest norm of the gradients; None to leave them unclipped.
+        keeps_gradients: Whether gradients are never set to zero, so that each step follows the sum of all of them.
+        data: A digest of everything that determines the result besides the request and the settings, such as the
+            content of a file.
     """
 
     weights: Weights
@@ -62,32 +61,33 @@ class Objective(ABC):
 
     @abstractmethod
     def batch(self, slot: int, step: int) -> Batch:
-        """What `loss` reads; called without gradient, in order of the steps, and a function of its arguments.
+        """The batch of a slot at a step. It is called without gradients, in the order of the steps.
 
-        Ctrl-C may come in between: what `state` gives must change last, if at all.
+        The result must depend on the arguments alone. Ctrl-C may interrupt the call, so the tensors of `state` must
+        change last, if at all.
         """
 
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:
-        """What is minimised, as "loss", and what else is worth a log, all scalars.
+        """The loss under the name "loss", and other values to log, all scalars.
 
-        A student's prediction that needs no gradient is best made after those that do.
+        A prediction of the student without gradient should come after those with a gradient.
         """
 
     def finished(self, step: int, losses: Mapping[str, float]) -> bool:
-        """Whether to stop after `step` steps, given the last one's losses, averaged over all slots."""
+        """Whether to stop after `step` steps, given the losses of the last step, averaged over all slots."""
         return False
 
     def state(self) -> dict[str, Tensor]:
-        """What the batches and `finished` depend on beside slot and step, of the slots drawn in this process."""
+        """The tensors, of any shape, that batches and `finished` depend on, for the slots of this process."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor], slots: Container[int]) -> None:
-        """Take up what `state` gave, in all processes together; `slots` are those that this one will draw."""
+        """Restore the tensors of `state` from all processes; `slots` are the slots of this process."""
         assert not tensors
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A generator on the CPU for these numbers, unrelated to those for others."""
+    """A generator on the CPU, seeded by a hash of the numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

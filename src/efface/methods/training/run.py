@@ -1,4 +1,4 @@
-"""Training of a request's concepts: one component per concept, or one for all where they are trained together."""
+"""Training of a request's concepts: one component per concept, or one for all if they are trained together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from efface.request.record import Request
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-#: Settings that say what is kept and shown of a training, and not what comes of it.
+#: Settings that do not change the result of a training.
 _ASIDE = {"save_freq", "report_to"}
 _OWNER = "owner"
 
@@ -48,14 +48,14 @@ def train_concepts(
     """Train a request's concepts one after the other, each from the base, or all together.
 
     Args:
-        model: The model whose denoiser is trained; it stays as it is.
-        request: What to erase.
+        model: The model whose denoiser is trained. Its weights do not change.
+        request: The concepts.
         config: The method's settings.
         context: The folder for checkpoints, and the progress callback.
-        write_snapshot: Writes erasers of steps on the way (`save_freq`).
-        objective_of: Makes the objective of a request's concepts: of one at a time, or of all `together`.
-        together: Train the concepts as one component. It can be split only if its weights record which concept each
-            edit belongs to.
+        write_snapshot: Writes erasers of intermediate steps (`save_freq`).
+        objective_of: Returns the objective for a request with one concept, or with all of them if `together`.
+        together: Whether to train the concepts as one component. It can be split only if its weights record the
+            concept of each edit.
     """
     check_trainable(model)
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
@@ -94,21 +94,21 @@ def _snapshot(
     step: int,
     path: Path,
 ) -> None:
-    """Write the eraser that the weights make after so many steps."""
+    """Write the eraser of the weights after `step` steps."""
     notes = {"settings": config.model_dump(), "steps": step}
     write(Solution(part, weights.edits(), _inputs(weights.owners()), notes, embedded), path)
 
 
 @dataclass(frozen=True)
 class _ComponentTrainer:
-    """What the trainings of one request have in common.
+    """The common arguments of the trainings of one request.
 
     Attributes:
-        accelerator: Accelerate's.
+        accelerator: The accelerator.
         config: The method's settings.
         context: The folder for checkpoints, and the progress callback.
         snapshot: (request, weights, step, path) -> None: writes an eraser.
-        facts: What determines the result besides the request.
+        facts: Everything that determines the result besides the request.
         count: The number of components.
     """
 
@@ -120,13 +120,13 @@ class _ComponentTrainer:
     count: int
 
     def train(self, objective: Objective, index: int, part: Request, steps_before: int) -> dict[str, Any]:
-        """Train one component, and return how its training went.
+        """Train one component, and return the record of its training.
 
         Args:
             objective: The objective; its weights are trained.
             index: The position of the component.
             part: Its concepts.
-            steps_before: The steps of earlier components: a tracker's steps may not fall.
+            steps_before: The steps of earlier components, since the steps of a tracker must not decrease.
         """
         context, freq = self.context, self.config.save_freq
         title = ", ".join(part.names)
@@ -167,7 +167,7 @@ def combine_components(parts: Sequence[Solution], request: Request) -> Solution:
         raise CannotCombine("each was trained from the base", sum_is_exact=True)
     (part,) = parts
     if _OWNER not in part.inputs:
-        raise CannotCombine(f"{', '.join(part.concepts)} were trained together; train them apart")
+        raise CannotCombine(f"{', '.join(part.concepts)} were trained together; train them separately")
     owners = [int(owner) for owner in part.inputs[_OWNER]]
     remaining = [index for index, owner in enumerate(owners) if part.concepts[owner] in request.names]
     inputs = _inputs([request.names.index(part.concepts[owners[index]]) for index in remaining])
@@ -175,12 +175,12 @@ def combine_components(parts: Sequence[Solution], request: Request) -> Solution:
 
 
 def _inputs(owners: Sequence[int] | None) -> dict[str, torch.Tensor]:
-    """What tells the components of an eraser apart: the concept of each edit."""
+    """The stored input that splits an eraser into components: the concept of each edit."""
     return {} if owners is None else {_OWNER: torch.tensor(owners)}
 
 
 def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
-    """What determines the outcome beside the request."""
+    """Everything that determines the result besides the request."""
     return {
         "model": {part: model.part_hash(part) for part in ("text_encoder", "unet")},
         "dtype": str(model.dtype),
@@ -192,7 +192,7 @@ def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> di
 
 @contextmanager
 def _accelerated(model: Model, config: TrainingConfig, folder: Path | None) -> Generator[Accelerator, None, None]:
-    """accelerate, set up as the settings or `accelerate launch` say, with the tracker that was asked for."""
+    """An accelerator with the options of the settings or of `accelerate launch`, and with the chosen tracker."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, is_initialized
 
@@ -201,7 +201,7 @@ def _accelerated(model: Model, config: TrainingConfig, folder: Path | None) -> G
     if precision == "fp16" and on_cpu:
         raise BadInput("mixed_precision=fp16 needs a GPU; use bf16, or none, on the CPU.")
     check_tracker(config, folder)
-    # accelerate keeps one state a process; an Accelerator of the caller's own stays.
+    # accelerate has one global state per process. An Accelerator of the caller must stay valid.
     ours = not is_initialized()
     accelerator = Accelerator(
         cpu=on_cpu,
@@ -216,5 +216,5 @@ def _accelerated(model: Model, config: TrainingConfig, folder: Path | None) -> G
         finish(accelerator)
         if ours:
             state: Any = AcceleratorState
-            # The group of launched processes lives on, for the next training.
+            # The process group of `accelerate launch` stays, for the next training.
             state._reset_state(reset_partial_state=accelerator.num_processes == 1)

@@ -1,4 +1,4 @@
-"""Trackers: losses as TensorBoard, trackio or Weights & Biases show them, through accelerate."""
+"""Trackers: logs losses to TensorBoard, trackio or Weights & Biases, through accelerate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def check_tracker(config: TrainingConfig, folder: Path | None) -> None:
-    """Refuse a tracker that is not installed, or has nowhere to write.
+    """Check that the chosen tracker is installed and has a folder.
 
     Raises:
-        BadInput: That.
+        BadInput: The tracker is not installed, or there is no folder.
     """
     from accelerate.tracking import get_available_trackers
 
@@ -31,13 +31,19 @@ def check_tracker(config: TrainingConfig, folder: Path | None) -> None:
 
 
 def track(accelerator: Accelerator, config: TrainingConfig, values: Mapping[str, float], step: int) -> None:
-    """Log a step; the first one starts the tracker, which then knows where a training was taken up.
+    """Log the losses of a step. The first call starts the tracker.
 
-    TensorBoard is told to forget that step and all after it, which an interrupted run may have logged before. The
-    others begin a new run.
+    TensorBoard drops its entries from that step on, which an interrupted run may have logged before. The other trackers
+    begin a new run.
+
+    Args:
+        accelerator: The accelerator.
+        config: The settings.
+        values: The losses by name.
+        step: The step.
 
     Raises:
-        BadInput: The tracker failed, whatever with.
+        BadInput: The tracker failed, for any reason.
     """
     try:
         if not accelerator.trackers:
@@ -47,12 +53,12 @@ def track(accelerator: Accelerator, config: TrainingConfig, values: Mapping[str,
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(
-            f"report_to={config.report_to} failed ({reason}); mend that or leave it out, and run the same again."
+            f"report_to={config.report_to} failed ({reason}); fix that or leave it out, and run the same command again."
         ) from error
 
 
 def finish(accelerator: Accelerator) -> None:
-    """End the trackers' runs; one that cannot does not cost the eraser, nor hide why a training ended."""
+    """End the trackers' runs. A failure is ignored, so that it neither loses the eraser nor hides another error."""
     for tracker in accelerator.trackers:
         with suppress(Exception):
             tracker.finish()

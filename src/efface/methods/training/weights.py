@@ -1,8 +1,8 @@
 """Student and teacher in one network.
 
-The denoiser keeps the base's weights and is the teacher as it is. The student is the same denoiser called with other
-tensors in the place of those that are trained (`torch.func.functional_call`): there is no second network in memory,
-nothing to swap, and nothing to put back when a training is interrupted.
+The denoiser with the base's weights is the teacher. The student is the same denoiser, called with the trained tensors
+in place of its own (`torch.func.functional_call`). So there is no second network in memory, no weights have to be
+swapped, and an interrupted training leaves the model unchanged.
 
 Shapes: b samples, C latent channels, h and w latent size, T tokens, d text width.
 """
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 
 class Weights(nn.Module, ABC):
-    """What is trained, as its own parameters; calling it gives the edited parameters of the denoiser by name."""
+    """The trained tensors as parameters of a module, which returns the edited parameters of the denoiser by name."""
 
     @abstractmethod
     def forward(self) -> dict[str, Tensor]:
-        """The student's parameters, where they are not the teacher's, in the denoiser's type."""
+        """The student's parameters that differ from the teacher's, of any shape, in the denoiser's type."""
 
     @abstractmethod
     def edits(self) -> tuple[WeightEdit, ...]:
-        """The change from the base, as an eraser has it."""
+        """The edits of the eraser: the change from the base."""
 
     def owners(self) -> tuple[int, ...] | None:
-        """Of concepts trained together, which one each edit is of; None where they cannot be told apart."""
+        """The position of the concept of each edit, for concepts trained together; None if an edit has several."""
         return None
 
 
 class Copies(Weights):
-    """Whole parameters, each trained as a float32 copy of the base's.
+    """Parameters of the denoiser, of any shape, each trained as a float32 copy.
 
     Args:
-        denoiser: Of which parameters are trained.
-        names: Which.
+        denoiser: The denoiser.
+        names: The names of the parameters.
     """
 
     def __init__(self, denoiser: nn.Module, names: Iterable[str]) -> None:
@@ -61,7 +61,7 @@ class Copies(Weights):
         }
 
     def changes(self) -> tuple[Tensor, ...]:
-        """Each parameter's difference from the base, in the order of `names`."""
+        """The change of each parameter, of any shape, in the order of `names`."""
         return tuple(tensor - base for tensor, base in zip(self.tensors, self._base, strict=True))
 
     @torch.no_grad()
@@ -73,32 +73,50 @@ class Copies(Weights):
 
 
 class Networks:
-    """The denoiser with and without what is trained.
+    """The denoiser with and without the trained weights.
 
     Args:
-        model: Has the denoiser.
-        weights: What is trained.
+        model: The model with the denoiser.
+        weights: The trained weights.
     """
 
     def __init__(self, model: Model, weights: Weights) -> None:
         self._model, self._weights = model, weights
 
     def student(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """The edited denoiser's prediction, (b, C, h, w) in float32, of x of that shape, t (b,), text (b, T, d)."""
+        """The prediction of the edited denoiser.
+
+        Args:
+            x: The noisy latents, (b, C, h, w).
+            t: The timesteps, (b,).
+            text: The text embeddings, (b, T, d).
+
+        Returns:
+            The prediction, (b, C, h, w), float32.
+        """
         prediction = self._model.predict(x, t, Conditions(text), self._weights())
         if not torch.is_grad_enabled():
-            # Autocast keeps its casts of trained weights: made here, they would carry no gradient into later calls.
+            # Autocast caches its casts of trained weights. Casts without a gradient must not serve later calls.
             torch.clear_autocast_cache()
         return prediction
 
     @torch.no_grad()
     def teacher(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """The base's prediction; arguments as for `student`."""
+        """The prediction of the base.
+
+        Args:
+            x: The noisy latents, (b, C, h, w).
+            t: The timesteps, (b,).
+            text: The text embeddings, (b, T, d).
+
+        Returns:
+            The prediction, (b, C, h, w), float32.
+        """
         return self._model.predict(x, t, Conditions(text))
 
 
 def check_trainable(model: Model) -> None:
-    """Refuse a model that the loop cannot train.
+    """Check that the loop can train a model.
 
     Raises:
         BadInput: The denoiser cannot be trained, or the model is in float16.
@@ -111,7 +129,7 @@ def check_trainable(model: Model) -> None:
 
 @contextmanager
 def frozen(network: nn.Module) -> Generator[None, None, None]:
-    """The network without dropout, and with no gradient for weights of its own, until the block is left."""
+    """A context in which the network has no dropout and its own weights have no gradient."""
     modes = {module: module.training for module in network.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
     network.eval().requires_grad_(False)
