@@ -36,7 +36,7 @@ import efface
 from efface.edits.kinds import WeightEdit
 from efface.eraser.base import base_of
 from efface.eraser.eraser import Eraser
-from efface.methods.trained.unet_parameters import parameters
+from efface.methods.trained.unet_parameters import trained_parameters
 from efface.models import Model
 from efface.request.record import Request
 from memory import megabytes
@@ -83,7 +83,7 @@ def literal(
 
     base = model.denoiser
     student = base if single else copy.deepcopy(base)
-    names = parameters(base, TRAIN_METHOD)
+    names = trained_parameters(base, TRAIN_METHOD)
     originals = {name: base.get_parameter(name).detach().clone() for name in names}
     trained = {name: student.get_parameter(name) for name in names}
     for parameter in trained.values() if frozen else student.parameters():

@@ -14,7 +14,7 @@ from torch import Tensor
 import efface
 from efface import BadInput, BadRequest, Model, Request
 from efface.methods.trained.esd import Esd, EsdConfig
-from efface.methods.trained.unet_parameters import parameters
+from efface.methods.trained.unet_parameters import trained_parameters
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Batch
 from efface.methods.training.run import _accelerated
@@ -30,13 +30,13 @@ SMALL: dict[str, Any] = {"iterations": 3, "ddim_steps": 5, "reuse": 3}
 
 @pytest.mark.parametrize(("train_method", "count"), COUNTS.items())
 def test_parameter_sets_are_the_published_ones_on_sd14(sd14: Any, train_method: Any, count: int) -> None:
-    names = parameters(sd14, train_method)
+    names = trained_parameters(sd14, train_method)
     assert len(names) == len(set(names)) == count
 
 
 def test_what_the_sets_hold(sd14: Any) -> None:
     every = {name for name, _ in sd14.named_parameters()}
-    sets: dict[str, set[str]] = {name: set(parameters(sd14, name)) for name in COUNTS}  # pyright: ignore[reportArgumentType]
+    sets: dict[str, set[str]] = {name: set(trained_parameters(sd14, name)) for name in COUNTS}  # pyright: ignore[reportArgumentType]
     assert sets["full"] == every
     assert sets["xattn"] == sets["esd-x"] == {name for name in every if ".attn2." in name}
     assert sets["selfattn"] == {name for name in every if ".attn1." in name}
@@ -56,9 +56,9 @@ def test_what_the_sets_hold(sd14: Any) -> None:
     assert sets["esd-u"] == sets["esd-all"] - sets["esd-x"]
     assert {"conv_in.weight", "time_embedding.linear_1.bias"} <= sets["esd-u"]
     output = {name for name in every if name.startswith(("conv_norm_out", "conv_out"))}
-    assert set(parameters(sd14, "noxattn", mu_quirk=True)) == sets["noxattn"] | output
-    assert set(parameters(sd14, "notime", mu_quirk=True)) == sets["notime"] | output
-    assert set(parameters(sd14, "xattn", mu_quirk=True)) == sets["xattn"]
+    assert set(trained_parameters(sd14, "noxattn", mu_quirk=True)) == sets["noxattn"] | output
+    assert set(trained_parameters(sd14, "notime", mu_quirk=True)) == sets["notime"] | output
+    assert set(trained_parameters(sd14, "xattn", mu_quirk=True)) == sets["xattn"]
 
 
 def test_a_set_that_the_model_has_not_is_refused(tiny_model: Model) -> None:
@@ -197,7 +197,7 @@ def test_targets_known_from_the_trajectory_are_those_that_the_teacher_gives(
     with objective(tiny_model, erase_from=erase_from) as ours:
         points = ours._draw(0, 0)
         flat = {name: tensor.flatten(0, 1) for name, tensor in points.items()}
-        asked = ours._asked(flat, 2)
+        asked = ours._targets(flat, 2)
     torch.testing.assert_close(flat["target"], asked, rtol=1e-4, atol=1e-5)
 
 
@@ -251,9 +251,9 @@ class Still(Sampler):
 
 def test_concepts_take_turns_whatever_round_they_are_in(tiny_model: Model) -> None:
     with objective(tiny_model, ["cat", "dog", "golf ball"]) as ours:
-        whole = ours._dealt(0, 0, 12)
-        parts = torch.cat([ours._dealt(0, first, 4) for first in (0, 4, 8)])
-        assert not torch.equal(ours._dealt(1, 0, 12), whole)
+        whole = ours._concepts_of(0, 0, 12)
+        parts = torch.cat([ours._concepts_of(0, first, 4) for first in (0, 4, 8)])
+        assert not torch.equal(ours._concepts_of(1, 0, 12), whole)
     assert torch.equal(parts, whole)
     assert all(sorted(cycle) == [0, 1, 2] for cycle in whole.view(-1, 3).tolist())
     assert len({tuple(cycle) for cycle in whole.view(-1, 3).tolist()}) > 1

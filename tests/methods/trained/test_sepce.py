@@ -15,9 +15,9 @@ import efface
 from efface import BadInput, BadRequest, Eraser, Model, Request, RunContext, WeightEdit
 from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
-from efface.methods.trained.correlation import Pictures
+from efface.methods.trained.correlation import NoisyImages
 from efface.methods.trained.sepce import Sepce, SepceConfig
-from efface.methods.trained.sepce_basis import Confined, bases, free_variables, null_space, protected
+from efface.methods.trained.sepce_basis import Confined, bases, free_variables, null_space, protected_prompts
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.run import _accelerated
@@ -38,7 +38,7 @@ def objective(
     part = request if config.training == "joint" else request.keeping(concepts[:1])
     found = bases(model, request, config.tolerance, config.basis == "published")
     with frozen(model.denoiser):
-        pictures = Pictures(model, part, config, latents_of(model), None)
+        pictures = NoisyImages(model, part, config, latents_of(model), None)
         ours = Sepce(model, part, config, [found[name] for name in part.names], pictures, "")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -264,7 +264,7 @@ def test_directions_are_as_many_as_the_tokens_leave(tiny_model: Model) -> None:
         request = Request.make(names, preserve=preserve)
         for published in (False, True):
             for name, basis in bases(tiny_model, request, 1e-6, published).items():
-                tokens = tiny_model.embed(protected(request, name)).tokens.flatten(0, 1).double()
+                tokens = tiny_model.embed(protected_prompts(request, name)).tokens.flatten(0, 1).double()
                 assert basis.shape == (free, 32)
                 assert float((basis @ tokens.T).abs().max()) < 1e-4
                 torch.testing.assert_close(basis.norm(dim=1), torch.ones(free, dtype=torch.float64))
@@ -289,7 +289,7 @@ def test_the_published_basis_is_that_of_the_reduced_row_echelon_form() -> None:
 
 def test_too_much_to_protect_is_refused_and_a_tolerance_makes_room(tiny_model: Model) -> None:
     preserve = ["a horse", "blue bird", "a house", "dog"]
-    with pytest.raises(BadRequest, match=r"protects 5 prompts .* 32 wide.* tolerance"):
+    with pytest.raises(BadRequest, match=r"The 5 protected prompts .* 32 dimensions.* tolerance"):
         efface.erase(tiny_model, "cat", preserve=preserve, method="sepce", **QUICK)
     request = Request.make("cat", preserve=preserve)
     (loose,) = bases(tiny_model, request, 0.1, False).values()

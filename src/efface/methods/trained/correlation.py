@@ -1,12 +1,12 @@
-"""What `cie` and `sepce` share: what a concept is in the model, pictures to see that on, and when it is gone.
+"""The shared parts of `cie` and `sepce`: the correlation loss, the noisy images of concepts, and when to stop.
 
     r(x_t) = e(x_t, c) - e(x_t, '')               e: a prediction of the trained model, r0(x_t): the same of the base
-    L      = mean r(x_t) r0(x_t)                  over all elements; with its sign, so that it can fall below 0
+    L      = mean r(x_t) r0(x_t)                  over all elements; signed, so that it can be negative
     m_0 = L_0,  m_n = 0.9 m_{n-1} + 0.1 L_n       stop after step n > 10 (the first is n = 0) once m_n < threshold
 
-x_t is a noisy picture of the concept that the base drew. See `cie` for the sources.
+x_t is a noisy image of the concept, sampled by the base. See `cie` for the sources.
 
-Shapes: k concepts, n pictures of each, b of them in a batch, C latent channels, h and w latent size.
+Shapes: k concepts, n images of each, b of them in a batch, C latent channels, h and w latent size.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from efface.progress import Progress
 from efface.request.record import Request
 
 _ALPHA, _FIRST = 0.9, 11
-_AT_ONCE = 32  # pictures drawn between two tellings of progress
+_AT_ONCE = 32  # images per call of the progress callback
 
 
 class CorrelationConfig(TrainingConfig):
-    """Settings of both methods, by the reference's names where it has them.
+    """The settings of both methods, by the reference's names where they exist.
 
     Attributes:
-        iter_break: Steps of Adam at most.
-        batch_size: Samples of one forward pass.
-        accumulate_grads: Never set gradients to zero, as the published scripts do by an oversight.
-        images: Pictures that are drawn of a concept; those of the published scripts are 1000, each used once.
-        sampling_steps: Of a picture.
-        guidance_scale: Of a picture.
-        sampler: Of a picture; the published one is `lms`, with 100 steps.
+        iter_break: The largest number of steps of Adam.
+        batch_size: The samples of one forward pass.
+        accumulate_grads: Whether gradients are never set to zero, as in the published scripts, by an oversight.
+        images: The number of images of each concept; the published scripts use 1000, each once.
+        sampling_steps: The sampling steps of an image.
+        guidance_scale: The guidance scale of an image.
+        sampler: The sampler of an image; the published one is `lms`, with 100 steps.
     """
 
     iter_break: int = Field(default=1000, ge=1)
@@ -49,15 +49,17 @@ class CorrelationConfig(TrainingConfig):
     sampler: str = "dpm++"
 
 
-class Pictures:
-    """Noisy pictures of concepts. They are drawn when they are first needed, and used in an order drawn anew each time.
+class NoisyImages:
+    """The noisy images of concepts.
+
+    They are sampled when they are first needed, and used in a random order, a new one in each epoch.
 
     Args:
-        model: The base, which draws them.
-        request: Whose concepts.
-        config: How many, how, and from which seed on.
-        latents: Draws.
-        progress: Told of it.
+        model: The base, which samples the images.
+        request: The request with the concepts.
+        config: The number of images, the sampling settings and the seed.
+        latents: Samples the latents.
+        progress: The progress callback.
     """
 
     def __init__(
@@ -66,42 +68,42 @@ class Pictures:
         self._request, self._config, self._latents, self._progress = request, config, latents, progress
         self._schedule = model.noise_schedule()
         self._device = model.device
-        self._drawn: dict[str, Tensor] = {}  # x_0 of each concept so far, (n, C, h, w)
+        self._latents_of: dict[str, Tensor] = {}  # x_0 of each concept so far, (n, C, h, w)
 
     def noisy(self, slot: int, step: int) -> tuple[Tensor, Tensor]:
         """One batch of each concept at the same timesteps: x_t (k, b, C, h, w) and t (b,)."""
         for name in self._request.names:
-            self._draw(name)
+            self._sample(name)
         config, generator = self._config, seeded(self._config.seed, slot, step)
         places = range(step * config.batch_size, (step + 1) * config.batch_size)
         rows = [self._row(slot, place) for place in places]
-        pictures = torch.stack([self._drawn[name][rows] for name in self._request.names])
+        images = torch.stack([self._latents_of[name][rows] for name in self._request.names])
         t = torch.randint(self._schedule.timesteps, (len(places),), generator=generator)
-        noise = torch.randn(pictures.shape, generator=generator).to(self._device)
+        noise = torch.randn(images.shape, generator=generator).to(self._device)
         t = t.to(self._device)
-        x = self._schedule.add_noise(pictures.flatten(0, 1), noise.flatten(0, 1), t.repeat(len(pictures)))
-        return x.unflatten(0, pictures.shape[:2]), t
+        x = self._schedule.add_noise(images.flatten(0, 1), noise.flatten(0, 1), t.repeat(len(images)))
+        return x.unflatten(0, images.shape[:2]), t
 
     def state(self) -> dict[str, Tensor]:
-        """What is drawn already."""
-        return {f"pictures of {name}": drawn for name, drawn in self._drawn.items()}
+        """The latents sampled so far, (n, C, h, w), by name."""
+        return {f"pictures of {name}": latents for name, latents in self._latents_of.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
-        found = {name: tensors.get(f"pictures of {name}") for name in self._request.names}
-        self._drawn = {name: drawn.to(self._device) for name, drawn in found.items() if drawn is not None}
+        """Restore the latents of `state`, (n, C, h, w)."""
+        stored = {name: tensors.get(f"pictures of {name}") for name in self._request.names}
+        self._latents_of = {name: latents.to(self._device) for name, latents in stored.items() if latents is not None}
 
     def _row(self, slot: int, place: int) -> int:
-        """Which picture comes at a place in the sequence that one slot uses."""
+        """The index of the image at a position in the sequence of one slot."""
         turn, place = divmod(place, self._config.images)
         return int(torch.randperm(self._config.images, generator=seeded(self._config.seed, slot, turn, 0))[place])
 
-    def _draw(self, prompt: str) -> None:
-        """Draw what is missing, in the batches that an uninterrupted run draws."""
+    def _sample(self, prompt: str) -> None:
+        """Sample the missing images, in the same batches as an uninterrupted run."""
         config = self._config
-        for first in range(len(self._drawn.get(prompt, ())), config.images, _AT_ONCE):
+        for first in range(len(self._latents_of.get(prompt, ())), config.images, _AT_ONCE):
             last = min(first + _AT_ONCE, config.images)
-            drawn = self._latents(
+            latents = self._latents(
                 prompt,
                 range(config.seed + first, config.seed + last),
                 steps=config.sampling_steps,
@@ -109,18 +111,18 @@ class Pictures:
                 sampler=config.sampler,
                 clip_skip=self._request.clip_skip,
             )
-            before = [self._drawn[prompt]] if first else []
-            self._drawn[prompt] = torch.cat([*before, drawn.to(self._device)])
+            before = [self._latents_of[prompt]] if first else []
+            self._latents_of[prompt] = torch.cat([*before, latents.to(self._device)])
             if self._progress:
                 self._progress(f"pictures of {prompt}", last, config.images)
 
 
 class Momentum:
-    """Running means m of k losses.
+    """The running means m of k losses.
 
     Args:
-        k: How many.
-        threshold: Below which one is to stop.
+        k: The number of losses.
+        threshold: The value of a mean below which its training stops.
     """
 
     def __init__(self, k: int, threshold: float) -> None:
@@ -128,7 +130,7 @@ class Momentum:
         self._threshold = threshold
 
     def falls(self, step: int, losses: Sequence[float]) -> Tensor:
-        """Take in the losses of a step, the first of which is 1; which of them are to stop now, (k,)."""
-        found = torch.tensor(losses, dtype=torch.float64)
-        self.values = found if step == 1 else _ALPHA * self.values + (1 - _ALPHA) * found
+        """Update with the losses of a step, counted from 1, and return which trainings to stop, (k,)."""
+        values = torch.tensor(losses, dtype=torch.float64)
+        self.values = values if step == 1 else _ALPHA * self.values + (1 - _ALPHA) * values
         return (self.values < self._threshold) & (step > _FIRST)

@@ -1,17 +1,17 @@
-"""ESD, erased stable diffusion: the model learns to be guided away from a concept by its own frozen self.
+"""ESD, erased stable diffusion: trains the model towards its frozen copy, guided away from the concept.
 
     target = e0(x_t, a) - eta [ e0(x_t, c) - e0(x_t, '') ]         e0: the base's prediction, c: the concept
     loss   = mean | e(x_t, f) - target |^2                         e: the trained model's
 
-Without `erase_from`, f = c, and a = '' in the paper and the 2023 code, a = c in the 2025 scripts: so eta = 2 there is
-eta = 1 here. With `erase_from`, f = a = that prompt. x_t is what the model passes through on its own way to a picture
-of f, guided by `start_guidance`: the edited model in 2023, the base in 2025.
+Without `erase_from`, f = c, and a = '' in the paper and the 2023 code, but a = c in the 2025 scripts: eta = 2 there
+equals eta = 1 in the paper. With `erase_from`, f = a = that prompt. x_t is a point of the model's sampling trajectory
+for f with guidance scale `start_guidance`: of the edited model in 2023, of the base in 2025.
 
 Paper: https://arxiv.org/abs/2303.07345 (ICCV 2023). Reference: https://github.com/rohitgandikota/erasing, the scripts
-train-esd.py (a2189e9, 2023) and esd_sd.py (25613d2, 2025). Both sample a fresh partial trajectory each step; `reuse=1`
-does so too (see `efface.methods.training.trajectories`). The 2025 script samples Stable Diffusion 1.4 at 1024 pixels
-(`image_size=1024`) with the pipeline's own scheduler (`sampler=own`) and lets Adam step in bfloat16, which is not done
-here: most of its steps are less than a bfloat16 resolves.
+train-esd.py (a2189e9, 2023) and esd_sd.py (25613d2, 2025). Both sample a new partial trajectory for each
+step, as `reuse=1` does here (see `efface.methods.training.trajectories`). The 2025 script samples Stable Diffusion 1.4
+at 1024 pixels (`image_size=1024`) with the pipeline's own scheduler (`sampler=own`). Deviation: it runs Adam in
+bfloat16, in which most of the steps are too small to change a weight; here Adam runs in float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from efface.edits.solution import Solution
 from efface.errors import BadRequest
 from efface.methods.base import Method, SnapshotWriter
-from efface.methods.trained.unet_parameters import TrainMethod, parameters
+from efface.methods.trained.unet_parameters import TrainMethod, trained_parameters
 from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.trajectories import Points, Rounds, Sampler, latent_shape
@@ -46,30 +46,32 @@ _SIDE_BY_SIDE = 4  # trajectories of a round, for each sample of a batch
 
 
 class EsdConfig(TrainingConfig):
-    """ESD's settings, by the references' names; what a preset sets can be changed one by one.
+    """ESD's settings, by the references' names. Each value of a preset can be overridden.
 
     Attributes:
-        preset: The published defaults of the 2023 code, or of the 2025 script.
-        train_method: Which parameters; None is cross-attention for a style, and all but that for anything else.
-        start_guidance: Of the trajectories.
-        negative_guidance: Eta.
-        iterations: Steps of Adam.
-        lr: Its learning rate.
-        batch_size: Samples of one forward pass.
-        ddim_steps: Of a whole trajectory.
-        image_size: In pixels; None is the model's own.
-        erase_from: The prompt that the concept is taken out of, instead of the concept itself.
-        separator: Splits a concept's name into several prompts, of which each trajectory takes one.
-        together: Train all concepts of the request as one, each trajectory taking one; cannot be split afterwards.
-            Here, and with `separator`, concepts take turns in an order that is drawn anew each time around.
-        prompt: What a concept is prompted by; {} is its name.
-        target: Where the target starts without `erase_from`: the prediction for the empty prompt, or the concept's.
-        latents: Whose trajectories; the edited model's are sampled anew when all points of the last ones are used.
-        reuse: How many points of a trajectory are trained on, at most: several concepts have two trajectories each, if
-            the steps allow it; 1 is the published fresh trajectory each step.
-        sampler: DDIM, or the model's own scheduler.
-        compvis_quirk: The 2023 code's trajectories, whose points are cleaner than the timestep says.
-        mu_quirk: Noxattn and notime train the output layers, as in mu's packaging.
+        preset: The published defaults: those of the 2023 code, or of the 2025 script.
+        train_method: The parameters to train; None is cross-attention for a style, and all other parameters otherwise.
+        start_guidance: The guidance scale of the trajectories.
+        negative_guidance: The guidance scale eta of the target.
+        iterations: The number of steps of Adam.
+        lr: Adam's learning rate.
+        batch_size: The samples of one forward pass.
+        ddim_steps: The number of steps of a full trajectory.
+        image_size: The image size in pixels; None is the default size of the model.
+        erase_from: The prompt from which the concept is removed, instead of from the concept itself.
+        separator: A string that splits a concept's name into several prompts, one per trajectory.
+        together: Whether to train all concepts of the request as one, one concept per trajectory. The result cannot be
+            split. Here, and with `separator`, the concepts alternate in a random order, a new one in each cycle.
+        prompt: The prompt of a concept; {} is its name.
+        target: The start of the target without `erase_from`: the prediction for the empty prompt, or for the concept.
+        latents: The model of the trajectories. Those of the edited model are sampled again when all their points are
+            used.
+        reuse: The largest number of points of a trajectory to train on. Several concepts have two trajectories each if
+            the steps allow it. 1 is the published procedure, a new trajectory for each step.
+        sampler: The sampler of the trajectories: DDIM, or the model's own scheduler.
+        compvis_quirk: Whether to use the trajectories of the 2023 code, whose points have less noise than their
+            timesteps.
+        mu_quirk: Whether noxattn and notime train the output layers, as in mu's packaging.
     """
 
     preset: Annotated[Preset, BeforeValidator(str)] = "2025"
@@ -100,12 +102,18 @@ class EsdConfig(TrainingConfig):
     @model_validator(mode="after")
     def _possible(self) -> EsdConfig:
         if self.compvis_quirk and (self.sampler == "own" or self.ddim_steps < 2):
-            raise BadRequest("compvis_quirk is of DDIM's grid; set sampler=ddim and ddim_steps=2 or more with it.")
+            raise BadRequest("compvis_quirk needs sampler=ddim and ddim_steps=2 or more.")
         return self
 
 
 class Esd(Objective):
-    """ESD for one or several concepts."""
+    """The objective of ESD for one or several concepts.
+
+    Args:
+        model: The base.
+        request: The request with the concepts.
+        config: The settings.
+    """
 
     def __init__(self, model: Model, request: Request, config: EsdConfig) -> None:
         prompts = [config.prompt.replace("{}", name) for name in _names(request, config)]
@@ -114,13 +122,13 @@ class Esd(Objective):
         self._null, self._concepts, self._from = texts.split([1, len(prompts), len(source)])  # (., T, d)
         style = request.concepts[0].kind == "style"
         chosen = config.train_method or _METHODS[config.preset][0 if style else 1]
-        self.weights = Copies(model.denoiser, parameters(model.denoiser, chosen, config.mu_quirk))
+        self.weights = Copies(model.denoiser, trained_parameters(model.denoiser, chosen, config.mu_quirk))
         self.iterations = config.iterations
         self._config, self._networks, self._device = config, Networks(model, self.weights), model.device
         self._shape = latent_shape(model, config.image_size)
-        own = config.sampler == "own"
+        own_scheduler = config.sampler == "own"
         self._sampler = Sampler(
-            model.scheduler_config, config.ddim_steps, config.start_guidance, own, config.compvis_quirk
+            model.scheduler_config, config.ddim_steps, config.start_guidance, own_scheduler, config.compvis_quirk
         )
         self._points = min(config.reuse, config.ddim_steps)
         if len(prompts) > 1:
@@ -147,11 +155,11 @@ class Esd(Objective):
         self._rounds.restore(tensors, slots, self._device)
 
     def _read(self, concept: Tensor) -> Tensor:
-        """f for each sample, (b, T, d): what the student reads."""
+        """The text f of each sample, which the student reads, (b, T, d)."""
         return self._from.expand(len(concept), -1, -1) if len(self._from) else self._concepts[concept]
 
     def _target(self, null: Tensor, concept: Tensor, start: Tensor | None) -> Tensor:
-        """a - eta [c - ''], of predictions of one shape; `start` is that for `erase_from`."""
+        """The target a - eta [c - ''] from predictions of the same shape; `start` is that for `erase_from`."""
         if start is None:
             start = null if self._config.target == "null" else concept
         return start - self._config.negative_guidance * (concept - null)
@@ -161,31 +169,31 @@ class Esd(Objective):
         config, generator = self._config, seeded(self._config.seed, slot, number)
         n, k = self._trajectories * config.batch_size, self._points
         noise = torch.randn((n, *self._shape), generator=generator).to(self._device)
-        torch.randint(1, (n,), generator=generator)  # a draw that does nothing but keep those after it as they were
-        concepts = self._dealt(slot, number * n, n).to(self._device)
+        torch.randint(1, (n,), generator=generator)  # unused, but later random numbers depend on it
+        concepts = self._concepts_of(slot, number * n, n).to(self._device)
         stops, times = self._sampler.draw(n, k, generator)
         texts = torch.cat([self._null.expand(n, -1, -1), self._read(concepts)])
-        # The base on its own way to the concept predicts just what the target is made of.
+        # On its trajectory to the concept, the base already makes the predictions of the target.
         known = config.latents == "frozen" and not len(self._from) and not config.compvis_quirk
         predict = self._networks.teacher if config.latents == "frozen" else self._networks.student
         x, predictions = self._sampler.sample(predict, noise, texts, stops, last=known)
         points = {"x": x.flatten(0, 1), "t": times.flatten().to(self._device), "concept": concepts.repeat_interleave(k)}
         null, concept = predictions.flatten(1, 2)
-        points["target"] = self._target(null, concept, None) if known else self._asked(points, n)
+        points["target"] = self._target(null, concept, None) if known else self._targets(points, n)
         order = torch.randperm(n * k, generator=generator).to(self._device)
         return {name: tensor[order].unflatten(0, (-1, config.batch_size)) for name, tensor in points.items()}
 
-    def _dealt(self, slot: int, first: int, n: int) -> Tensor:
-        """The concepts of n trajectories of a slot from number `first` on: all in a shuffled order, then all anew."""
+    def _concepts_of(self, slot: int, first: int, n: int) -> Tensor:
+        """The concepts of n trajectories of a slot from number `first` on: repeated cycles of all, each shuffled."""
         of = len(self._concepts)
         cycles = range(first // of, -(-(first + n) // of))
         orders = [torch.randperm(of, generator=seeded(self._config.seed, slot, -1 - cycle)) for cycle in cycles]
         return torch.cat(orders)[first % of :][:n]
 
-    def _asked(self, points: Points, at_once: int) -> Tensor:
-        """The targets of points, all prompts of `at_once` points in one batch of the teacher."""
+    def _targets(self, points: Points, batch_size: int) -> Tensor:
+        """The targets of points; a batch of the teacher has all prompts of `batch_size` points."""
         targets: list[Tensor] = []
-        parts = [points[name].split(at_once) for name in ("x", "t", "concept")]
+        parts = [points[name].split(batch_size) for name in ("x", "t", "concept")]
         for x, t, concept in zip(*parts, strict=True):
             b = len(x)
             texts = [self._null.expand(b, -1, -1), self._concepts[concept], *([self._read(concept)] * len(self._from))]
@@ -196,7 +204,7 @@ class Esd(Objective):
 
 
 def _names(request: Request, config: EsdConfig) -> list[str]:
-    """The request's concepts, or the words that the separator splits them into."""
+    """The names of the concepts, split at the separator if there is one."""
     if config.separator is None:
         return list(request.names)
     words = [word.strip() for name in request.names for word in name.split(config.separator)]
@@ -208,7 +216,15 @@ def _names(request: Request, config: EsdConfig) -> list[str]:
 def erase(
     model: Model, request: Request, config: EsdConfig, context: RunContext, write_snapshot: SnapshotWriter
 ) -> Solution:
-    """Train each concept from the base, or all together."""
+    """Train each concept, starting from the base, or all together.
+
+    Args:
+        model: The model.
+        request: The concepts.
+        config: The settings.
+        context: The folder for checkpoints, and the progress callback.
+        write_snapshot: Writes erasers of intermediate steps.
+    """
 
     def objective(part: Request) -> Esd:
         return Esd(model, part, config)
@@ -218,7 +234,7 @@ def erase(
 
 ENTRY = Method(
     name="esd",
-    summary="Trains the model to be guided away from a concept by its own frozen self.",
+    summary="Trains the model towards its frozen copy, guided away from the concept.",
     paper="https://arxiv.org/abs/2303.07345",
     repository="https://github.com/rohitgandikota/erasing",
     edit="weight",

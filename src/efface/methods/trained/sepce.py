@@ -1,23 +1,24 @@
-"""SepCE, separable concept erasure: each concept has a change of its own, which leaves the other concepts as they were.
+"""SepCE, separable concept erasure: each concept has a separate change, which does not affect the other concepts.
 
     W = W0 + sum_k Delta_k,    Delta_k = A_k (beta N_k),    N_k E_k^T = 0        in every map that reads the text
 
-with E_k the tokens of the empty prompt, of what is preserved, and of the other concepts (see `sepce_basis`). So Delta_k
-changes no key and no value of theirs, and a concept is given back by leaving its Delta_k out. A_k starts at 0 and is
-trained by Adam with the loss of `cie`, L_k = mean r r0, and its running mean (see `correlation`), on one concept,
+with E_k the tokens of the empty prompt, the preserved prompts and the other concepts (see `sepce_basis`). So Delta_k
+changes none of their keys and values, and a concept is restored by leaving out its Delta_k. A_k starts at 0 and is
+trained by Adam with the loss of `cie`, L_k = mean r r0, and its running mean (see `correlation`), for one concept,
 
     separate:  L_k + reg_beta / M sum_l |A_kl beta N_k|_1                        over the M maps
 
-or on all K that have not stopped yet, with one picture of each at the same timestep (and concept 1's last norm),
+or for all K that have not stopped yet, with one image of each at the same timestep (and concept 1's last norm),
 
     joint:     1 / K sum_k [ w_k L_k + reg_beta sum_l mean |A_kl| ],    w_k = |r r0|_2 of concept 1 / |r r0|_2 of k
 
-Since e(x_t, '') is the base's, only e(x_t, c) is trained through.
+Since e(x_t, '') equals that of the base, the gradient only flows through e(x_t, c).
 
 Paper: https://arxiv.org/abs/2402.05947 (SepME; later SRS-ME). Reference: https://github.com/Dlut-lab-zmn/SepCE4MU,
-SRS_ME.py (960385a) and SepCE.py (ec5cc44), which has no licence; this is written from the equations. Defaults are those
-of the paper and the README, not of the scripts' parsers. The joint script stops its second concept at 1.5e-4 instead of
-0, and saves no change for one that never stopped; the paper weighs by the largest norm (`balance=max`).
+SRS_ME.py (960385a) and SepCE.py (ec5cc44), which has no licence; this is written from the equations. The defaults are
+those of the paper and the README, not of the scripts' parsers. Deviations: the joint script stops its second concept at
+1.5e-4 instead of 0, and saves no change for a concept that never stopped. The paper weighs by the largest norm
+(`balance=max`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from torch import Tensor
 
 from efface.edits.solution import Solution
 from efface.methods.base import CannotCombine, Latents, Method, SnapshotWriter
-from efface.methods.trained.correlation import CorrelationConfig, Momentum, Pictures
-from efface.methods.trained.sepce_basis import EXACT, Confined, bases, protected
+from efface.methods.trained.correlation import CorrelationConfig, Momentum, NoisyImages
+from efface.methods.trained.sepce_basis import EXACT, Confined, bases, protected_prompts
 from efface.methods.training.objective import Batch, Losses, Objective
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Networks, check_trainable
@@ -42,7 +43,7 @@ from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Request
 
-_NORM = "norm of the first"  # |r r0|_2, averaged over slots as all that is logged
+_NORM = "norm of the first"  # |r r0|_2, averaged over slots like all logged values
 _JOINT = {"lr": 1e-2, "threshold": 0.0, "reg_beta": 3e-5}
 
 
@@ -50,14 +51,15 @@ class SepceConfig(CorrelationConfig):
     """SepCE's settings, by the reference's names; see `CorrelationConfig` for the rest.
 
     Attributes:
-        training: One concept after the other, or all at once; the defaults of lr, threshold and reg_beta depend on it.
-        lr: Adam's learning rate; joint 1e-2.
-        threshold: Of the running mean; a concept's training stops below it; joint 0.
-        reg_beta: Weight of the change's size; joint 3e-5.
-        scale_factor: Beta.
-        balance: The concept whose norm the joint weights are relative to: the first one, or the one with the largest.
-        basis: Orthonormal, or as published.
-        tolerance: The share below which protected prompts count as having no part in a direction.
+        training: Whether concepts are trained one after the other, or jointly. The defaults of lr, threshold and
+            reg_beta depend on it.
+        lr: Adam's learning rate; 1e-2 for joint training.
+        threshold: The value of the running mean below which a concept's training stops; 0 for joint training.
+        reg_beta: The weight of the size of the change; 3e-5 for joint training.
+        scale_factor: The scale beta of the basis.
+        balance: The concept whose norm the joint weights are relative to: the first, or the one with the largest norm.
+        basis: The basis of the free directions: orthonormal, or as published.
+        tolerance: The share of the largest singular value below which a direction is free of protected prompts.
     """
 
     training: Literal["separate", "joint"] = "separate"
@@ -76,15 +78,15 @@ class SepceConfig(CorrelationConfig):
 
 
 class Sepce(Objective):
-    """SepCE for one concept, or jointly for several.
+    """The objective of SepCE for one concept, or jointly for several.
 
     Args:
         model: The base.
-        request: The concepts that are trained.
-        config: The method's settings.
-        directions: N_k of each.
-        pictures: Of them.
-        data: A digest of what the directions were computed from.
+        request: The request with the concepts.
+        config: The settings.
+        directions: The basis N_k of each concept, (b_k, d).
+        images: The noisy images of the concepts.
+        data: A digest of the prompts that the directions depend on.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Sepce(Objective):
         request: Request,
         config: SepceConfig,
         directions: Sequence[Tensor],
-        pictures: Pictures,
+        images: NoisyImages,
         data: str,
     ) -> None:
         texts = model.embed([*request.names, ""], clip_skip=request.clip_skip).tokens.to(model.device)
@@ -102,7 +104,7 @@ class Sepce(Objective):
         self.weights = self._trained = Confined(model.denoiser, model.text_parameters(), scaled)
         self.iterations, self.keeps_gradients = config.iter_break, config.accumulate_grads
         self._names, self._config, self.data = request.names, config, data
-        self._networks, self._pictures = Networks(model, self.weights), pictures
+        self._networks, self._images = Networks(model, self.weights), images
         self._momentum = Momentum(len(self._names), config.threshold)
         self._active = list(range(len(self._names)))
         self._first = 0.0  # |r r0|_2 of concept 1, the last while it was trained
@@ -113,22 +115,24 @@ class Sepce(Objective):
         return self._adam
 
     def batch(self, slot: int, step: int) -> Batch:
-        pictures, t = self._pictures.noisy(slot, step)
-        x, t = pictures[self._active].flatten(0, 1), t.repeat(len(self._active))
+        images, t = self._images.noisy(slot, step)
+        x, t = images[self._active].flatten(0, 1), t.repeat(len(self._active))
         texts = torch.cat([self._read(len(x)), self._null.expand(len(x), -1, -1)])
         concept, null = self._networks.teacher(torch.cat([x, x]), torch.cat([t, t]), texts).chunk(2)
         return {"x": x, "t": t, "null": null, "truth": concept - null}
 
     def loss(self, batch: Batch) -> Losses:
-        found = self._networks.student(batch["x"], batch["t"], self._read(len(batch["x"]))) - batch["null"]
-        products = (found * batch["truth"]).unflatten(0, (len(self._active), -1)).flatten(1)  # (k, b C h w)
+        representation = self._networks.student(batch["x"], batch["t"], self._read(len(batch["x"]))) - batch["null"]
+        products = (representation * batch["truth"]).unflatten(0, (len(self._active), -1)).flatten(1)  # (k, b C h w)
         correlations, sizes = products.mean(1), torch.stack([self._size(concept) for concept in self._active])
         norms = products.detach().norm(dim=1).clamp(min=torch.finfo(products.dtype).tiny)
         losses = self._balance(norms) * correlations + self._config.reg_beta * sizes
-        told = {f"correlation of {self._names[k]}": value for k, value in zip(self._active, correlations, strict=True)}
+        logged = {
+            f"correlation of {self._names[k]}": value for k, value in zip(self._active, correlations, strict=True)
+        }
         if self._active[0] == 0:
-            told[_NORM] = norms[0]
-        return {"loss": losses.mean(), **told}
+            logged[_NORM] = norms[0]
+        return {"loss": losses.mean(), **logged}
 
     def finished(self, step: int, losses: Mapping[str, float]) -> bool:
         self._first = losses.get(_NORM, self._first)
@@ -139,31 +143,31 @@ class Sepce(Objective):
     def state(self) -> dict[str, Tensor]:
         active = torch.tensor([concept in self._active for concept in range(len(self._names))])
         first = torch.tensor(self._first, dtype=torch.float64)
-        return {**self._pictures.state(), "momentum": self._momentum.values, "active": active, "first": first}
+        return {**self._images.state(), "momentum": self._momentum.values, "active": active, "first": first}
 
     def restore(self, tensors: Mapping[str, Tensor], slots: Container[int]) -> None:
-        self._pictures.restore(tensors)
+        self._images.restore(tensors)
         self._momentum.values, self._first = tensors["momentum"], float(tensors["first"])
         self._stop([concept for concept, active in enumerate(tensors["active"]) if not active])
 
     def _stop(self, concepts: Iterable[int]) -> None:
-        """Keep what these concepts have learnt: Adam would go on moving it."""
+        """Freeze the coefficients of these concepts, which Adam's momentum would continue to change."""
         for concept in concepts:
             self._active.remove(concept)
             self._adam.param_groups[concept]["lr"] = 0.0
 
     def _read(self, n: int) -> Tensor:
-        """What n samples, equally many of each concept, read: (n, T, d)."""
+        """The text embeddings of n samples, equally many of each active concept, (n, T, d)."""
         return self._concepts[self._active].repeat_interleave(n // len(self._active), 0)
 
     def _size(self, concept: int) -> Tensor:
-        """What `reg_beta` weighs."""
+        """The size of a concept's change, which `reg_beta` weighs."""
         if self._config.training == "joint":
             return torch.stack([coefficients.abs().mean() for coefficients in self._trained.of(concept)]).sum()
         return torch.stack([change.abs().sum() for change in self._trained.changes(concept)]).mean()
 
     def _balance(self, norms: Tensor) -> Tensor:
-        """w_k of the concepts' norms |r r0|_2, (k,): 1 for a concept alone."""
+        """The weights w_k from the concepts' norms |r r0|_2, (k,); 1 for a single concept."""
         if self._config.balance == "max":
             return norms.max() / norms
         return (norms[0] if self._active[0] == 0 else self._first) / norms
@@ -177,15 +181,27 @@ def erase(
     context: RunContext,
     write_snapshot: SnapshotWriter,
 ) -> Solution:
-    """Train each concept's change from the base, or all at once; in both cases each can be restored."""
+    """Train each concept's change, one after the other or jointly. In both cases each concept can be restored.
+
+    Args:
+        model: The model.
+        request: The concepts and the preserved prompts.
+        config: The settings.
+        latents: Samples the latents of the images.
+        context: The folder for checkpoints, and the progress callback.
+        write_snapshot: Writes erasers of intermediate steps.
+
+    Raises:
+        BadRequest: The protected prompts leave no direction for a concept.
+    """
     check_trainable(model)
-    found = bases(model, request, config.tolerance, config.basis == "published")
+    directions = bases(model, request, config.tolerance, config.basis == "published")
 
     def objective(part: Request) -> Sepce:
-        pictures = Pictures(model, part, config, latents, context.progress)
-        spared = [protected(request, name) for name in part.names]
-        data = hashlib.sha256(json.dumps(spared).encode()).hexdigest()
-        return Sepce(model, part, config, [found[name] for name in part.names], pictures, data)
+        images = NoisyImages(model, part, config, latents, context.progress)
+        prompts = [protected_prompts(request, name) for name in part.names]
+        data = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+        return Sepce(model, part, config, [directions[name] for name in part.names], images, data)
 
     together = config.training == "joint"
     return train_concepts(model, request, config, context, write_snapshot, objective, together=together)
@@ -201,12 +217,12 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
         return combine_components(parts, request)
     protects = [{prompt.casefold() for prompt in (*part.concepts, *part.request.preserve)} for part in parts]
     exact = all(name.casefold() in prompts for prompts in protects for part in parts for name in part.concepts)
-    raise CannotCombine("their bases were solved without each other: each may change the other's concepts", exact)
+    raise CannotCombine("their bases were computed separately, so that each may change the other's concepts", exact)
 
 
 ENTRY = Method(
     name="sepce",
-    summary="Trains for each concept a change that the other concepts and preserved prompts do not notice.",
+    summary="Trains a separate change for each concept, which does not affect other concepts and preserved prompts.",
     paper="https://arxiv.org/abs/2402.05947",
     repository="https://github.com/Dlut-lab-zmn/SepCE4MU",
     edit="weight",

@@ -1,15 +1,15 @@
-"""The directions that a change for one concept may use: those in which no protected prompt has any part.
+"""The directions that a concept's change may use: those orthogonal to all tokens of the protected prompts.
 
-    E_k: all tokens of the empty prompt, of what is preserved, and of the other concepts; rows, padding included
+    E_k: all tokens of the empty prompt, the preserved prompts and the other concepts, padding included, as rows
     N_k: rows that span { n : E_k n = 0 }
 
 The published scripts take the free-variable basis of E_k's reduced row echelon form, each vector scaled to length 1
-(sympy's `nullspace`). An orthonormal basis of the same space is better conditioned and quick; Adam, whose steps depend
-on the basis, goes another way in it. Both in float64.
+(sympy's `nullspace`). An orthonormal basis of the same space is better conditioned and faster. Adam's steps depend on
+the basis, so the results differ. Both are in float64.
 
-Tokens are never quite dependent, so a direction is free while its part in E_k is below a share `tolerance` of E_k's
-largest singular value. A tolerance that is more than rounding makes room for more prompts than a text encoder's width
-allows, and protects them in part; the empty prompt, which guidance reads in every picture, is protected in full anyhow.
+Tokens are never exactly dependent, so a direction is free if its singular value in E_k is below the share `tolerance`
+of the largest one. A larger tolerance allows more prompts than the text encoder's width, and protects them partly. The
+empty prompt, which guidance reads for every image, is always protected fully.
 
 Shapes: T tokens of a prompt, d text width, b directions.
 """
@@ -29,56 +29,58 @@ from efface.methods.training.weights import Weights
 from efface.models.model import Model
 from efface.request.record import Request
 
-EXACT = 1e-6  # a share of a singular value that is nothing but the rounding of float32 embeddings
+EXACT = 1e-6  # share of a singular value; a smaller one is the rounding of float32 embeddings
 _PIVOT = 1e-9
 
 
-def protected(request: Request, concept: str) -> list[str]:
-    """The prompts that a concept's change leaves alone, the empty one first."""
+def protected_prompts(request: Request, concept: str) -> list[str]:
+    """The prompts that a concept's change must not affect, the empty one first."""
     return list(dict.fromkeys(["", *request.preserve, *(name for name in request.names if name != concept)]))
 
 
 def bases(model: Model, request: Request, tolerance: float, published: bool) -> dict[str, Tensor]:
-    """N_k of each concept, (b, d), float64.
+    """Compute the basis N_k of each concept.
 
     Args:
-        model: Of which only the text encoder is used.
-        request: The concepts, and what is preserved.
-        tolerance: Below which share a direction is free.
-        published: The basis of the scripts instead of an orthonormal one.
+        model: The model, of which only the text encoder is used.
+        request: The concepts and the preserved prompts.
+        tolerance: The share of the largest singular value below which a direction is free.
+        published: Whether to return the basis of the scripts instead of an orthonormal one.
+
+    Returns:
+        The basis of each concept, (b, d), float64, by name.
 
     Raises:
-        BadRequest: What is protected leaves a concept no direction.
+        BadRequest: The protected prompts leave no direction for a concept.
     """
     (empty,) = model.embed([""], clip_skip=request.clip_skip).tokens.double()
     named = model.embed(request.names, clip_skip=request.clip_skip).tokens.double()  # (k, T, d)
     check_finite(empty, named)
     free = null_space(empty, EXACT * _size(empty))
     preserved = _triangle(model, request.preserve, request.clip_skip)
-    found: dict[str, Tensor] = {}
+    directions: dict[str, Tensor] = {}
     for index, name in enumerate(request.names):
         others = torch.cat([named[:index], named[index + 1 :]]).flatten(0, 1)
         basis, rows = free, torch.cat([preserved, others])
         if len(rows):
             basis = null_space(torch.linalg.qr(rows, mode="r").R @ free.T, tolerance * _size(rows)) @ free
-        # A text encoder may leave directions that no prompt has any part in.
+        # A text encoder may have directions that no prompt uses.
         if not len(basis) or _size(named[index] @ basis.T) <= EXACT * _size(named[index]):
             raise BadRequest(
-                f"sepce protects {len(protected(request, name))} prompts from what it does to '{name}', and leaves no "
-                f"direction of the text, {model.width} wide, that '{name}' has a part in; protect fewer, or some of it "
-                "less, e.g. -s tolerance=0.05."
+                f"The {len(protected_prompts(request, name))} protected prompts leave sepce no direction for '{name}' "
+                f"in the {model.width} dimensions of the text; protect fewer, or set e.g. -s tolerance=0.05."
             )
-        found[name] = free_variables(basis) if published else basis
-    return found
+        directions[name] = free_variables(basis) if published else basis
+    return directions
 
 
 class Confined(Weights):
-    """Changes of linear maps, one for each concept, that use given directions only.
+    """Changes of linear maps, one for each concept, within given directions.
 
     Args:
-        denoiser: Has the maps.
-        names: Their weights.
-        directions: Beta N_k of each concept, (b_k, d).
+        denoiser: The denoiser with the maps.
+        names: The names of their weights.
+        directions: The basis beta N_k of each concept, (b_k, d).
     """
 
     def __init__(self, denoiser: nn.Module, names: Iterable[str], directions: Sequence[Tensor]) -> None:
@@ -86,19 +88,19 @@ class Confined(Weights):
         self.names = tuple(names)
         self._base = [denoiser.get_parameter(name).detach() for name in self.names]
         self._directions = [each.to(self._base[0].device, torch.float32) for each in directions]
-        # A_kl, (d_out, b_k), one concept's after the other's.
+        # A_kl, (d_out, b_k), in the order of concepts, then of maps.
         self.coefficients = nn.ParameterList(
             nn.Parameter(each.new_zeros(len(base), len(each))) for each in self._directions for base in self._base
         )
 
     def of(self, concept: int) -> list[Tensor]:
-        """A_kl of one concept."""
+        """The coefficients A_kl of one concept, (d_out, b_k) for each map."""
         first = concept * len(self.names)
         return [self.coefficients[first + index] for index in range(len(self.names))]
 
     def changes(self, concept: int) -> list[Tensor]:
-        """Delta_kl of one concept."""
-        # Half precision would leave the null space.
+        """The changes Delta_kl of one concept, (d_out, d) for each map."""
+        # In half precision the change would not be in the null space.
         with torch.autocast(self._base[0].device.type, enabled=False):
             return [coefficients @ self._directions[concept] for coefficients in self.of(concept)]
 
@@ -121,7 +123,7 @@ class Confined(Weights):
 
 
 def _edit(parameter: str, coefficients: Tensor, directions: Tensor) -> WeightEdit:
-    """The change as factors, or multiplied out where that is smaller: each edit has a copy of the directions."""
+    """The change as factors, or as a matrix if that is smaller, since each edit has a copy of the directions."""
     dense = coefficients.shape[0] * directions.shape[1]
     if coefficients.numel() + directions.numel() >= dense:
         return WeightEdit(parameter, delta=coefficients @ directions)
@@ -129,16 +131,16 @@ def _edit(parameter: str, coefficients: Tensor, directions: Tensor) -> WeightEdi
 
 
 def null_space(rows: Tensor, cut: float) -> Tensor:
-    """Orthonormal rows (b, d) that span the directions in which `rows` (., d) have singular values up to `cut`."""
+    """Orthonormal rows (b, d) that span the directions in which `rows` (n, d) have singular values up to `cut`."""
     _, values, right = torch.linalg.svd(rows)
     return right[int((values > cut).sum()) :]
 
 
 def free_variables(basis: Tensor) -> Tensor:
-    """The published basis of the space that `basis` (b, d) spans.
+    """The published basis, (b, d), of the space that `basis` (b, d) spans.
 
-    Each of its vectors has a free variable to itself, after which it is 0. So read from the last variable to the first,
-    it is the reduced row echelon form of the space.
+    Each of its vectors has one free variable, and is 0 after it. So with the variables in reverse order, it is the
+    reduced row echelon form of the space.
     """
     rows = basis.flip(1)
     done = 0

@@ -1,9 +1,9 @@
-"""Which of a U-Net's parameters ESD trains, by the names of both of its codes.
+"""The parameters of a U-Net that ESD trains, by the option names of both published codes.
 
-The 2023 code chooses parameters by their CompVis names, the 2025 code weights and biases of linear and convolutional
-layers by diffusers' names. CompVis' `time_embed` is `time_embedding`, `out` is `conv_norm_out` and `conv_out`;
-`output_blocks.6` and `.8` are the first and third attention of `up_blocks.2`, `input_blocks.4` and `.7` the first of
-`down_blocks.1` and of `down_blocks.2`.
+The 2023 code selects parameters by their CompVis names. The 2025 code selects weights and biases of linear and
+convolutional layers by diffusers' names. CompVis' `time_embed` is `time_embedding`, `out` is `conv_norm_out` and
+`conv_out`; `output_blocks.6` and `.8` are the first and third attention of `up_blocks.2`, `input_blocks.4` and `.7` the
+first of `down_blocks.1` and of `down_blocks.2`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _BY_LAYER: dict[str, Callable[[str], bool]] = {
 }
 
 
-def parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk: bool = False) -> tuple[str, ...]:
-    """Names of the parameters to train.
+def trained_parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk: bool = False) -> tuple[str, ...]:
+    """The names of the parameters to train.
 
     Args:
         denoiser: The U-Net.
-        train_method: Which set.
-        mu_quirk: Let `noxattn` and `notime` train the output layers too, as mu's packaging does by an oversight.
+        train_method: The set of parameters.
+        mu_quirk: Whether `noxattn` and `notime` include the output layers, as in mu's packaging, by an oversight.
 
     Raises:
-        BadRequest: The U-Net has none of them.
+        BadRequest: The U-Net has no parameter of the set.
     """
     if train_method in _BY_LAYER:
         layers = {name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
@@ -64,5 +64,5 @@ def parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk: bool = 
         spared = _OUT if mu_quirk and train_method in ("noxattn", "notime") else ()
         chosen = [name for name, _ in denoiser.named_parameters() if by_name(name) or name.startswith(spared)]
     if not chosen:
-        raise BadRequest(f"train_method={train_method} trains no parameter of this model; choose another.")
+        raise BadRequest(f"train_method={train_method} selects no parameter of this model; choose another.")
     return tuple(chosen)

@@ -18,7 +18,7 @@ from efface.eraser.solve import solve_request
 from efface.generation.jobs import Sampling
 from efface.generation.sampling import sample
 from efface.methods.trained.ablate.config import AblateConfig
-from efface.methods.trained.ablate.images import Gallery, square
+from efface.methods.trained.ablate.images import AnchorImages, square
 from efface.tools import CachedPictures
 
 
@@ -29,9 +29,9 @@ def ablated(
     return solve_request(model, request, tools)
 
 
-def gallery(model: Model, concept: Concept, copies: Any = None, **options: Any) -> Gallery:
+def gallery(model: Model, concept: Concept, copies: Any = None, **options: Any) -> AnchorImages:
     config = AblateConfig.model_validate({"sampling_steps": 1, **options})
-    return Gallery(model, concept, config, CachedPictures(model), copies, 16, None)
+    return AnchorImages(model, concept, config, CachedPictures(model), copies, 16, None)
 
 
 DOG = Concept(name="cat", guide="dog")
@@ -105,7 +105,9 @@ def test_pictures_are_made_small_as_they_are_read(tiny_model: Model, tmp_path: P
 
     folder = write_pictures(tmp_path / "many", ["dog"] * 6, 6)
     config = AblateConfig(datapath=str(folder))
-    assert len(Gallery(tiny_model, DOG, config, Watched(tiny_model), None, 16, None).source.given) == len(alive) == 6
+    assert (
+        len(AnchorImages(tiny_model, DOG, config, Watched(tiny_model), None, 16, None).source.given) == len(alive) == 6
+    )
 
 
 def test_files_that_cannot_be_read_are_named(tiny_model: Model, tmp_path: Path) -> None:

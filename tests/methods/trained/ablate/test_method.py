@@ -17,7 +17,7 @@ from efface.eraser.base import base_of
 from efface.methods.trained.ablate.augment import whole
 from efface.methods.trained.ablate.config import PUBLISHED, AblateConfig
 from efface.methods.trained.ablate.method import Ablate
-from efface.methods.trained.ablate.weights import ParameterGroup, TokenRows, parameters
+from efface.methods.trained.ablate.weights import ParameterGroup, TokenRows, group_parameters
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Batch, seeded
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 def test_parameter_groups_are_the_published_ones_on_sd14(sd14: Any) -> None:
     every = [name for name, _ in sd14.named_parameters()]
     groups: dict[str, tuple[str, ...]] = {
-        name: parameters(sd14, name)  # pyright: ignore[reportArgumentType]
+        name: group_parameters(sd14, name)  # pyright: ignore[reportArgumentType]
         for name in ("cross-attn", "attn", "full-weight")
     }
     assert {name: len(names) for name, names in groups.items()} == {"cross-attn": 32, "attn": 160, "full-weight": 686}

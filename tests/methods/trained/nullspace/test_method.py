@@ -13,7 +13,7 @@ from efface import BadInput, BadRequest, Concept, Eraser, Model, Request, Weight
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.methods.trained.nullspace.method import protected
-from efface.methods.trained.nullspace.targets import Targets, TextTower
+from efface.methods.trained.nullspace.targets import EditableTextEncoder, Targets
 from efface.models.families.sd import StableDiffusion
 from efface.models.storage.folder import Folder
 from efface.tools import latents_of
@@ -42,13 +42,13 @@ def deltas(eraser: Eraser) -> list[Tensor]:
     return found
 
 
-def parts(model: Model, **options: Any) -> tuple[TextTower, Targets, NullspaceConfig]:
+def parts(model: Model, **options: Any) -> tuple[EditableTextEncoder, Targets, NullspaceConfig]:
     config = NullspaceConfig.model_validate({**QUICK, **options})
-    tower = TextTower(model, config.layers, None)
+    tower = EditableTextEncoder(model, config.layers, None)
     return tower, Targets(model, tower, latents_of(model), config), config
 
 
-def protected_inputs(tower: TextTower, layer: int) -> Tensor:
+def protected_inputs(tower: EditableTextEncoder, layer: int) -> Tensor:
     """Inputs of all tokens of the preserved prompts, (h, n)."""
     return tower.keys(tower.ids(PRESERVE), [layer])[layer].flatten(0, 1).double().T
 
@@ -120,7 +120,7 @@ def test_values_of_a_layer_stand_in_for_what_it_computes(tiny_model: Model) -> N
         text = tower.text(ids, layer, z)
         torch.testing.assert_close(text, expected)
         assert float(torch.autograd.grad(text.square().sum(), z)[0].abs().max()) > 0
-    skipping = TextTower(tiny_model, [0], 1)
+    skipping = EditableTextEncoder(tiny_model, [0], 1)
     torch.testing.assert_close(skipping.text(ids), tiny_model.embed(["a cat", "van gogh"], clip_skip=1).tokens)
 
 

@@ -1,6 +1,6 @@
 """Concept ablation's pictures, shrunk or enlarged, so that a concept is forgotten at any size.
 
-Two of three pictures are shrunk to a side drawn from a third to all of it, the others are enlarged to 1.2 to 1.4 times
+Two of three pictures are shrunk to a side random_choice from a third to all of it, the others are enlarged to 1.2 to 1.4 times
 and cropped. One below 0.6 is put on an empty canvas, and counts in the loss only where it is; its prompt begins with
 "a far away" or "very small". One that is enlarged is "zoomed in" or a "close up". One between 0.6 and 1 stays whole.
 
@@ -39,31 +39,31 @@ def whole(picture: Tensor, factor: int) -> View:
 def augmented(picture: Tensor, factor: int, generator: torch.Generator) -> View:
     """A picture (3, S, S) in [-1, 1], of which `factor` pixels are a latent, shrunk or enlarged."""
     size = picture.shape[-1]
-    if drawn(3, generator) < 2:
+    if random_choice(3, generator) < 2:
         # The mask leaves out the outermost latents: three are the least that leave one.
         least = min(max(size // 3, 3 * factor), size)
-        side = least + drawn(size + 1 - least, generator)
+        side = least + random_choice(size + 1 - least, generator)
     else:
-        side = int(1.2 * size) + drawn(int(1.4 * size) - int(1.2 * size), generator)
+        side = int(1.2 * size) + random_choice(int(1.4 * size) - int(1.2 * size), generator)
     side += side % 2
     if side < 0.6 * size:
-        top, left = drawn(size - side + 1, generator), drawn(size - side + 1, generator)
+        top, left = random_choice(size - side + 1, generator), random_choice(size - side + 1, generator)
         canvas = torch.zeros_like(picture)
         canvas[:, top : top + side, left : left + side] = resized(picture, side)
         mask = torch.zeros(1, size // factor, size // factor)
         rows, columns = (slice(at // factor + 1, (at + side) // factor - 1) for at in (top, left))
         mask[:, rows, columns] = 1
-        return View(canvas, mask, SMALL[drawn(2, generator)])
+        return View(canvas, mask, SMALL[random_choice(2, generator)])
     if side > size:
-        top, left = drawn(side - size + 1, generator), drawn(side - size + 1, generator)
+        top, left = random_choice(side - size + 1, generator), random_choice(side - size + 1, generator)
         crop = resized(picture, side)[:, top : top + size, left : left + size]
-        return whole(crop, factor)._replace(prefix=LARGE[drawn(2, generator)])
+        return whole(crop, factor)._replace(prefix=LARGE[random_choice(2, generator)])
     return whole(picture, factor)
 
 
 def mirrored(picture: Tensor, generator: torch.Generator) -> Tensor:
     """The picture, or every other time its mirror image."""
-    return picture.flip(-1) if drawn(2, generator) else picture
+    return picture.flip(-1) if random_choice(2, generator) else picture
 
 
 def resized(picture: Tensor, side: int) -> Tensor:
@@ -72,6 +72,6 @@ def resized(picture: Tensor, side: int) -> Tensor:
     return scaled[0].clamp(-1, 1)
 
 
-def drawn(choices: int, generator: torch.Generator) -> int:
+def random_choice(choices: int, generator: torch.Generator) -> int:
     """One of 0, 1, ..., all equally likely."""
     return int(torch.randint(choices, (), generator=generator))

@@ -24,7 +24,7 @@ from efface.files import sha256_of_tensors
 from efface.methods.base import CopyDetector, Pictures
 from efface.methods.trained.ablate.augment import View
 from efface.methods.trained.ablate.config import AblateConfig
-from efface.methods.trained.ablate.prompts import anchor_of, read_prompts, templates, usable
+from efface.methods.trained.ablate.prompts import anchor_of, read_prompt_file, templates, usable
 from efface.methods.trained.ablate.prompts import captions as written
 from efface.models.model import Model
 from efface.request.record import Concept
@@ -68,7 +68,7 @@ class Encoder:
 _LOOKED_AT, _ANCHORS, _TARGETS = 5, 10, 3
 
 
-class Shot(NamedTuple):
+class AnchorImage(NamedTuple):
     """A picture and the anchor prompt that it was drawn by."""
 
     caption: str
@@ -97,7 +97,7 @@ class Source:
         return hashlib.sha256(json.dumps([self.captions, self.targets, pictures]).encode()).hexdigest()
 
 
-class Gallery:
+class AnchorImages:
     """A concept's anchor pictures.
 
     Args:
@@ -126,14 +126,14 @@ class Gallery:
             self.source = self._read(Path(config.datapath), config.prompts)
             return
         if config.prompts:
-            captions = usable(read_prompts(Path(config.prompts)), concept, config.prompts)
+            captions = usable(read_prompt_file(Path(config.prompts)), concept, config.prompts)
         elif config.prompt_gen_model:
             captions = written(concept, config.prompt_gen_model, config.num_class_prompts, config.seed, model.device)
         else:
             captions = templates(concept)
         self.source = self._sorted(captions) if self._copies else Source(tuple(captions), (concept.name,))
 
-    def shots(self, slot: int, slots: int, count: int) -> list[Shot]:
+    def shots(self, slot: int, slots: int, count: int) -> list[AnchorImage]:
         """At most `count` pictures for one of several slots, which share `train_size` pictures.
 
         Raises:
@@ -149,7 +149,7 @@ class Gallery:
         else:
             found = self._drawn(names, [config.seed + index // len(captions) for index in picked])
         copied = self._copied(found)
-        shots = map(Shot, names, found, picked)
+        shots = map(AnchorImage, names, found, picked)
         kept = [shot for shot, is_copy in zip(shots, copied, strict=True) if not is_copy]
         if not kept:
             raise BadRequest(f"All anchor pictures of '{self._concept.name}' are copies; give other prompts=FILE.")
@@ -196,7 +196,7 @@ class Gallery:
         """A folder's pictures, with the prompts in it or in a file."""
         pictures = self._pictures.read(folder)
         read = [(caption, square(torch.from_numpy(pixels.copy()), self._size)) for caption, pixels in pictures]
-        captions = read_prompts(Path(prompts)) if prompts else [caption for caption, _ in read]
+        captions = read_prompt_file(Path(prompts)) if prompts else [caption for caption, _ in read]
         if len(captions) != len(read):
             raise BadFile(f"{folder} has {len(read)} pictures but {prompts} {len(captions)} prompts; give one each.")
         if not all(captions):

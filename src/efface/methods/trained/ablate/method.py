@@ -37,9 +37,9 @@ from efface.errors import BadFile, BadRequest
 from efface.methods.base import CopyDetector, Method, Pictures, SnapshotWriter
 from efface.methods.trained.ablate.augment import View, augmented, mirrored, whole
 from efface.methods.trained.ablate.config import AblateConfig
-from efface.methods.trained.ablate.images import Encoder, Gallery, Shot
+from efface.methods.trained.ablate.images import AnchorImage, AnchorImages, Encoder
 from efface.methods.trained.ablate.prompts import anchor_of, target_prompt
-from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, parameters, start_detached
+from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, group_parameters, start_detached
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
@@ -71,13 +71,13 @@ class Ablate(Objective):
         if self._chosen.parameter_group == "embedding":
             self.weights = self._reader = TokenRows(model, [self._concept.name], request.clip_skip)
         else:
-            self.weights = Copies(model.denoiser, parameters(model.denoiser, self._chosen.parameter_group))
+            self.weights = Copies(model.denoiser, group_parameters(model.denoiser, self._chosen.parameter_group))
             self._reader = self._base
         self._networks = Networks(model, self.weights)
         self._schedule = model.noise_schedule()
         self._factor = model.pixels_per_latent
         size = min(model.latent_shape[1:]) * self._factor
-        gallery = Gallery(model, self._concept, config, pictures, copies, size, request.clip_skip)
+        gallery = AnchorImages(model, self._concept, config, pictures, copies, size, request.clip_skip)
         self._targets = gallery.source.targets
         self._encoded = Encoder(model.vae, model.device)
         processes = PartialState()
@@ -132,11 +132,11 @@ class Ablate(Objective):
         used = gather_object([(slot, [shot.number for shot in shots]) for slot, shots in self._shots.items()])
         return hashlib.sha256(json.dumps([source, sorted(used)]).encode()).hexdigest()
 
-    def _shot(self, slot: int, index: int) -> Shot:
+    def _shot(self, slot: int, index: int) -> AnchorImage:
         shots = self._shots[slot]
         return shots[index % len(shots)]
 
-    def _view(self, shot: Shot, aug: bool, generator: torch.Generator) -> View:
+    def _view(self, shot: AnchorImage, aug: bool, generator: torch.Generator) -> View:
         picture = seen = shot.picture.float() / 127.5 - 1
         if self._config.hflip:
             seen = mirrored(picture, generator)

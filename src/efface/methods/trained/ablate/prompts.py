@@ -29,7 +29,7 @@ import torch
 from efface.errors import BadFile, BadRequest
 from efface.files import cache_folder, keep_in_cache, sha256_of_file
 from efface.methods.closed_form.everyday import EVERYDAY
-from efface.methods.trained.ablate.augment import drawn
+from efface.methods.trained.ablate.augment import random_choice
 from efface.models.pretrained import open_network, open_part
 from efface.request.record import Concept, Kind
 
@@ -72,7 +72,7 @@ def templates(concept: Concept) -> list[str]:
     return [template.format(concept.name if concept.kind == "memorised" else guide) for template in words]
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompt_file(path: Path) -> list[str]:
     """The lines of a text file, or the column `prompt` of a CSV.
 
     Raises:
@@ -117,11 +117,13 @@ def target_prompt(caption: str, target: str, concept: Concept, generator: torch.
     if concept.kind == "memorised":
         return target
     if concept.kind == "unsafe":
-        return (f"{target}, {caption}", f"in {target} style, {caption}", f"{caption}, {target}")[drawn(3, generator)]
+        return (f"{target}, {caption}", f"in {target} style, {caption}", f"{caption}, {target}")[
+            random_choice(3, generator)
+        ]
     if concept.kind == "object" or (concept.guide and anchor.casefold() in caption.casefold()):
         return re.sub(re.escape(anchor), lambda _: target, caption, flags=re.IGNORECASE)
-    form = drawn(3, generator)
-    words = f"{target} {target}" if drawn(2, generator) else target
+    form = random_choice(3, generator)
+    words = f"{target} {target}" if random_choice(2, generator) else target
     return (
         f"{caption}, in the style of {words}",
         f"{words} inspired painting, {caption}",

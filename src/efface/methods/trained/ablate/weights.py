@@ -30,7 +30,7 @@ _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
 }
 
 
-def parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, ...]:
+def group_parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, ...]:
     """Names of the U-Net's parameters in a group."""
     names = [name for name, _ in denoiser.named_parameters()]
     return tuple(name for name in names if any(piece in name for piece in _PIECES[group]))

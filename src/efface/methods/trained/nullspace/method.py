@@ -38,7 +38,7 @@ from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.closed_form.ridge import ridge
 from efface.methods.closed_form.tokens import prompt_pairs
 from efface.methods.trained.nullspace.config import NullspaceConfig
-from efface.methods.trained.nullspace.targets import Targets, TextTower
+from efface.methods.trained.nullspace.targets import EditableTextEncoder, Targets
 from efface.models.model import Model
 from efface.progress import Progress
 from efface.request.record import Request
@@ -106,7 +106,7 @@ def erase(
     prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
     embedded = model.embed(prompts, clip_skip=request.clip_skip)
     towards = model.embed(guides, clip_skip=request.clip_skip).tokens
-    tower = TextTower(model, config.layers, request.clip_skip)
+    tower = EditableTextEncoder(model, config.layers, request.clip_skip)
     weights = {layer: _Weight(tower, layer, basis) for layer, basis in _free(tower, request, config).items()}
     targets = Targets(model, tower, latents, config)
     started = time.perf_counter()
@@ -134,7 +134,7 @@ def erase(
 class _Weight:
     """One layer's W as it is being edited, float64."""
 
-    def __init__(self, tower: TextTower, layer: int, basis: Tensor) -> None:
+    def __init__(self, tower: EditableTextEncoder, layer: int, basis: Tensor) -> None:
         self._tower, self.layer, self.basis = tower, layer, basis
         self._base = tower.weight(layer)
         self.delta = torch.zeros_like(self._base)
@@ -153,7 +153,7 @@ class _Weight:
         self._earlier = torch.cat([self._earlier, keys.cpu().double()])
 
 
-def _free(tower: TextTower, request: Request, config: NullspaceConfig) -> dict[int, Tensor]:
+def _free(tower: EditableTextEncoder, request: Request, config: NullspaceConfig) -> dict[int, Tensor]:
     """By layer, a basis (h, s) of the directions that protected prompts leave free."""
     prompts = protected(request, config)
     grams = {layer: torch.zeros(2 * tower.weight(layer).shape[1:], dtype=torch.float64) for layer in config.layers}

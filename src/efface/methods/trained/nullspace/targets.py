@@ -37,7 +37,7 @@ from efface.models.text.encoding import encode_ids
 _FC2 = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.fc2$")
 
 
-class TextTower:
+class EditableTextEncoder:
     """A float32 copy of a model's text encoder; the model's own stays as it is.
 
     Args:
@@ -146,7 +146,7 @@ class Targets:
         BadInput: The model is in a type that gradients do not survive.
     """
 
-    def __init__(self, model: Model, tower: TextTower, latents: Latents, config: NullspaceConfig) -> None:
+    def __init__(self, model: Model, tower: EditableTextEncoder, latents: Latents, config: NullspaceConfig) -> None:
         self._model, self._tower, self._latents, self._config = model, tower, latents, config
         if model.dtype == torch.float16:
             raise BadInput(f"Gradients through {model.name} vanish in float16; open it in float32 or bfloat16.")
