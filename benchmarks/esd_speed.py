@@ -185,7 +185,8 @@ def evaluated(concept: str, erasers: dict[str, Path], n: int, work: Path) -> dic
     """Forget and retain rates of each way, on the same images of the unedited model."""
     from efface.generation import Sampling
     from efface.judges import open_judge
-    from efface.protocols import PROTOCOLS, run_protocol
+    from efface.protocols import PROTOCOLS
+    from efface.protocols.run import run_protocol
 
     model = efface.open_model("emoji")
     loaded = {name: Eraser.load(path) for name, path in erasers.items()}

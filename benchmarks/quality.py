@@ -17,8 +17,9 @@ from efface.generation import Sampling
 from efface.judges import Judge
 from efface.models import Model
 from efface.models.emoji import catalogue
-from efface.protocols import DESTINATIONS, PROTOCOLS, Result, run_protocol
+from efface.protocols import DESTINATIONS, PROTOCOLS, Result
 from efface.protocols.err import RATES
+from efface.protocols.run import run_protocol
 from efface.request.record import Concept, Kind, Request
 from efface.settings import Scalar
 from pages import table

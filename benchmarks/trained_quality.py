@@ -34,7 +34,8 @@ from efface.judges import Judge, open_judge
 from efface.models import Model
 from efface.models.emoji import MEMORISED as PICTURE
 from efface.models.emoji import catalogue
-from efface.protocols import PROTOCOLS, run_protocol
+from efface.protocols import PROTOCOLS
+from efface.protocols.run import run_protocol
 from efface.request.record import Kind
 from efface.settings import Scalar
 from memory import megabytes

@@ -17,7 +17,8 @@ from efface.cli.run import run
 from efface.errors import BadInput
 from efface.generation import Sampling, generate_images, read_folder, read_picture
 from efface.judges import JUDGES, HasUndecidedBand, Judge, answer_of, judge_images, open_judge
-from efface.protocols import PROTOCOLS, run_protocol
+from efface.protocols import PROTOCOLS
+from efface.protocols.run import run_protocol
 from efface.report import schema, write_report
 from efface.report.document import DOCUMENT
 from efface.request.record import Concept, Request

@@ -19,8 +19,9 @@ from efface.metrics.features import extract, open_extractor
 from efface.metrics.kid import kid
 from efface.models import Model
 from efface.models.clip import open_clip
-from efface.protocols import BASE, PROTOCOLS, Evaluation, EvaluationInput, JudgedImage, Result, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation, EvaluationInput, JudgedImage, Result
 from efface.protocols.ablation_sets import sets_for
+from efface.protocols.run import run_protocol
 from efface.request.record import Concept, Request
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=8)

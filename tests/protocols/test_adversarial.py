@@ -16,7 +16,8 @@ from efface.generation import Job, Sampling, read_folder
 from efface.judges.base import Pixels, Scores
 from efface.metrics.rates import wilson
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Calibration, Evaluation, Result, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Calibration, Evaluation, Result
+from efface.protocols.run import run_protocol
 from efface.request.record import Concept, Request
 from efface.settings import Settings
 from support import StubJudge

@@ -18,8 +18,9 @@ from efface.metrics.fid import fid
 from efface.metrics.kid import kid, kid_statistic
 from efface.models import Model
 from efface.models.clip import open_clip
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation
 from efface.protocols.image_scores import to_reference
+from efface.protocols.run import run_protocol
 from efface.report import write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:FID of")

@@ -11,9 +11,10 @@ from scipy import stats
 import efface
 from efface.generation import Job, Sampling
 from efface.models import Model
-from efface.protocols import PROTOCOLS, Evaluation, JudgedImage, Probe, Result, run_protocol
+from efface.protocols import PROTOCOLS, Evaluation, JudgedImage, Probe, Result
 from efface.protocols.counting import comparisons
 from efface.protocols.plan import Count, right_answers
+from efface.protocols.run import run_protocol
 from efface.request.record import Concept, Request
 
 QUICK = Sampling("ddim", 2, 3.0)

@@ -14,7 +14,8 @@ from efface.generation import Sampling
 from efface.judges.base import Pixels
 from efface.judges.nudenet import NINE, STRICT, Detection, NudeNetJudge
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols.run import run_protocol
 from efface.report import write_report
 
 QUICK = Sampling("ddim", 2, 3.0)

@@ -11,8 +11,9 @@ from efface.errors import BadInput
 from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation
 from efface.protocols.imagenette import CLASSES
+from efface.protocols.run import run_protocol
 
 QUICK = Sampling("ddim", 2, 7.0, batch_size=9)
 

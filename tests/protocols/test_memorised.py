@@ -16,7 +16,8 @@ from efface.judges import open_judge
 from efface.judges.sscd import CopyJudge
 from efface.models import Model
 from efface.models.emoji import MEMORISED, catalogue
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols.run import run_protocol
 
 CAPTION = catalogue().memorised
 

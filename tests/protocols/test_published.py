@@ -9,8 +9,9 @@ import pytest
 import efface
 from efface.generation import Sampling
 from efface.models import Model
-from efface.protocols import PROTOCOLS, Protocol, run_protocol
+from efface.protocols import PROTOCOLS, Protocol
 from efface.protocols.base import PaperSampling
+from efface.protocols.run import run_protocol
 
 #: As the reference repositories have it; `None` where none says it for its numbers.
 PUBLISHED = {

@@ -11,8 +11,9 @@ import efface
 from efface.errors import BadInput
 from efface.generation import Sampling, read_folder
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
-from efface.protocols.results import input_record
+from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols.evaluation_record import input_record
+from efface.protocols.run import run_protocol
 
 QUICK = Sampling("ddim", 2, 3.0)
 

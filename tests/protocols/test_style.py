@@ -15,7 +15,8 @@ from efface.judges import open_judge
 from efface.metrics.features import open_extractor
 from efface.metrics.lpips import AlexLpips, Lpips
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols.run import run_protocol
 
 QUICK = Sampling("ddim", 2, 3.0, batch_size=7)
 ROWS = (("van gogh house", "Vincent van Gogh", 3), ("art by van gogh", "Vincent van Gogh", 4))

@@ -11,7 +11,8 @@ from efface.errors import BadInput
 from efface.generation import Sampling
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation
+from efface.protocols.run import run_protocol
 from efface.request.record import Concept, Request
 
 REQUEST = Request(

@@ -14,7 +14,8 @@ from efface.judges import open_judge
 from efface.metrics.features import open_extractor
 from efface.models import Model
 from efface.models.emoji import catalogue
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Result, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Result
+from efface.protocols.run import run_protocol
 from efface.protocols.unlearncanvas import SEEDS, seed_of
 from efface.protocols.world import grid_of, read_grid
 

@@ -22,11 +22,11 @@ def result(forget: float, retained: float | None = None) -> Result:
 @pytest.mark.parametrize(
     ("forget", "retained", "tone", "headline"),
     [
-        (1.0, 0.0, "good", "Forgot “cat” and kept the rest"),
-        (0.95, -0.03, "good", "Forgot “cat” and kept the rest"),
+        (1.0, 0.0, "good", "Forgot “cat” and retained the rest"),
+        (0.95, -0.03, "good", "Forgot “cat” and retained the rest"),
         (0.99, -0.2, "mixed", "Forgot “cat” but damaged the rest"),
-        (0.85, 0.0, "mixed", "Mostly forgot “cat” but kept the rest"),
-        (0.1, 0.0, "bad", "Did not forget “cat” but kept the rest"),
+        (0.85, 0.0, "mixed", "Mostly forgot “cat” but retained the rest"),
+        (0.1, 0.0, "bad", "Did not forget “cat” but retained the rest"),
         (0.1, -0.5, "bad", "Did not forget “cat” and damaged the rest"),
         (1.0, None, "good", "Forgot “cat”"),
     ],
@@ -97,7 +97,7 @@ def test_the_concept_that_is_found_most_often_decides():
     went = {name: {"guide": 10} for name in names} | {names[7]: {"concept": 8, "guide": 1, "undecided": 1, "error": 9}}
     pooled = result(191 / 199, 0.0)
     found = headline_of(names, replace(pooled, destinations={"forget": went}))
-    assert (found.tone, found.text) == ("bad", "Did not forget “bird 7” (1 of 20 concepts) but kept the rest")
+    assert (found.tone, found.text) == ("bad", "Did not forget “bird 7” (1 of 20 concepts) but retained the rest")
     assert found.sentences[0].endswith("“bird 7” is found most often, in 88.9% of its images.")
     went[names[7]] = {"guide": 10}
     found = headline_of(names, replace(pooled, destinations={"forget": went}))
@@ -123,7 +123,7 @@ def test_a_concept_that_cannot_be_told_is_named_beside_the_others():
     drawn = {"cat": {"concept": 10}, "dodo": {"concept": 2, "nothing": 8}}
     found = headline_of(["cat", "dodo"], replace(result(1.0, 0.0), base=before, **places(went, drawn)))
     assert found.tone == "mixed"
-    assert found.text == "Forgot “cat” (1 of 2 concepts) and kept the rest; “dodo” cannot be judged"
+    assert found.text == "Forgot “cat” (1 of 2 concepts) and retained the rest; “dodo” cannot be judged"
     found = headline_of(["cat", "dodo"], replace(result(1.0), base=before, **places(went, {"cat": drawn["dodo"]})))
     assert found.text == "Forgot “dodo” (1 of 2 concepts); “cat” cannot be judged"
 

@@ -14,8 +14,9 @@ from efface.generation import Job, Sampling
 from efface.judges.base import Pixels, Scores
 from efface.metrics.base import Measured
 from efface.models import Model
-from efface.protocols import EvaluationInput, Metric, Plan, Prepared, Probe, Protocol, run_protocol
+from efface.protocols import EvaluationInput, Metric, Plan, Prepared, Probe, Protocol
 from efface.protocols.plan import Answers, BeforeAfter, HarmonicMean, right_answers
+from efface.protocols.run import run_protocol
 from efface.report import page
 from support import StubJudge
 

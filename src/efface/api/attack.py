@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import judge_name, model_from, override
 from efface.api.erasers import named_erasers
-from efface.api.evaluate import concepts_of
+from efface.api.evaluate import named_concepts
 from efface.api.result import VerbResult
 from efface.attacks import ATTACKS, Attack
 from efface.attacks.attempts import AttackResult, attack_erasers
@@ -27,8 +27,8 @@ from efface.judges import Judge, open_judge
 from efface.protocols import Calibration
 from efface.protocols.base import check_erasers, common_clip_skip, world_of
 from efface.protocols.err import probes_of
+from efface.protocols.evaluation_record import evaluation_record
 from efface.protocols.probes.file import name_key
-from efface.protocols.results import evaluation_record
 from efface.request.record import Concept, Request
 from efface.tools import latents_of
 from efface.work_folder import claim
@@ -153,7 +153,7 @@ def attack(
     sampling = override(Sampling.default(opened), steps=steps, sampler=sampler, batch_size=batch_size)
     sampling = common_clip_skip(sampling, loaded)
     if isinstance(judge, str):
-        judge = open_judge(judge, concepts_of([request, *requests], prompts), str(opened.device), trust_torchscript)
+        judge = open_judge(judge, named_concepts([request, *requests], prompts), str(opened.device), trust_torchscript)
     probes = probes_of(request, world_of(opened, judge), n, seed)
     others = [probe.job for probe in probes if probe.wanted][:n]
     jobs = [probe.job for probe in probes if probe.metric == "forget"]

@@ -17,8 +17,9 @@ from efface.files import sha256_of_file
 from efface.generation import read_prompts
 from efface.judges import Judge, open_judge
 from efface.judges.wrappers import NoJudge
-from efface.protocols import PROTOCOLS, Evaluation, Protocol, run_protocol
+from efface.protocols import PROTOCOLS, Evaluation, Protocol
 from efface.protocols.neighbours import propose_neighbours
+from efface.protocols.run import run_protocol
 from efface.report.document import PAGE, write_report
 from efface.request.record import Request
 from efface.work_folder import claim
@@ -119,7 +120,7 @@ def evaluate(
     with nullcontext() if temporary else claim(out, "evaluate", work, PAGE, force):
         if isinstance(chosen, str):
             requests = [request] if request else [eraser.request for eraser in loaded.values()]
-            chosen = open_judge(chosen, concepts_of(requests, prompts), str(opened.device), trust_torchscript)
+            chosen = open_judge(chosen, named_concepts(requests, prompts), str(opened.device), trust_torchscript)
         evaluation = run_protocol(
             entry,
             opened,
@@ -176,7 +177,7 @@ def propose_adjacent(
     return proposed
 
 
-def concepts_of(requests: Sequence[Request], prompts: Path | None = None) -> tuple[str, ...]:
+def named_concepts(requests: Sequence[Request], prompts: Path | None = None) -> tuple[str, ...]:
     """All concepts that requests and a file of prompts name: what a judge of any words has to distinguish.
 
     Args:

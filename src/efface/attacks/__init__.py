@@ -1,8 +1,9 @@
-"""Ways to bring an erased concept back: one file an attack.
+"""Attacks: searches for prompts, or embeddings in a prompt's place, that bring an erased concept back.
 
-An attack searches for prompts, or embeddings in a prompt's place, under which an edited model draws what was erased.
-It neither draws nor judges: it is given a function that does both.
+An attack proposes images; `search.py` generates them with the edited model and judges them. One file for each attack.
 """
+
+from __future__ import annotations
 
 from efface.attacks.base import Attack, Target, Trial
 from efface.registry import Registry
@@ -12,7 +13,7 @@ ATTACKS: Registry[Attack] = Registry(
     {name: f"efface.attacks.{name}:ENTRY" for name in ("random_prefix", "embedding_shift", "unlearndiff", "inversion")},
     "efface.attacks",
 )
-#: What stands in where nobody gives adversarial prompts: cheap, and weaker than attacks that follow a gradient.
+#: The attacks without given adversarial prompts: fast, and weaker than attacks that follow a gradient.
 DEFAULT: tuple[str, ...] = ("random_prefix", "embedding_shift")
 
 __all__ = ["ATTACKS", "DEFAULT", "Attack", "Target", "Trial"]

@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from efface.models import Model
 
 
-#: Draws jobs with the edited model and judges them: how sure the judge is of the concept in each, NaN without a score.
+#: Generates images with the edited model and judges them. Returns the score of the concept in each, NaN without one.
 Trial = Callable[[Sequence[Job]], Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked, and with how much.
+    """What is attacked, and with how many images.
 
     Attributes:
         model: The unedited model.
-        eraser: What is on it while a trial draws.
-        concept: What shall come back.
-        prompts: Plain prompts for it.
-        seeds: Of the images of the search, as many as it may draw; no image that is measured has one of these.
-        latents: Draws with the unedited model.
-        words: Further words for it, which words drawn at random leave out, as they do its name.
-        clip_skip: How many of the text encoder's last layers are skipped.
-        enough: The score from which on a search may stop.
+        eraser: The eraser, attached while a trial generates images.
+        concept: The concept to bring back.
+        prompts: Plain prompts for the concept.
+        seeds: One seed for each image that the search may generate; no image that is measured has one of these.
+        latents: Generates latents with the unedited model.
+        words: Further words for the concept, which random words avoid, like its name.
+        clip_skip: Number of the text encoder's last layers to skip.
+        enough: The score at which a search may stop.
     """
 
     model: Model
@@ -50,20 +50,20 @@ class Target:
 
 @dataclass(frozen=True)
 class Attack:
-    """One way to attack.
+    """One attack, as the registry stores it.
 
     Attributes:
-        name: What it is called on the command line and in results.
+        name: The attack's name on the command line and in results.
         summary: One line.
         paper: Link to the paper.
         repository: Link to the reference implementation.
         config: Its settings, with the published defaults.
-        images: validated settings -> how many images a search of one prompt draws at most.
-        search: (target, validated settings, trial) -> prompts that bring the concept back best, the best first; their
-            seeds mean nothing. It draws at most one image a seed of the target, and raises where it cannot search: an
-            attack that fails has shown nothing.
-        embeds: It finds embeddings, which only models take that efface samples itself.
-        gradient: It follows a gradient through the text encoder, which it knows of models with one CLIP.
+        images: Returns, for validated settings, how many images a search of one prompt generates at most.
+        search: Takes a target, validated settings and a trial. Returns the prompts that bring the concept back, the
+            best first; their seeds are ignored. It generates at most one image for each seed of the target, and raises
+            an error if it cannot search: a failed search shows nothing about the eraser.
+        embeds: Whether it returns embeddings, which only models accept that efface samples itself.
+        gradient: Whether it follows a gradient through the text encoder, which needs a model with one CLIP.
     """
 
     name: str
@@ -77,27 +77,36 @@ class Attack:
     gradient: bool = False
 
     def unfit(self, model: Model, eraser: Eraser | None = None) -> str | None:
-        """Why it cannot be used on a model, or on it with an eraser, as what it does; None if it can."""
+        """Why the attack cannot be used, as a predicate of the attack; None if it can.
+
+        Args:
+            model: The model.
+            eraser: An eraser of the model, or None for the model alone.
+        """
         if self.embeds and model.call_parameters is not None:
-            return f"gives embeddings, which {model.name} does not take from efface"
+            return f"returns embeddings, which {model.name} does not accept from efface"
         if self.gradient and not model.one_clip_encoder:
             return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"
         if not (self.gradient and eraser):
             return None
-        # Both bring torch, which the names and settings of attacks need not wait for.
+        # Both import torch, which lists of attacks do not need.
         from efface.apply.guard import GUARDS
         from efface.edits.kinds import GuardEdit
 
-        guards = [edit.guard for edit in eraser.edits if isinstance(edit, GuardEdit)]
-        if lasting := next((name for name in guards if GUARDS.get(name).remembers), None):
-            return f"follows the gradient of single steps, and what {lasting} does at one hangs on all before it"
+        names = [edit.guard for edit in eraser.edits if isinstance(edit, GuardEdit)]
+        if guard := next((name for name in names if GUARDS.get(name).remembers), None):
+            return f"follows the gradient of single steps, and what {guard} does at one depends on all earlier steps"
         return None
 
     def check_fit(self, model: Model, eraser: Eraser | None = None) -> None:
-        """Refuse a model, or an eraser on it, that the attack cannot be used on.
+        """Check that the attack can be used.
+
+        Args:
+            model: The model.
+            eraser: An eraser of the model, or None for the model alone.
 
         Raises:
-            BadInput: It cannot.
+            BadInput: It cannot be used.
         """
         if why := self.unfit(model, eraser):
             raise BadInput(f"The attack '{self.name}' {why}.")
@@ -106,7 +115,11 @@ class Attack:
 def ranked(jobs: Sequence[Job], scores: Sequence[float]) -> list[tuple[Job, float]]:
     """Jobs with a score, the best first.
 
-    Scores are compared to two places, so that what rounds otherwise in a batch of another size ranks the same.
+    Scores are compared to two decimals, so that rounding in a batch of another size does not change the order.
+
+    Args:
+        jobs: The images.
+        scores: Their scores, NaN without one.
 
     Raises:
         RuntimeError: None has a score.

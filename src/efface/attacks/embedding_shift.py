@@ -2,15 +2,17 @@
 
     c = mean_i [ T(p_i with the concept) - T(p_i without) ],   e = T(prompt) + eta c
 
-T being the text encoder's output for all tokens. It is Ring-A-Bell's target (Tsai et al., arXiv 2310.10012;
-https://github.com/chiayi-hsu/Ring-A-Bell) without the search for words that say it, as RECE evaluates with (Gong et
-al., arXiv 2407.12383; https://github.com/CharlesGong12/RECE), with eta 3 for themes and 0.9 for styles. No text says
-the embedding, so it is a bound from below on what stays in the model, not an attack by a user who can only type.
+T is the text encoder's output for all tokens. This is Ring-A-Bell's target (Tsai et al., arXiv 2310.10012;
+https://github.com/chiayi-hsu/Ring-A-Bell) without the search for words that express it, as RECE evaluates with (Gong et
+al., arXiv 2407.12383; https://github.com/CharlesGong12/RECE), with eta 3 for themes and 0.9 for styles. No text has
+this embedding: it is a lower bound on what stays in the model, not an attack by a user who can only type.
 
-The pairs are the concept's name and the prompts that name it, with and without it; RECE has 79 of nudity.
+The pairs are the concept's name and the prompts that name it, with and without it; RECE has 79 for nudity.
 
-T is that of the model with the eraser on it: an eraser that edits the text encoder is not gone round.
+T is that of the model with the eraser attached: an eraser that edits the text encoder is not bypassed.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -24,17 +26,23 @@ from efface.settings import Settings
 
 
 class EmbeddingShiftConfig(Settings):
-    """How far to go.
+    """How far to shift.
 
     Attributes:
-        eta: shifts to try, in multiples of the concept's direction.
+        eta: Shifts to try, in multiples of the concept's direction.
     """
 
     eta: tuple[float, ...] = Field(default=(0.9, 3.0, 0.5, 1.5, 2.0), min_length=1)
 
 
 def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[Job]:
-    """Every eta in turn, the prompts in turn; all prompts, with the eta of the best mean score."""
+    """Try every eta in turn, on the prompts in turn. Returns all prompts, with the eta of the best mean score.
+
+    Args:
+        target: What is attacked.
+        config: The settings.
+        trial: Generates and judges images.
+    """
     with target.eraser.attach(target.model):
         embedded = _embed(target, target.prompts)
         direction = concept_direction(target)
@@ -56,25 +64,25 @@ def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[J
 
 
 def concept_direction(target: Target) -> Tensor:
-    """c, (T, d)."""
+    """The direction c, (T, d)."""
     prompts = [" ".join(prompt.split()) for prompt in (target.concept, *target.prompts)]
     pairs = {(prompt, without(prompt, target.concept)) for prompt in prompts}
-    told = sorted(pair for pair in pairs if pair[0] != pair[1])
-    return (_embed(target, [one for one, _ in told]) - _embed(target, [other for _, other in told])).mean(dim=0)
+    named = sorted(pair for pair in pairs if pair[0] != pair[1])
+    return (_embed(target, [one for one, _ in named]) - _embed(target, [other for _, other in named])).mean(dim=0)
 
 
 def without(prompt: str, concept: str) -> str:
-    """The prompt without the concept's words, in whatever case they are; within another word they are none."""
+    """The prompt without the concept's name, in any case; the name within another word stays."""
     return " ".join(naming(concept).sub(" ", prompt).split())
 
 
 def naming(concept: str) -> re.Pattern[str]:
-    """Finds a concept's name in a prompt, as words of their own."""
+    """A pattern for a concept's name in a prompt, as separate words."""
     return re.compile(rf"(?<!\w){re.escape(concept)}(?!\w)", re.IGNORECASE)
 
 
 def _embed(target: Target, prompts: Sequence[str]) -> Tensor:
-    """(n, T, d)."""
+    """Embeddings, (n, T, d)."""
     return target.model.embed(prompts, clip_skip=target.clip_skip, truncate=True).tokens
 
 

@@ -1,15 +1,15 @@
-"""Concept inversion: a new word, learnt by the edited model, that means what it forgot.
+"""Concept inversion: a new word, learned by the edited model, that means what it forgot.
 
     min_v  mean | eps - eps_u(x_t, t, T(p_v)) |^2        p_v: the prompt with v where it names the concept
 
-over pictures x_0 that the unedited model drew of the prompt and all times t, by AdamW. No text says v: what comes back
-is what the weights still know, not what a user who can only type can reach.
+over pictures x_0 that the unedited model generates for the prompt and all times t, by AdamW. No text has the embedding
+v: what comes back is what the weights still know, not what a user who can only type can reach.
 
 Paper: Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", arXiv 2308.01508 (ICLR
 2024). Reference: https://github.com/NYU-DICE-Lab/circumventing-concept-erasure, which takes 5000 steps of 16 pictures
-in fp16, 25 pictures of a style, and begins at the word "art"; its rate of 5e-3 is scaled by these 16. `denoising` has
-the loss. Apart from it, the word that shows the concept best of `checks` on the way is taken, and the search ends where
-it is back. A prompt that does not name the concept has v before it.
+in fp16, 25 pictures of a style, and starts at the word "art"; its learning rate of 5e-3 is scaled by these 16.
+`denoising` has the loss. Unlike the reference, the word is judged `checks` times on the way, the best one is returned,
+and the search ends when the concept is back. In a prompt that does not name the concept, v comes first.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from efface.settings import Settings
 
 
 class InversionConfig(Settings):
-    """How to learn.
+    """The settings.
 
     Attributes:
-        steps: of AdamW.
-        batch_size: pictures of a step.
-        lr: its rate, scaled.
-        weight_decay: of v.
-        images: pictures of each prompt.
-        initializer_token: the word that v begins at; of several tokens, the last.
-        checks: how often, at even distances, it is drawn and judged.
-        attack_seed: of pictures, times and noise.
+        steps: Number of steps of AdamW.
+        batch_size: Number of pictures of a step.
+        lr: The learning rate, scaled.
+        weight_decay: The weight decay of v.
+        images: Number of pictures of each prompt.
+        initializer_token: The word that v starts at; of several tokens, the last.
+        checks: How often, at even distances, an image with v is judged.
+        attack_seed: Seed of pictures, times and noise.
     """
 
     steps: int = Field(default=5000, ge=1)
@@ -53,7 +53,13 @@ class InversionConfig(Settings):
 
 
 def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
-    """One image a check, the prompts in turn; the word that showed the concept best, in every prompt."""
+    """Learn the word; one image for each check, on the prompts in turn. Returns the best word in every prompt.
+
+    Args:
+        target: What is attacked.
+        config: The settings.
+        trial: Generates and judges images.
+    """
     denoising = Denoising(target)
     pictures = [denoising.pictures(prompt, config.images) for prompt in target.prompts]
     texts = [_naming(target, prompt) for prompt in target.prompts]
@@ -73,8 +79,8 @@ def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
                 times = torch.randint(denoising.length, (config.batch_size,), generator=draw)
                 noise = torch.randn(pictures[index][rows].shape, generator=draw)
                 with torch.enable_grad():
-                    told = texts[index].encode([0], word)
-                    loss = denoising.loss(told, pictures[index][rows], times, noise)
+                    text = texts[index].encode([0], word)
+                    loss = denoising.loss(text, pictures[index][rows], times, noise)
                     word.grad = denoising.gradient(loss, word)
                 adam.step()
             job = _job(target, texts, turn % len(texts), word.detach(), seed)
@@ -88,18 +94,18 @@ def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
 
 
 def _naming(target: Target, prompt: str) -> SoftPrompt:
-    """The prompt with a free token where the concept's name was; where that comes again, it is left out."""
-    named = naming(target.concept).search(prompt)
-    before, after = (prompt[: named.start()], prompt[named.end() :]) if named else ("", prompt)
+    """The prompt with a free token in place of the concept's name; repetitions of the name are left out."""
+    match = naming(target.concept).search(prompt)
+    before, after = (prompt[: match.start()], prompt[match.end() :]) if match else ("", prompt)
     after = without(after, target.concept)
     (ids,) = target.model.tokenizer([before])["input_ids"]
     rest = " ".join(f"{before} {after}".split())
-    return SoftPrompt(target.model, rest, 1, len(ids) - 2, target.clip_skip)  # the start and end tokens left out
+    return SoftPrompt(target.model, rest, 1, len(ids) - 2, target.clip_skip)  # without start and end token
 
 
 @torch.no_grad()
 def _job(target: Target, texts: Sequence[SoftPrompt], index: int, word: Tensor, seed: int = 0) -> Job:
-    """One prompt with the word, read by the text encoder with the eraser on it."""
+    """One prompt with the word (1, d), encoded with the eraser attached."""
     tokens = texts[index].encode([0], word)[0]
     return Job(target.prompts[index], seed, concept=target.concept, embedding=Embedding.of(tokens))
 

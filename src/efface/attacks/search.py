@@ -24,7 +24,7 @@ AWAY = 1 << 20
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class AttackSearchResult:
     """The result of one search.
 
     Attributes:
@@ -81,7 +81,7 @@ class AttackRun:
         folder: Path,
         like: Job | None = None,
         enough: float = math.inf,
-    ) -> SearchResult:
+    ) -> AttackSearchResult:
         """Run the attack's search. An exception of the attack is part of the result.
 
         Args:
@@ -113,9 +113,9 @@ class AttackRun:
             enough=enough,
         )
         try:
-            return SearchResult(tuple(self.attack.search(target, self.config, trial)), tried)
+            return AttackSearchResult(tuple(self.attack.search(target, self.config, trial)), tried)
         except Exception as error:  # any error of the attack: a failed search shows nothing about the eraser
-            return SearchResult((), tried, error)
+            return AttackSearchResult((), tried, error)
 
     def scores(self, jobs: Sequence[Job], eraser: Eraser | None, folder: Path) -> list[float]:
         """The judge's scores of the concept in images of one model, NaN on an error.

@@ -1,20 +1,21 @@
 """UnlearnDiffAtk: words before a prompt under which the edited model best denoises a picture of what it forgot.
 
-The edited model itself is the classifier. With z_0 a picture that the unedited model drew of the prompt p, and k tokens
-a, one-hot rows over the V of the vocabulary,
+The edited model itself is the classifier. With z_0 a picture that the unedited model generates for the prompt p, and k
+tokens a, one-hot rows over the V of the vocabulary,
 
     min_a  E_eps | eps - eps_u(z_t, t, T(a, p)) |^2,   z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
 
-Each row of a is drawn from a point A of the simplex, at first the uniform one. The loss's gradient with respect to the
-drawn rows, clipped to [-1, 1], is taken for A's (straight through); Adam steps on A with L2 decay, and each row is
-projected back, A_i <- argmin { |x - A_i| : x >= 0, sum x = 1 }. `iterations` such steps at a time t, then the text of
-the likeliest tokens is drawn and judged; so at `timesteps` times, the cleanest first, until an image shows the concept.
+Each row of a is drawn from a point A of the simplex, at first the uniform one. The gradient of the loss with respect to
+the drawn rows, clipped to [-1, 1], is used as the gradient of A (straight-through); Adam steps on A with L2 decay, and
+each row is projected back, A_i <- argmin { |x - A_i| : x >= 0, sum x = 1 }. After `iterations` such steps at a time t,
+an image of the text of the most probable tokens is judged. This is repeated at `timesteps` times, the cleanest first,
+until an image shows the concept.
 
 Paper: Zhang et al., arXiv 2310.11868 (ECCV 2024). Reference: https://github.com/OPTML-Group/Diffusion-MU-Attack, with
-k = 5 for nudity and 3 for styles and objects. Apart from it: start, end and padding tokens are never chosen; what is
-judged is always a text, read as any prompt is, and drawn as all images of the run are (there by 50 steps of LMS); the
-picture is drawn by 25 steps of DPM-Solver++ at guidance 7.5 (there LMS, at the row's guidance, and encoded anew), and
-prompts without room for k more tokens are passed over. `denoising` has the loss.
+k = 5 for nudity and 3 for styles and objects. Unlike the reference: start, end and padding tokens are never chosen; the
+judged image is always of a text, encoded as any prompt is, and sampled as all images of the run are (there by 50 steps
+of LMS); the picture is sampled by 25 steps of DPM-Solver++ at guidance 7.5 (there LMS, at the row's guidance, and
+encoded again); and prompts without room for k more tokens are skipped. `denoising` has the loss.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from efface.settings import Settings
 
 
 class UnlearnDiffConfig(Settings):
-    """The search, by the reference's names.
+    """The settings, by the reference's names.
 
     Attributes:
-        k: free tokens.
-        insertion_location: where they stand.
-        timesteps: at how many times it searches, and so how many images it judges at most.
-        iterations: steps at each.
+        k: Number of free tokens.
+        insertion_location: The place of the free tokens.
+        timesteps: Number of times of the search, and so the largest number of images to judge.
+        iterations: Number of steps at each time.
         lr: Adam's learning rate.
-        weight_decay: its L2 decay.
-        attack_seed: of noise and of the drawn tokens.
-        keep: texts kept, where several are asked for.
+        weight_decay: Adam's L2 decay.
+        attack_seed: Seed of noise and of the drawn tokens.
+        keep: Number of texts to return.
     """
 
     k: int = Field(default=3, ge=1)
@@ -58,7 +59,13 @@ class UnlearnDiffConfig(Settings):
 
 
 def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]:
-    """One image a time, the prompts in turn; the tokens that are kept are given with every prompt."""
+    """Search; one image for each time, on the prompts in turn. Returns the best tokens, each with every prompt.
+
+    Args:
+        target: What is attacked.
+        config: The settings.
+        trial: Generates and judges images.
+    """
     prompts, texts = _with_room(target, config)
     denoising = Denoising(target)
     descent = _Descent(target, config, denoising)
@@ -75,8 +82,7 @@ def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]
         if scores[-1] >= target.enough:
             break
     best = dict.fromkeys(tried[job] for job, _ in ranked(list(tried), scores))
-    kept = list(best)[: config.keep]
-    return [Job(text.text(chosen), concept=target.concept) for text in texts for chosen in kept]
+    return [Job(text.text(chosen), concept=target.concept) for text in texts for chosen in list(best)[: config.keep]]
 
 
 def _with_room(target: Target, config: UnlearnDiffConfig) -> tuple[list[str], list[SoftPrompt]]:
@@ -85,17 +91,17 @@ def _with_room(target: Target, config: UnlearnDiffConfig) -> tuple[list[str], li
     Raises:
         RuntimeError: None can.
     """
-    found: dict[str, SoftPrompt] = {}
+    texts: dict[str, SoftPrompt] = {}
     for prompt in target.prompts:
         with suppress(BadRequest):
-            found[prompt] = SoftPrompt(target.model, prompt, config.k, config.insertion_location, target.clip_skip)
-    if not found:
+            texts[prompt] = SoftPrompt(target.model, prompt, config.k, config.insertion_location, target.clip_skip)
+    if not texts:
         raise RuntimeError(f"no prompt has room for {config.k} more tokens")
-    return list(found), list(found.values())
+    return list(texts), list(texts.values())
 
 
 class _Descent:
-    """A and the optimiser's state, which one time hands to the next."""
+    """A and the optimiser's state, which continue from one time to the next."""
 
     def __init__(self, target: Target, config: UnlearnDiffConfig, denoising: Denoising) -> None:
         self._target, self._config, self._denoising = target, config, denoising
@@ -106,24 +112,24 @@ class _Descent:
 
     @property
     def chosen(self) -> tuple[int, ...]:
-        """The likeliest tokens, (k,)."""
+        """The most probable tokens, (k,)."""
         return tuple(self._chances.argmax(1).tolist())
 
     @property
     def times(self) -> list[int]:
-        """In the middle of as many equal parts of the schedule as there are images to draw, ascending."""
+        """The middles of equal parts of the schedule, one for each image, ascending."""
         parts = min(self._config.timesteps, len(self._target.seeds))
         return [int((part + 0.5) * self._denoising.length / parts) for part in range(parts)]
 
     def run(self, text: SoftPrompt, picture: Tensor, t: int) -> None:
-        """`iterations` steps at one time, with the eraser on the model."""
+        """Take `iterations` steps at one time t, with the eraser attached, on a picture (1, C, h, w)."""
         for _ in range(self._config.iterations):
             drawn = torch.multinomial(self._chances, 1, generator=self._draw)[:, 0]
             noise = torch.randn(picture.shape, generator=self._draw)
             with torch.enable_grad():
                 embeddings = self._table[drawn].requires_grad_()
-                told = text.encode(drawn.tolist(), embeddings)
-                loss = self._denoising.loss(told, picture, torch.tensor([t]), noise)
+                encoded = text.encode(drawn.tolist(), embeddings)
+                loss = self._denoising.loss(encoded, picture, torch.tensor([t]), noise)
                 gradient = self._denoising.gradient(loss, embeddings)
             self._chances.grad = (gradient @ self._table.T).clamp(-1, 1) * self._allowed
             self._adam.step()

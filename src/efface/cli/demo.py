@@ -41,7 +41,8 @@ def demo_command(
     from efface.errors import BadInput
     from efface.files import slug
     from efface.judges import open_judge
-    from efface.protocols import PROTOCOLS, run_protocol
+    from efface.protocols import PROTOCOLS
+    from efface.protocols.run import run_protocol
     from efface.report import write_report
     from efface.work_folder import claim
 

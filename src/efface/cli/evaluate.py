@@ -76,11 +76,13 @@ def evaluate_command(
     from efface.api.erasers import eraser_files
     from efface.cli.output import Screen
     from efface.files import slug
+    from efface.protocols import PROTOCOLS
 
     screen = Screen(json)
     if not erasers:
         raise BadInput("Nothing to evaluate: give the file of an eraser; efface erase makes one.")
     files = eraser_files(erasers)
+    PROTOCOLS.get(protocol)  # an unknown name is an error before anything is loaded
 
     import efface
 

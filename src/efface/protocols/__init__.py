@@ -1,9 +1,10 @@
 """Named evaluations: which images to generate, which questions to ask about them, and which numbers to report."""
 
+from __future__ import annotations
+
 from efface.protocols.base import EvaluationInput, Metric, Protocol
 from efface.protocols.plan import BASE, DESTINATIONS, FailedImage, JudgedImage, Plan, Prepared, Probe
 from efface.protocols.results import Calibration, Evaluation, Result
-from efface.protocols.run import run_protocol
 from efface.registry import Registry
 
 PROTOCOLS: Registry[Protocol] = Registry(
@@ -30,5 +31,4 @@ __all__ = [
     "Probe",
     "Protocol",
     "Result",
-    "run_protocol",
 ]

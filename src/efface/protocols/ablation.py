@@ -54,7 +54,7 @@ GUIDANCE, TIMES, DRAWS = 6.0, 4, 500
 GROUPS = ("target", "anchor", "hard_negative")
 
 
-class Config(Settings):
+class AblationConfig(Settings):
     """The settings.
 
     Attributes:
@@ -74,7 +74,7 @@ Groups = Mapping[str, Sequence[tuple[Probe, ...]]]
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """The images of the sets of every concept."""
-    config = Config.model_validate(evaluation.options)
+    config = AblationConfig.model_validate(evaluation.options)
     guidance = GUIDANCE if config.guidance is None and evaluation.world is None else config.guidance
     sets = {
         name: [sets_for(evaluation, concept, request.names) for concept in request.concepts]
@@ -251,7 +251,7 @@ ENTRY = Protocol(
     metrics=_metrics(),
     prepare=prepare,
     n=50,
-    config=Config,
+    config=AblationConfig,
     reads=("data",),
     published=PaperSampling("ddim", 50, GUIDANCE),
 )

@@ -32,7 +32,14 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class AblationSets:
-    """What is compared; `is_style` says whether the names are those of styles."""
+    """The sets of one ablated concept.
+
+    Attributes:
+        target: The concept itself.
+        anchor: What it was ablated towards.
+        hard_negatives: Concepts that are easily confused with it.
+        is_style: Whether the names are those of styles.
+    """
 
     target: PromptSet
     anchor: PromptSet
@@ -40,8 +47,14 @@ class AblationSets:
     is_style: bool
 
 
-class Entry(Settings):
-    """One concept of eval.json."""
+class EvalEntry(Settings):
+    """One concept of eval.json.
+
+    Attributes:
+        target: The concept's name.
+        anchor: The anchor's name.
+        hard_negative: Names of hard negatives.
+    """
 
     target: str
     anchor: str
@@ -49,7 +62,7 @@ class Entry(Settings):
 
 
 _Kind = Literal["style", "object"]
-_FILE = TypeAdapter(dict[_Kind, dict[str, Entry]])
+_FILE = TypeAdapter(dict[_Kind, dict[str, EvalEntry]])
 
 
 def sets_for(evaluation: EvaluationInput, concept: Concept, erased: Sequence[str] = ()) -> AblationSets:
@@ -127,7 +140,7 @@ def _published(data: Path, concept: Concept) -> AblationSets:
     raise BadInput(f"{path} has no concept '{concept.name}'; it has: {known}.")
 
 
-def _sets(folder: Path, entry: Entry, is_style: bool) -> AblationSets:
+def _sets(folder: Path, entry: EvalEntry, is_style: bool) -> AblationSets:
     names = (entry.target, entry.anchor, *entry.hard_negative)
     if is_style:
         sets = [PromptSet(name, _prompts(folder, (name.replace(" ", "_"), name.split()[0]))) for name in names]

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation.folder import folder_name
 from efface.generation.jobs import Sampler, Sampling
@@ -24,6 +23,9 @@ from efface.models.builtin import World
 from efface.protocols.plan import BASE, Prepared
 from efface.request.record import Request
 from efface.settings import Scalar, Settings
+
+if TYPE_CHECKING:
+    from efface.eraser.eraser import Eraser
 
 #: The optional inputs of a protocol: `--prompts` and `--data`.
 Reads = Literal["prompts", "data"]

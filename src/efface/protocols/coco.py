@@ -50,7 +50,7 @@ from efface.settings import Settings
 _BATCH = 256
 
 
-class Config(Settings):
+class CocoConfig(Settings):
     """The settings.
 
     Attributes:
@@ -66,7 +66,7 @@ class Config(Settings):
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """One image for each caption."""
-    config = Config.model_validate(evaluation.options)
+    config = CocoConfig.model_validate(evaluation.options)
     jobs = read_prompts(evaluation.prompts_for("coco"), evaluation.seed)
     if len(jobs) > evaluation.n:
         jobs = [jobs[i * len(jobs) // evaluation.n] for i in range(evaluation.n)]
@@ -164,7 +164,7 @@ ENTRY = Protocol(
     ),
     prepare=prepare,
     n=30_000,
-    config=Config,
+    config=CocoConfig,
     judged=False,
     reads=("prompts", "data"),
 )

@@ -30,10 +30,10 @@ _ByQuestion = Mapping[tuple[str, Job], JudgedImage]
 
 def rate(images: Iterable[JudgedImage], count: Count) -> Measured | None:
     """The mean of what images count, with its interval; None if none counts."""
-    return _rate(by_prompt(images, count))
+    return _rate(values_by_prompt(images, count))
 
 
-def by_prompt(images: Iterable[JudgedImage], count: Count) -> list[list[float]]:
+def values_by_prompt(images: Iterable[JudgedImage], count: Count) -> list[list[float]]:
     """What images with an answer count, a list for each prompt.
 
     An answer about an image counts once, even if several erasers ask for it under different metrics.
@@ -157,6 +157,9 @@ def _answered(result: Result, count: Count) -> _ByQuestion:
 def _difference(first: _ByQuestion, count: Count, second: _ByQuestion, other: Count) -> Measured | None:
     """The second minus the first where both have an answer; None if there is no pair, or an outcome is not 0 or 1."""
     shared = [key for key in first if key in second]
-    before, after = by_prompt((first[k] for k in shared), count), by_prompt((second[k] for k in shared), other)
+    before, after = (
+        values_by_prompt((first[k] for k in shared), count),
+        values_by_prompt((second[k] for k in shared), other),
+    )
     outcomes = {outcome for cluster in (*before, *after) for outcome in cluster}
     return mcnemar(before, after) if outcomes and outcomes <= {0, 1} else None

@@ -63,7 +63,7 @@ Rows = Sequence[tuple[Job, Mapping[str, str]]]
 COUNTS = (*(f"count_{part.lower()}" for part in NINE), "count_total")
 
 
-class Config(Settings):
+class I2pConfig(Settings):
     """The settings.
 
     Attributes:
@@ -84,7 +84,7 @@ class Config(Settings):
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """One or several questions about each row's image."""
-    config = Config.model_validate(evaluation.options)
+    config = I2pConfig.model_validate(evaluation.options)
     rows = _chosen(_rows(evaluation.prompts_for("i2p"), evaluation.seed), config)
     if len(rows) > evaluation.n:
         rows = [rows[i * len(rows) // evaluation.n] for i in range(evaluation.n)]
@@ -116,7 +116,7 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
     return Prepared(plans, evaluation.judge, counts, labelled=False, stores_images=config.keep_images)
 
 
-def _questions(judge: Judge, config: Config) -> tuple[str, dict[str, str]]:
+def _questions(judge: Judge, config: I2pConfig) -> tuple[str, dict[str, str]]:
     """The question of `forget`, and the other questions by the name of their rate.
 
     Raises:
@@ -132,7 +132,7 @@ def _questions(judge: Judge, config: Config) -> tuple[str, dict[str, str]]:
     return f"nudity{at}", nudity | parts
 
 
-def _at_threshold(judge: Judge, config: Config) -> str:
+def _at_threshold(judge: Judge, config: I2pConfig) -> str:
     """The user's question, with the user's threshold if there is one."""
     if "threshold" not in config.model_fields_set:
         return config.question
@@ -158,7 +158,7 @@ def _rows(path: Path, seed: int) -> Rows:
     return list(zip(jobs, rows, strict=True))
 
 
-def _chosen(rows: Rows, config: Config) -> list[tuple[Job, Mapping[str, str]]]:
+def _chosen(rows: Rows, config: I2pConfig) -> list[tuple[Job, Mapping[str, str]]]:
     chosen = [
         (job, row)
         for job, row in rows
@@ -253,6 +253,6 @@ ENTRY = Protocol(
     metrics=_metrics(),
     prepare=prepare,
     n=10_000,
-    config=Config,
+    config=I2pConfig,
     reads=("prompts",),
 )

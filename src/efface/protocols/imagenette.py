@@ -36,7 +36,7 @@ CLASSES = (
 )
 
 
-class Config(Settings):
+class ImagenetteConfig(Settings):
     """The settings.
 
     Attributes:
@@ -48,7 +48,7 @@ class Config(Settings):
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """n images of each class."""
-    config = Config.model_validate(evaluation.options)
+    config = ImagenetteConfig.model_validate(evaluation.options)
     jobs = _jobs(evaluation, config)
     classes = tuple(dict.fromkeys(job.concept for job in jobs))
     rates: dict[str, Count] = {
@@ -69,7 +69,7 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
     return Prepared(plans, WithPeers(evaluation.judge, classes))
 
 
-def _jobs(evaluation: EvaluationInput, config: Config) -> list[Job]:
+def _jobs(evaluation: EvaluationInput, config: ImagenetteConfig) -> list[Job]:
     if evaluation.prompts is not None:
         if config.classes:
             raise BadInput("The file of prompts says which classes there are; leave -s classes or --prompts away.")
@@ -123,7 +123,7 @@ ENTRY = Protocol(
     ),
     prepare=prepare,
     n=20,
-    config=Config,
+    config=ImagenetteConfig,
     reads=("prompts",),
     published=PaperSampling("lms", 100, 7.5),
 )

@@ -36,7 +36,7 @@ from efface.settings import Settings
 LOW = 2.0
 
 
-class Config(Settings):
+class MemorisedConfig(Settings):
     """The settings.
 
     Attributes:
@@ -51,7 +51,7 @@ class Config(Settings):
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """n images of each memorised caption, and n of other prompts."""
-    config = Config.model_validate(evaluation.options)
+    config = MemorisedConfig.model_validate(evaluation.options)
     captions = tuple(dict.fromkeys(name for request in evaluation.requests.values() for name in request.names))
     references = _references(evaluation, captions)
     guidance = LOW if config.guidance is None and evaluation.model.world else config.guidance
@@ -82,7 +82,7 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
     return Prepared(plans, JoinedJudge(judge.with_references(references), other, rivals))
 
 
-def _judges(evaluation: EvaluationInput, config: Config) -> tuple[ReferenceJudge, Judge | None]:
+def _judges(evaluation: EvaluationInput, config: MemorisedConfig) -> tuple[ReferenceJudge, Judge | None]:
     """The judge of copies, and that of other prompts.
 
     Raises:
@@ -145,7 +145,7 @@ ENTRY = Protocol(
     metrics=(Metric("copies", "images that are copies of the memorised picture", better="lower"), FORGET, RETAIN),
     prepare=prepare,
     n=50,
-    config=Config,
+    config=MemorisedConfig,
     reads=("prompts", "data"),
     published=PaperSampling("ddim", 50, 6.0),
 )

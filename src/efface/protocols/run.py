@@ -29,16 +29,17 @@ from efface.protocols.answers import answer_probes, judged_images, questions_of,
 from efface.protocols.base import EvaluationInput, Protocol, check_erasers, common_clip_skip
 from efface.protocols.counting import (
     agreement,
-    by_prompt,
     calibrate,
     comparisons,
     destinations,
     rate,
     rates_by_attack,
     undecided,
+    values_by_prompt,
 )
+from efface.protocols.evaluation_record import evaluation_record, input_record
 from efface.protocols.plan import BASE, Answers, FailedImage, JudgedImage, Plan, Prepared
-from efface.protocols.results import Calibration, Evaluation, Result, evaluation_record, input_record
+from efface.protocols.results import Calibration, Evaluation, Result
 from efface.request.record import Request
 from efface.settings import Scalar
 
@@ -224,7 +225,7 @@ class _Run:
         for metric, count in plan.rates.items():
             counted = [pair for pair in pairs if count(pair[1]) is not None]
             if counted:
-                change[metric] = paired_difference(*(by_prompt([p[i] for p in counted], count) for i in (0, 1)))
+                change[metric] = paired_difference(*(values_by_prompt([p[i] for p in counted], count) for i in (0, 1)))
         same = [pair for pair in pairs if pair[1].probe.metric == "forget"]
         return replace(
             result,
@@ -249,7 +250,7 @@ class _Run:
         # A rate that was asked for and has no answer would raise the mean of the others by its absence.
         if not {*overall.needs, *asked} <= rates.keys():
             return rates, ()
-        rates[overall.name] = harmonic_mean([by_prompt(images, count) for count in asked.values()])
+        rates[overall.name] = harmonic_mean([values_by_prompt(images, count) for count in asked.values()])
         return rates, tuple(asked)
 
     def _weights(self, eraser: Eraser) -> dict[str, Any]:

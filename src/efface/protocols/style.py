@@ -44,7 +44,7 @@ from efface.request.record import Request
 from efface.settings import Settings
 
 
-class Config(Settings):
+class StyleConfig(Settings):
     """The settings.
 
     Attributes:
@@ -60,7 +60,7 @@ class Config(Settings):
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """The prompts of every artist, those erased and those not."""
-    config = Config.model_validate(evaluation.options)
+    config = StyleConfig.model_validate(evaluation.options)
     jobs = _jobs(evaluation)
     rates = {"forget": right_answers("forget"), "retain": right_answers("retain")}
     erased = {name: _erased(request, jobs, evaluation.judge) for name, request in evaluation.requests.items()}
@@ -165,7 +165,7 @@ class _Movement:
         return moved, unread
 
 
-def _pair_distance(evaluation: EvaluationInput, config: Config) -> tuple[str, str, PairDistance]:
+def _pair_distance(evaluation: EvaluationInput, config: StyleConfig) -> tuple[str, str, PairDistance]:
     """LPIPS if there are weights, else the distance of features."""
     if config.lpips:
         files = [part.strip() for part in config.lpips.split(",")]
@@ -212,7 +212,7 @@ ENTRY = Protocol(
     metrics=(*_metrics("lpips"), *_metrics("distance"), FORGET, RETAIN),
     prepare=prepare,
     n=20,
-    config=Config,
+    config=StyleConfig,
     reads=("prompts",),
     published=PaperSampling("lms", 100, 7.5),
 )

@@ -56,7 +56,7 @@ GUIDANCE, PICTURES = 9.0, 5
 Jobs = Mapping[tuple[str, str, int], Job]
 
 
-class Config(Settings):
+class UnlearnCanvasConfig(Settings):
     """The settings.
 
     Attributes:
@@ -76,7 +76,7 @@ class Config(Settings):
 
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """Every cell, with a question for the object and one for the style."""
-    config = Config.model_validate(evaluation.options)
+    config = UnlearnCanvasConfig.model_validate(evaluation.options)
     grid = _grid(evaluation).only([name.strip() for name in config.only.split(",") if name.strip()])
     judge = evaluation.judge
     if config.objects:
@@ -204,7 +204,7 @@ ENTRY = Protocol(
     ),
     prepare=prepare,
     n=len(SEEDS),
-    config=Config,
+    config=UnlearnCanvasConfig,
     reads=("data",),
     published=PaperSampling("ddim", 100, GUIDANCE, with_data=True),
 )

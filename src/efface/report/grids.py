@@ -51,7 +51,13 @@ class TilePicture:
 
 @dataclass(frozen=True)
 class Tile:
-    """Pictures of one prompt and seed."""
+    """Pictures of one prompt and seed.
+
+    Attributes:
+        prompt: The prompt.
+        detail: The seed and, for a failure, its score and metric.
+        pictures: The unedited model's picture first, then those of erasers.
+    """
 
     prompt: str
     detail: str
@@ -60,7 +66,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileGroup:
-    """Tiles under a title."""
+    """Tiles under a title.
+
+    Attributes:
+        title: The title.
+        note: How many images there are, and which are shown.
+        tiles: The tiles.
+    """
 
     title: str
     note: str
@@ -94,7 +106,14 @@ class Failures:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """An image without a verdict: with an error, or one that the judge is undecided about."""
+    """An image without a verdict.
+
+    Attributes:
+        of: The model.
+        prompt: The prompt.
+        seed: The seed.
+        error: The error; None if the judge is undecided.
+    """
 
     of: Series
     prompt: str

@@ -112,7 +112,7 @@ def headline_of(concepts: Sequence[str], result: Result, axes: Axes = DEFAULT_AX
     if harmless is None:
         return Headline(tone, f"{word} {subject}{doubt}", sentences)
     link = "and" if (grade == 2) == harmless else "but"
-    return Headline(tone, f"{word} {subject} {link} {'kept' if harmless else 'damaged'} the rest{doubt}", sentences)
+    return Headline(tone, f"{word} {subject} {link} {'retained' if harmless else 'damaged'} the rest{doubt}", sentences)
 
 
 def _some_of(some: Sequence[str], concepts: Sequence[str]) -> str:

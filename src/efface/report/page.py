@@ -33,7 +33,16 @@ FIGURES = 3
 
 @dataclass(frozen=True)
 class Card:
-    """The statement about one eraser at the top: the headline and its main numbers."""
+    """The statement about one eraser at the top.
+
+    Attributes:
+        of: The eraser's title and colour.
+        name: Its name.
+        facts: Its method, place and change of weights, as far as they are known.
+        headline: The headline.
+        figures: The main numbers.
+        certificate: By concept, how far the erasure can be undone.
+    """
 
     of: Series
     name: str

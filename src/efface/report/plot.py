@@ -23,7 +23,14 @@ NEAR = 9
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from `floor` to 1, in the view box's units from `start` over `length` (negative upwards)."""
+    """An axis of shares, from `floor` to 1.
+
+    Attributes:
+        floor: The share at its start.
+        step: The distance of its marks.
+        start: The position of its start, in the view box's units.
+        length: Its length, negative upwards.
+    """
 
     floor: float
     step: float
@@ -76,6 +83,8 @@ class Plot:
         points: The erasers.
         goal: The SVG path of the corner where the concept is forgotten and the rest is retained; empty if erasers have
             different numbers before.
+        width: The view box's width.
+        height: The view box's height.
     """
 
     forget: str
