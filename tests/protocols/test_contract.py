@@ -21,7 +21,8 @@ from efface.judges.nudenet import Detection, NudeNetJudge
 from efface.judges.sscd import CopyJudge
 from efface.judges.wrappers import NoJudge
 from efface.models import Model
-from efface.protocols import BASE, PROTOCOLS, Evaluation, Protocol, run_protocol
+from efface.protocols import BASE, PROTOCOLS, Evaluation, Protocol
+from efface.protocols.run import run_protocol
 from efface.report import schema, write_report
 from efface.report.document import DOCUMENT
 
