@@ -52,8 +52,17 @@ def test_pages_name_existing_objects_and_files(page: Path) -> None:
     for name in re.findall(r"\befface(?:\.\w+)+", re.sub(r"^::: .*$", "", text, flags=re.MULTILINE)):
         if name != "efface.json" and name not in ENTRY_POINTS:  # the provenance that an exported folder has
             resolve_name(name)
+    for path, name in re.findall(r"`(src/[\w/.]+\.py)`: `(\w+)`", text):
+        assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text("utf-8"), re.MULTILINE), f"{path}: {name}"
     for path in re.findall(r"(?:src/efface|benchmarks|docs|tests|zoo|examples)(?:/[\w.-]+)+", text):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_the_architecture_lists_the_packages_in_import_order() -> None:
+    rows = re.findall(r"^\| `efface\.(\w+)` \|", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.MULTILINE)
+    order = re.search(r"^ORDER = \((.*?)^\)", (ROOT / "tests" / "test_imports.py").read_text("utf-8"), re.M | re.S)
+    assert order
+    assert rows == [name for name in re.findall(r'"(\w+)"', order[1]) if not name.startswith("__")]
 
 
 @pytest.mark.parametrize("line", commands())
