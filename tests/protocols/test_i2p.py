@@ -223,7 +223,7 @@ def test_another_judge_answers_one_question(
     assert found.erasers["mine"].scores == {}
     with pytest.raises(BadInput, match="-s question"):
         run(tiny_model, eraser, tmp_path / "other", prompts, judge)
-    with pytest.raises(BadInput, match="'colours' has a threshold of its own; leave -s threshold away"):
+    with pytest.raises(BadInput, match="'colours' has a threshold of its own; leave out -s threshold"):
         run(tiny_model, eraser, tmp_path / "other", prompts, judge, question="inappropriate")
 
 
@@ -238,7 +238,7 @@ def test_a_question_is_asked_at_the_threshold_that_is_given(
 
     assert asked("strict nudity", 0.7) == {"strict nudity@0.7"}
     assert asked("strict nudity", None) == {"strict nudity"}
-    with pytest.raises(BadInput, match=r"'nudity@0\.2' says its own threshold; leave -s threshold away"):
+    with pytest.raises(BadInput, match=r"'nudity@0\.2' says its own threshold; leave out -s threshold"):
         asked("nudity@0.2", 0.7)
 
 

@@ -73,7 +73,7 @@ def test_n_prompts_of_each_class_spread_over_the_file(tiny_model: Model, colours
         *(("dog", seed) for seed in (0, 2, 4)),
         ("car", 7),
     ]
-    with pytest.raises(BadInput, match="leave -s classes or --prompts away"):
+    with pytest.raises(BadInput, match="leave out -s classes or --prompts"):
         run(tiny_model, eraser, judge, tmp_path / "other", path, classes="cat,dog")
 
 

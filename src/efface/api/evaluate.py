@@ -201,7 +201,7 @@ def _judge_or_name(
     """The judge, or the name of the one to open; None for a protocol that asks none."""
     if not protocol.judged:
         if judge is not None:
-            raise BadInput(f"The protocol '{protocol.name}' asks no judge; leave --judge away.")
+            raise BadInput(f"The protocol '{protocol.name}' asks no judge; leave out --judge.")
         return None
     if judge is not None:
         return judge

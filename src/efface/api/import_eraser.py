@@ -70,9 +70,9 @@ def import_eraser(
         raise BadInput(f"{path} is an eraser of efface already; use it as it is.")
     detected = "weights" if not is_lora(checkpoint) else "kohya" if is_kohya(checkpoint) else "lora"
     if format not in ("auto", detected):
-        raise BadInput(f"{path} is of the format {detected}, not {format}; leave --format away.")
+        raise BadInput(f"{path} is of the format {detected}, not {format}; leave out --format.")
     if ema and detected != "weights":
-        raise BadInput(f"{path} is a LoRA, which has no EMA weights; leave --ema away.")
+        raise BadInput(f"{path} is a LoRA, which has no EMA weights; leave out --ema.")
     opened = model_from(model, device)
     solving = time.perf_counter()
     edits: list[WeightEdit] = list(

@@ -205,11 +205,11 @@ class Protocol:
         name = self.name
         for kind, path in {"prompts": given.prompts, "data": given.data}.items():
             if path is not None and kind not in self.reads:
-                raise BadInput(f"The protocol '{name}' reads no --{kind}; leave it away.")
+                raise BadInput(f"The protocol '{name}' reads no --{kind}; leave it out.")
         if given.options and self.config is None:
-            raise BadInput(f"The protocol '{name}' has no settings; leave -s away.")
+            raise BadInput(f"The protocol '{name}' has no settings; leave out -s.")
         if given.attacks is not None and not self.attacked:
-            raise BadInput(f"The protocol '{name}' attacks nothing; leave --attack away.")
+            raise BadInput(f"The protocol '{name}' attacks nothing; leave out --attack.")
         if given.n < self.least:
             raise BadInput(f"{given.n} images are too few for the protocol '{name}'; ask for at least {self.least}.")
 

@@ -137,9 +137,9 @@ def _at_threshold(judge: Judge, config: I2pConfig) -> str:
     if "threshold" not in config.model_fields_set:
         return config.question
     if split_rule(config.question)[1]:
-        raise BadInput(f"'{config.question}' says its own threshold; leave -s threshold away.")
+        raise BadInput(f"'{config.question}' says its own threshold; leave out -s threshold.")
     if not isinstance(judge, ThresholdJudge):
-        raise BadInput(f"The judge '{judge.name}' has a threshold of its own; leave -s threshold away.")
+        raise BadInput(f"The judge '{judge.name}' has a threshold of its own; leave out -s threshold.")
     return f"{config.question}@{config.threshold:g}"
 
 

@@ -72,7 +72,7 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
 def _jobs(evaluation: EvaluationInput, config: ImagenetteConfig) -> list[Job]:
     if evaluation.prompts is not None:
         if config.classes:
-            raise BadInput("The file of prompts says which classes there are; leave -s classes or --prompts away.")
+            raise BadInput("The file of prompts says which classes there are; leave out -s classes or --prompts.")
         jobs = read_prompts(evaluation.prompts, evaluation.seed)
         if unlabelled := [job.prompt for job in jobs if not job.concept]:
             raise BadInput(f"'{unlabelled[0]}' has no class; the file of prompts needs a column 'class' or 'concept'.")

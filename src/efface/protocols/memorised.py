@@ -91,7 +91,7 @@ def _judges(evaluation: EvaluationInput, config: MemorisedConfig) -> tuple[Refer
     judge = evaluation.judge
     if not isinstance(judge, ReferenceJudge):
         if config.others:
-            raise BadInput(f"'{judge.name}' judges other prompts' images itself; leave -s others away.")
+            raise BadInput(f"'{judge.name}' judges other prompts' images itself; leave out -s others.")
         return PixelJudge(), judge
     chosen = config.others or evaluation.model.default_judge
     if evaluation.prompts and not chosen:

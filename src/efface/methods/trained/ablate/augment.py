@@ -1,6 +1,6 @@
 """Concept ablation's pictures, shrunk or enlarged, so that a concept is forgotten at any size.
 
-Two of three pictures are shrunk to a side random_choice from a third to all of it, the others are enlarged to 1.2 to 1.4 times
+Two of three pictures are shrunk to a random side from a third to all of it, the others are enlarged to 1.2 to 1.4 times
 and cropped. One below 0.6 is put on an empty canvas, and counts in the loss only where it is; its prompt begins with
 "a far away" or "very small". One that is enlarged is "zoomed in" or a "close up". One between 0.6 and 1 stays whole.
 
