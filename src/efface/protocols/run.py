@@ -38,7 +38,7 @@ from efface.protocols.counting import (
     values_by_prompt,
 )
 from efface.protocols.evaluation_record import evaluation_record, input_record
-from efface.protocols.plan import BASE, Answers, FailedImage, JudgedImage, Plan, Prepared
+from efface.protocols.plan import BASE, UNNAMED, Answers, FailedImage, JudgedImage, Plan, Prepared
 from efface.protocols.results import Calibration, Evaluation, Result
 from efface.request.record import Request
 from efface.settings import Scalar
@@ -191,10 +191,12 @@ class _Run:
         images = (*self._images(plan, answers), *failed)
         rates, parts = self._rates(plan, images)
         scores, unread = self.prepared.measure(name, answers, base) if self.prepared.measure else ({}, ())
-        # Each image once, however many questions are asked about it; and images without a question.
-        errors = {(image.probe.attack, image.probe.job) for image in images if image.error is not None}
+        # Each image once, however many questions are asked about it, but again for a metric of prompts without the
+        # concept's name, which may share an image with `forget`; and images without a question.
+        failures = [image.probe for image in images if image.error is not None]
+        errors = {(probe.metric if probe.metric in UNNAMED else "", probe.attack, probe.job) for probe in failures}
         unread = {job for job in plan.jobs if answers.images[job].path is None} | set(unread)
-        unread -= {job for _, job in errors}
+        unread -= {probe.job for probe in failures}
         missing = tuple(
             FailedImage(job, reading_error(image)) for job, image in answers.images.items() if job in unread
         )
