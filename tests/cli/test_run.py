@@ -6,6 +6,7 @@ import typer
 
 from efface.cli import run as runner
 from efface.errors import BadFile
+from efface.hub import UnreachableError
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,7 @@ from efface.errors import BadFile
     [
         (BadFile("x.safetensors is\n  damaged."), 2, "efface: x.safetensors is damaged.\n"),
         (RuntimeError("out of memory\nsorry"), 1, "efface: RuntimeError: out of memory sorry"),
+        (UnreachableError("The hub does not answer."), 1, "efface: The hub does not answer.\n"),
         (KeyboardInterrupt(), 130, "efface: interrupted\n"),
         (typer.Exit(1), 1, ""),
     ],

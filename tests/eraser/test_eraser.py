@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import efface
 from efface import BadFile, BadRequest, Eraser
+from efface.eraser.file import _seal
 from efface.models import Model
 
 
@@ -97,6 +99,20 @@ def test_what_is_no_eraser_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04\x95pickle?")
     with pytest.raises(BadFile):
         Eraser.load(path)
+
+
+def test_a_header_without_a_part_is_refused_though_its_checksum_fits(eraser: Eraser, tmp_path: Path) -> None:
+    path = tmp_path / "eraser.safetensors"
+    eraser.save(path)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["efface"])
+    for missing in ("request", "edits", "base", "provenance"):
+        rest = {key: value for key, value in header.items() if key not in (missing, "sha256")}
+        rest["sha256"] = _seal(rest, tensors)
+        save_file(tensors, path, metadata={"efface": json.dumps(rest)})
+        with pytest.raises(BadFile, match=f"not a complete eraser .*{missing}"):
+            Eraser.load(path)
 
 
 def test_restoring_some_concepts_is_erasing_the_others(eraser: Eraser, tiny_model: Model, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from support import random32
 
 PROMPTS = ("a cat", "golf ball", "a house")
 TO_Q = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+BLOCK = "denoiser.mid_block.attentions.0.transformer_blocks.0"
+PROJ, OUT = f"{BLOCK}.ff.net.0.proj.weight", f"{BLOCK}.ff.net.2.weight"
 CONV = "denoiser.down_blocks.0.resnets.0.conv1.weight"
 FC = "text_encoder.encoder.layers.0.mlp.fc2.weight"
 Guided = Callable[..., Tensor]
@@ -140,11 +142,12 @@ def test_text_and_weights_together_are_one_lora(
         assert close(guided(open_model(pipeline), PROMPTS), attached(eraser, tiny_model, guided), plain)
 
 
+@pytest.mark.parametrize(("name", "shape"), [(TO_Q, (32, 32)), (PROJ, (256, 32)), (OUT, (32, 128))])
 def test_a_dense_change_needs_a_rank_and_says_what_it_loses(
-    text_eraser: Eraser, tiny_model: Model, tmp_path: Path
+    text_eraser: Eraser, tiny_model: Model, tmp_path: Path, name: str, shape: tuple[int, int]
 ) -> None:
-    delta = random32(32, 32)
-    eraser, path = weights(text_eraser, WeightEdit(TO_Q, delta=delta)), tmp_path / "x.safetensors"
+    delta = random32(*shape)
+    eraser, path = weights(text_eraser, WeightEdit(name, delta=delta)), tmp_path / "x.safetensors"
     with pytest.raises(BadInput, match="--rank"):
         export(eraser, "lora", path, model=tiny_model)
     values = torch.linalg.svdvals(delta.double())
@@ -153,7 +156,7 @@ def test_a_dense_change_needs_a_rank_and_says_what_it_loses(
         expected = float(values[rank:].norm() / values.norm())
         assert done.error == pytest.approx(expected, rel=1e-9)
         tensors = load_file(path)
-        module = f"unet.{TO_Q.removeprefix('denoiser.').removesuffix('.weight')}"
+        module = f"unet.{name.removeprefix('denoiser.').removesuffix('.weight')}"
         made = tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
         assert float((made - delta).norm() / delta.norm()) == pytest.approx(expected, rel=1e-4)
     assert export(eraser, "lora", path, model=tiny_model, rank=32, force=True).error < 1e-7

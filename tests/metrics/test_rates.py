@@ -22,6 +22,14 @@ def test_wilson_refuses_no_draws() -> None:
         wilson(0, 0)
 
 
+def test_numbers_of_no_image_are_refused() -> None:
+    for number in (lambda: rate_with_interval([[]]), lambda: harmonic_mean([[[1.0]], [[]]])):
+        with pytest.raises(ValueError, match="at least one image"):
+            number()
+    with pytest.raises(ValueError, match="at least one pair"):
+        paired_difference([[]], [[]])
+
+
 def test_one_prompt_is_wilson() -> None:
     assert rate_with_interval([[1, 0, 1, 1]]) == wilson(3, 4)
 
