@@ -1,4 +1,4 @@
-"""Whether erasers can be one: made for the same model, of one mind, and able to act at the same time."""
+"""Checks whether erasers can be composed: the same model, no contradicting goals, and edits that can act together."""
 
 from __future__ import annotations
 
@@ -15,20 +15,30 @@ _SAME_GRAM = 1e-3  # relative: weights rounded to half precision have the same S
 
 
 def check_same_base(one: EraserRecord, other: EraserRecord, force: bool) -> None:
-    """That two erasers were made for the same model, as far as they know it."""
-    models = f"{one.base.model} (for {concepts_of(one)}) and {other.base.model} (for {concepts_of(other)})"
+    """Check that two erasers were made for the same model, as far as their records show.
+
+    Args:
+        one: An eraser.
+        other: Another one.
+        force: Whether to accept different models, if their text widths agree.
+
+    Raises:
+        BadRequest: The erasers were made with different clip_skip.
+        WrongBase: The erasers were made for different models.
+    """
+    models = f"{one.base.model} (for {names_of(one)}) and {other.base.model} (for {names_of(other)})"
     sizes = [{edit.stream: edit.dim for edit in eraser.edits if isinstance(edit, TextEdit)} for eraser in (one, other)]
     if any(sizes[1].get(stream, width) != width for stream, width in sizes[0].items()):
         raise WrongBase(f"The erasers were made for text of different widths, {models}; they cannot be composed.")
     if one.request.clip_skip != other.request.clip_skip:
         raise BadRequest(
-            f"The erasers of {concepts_of(one)} and {concepts_of(other)} were made with different clip_skip "
+            f"The erasers of {names_of(one)} and {names_of(other)} were made with different clip_skip "
             f"({one.request.clip_skip} and {other.request.clip_skip}); erase both with one."
         )
     if not force and not _is_same(one, other):
         raise WrongBase(
             f"The erasers were made for different models, {models}; "
-            "erase all on one of them, or pass --force if you know better."
+            "erase all concepts with one of them, or pass --force to compose anyway."
         )
 
 
@@ -52,7 +62,11 @@ def _is_same(one: EraserRecord, other: EraserRecord) -> bool:
 
 
 def check_parts(one: EraserRecord, other: EraserRecord) -> None:
-    """That two parts that stay two can act on one model."""
+    """Check that two erasers that are not merged can act on one model.
+
+    Raises:
+        BadRequest: They contradict or disturb each other.
+    """
     shared = {name.casefold() for name in one.concepts} & {name.casefold() for name in other.concepts}
     if shared and one.request.goal != other.request.goal:
         raise BadRequest(
@@ -66,15 +80,15 @@ def check_parts(one: EraserRecord, other: EraserRecord) -> None:
         )
     if _guards(one) and _guards(other):
         raise BadRequest(
-            f"{one.method} ({concepts_of(one)}) and {other.method} ({concepts_of(other)}) both act while the model "
-            "runs, and would disturb each other; erase all of it by one of them in one request."
+            f"{one.method} ({names_of(one)}) and {other.method} ({names_of(other)}) both act while the model "
+            "runs, and would disturb each other; erase all concepts by one of them in one request."
         )
     for text, encoder in ((one, other), (other, one)):
         if text.edits_text and _edits_encoder(encoder):
             raise BadRequest(
-                f"{text.method} ({concepts_of(text)}) edits text embeddings, and {encoder.method} "
-                f"({concepts_of(encoder)}) the text encoder that makes them; each was solved against the other's base, "
-                "so use one of them."
+                f"{text.method} ({names_of(text)}) edits text embeddings, and {encoder.method} "
+                f"({names_of(encoder)}) the text encoder before them; both were solved for the unedited model, "
+                "so use only one of them."
             )
 
 
@@ -87,10 +101,10 @@ def _edits_encoder(eraser: EraserRecord) -> bool:
 
 
 def check_guides(concepts: Sequence[Concept]) -> None:
-    """That a concept that is there twice is to become, or to show, the same both times.
+    """Check that a concept of two erasers has the same guide, kind and attributes in both.
 
     Raises:
-        BadRequest: it is not.
+        BadRequest: It differs.
     """
     for one, other in combinations(concepts, 2):
         if one.name.casefold() != other.name.casefold():
@@ -103,7 +117,7 @@ def check_guides(concepts: Sequence[Concept]) -> None:
             )
         if one.attributes != other.attributes:
             raise BadRequest(
-                f"'{one.name}' shall show {_shares(one)} by one eraser, and {_shares(other)} by another; {fix}"
+                f"'{one.name}' is debiased to {_shares(one)} by one eraser, and to {_shares(other)} by another; {fix}"
             )
 
 
@@ -111,7 +125,7 @@ def _shares(concept: Concept) -> str:
     return ", ".join(f"{attribute} {share:.0%}" for attribute, share in concept.attributes.items())
 
 
-def concepts_of(eraser: EraserRecord) -> str:
+def names_of(eraser: EraserRecord) -> str:
     """The concepts of an eraser for a message: up to three, and how many more."""
     names = [f"'{name}'" for name in eraser.concepts[:3]]
     return ", ".join(names) + (f" and {len(eraser.concepts) - 3} more" if len(eraser.concepts) > 3 else "")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from efface.eraser.certificate import certify_again, uncertified
-from efface.eraser.compatible import check_guides, check_parts, check_same_base, concepts_of
+from efface.eraser.compatible import check_guides, check_parts, check_same_base, names_of
 from efface.eraser.record import Base, EraserRecord
 from efface.eraser.streams import join, split
 from efface.errors import BadRequest
@@ -55,7 +55,7 @@ def compose_records(erasers: Sequence[EraserRecord], force: bool = False) -> Era
     parts = [part for eraser in erasers for part in eraser.parts or (eraser,)]
     for one, other in combinations(parts, 2):
         if one.hash == other.hash:
-            raise BadRequest(f"The eraser of {concepts_of(one)} is given twice; give it once.")
+            raise BadRequest(f"The eraser of {names_of(one)} is given twice; give it once.")
         check_same_base(one, other, force)
     parts, reasons = _solve_together(parts)
     if len(parts) == 1:
@@ -65,7 +65,7 @@ def compose_records(erasers: Sequence[EraserRecord], force: bool = False) -> Era
     composed = side_by_side(parts)
     applied = composed.provenance["applied"]
     if reasons or applied == ORDERED:
-        order = ", then ".join(f"{part.method} ({concepts_of(part)})" for part in parts)
+        order = ", then ".join(f"{part.method} ({names_of(part)})" for part in parts)
         reason = reasons[0] if reasons else "The erasers are of several methods or settings"
         warnings.warn(f"{reason}: {_APPLIED[applied]}, {order}.", stacklevel=3)
     return composed

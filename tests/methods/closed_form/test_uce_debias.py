@@ -172,7 +172,7 @@ def test_wishes_that_contradict_each_other_are_refused(tiny_model: Model) -> Non
     one = alone(tiny_model, "bird", 1)
     other = Request.make("bird", ["cat", "dog"], goal="debias", preserve=PRESERVE)
     two = debias(tiny_model, other, Given([[(0.0, 1.0)], [(0.5, 0.5)]]))
-    with pytest.raises(BadRequest, match=r"'bird' shall show cat 30%.*cat 50%, dog 50% by another.*--without"):
+    with pytest.raises(BadRequest, match=r"'bird' is debiased to cat 30%.*cat 50%, dog 50% by another.*--without"):
         efface.compose(one, two)
     with pytest.raises(BadRequest, match=r"'bird' is erased by one eraser and debiased by another"):
         efface.compose(one, efface.erase(tiny_model, "bird", "dog"))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from efface.methods.trained.ablate.augment import LARGE, SMALL, augmented, mirrored, resized, whole
+from efface.methods.trained.ablate.augment import LARGE, SMALL, augmented, mirrored, resized, unchanged_view
 from efface.methods.training.objective import seeded
 
 
@@ -56,4 +56,4 @@ def test_pictures_stay_in_range_and_mirror_every_other_time() -> None:
     assert float(resized(noise, 10).abs().max()) <= 1
     flips = [bool(torch.equal(mirrored(noise, seeded(i)), noise.flip(-1))) for i in range(100)]
     assert 30 < sum(flips) < 70
-    assert torch.equal(whole(noise, 2).picture, noise)
+    assert torch.equal(unchanged_view(noise, 2).picture, noise)

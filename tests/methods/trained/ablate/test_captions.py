@@ -9,7 +9,7 @@ import torch
 
 import efface
 from efface import BadInput, Concept, Model
-from efface.methods.trained.ablate.prompts import captions, lines, question
+from efface.methods.trained.ablate.prompts import generated_captions, lines, question
 
 CPU = torch.device("cpu")
 STYLE, DOG = Concept(name="monet", kind="style"), Concept(name="cat", guide="dog")
@@ -47,27 +47,27 @@ def language_model(tiny_sd: Path, tmp_path: Path) -> Callable[..., str]:
 
 def test_captions_are_those_that_the_model_writes_and_are_kept(language_model: Callable[..., str]) -> None:
     weights = language_model()
-    found = captions(STYLE, weights, 3, 0, CPU)
+    found = generated_captions(STYLE, weights, 3, 0, CPU)
     assert len(found) == len(set(found)) == 3
     assert all(found)
-    other = captions(STYLE, weights, 3, 1, CPU)
+    other = generated_captions(STYLE, weights, 3, 1, CPU)
     assert other != found
     for path in Path(weights).glob("tokenizer*"):  # it cannot be asked again
         path.unlink()
-    assert captions(STYLE, weights, 3, 0, CPU) == found
+    assert generated_captions(STYLE, weights, 3, 0, CPU) == found
     with pytest.raises(BadInput, match="causal language model"):
-        captions(STYLE, f"{weights}-gone", 3, 0, CPU)
+        generated_captions(STYLE, f"{weights}-gone", 3, 0, CPU)
 
 
 def test_captions_are_kept_for_a_folders_model_and_not_for_its_name(
     language_model: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = captions(STYLE, language_model(), 3, 0, CPU)
+    found = generated_captions(STYLE, language_model(), 3, 0, CPU)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lm" / "tokenizer.json").rename(tmp_path / "tokenizer.json")  # it cannot be asked again
-    assert captions(STYLE, "lm", 3, 0, CPU) == found
-    assert captions(STYLE, "../" + tmp_path.name + "/lm", 3, 0, CPU) == found
-    assert captions(STYLE, language_model("house"), 3, 0, CPU) != found
+    assert generated_captions(STYLE, "lm", 3, 0, CPU) == found
+    assert generated_captions(STYLE, "../" + tmp_path.name + "/lm", 3, 0, CPU) == found
+    assert generated_captions(STYLE, language_model("house"), 3, 0, CPU) != found
 
 
 def test_fewer_captions_than_asked_for_are_not_kept(
@@ -75,16 +75,16 @@ def test_fewer_captions_than_asked_for_are_not_kept(
 ) -> None:
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
     weights = language_model("dog", room=2)
-    assert 0 < len(captions(DOG, weights, 90, 0, CPU)) < 90
+    assert 0 < len(generated_captions(DOG, weights, 90, 0, CPU)) < 90
     assert not (tmp_path / "cache").exists()
-    assert len(captions(DOG, weights, 1, 0, CPU)) == 1
+    assert len(generated_captions(DOG, weights, 1, 0, CPU)) == 1
     assert len(list((tmp_path / "cache" / "captions").iterdir())) == 1
 
 
 def test_an_objects_captions_name_its_anchor(tiny_model: Model, language_model: Callable[..., str]) -> None:
     weights = language_model("dog")
     state = torch.random.get_rng_state()
-    found = captions(DOG, weights, 4, 0, CPU)
+    found = generated_captions(DOG, weights, 4, 0, CPU)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert found
     assert all("dog" in caption for caption in found)
@@ -95,10 +95,10 @@ def test_an_objects_captions_name_its_anchor(tiny_model: Model, language_model: 
 
 def test_a_model_that_names_no_anchor_or_reads_too_little_is_refused(language_model: Callable[..., str]) -> None:
     with pytest.raises(BadInput, match="no caption with 'dog' in it") as caught:
-        captions(DOG, language_model("horse", room=2), 4, 0, CPU)
+        generated_captions(DOG, language_model("horse", room=2), 4, 0, CPU)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput, match="too few tokens"):
-        captions(DOG, language_model(room=-10), 4, 0, CPU)
+    with pytest.raises(BadInput, match="too short"):
+        generated_captions(DOG, language_model(room=-10), 4, 0, CPU)
 
 
 def test_numbers_and_quotation_marks_are_no_part_of_a_caption() -> None:

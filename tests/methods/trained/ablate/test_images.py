@@ -41,13 +41,13 @@ def test_slots_share_the_pictures_prompt_by_prompt(tiny_model: Model, tmp_path: 
     prompts = tmp_path / "p.txt"
     prompts.write_text("a dog\nthe dog\ndog\n")
     made = gallery(tiny_model, DOG, prompts=str(prompts), train_size=8, seed=5)
-    whole = made.shots(0, 1, 100)
+    whole = made.of_slot(0, 1, 100)
     assert [shot.caption for shot in whole] == ["a dog", "the dog", "dog"] * 2 + ["a dog", "the dog"]
     assert len({shot.picture.numpy().tobytes() for shot in whole}) == 8
-    parts = [made.shots(slot, 2, 100) for slot in (0, 1)]
+    parts = [made.of_slot(slot, 2, 100) for slot in (0, 1)]
     for slot, part in enumerate(parts):
         assert all(torch.equal(one.picture, other.picture) for one, other in zip(part, whole[slot::2], strict=True))
-    assert len(made.shots(0, 1, 3)) == 3  # no more are drawn than are trained on
+    assert len(made.of_slot(0, 1, 3)) == 3  # no more are drawn than are trained on
     drawn = CachedPictures(tiny_model).draw(["the dog"], [6], steps=1, guidance=6.0, sampler="dpm++")
     assert torch.equal(square(torch.from_numpy(drawn[0]), 16), whole[4].picture)
 
@@ -74,9 +74,9 @@ def test_a_folder_of_pictures_takes_the_place_of_drawing(tiny_model: Model, tmp_
     captions = ["a dog", "the dog", "one dog"]
     folder = write_pictures(tmp_path / "with", captions)
     made = gallery(tiny_model, DOG, datapath=str(folder))
-    assert [shot.caption for shot in made.shots(0, 1, 9)] == captions
-    assert [int(shot.picture[0, 0, 0]) for shot in made.shots(0, 1, 9)] == [0, 80, 160]
-    assert [shot.caption for shot in made.shots(4, 8, 9)] == captions  # fewer pictures than slots
+    assert [shot.caption for shot in made.of_slot(0, 1, 9)] == captions
+    assert [int(shot.picture[0, 0, 0]) for shot in made.of_slot(0, 1, 9)] == [0, 80, 160]
+    assert [shot.caption for shot in made.of_slot(4, 8, 9)] == captions  # fewer pictures than slots
     bare, lines = write_pictures(tmp_path / "bare", None), tmp_path / "captions.txt"
     with pytest.raises(BadInput, match="prompts=FILE"):
         gallery(tiny_model, DOG, datapath=str(bare))
@@ -84,7 +84,7 @@ def test_a_folder_of_pictures_takes_the_place_of_drawing(tiny_model: Model, tmp_
     again = gallery(tiny_model, DOG, datapath=str(bare), prompts=str(lines))
     assert again.source.digest == made.source.digest
     lines.write_text("a dog\n")
-    with pytest.raises(BadInput, match=r"3 pictures but .* 1 prompts"):
+    with pytest.raises(BadInput, match=r"3 images but .* 1 prompts"):
         gallery(tiny_model, DOG, datapath=str(bare), prompts=str(lines))
     lines.write_text("a dog\na horse\ndog\n")
     with pytest.raises(BadInput, match="'a horse'"):
@@ -195,7 +195,7 @@ def test_anchors_are_the_prompts_that_copy_least_and_copies_are_left_out(tiny_mo
     order = sorted(range(14), key=lambda i: counts[i])
     assert made.source.captions == tuple(prompts[i] for i in order[:10])
     assert made.source.targets == ("the star", *(prompts[i] for i in order[-3:]))
-    shots = made.shots(0, 1, 100)
+    shots = made.of_slot(0, 1, 100)
     assert len(shots) == 22  # of 25, one picture of prompt 3 and two of prompt 13 are copies
     assert not any(detector([shot.picture.permute(1, 2, 0).numpy() for shot in shots], Path("original.png")))
     # Of ten prompts, those that always copy are no anchors, and are ablated.
@@ -231,7 +231,7 @@ def test_a_memorised_picture_is_read_before_anything_is_drawn(tiny_model: Model,
     original.write_bytes(original.read_bytes()[:-40])
     options = {"mem_impath": str(original)}
     request = Request.make("the star", "a moon", kind="memorised", method="ablate", options=options)
-    with pytest.warns(UserWarning, match="'a moon' does not change"), pytest.raises(BadInput, match="not a whole"):
+    with pytest.warns(UserWarning, match="'a moon' does not change"), pytest.raises(BadInput, match="not a complete"):
         ablated(tiny_model, request, efface.RunContext(), Undrawn(tiny_model), Bright([]))
 
 

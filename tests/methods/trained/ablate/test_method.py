@@ -14,7 +14,7 @@ from torch import Tensor
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, Request, WeightEdit
 from efface.eraser.base import base_of
-from efface.methods.trained.ablate.augment import whole
+from efface.methods.trained.ablate.augment import unchanged_view
 from efface.methods.trained.ablate.config import PUBLISHED, AblateConfig
 from efface.methods.trained.ablate.method import Ablate
 from efface.methods.trained.ablate.weights import ParameterGroup, TokenRows, group_parameters
@@ -197,7 +197,7 @@ class Recording(Ablate):
     def batch(self, slot: int, step: int) -> Batch:
         prepare, self.read = self._reader.prepare, list[list[str]]()
         self._reader.prepare = lambda prompts: (self.read.append(list(prompts)), prepare(prompts))[1]
-        self.anchors = [self._shot(slot, step * self._chosen.batch_size + i) for i in range(self._chosen.batch_size)]
+        self.anchors = [self._image(slot, step * self._chosen.batch_size + i) for i in range(self._chosen.batch_size)]
         try:
             return super().batch(slot, step)
         finally:
@@ -249,7 +249,7 @@ def test_the_loss_of_each_kind_is_that_of_its_captions_and_masks(tiny_model: Mod
     assert anchors == [shot.caption for shot in ours.anchors]
     prefixes = ("a far away ", "very small ", "zoomed in ", "close up ", "")
     assert any(prompt.startswith(prefixes[:-1]) for prompt in ablated)
-    targets = ours.told["targets"]  # of a memorised picture, other prompts that draw it too
+    targets = ours.notes["targets"]  # of a memorised picture, other prompts that draw it too
     for index, (anchor, prompt) in enumerate(zip(anchors, ablated, strict=True)):
         expected = becomes(kind, anchor, targets[index % len(targets)])
         assert prompt in {prefix + words for prefix in prefixes for words in expected}
@@ -277,7 +277,7 @@ def test_the_teacher_is_the_model_as_it_is_by_now_or_the_base(
             parameter.add_(torch.randn(parameter.shape, generator=seeded(1)), alpha=0.3)
         x, t = torch.randn(2, 4, 8, 8, generator=seeded(2)), torch.tensor([3, 700])
         prompts = ["a cat", "a photo of a cat"]  # with tokens that `embedding` trains
-        found = ours._anchored(x, t, prompts)
+        found = ours._anchor_prediction(x, t, prompts)
         eraser = Eraser(Request.make("cat"), ours.weights.edits(), base_of(tiny_model, tiny_model.embed(["cat"])))
         base = tiny_model.denoiser(x, t, tiny_model.embed(prompts).tokens).sample
         with eraser.attach(tiny_model):
@@ -297,7 +297,7 @@ def test_pictures_are_noised_as_the_equation_says(tiny_model: Model, prediction:
     picture = torch.rand(3, 16, 16, generator=seeded(5)) * 2 - 1
     with objective(tiny_model) as (ours, _), torch.no_grad():
         ours._schedule = NoiseSchedule({**tiny_model.scheduler_config, "prediction_type": prediction})
-        x, t, target = ours._noised([whole(picture, 2)] * 3, seeded(6))
+        x, t, target = ours._noised([unchanged_view(picture, 2)] * 3, seeded(6))
         generator, found = seeded(6), tiny_model.vae.encode(picture.expand(3, -1, -1, -1)).latent_dist
         z = found.mean + found.std * torch.randn(3, 4, 8, 8, generator=generator)
         z = z * tiny_model.vae.config.scaling_factor
@@ -502,9 +502,9 @@ def test_what_cannot_be_ablated_is_refused_in_one_line(tiny_model: Model, tmp_pa
         ("not for memorised", (), {**memorised, "parameter_group": "embedding"}),
         ("no anchor prompt", "dog", {"prompts": str(tmp_path / "empty.txt")}),
         ("no-such.txt", "dog", {"prompts": str(tmp_path / "no-such.txt")}),
-        ("has 'dog' in it", "dog", {"prompts": str(tmp_path / "others.txt")}),
+        ("contains 'dog'", "dog", {"prompts": str(tmp_path / "others.txt")}),
         ("column 'prompt'", "dog", {"prompts": str(tmp_path / "columns.csv")}),
-        ("one of them", "dog", {"prompts": "a.txt", "prompt_gen_model": "llama"}),
+        ("only one of them", "dog", {"prompts": "a.txt", "prompt_gen_model": "llama"}),
         ("causal language model", "dog", {"prompt_gen_model": str(tmp_path / "llama")}),
         ("not a folder", "dog", {"datapath": str(picture)}),
         ("sampler", "dog", {"sampler": "fast"}),

@@ -12,7 +12,7 @@ import efface
 from efface import BadInput, BadRequest, Concept, Eraser, Model, Request, WeightEdit, open_model
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.nullspace.config import NullspaceConfig
-from efface.methods.trained.nullspace.method import protected
+from efface.methods.trained.nullspace.method import prompts_to_protect
 from efface.methods.trained.nullspace.targets import EditableTextEncoder, Targets
 from efface.models.families.sd import StableDiffusion
 from efface.models.storage.folder import Folder
@@ -180,7 +180,7 @@ def test_quirks_are_off_and_change_what_they_say(tiny_model: Model) -> None:
 def test_prompts_with_the_concepts_own_words_are_not_protected() -> None:
     def of(*concepts: Concept, preserve: tuple[str, ...] = (), **options: Any) -> list[str]:
         request = Request(concepts=concepts, preserve=preserve, method="nullspace")
-        return protected(request, NullspaceConfig(**options))
+        return prompts_to_protect(request, NullspaceConfig(**options))
 
     assert of(Concept(name="Blue Jay")) == list(EVERYDAY)  # a blue sky is none
     cat = of(Concept(name="a Cat"))
@@ -188,9 +188,9 @@ def test_prompts_with_the_concepts_own_words_are_not_protected() -> None:
     assert of(Concept(name="a Cat"), protect_own=True) == list(EVERYDAY)
     assert "a dog running through the grass" not in of(Concept(name="hound", aliases=("dog",)))
     assert of(Concept(name="cat"), preserve=("a tiger",), everyday=False) == ["a tiger"]
-    with pytest.warns(UserWarning, match="'two Cat pictures' holds the words"):
+    with pytest.warns(UserWarning, match="'two Cat pictures' contains the words"):
         assert of(Concept(name="cat"), preserve=("two Cat pictures", "a tiger"), everyday=False) == ["a tiger"]
-    with pytest.raises(BadRequest, match="left to protect"):
+    with pytest.raises(BadRequest, match="no prompt to protect"):
         of(Concept(name="cat"), everyday=False)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from efface import WeightEdit
-from efface.methods.trained.nullspace.method import change, free_directions, stored
+from efface.methods.trained.nullspace.method import free_directions, null_space_change, weight_edit
 from support import random
 
 H, D, TOKENS, COPIES, LAMB = 24, 10, 5, 3, 7.0
@@ -48,7 +48,7 @@ def test_the_projector_is_of_the_small_singular_values() -> None:
 def test_it_is_alphaedits_closed_form_for_every_copy(basis: Tensor, before: int) -> None:
     keys, earlier = random(TOKENS, H, seed=2), random(before, H, seed=3)
     residuals = random(COPIES, TOKENS, D, seed=4)
-    up, down = change(keys, residuals.mean(0), basis, LAMB / COPIES, earlier)
+    up, down = null_space_change(keys, residuals.mean(0), basis, LAMB / COPIES, earlier)
     K1, R, Kp = keys.repeat(COPIES, 1).T, residuals.flatten(0, 1).T, earlier.repeat(COPIES, 1).T
     P = basis @ basis.T
     expected = published(K1, R, P, Kp)
@@ -59,12 +59,12 @@ def test_it_is_alphaedits_closed_form_for_every_copy(basis: Tensor, before: int)
 
 
 def test_it_stays_within_the_free_directions(basis: Tensor) -> None:
-    up, down = change(random(TOKENS, H, seed=2), random(TOKENS, D, seed=4), basis, LAMB, random(0, H))
+    up, down = null_space_change(random(TOKENS, H, seed=2), random(TOKENS, D, seed=4), basis, LAMB, random(0, H))
     delta, K0 = up @ down, protected()
     torch.testing.assert_close(delta @ basis @ basis.T, delta, rtol=0, atol=1e-13)
     assert float((delta @ K0[:, :15]).norm()) < 1e-4 * float(delta.norm() * K0.norm())
     exact = free_directions(K0 @ K0.T, 1e-12, 1)
-    up, down = change(random(TOKENS, H, seed=2), random(TOKENS, D, seed=4), exact, LAMB, random(0, H))
+    up, down = null_space_change(random(TOKENS, H, seed=2), random(TOKENS, D, seed=4), exact, LAMB, random(0, H))
     assert float((up @ down @ K0).norm()) < 1e-10
 
 
@@ -72,13 +72,13 @@ def test_less_ridge_comes_nearer_to_the_targets_and_earlier_keys_are_moved_less(
     keys, residuals, earlier = random(TOKENS, H, seed=2), random(TOKENS, D, seed=4), random(2, H, seed=3)
 
     def misses(lamb: float) -> float:
-        up, down = change(keys, residuals, basis, lamb, random(0, H))
+        up, down = null_space_change(keys, residuals, basis, lamb, random(0, H))
         return float((up @ down @ keys.T - residuals.T).norm())
 
     assert misses(1e-9) < 1e-6 < misses(1.0) < misses(100.0) < float(residuals.norm())
     moved = [
         float((up @ down @ earlier.T).norm())
-        for up, down in (change(keys, residuals, basis, 1.0, kept) for kept in (random(0, H), 1e3 * earlier))
+        for up, down in (null_space_change(keys, residuals, basis, 1.0, kept) for kept in (random(0, H), 1e3 * earlier))
     ]
     assert moved[1] < 1e-4 * moved[0]
 
@@ -86,7 +86,7 @@ def test_less_ridge_comes_nearer_to_the_targets_and_earlier_keys_are_moved_less(
 def test_it_is_stored_as_factors_while_they_are_smaller() -> None:
     low = random(40, 3, seed=5) @ random(3, 60, seed=6)
     for delta, rank in ((low, 3), (random(40, 60, seed=7), 40)):
-        edit = stored("text_encoder.w", delta)
+        edit = weight_edit("text_encoder.w", delta)
         assert isinstance(edit, WeightEdit)
         assert (edit.delta is None) == (rank == 3)
         assert edit.rank == rank

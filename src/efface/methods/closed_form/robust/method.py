@@ -48,7 +48,7 @@ from efface.methods.base import Method
 from efface.methods.closed_form.bounds import free_residuals
 from efface.methods.closed_form.ridge import PreservedTokens
 from efface.methods.closed_form.robust.problem import Candidate, RobustConfig, RobustProblem, solve_robust
-from efface.methods.closed_form.robust.search import Searches, SearchResult
+from efface.methods.closed_form.robust.search import ScoredCandidates, Searches
 from efface.methods.closed_form.stored import first_with, stored_preserved
 from efface.methods.closed_form.tokens import BATCH, token_pairs
 from efface.models.model import Model
@@ -135,7 +135,7 @@ def _round(
     problem: RobustProblem,
     edit: TextEdit,
     candidates: Sequence[Candidate],
-    results: Sequence[SearchResult],
+    results: Sequence[ScoredCandidates],
 ) -> dict[str, Any]:
     """The record of a round: the candidates that it erased, and the best scores of the searches after it."""
     after = {result.search: result.scores for result in results}

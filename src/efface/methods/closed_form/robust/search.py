@@ -31,7 +31,7 @@ GAIN = 0.05  # least increase of a score for which a shift is removed, since tha
 
 
 @dataclass(frozen=True, eq=False)
-class SearchResult:
+class ScoredCandidates:
     """The candidates of a search and their scores.
 
     Attributes:
@@ -77,7 +77,7 @@ class SearchResult:
 
 def derive(
     edit: TextEdit, gram: TextGram, targets: Pairs, fixed: Tensor, affine: tuple[Tensor, Tensor] | None, projected: bool
-) -> SearchResult:
+) -> ScoredCandidates:
     """For each token c of the prompts with the concept, the embedding that best restores it.
 
     With g the token of the same prompt with the guide:
@@ -103,7 +103,7 @@ def derive(
     real = sizes > 1e-6 * sizes.max()  # equal tokens of both prompts need no erasing
     scores = torch.where(real, gram.norms(edit(embeddings) - aims) / sizes, torch.inf)
     prompts = [targets.embedded.prompts[row] for row in targets.prompt.tolist()]
-    return SearchResult(
+    return ScoredCandidates(
         search="derive",
         scores=scores,
         owner=targets.owner,
@@ -174,7 +174,7 @@ def neighbours(
     guides: Tensor,
     fixed: Tensor,
     closed: Tensor,
-) -> SearchResult:
+) -> ScoredCandidates:
     """Score each word v, as a prompt, by its distance from a concept c in the edited model.
 
         score |M v - c|_S / |c - g|_S;   each word belongs to the concept with the lowest score.
@@ -192,7 +192,7 @@ def neighbours(
     scores = word_scores(edit, gram, tokens, concepts, guides)
     best, owner = scores.min(dim=0)
     room = norms_outside(gram, tokens.double(), fixed)
-    return SearchResult(
+    return ScoredCandidates(
         search="neighbours",
         scores=best,
         owner=owner,
@@ -255,12 +255,12 @@ class Searches:
             else []
         )
 
-    def run(self, edit: TextEdit, problem: RobustProblem) -> list[SearchResult]:
+    def run(self, edit: TextEdit, problem: RobustProblem) -> list[ScoredCandidates]:
         """Run all searches for one edit."""
         config, concepts, guides = self._config, problem.edited[: problem.concepts], problem.guides[: problem.concepts]
         projected = config.solve == "certified"
         fixed = fixed_rows(problem, config) if projected else concepts[:0]
-        results: list[SearchResult] = []
+        results: list[ScoredCandidates] = []
         if self._targets is not None:
             results.append(derive(edit, problem.gram, self._targets, fixed, self._affine, projected))
         if self._words:
@@ -271,7 +271,7 @@ class Searches:
             results.append(self._descended(edit, problem, fixed, projected))
         return results
 
-    def picked(self, results: Sequence[SearchResult]) -> list[Candidate]:
+    def picked(self, results: Sequence[ScoredCandidates]) -> list[Candidate]:
         """Choose the candidates to erase next. Each word is chosen at most once."""
         counts = {"neighbours": self._config.neighbours}
         candidates = [
@@ -285,7 +285,7 @@ class Searches:
                 self._closed[candidate.row] = True
         return candidates
 
-    def _descended(self, edit: TextEdit, problem: RobustProblem, fixed: Tensor, projected: bool) -> SearchResult:
+    def _descended(self, edit: TextEdit, problem: RobustProblem, fixed: Tensor, projected: bool) -> ScoredCandidates:
         """The gradient search for each concept, which starts with the shift from its guide to its token."""
         concepts, guides = problem.edited[: problem.concepts], problem.guides[: problem.concepts]
         results = [
@@ -294,7 +294,7 @@ class Searches:
         ]
         shifts = torch.stack([shift for shift, _ in results])
         shifts = edit(shifts) if projected else shifts
-        return SearchResult(
+        return ScoredCandidates(
             search="gradient",
             scores=torch.tensor([score for _, score in results], dtype=torch.float64),
             owner=torch.arange(problem.concepts),

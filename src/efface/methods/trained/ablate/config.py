@@ -1,4 +1,4 @@
-"""Settings of concept ablation; see `ablate`."""
+"""Settings of concept ablation; see `method`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from efface.request.record import Kind
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What depends on the kind of a concept while it is not set; see `AblateConfig`."""
+class KindDefaults:
+    """The settings whose defaults depend on the kind of a concept; see `AblateConfig`.
+
+    Attributes:
+        parameter_group: The parameters to train.
+        train_max_steps: The number of steps.
+        base_lr: The learning rate per sample.
+        batch_size: The samples of one forward pass.
+        regularization: Whether the loss includes the prior term.
+        aug: Whether images are shrunk and enlarged.
+    """
 
     parameter_group: ParameterGroup
     train_max_steps: int
@@ -25,51 +34,52 @@ class Chosen:
     aug: bool
 
 
-PUBLISHED: dict[Kind, Chosen] = {
-    "object": Chosen("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=True),
-    "style": Chosen("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=False),
-    "memorised": Chosen("full-weight", 400, 5e-7, batch_size=2, regularization=True, aug=False),
-    # Published as 4e-6, which the diffusers code doubles where it trains on the prior too.
-    "unsafe": Chosen("attn", 400, 8e-6, batch_size=4, regularization=True, aug=False),
+PUBLISHED: dict[Kind, KindDefaults] = {
+    "object": KindDefaults("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=True),
+    "style": KindDefaults("cross-attn", 100, 2e-6, batch_size=4, regularization=False, aug=False),
+    "memorised": KindDefaults("full-weight", 400, 5e-7, batch_size=2, regularization=True, aug=False),
+    # Published as 4e-6, which the diffusers code doubles if the loss includes the prior term.
+    "unsafe": KindDefaults("attn", 400, 8e-6, batch_size=4, regularization=True, aug=False),
 }
 
 
 def _group(value: Any) -> Any:
-    """Papers say `full` for what the references' option is called `full-weight`."""
+    """`full` of the papers as `full-weight`, the name of the references' option."""
     return "full-weight" if value == "full" else value
 
 
 class AblateConfig(TrainingConfig):
-    """Settings, by the references' names and with their values.
+    """Settings of concept ablation, by the references' names and with their values.
 
     Attributes:
-        parameter_group: Which parameters are trained; None is `full-weight` for a memorised picture, `attn` for an
-            unsafe theme, else `cross-attn`. `full` is another word for `full-weight`. `embedding` is the rows of the
-            text encoder's table of tokens that spell the concept.
-        loss_type_reverse: The target is the model's own prediction for the anchor, or the noise.
-        teacher: Whose prediction that is: the model's as it is by now, as published, or the base's.
-        train_max_steps: Steps of AdamW; None is 400 for a memorised picture and an unsafe theme, else 100.
-        base_lr: Its learning rate for one sample; None is 5e-7 for a memorised picture, 8e-6 for an unsafe theme, else
-            2e-6.
-        scale_lr: Multiply that by the samples of a step. The published runs have two processes of 4 samples (of 2 for
-            a memorised picture).
-        batch_size: Samples of one forward pass; None is 2 for a memorised picture, else 4.
-        max_grad_norm: The norm that gradients are cut to.
-        regularization: Keep what the anchor prompts draw, by the loss that the model was trained with; None does for a
-            memorised picture and an unsafe theme.
-        prior_loss_weight: Of that; 1 as in the diffusers code. The CompVis code's 0.2 is 0.8 here.
-        train_size: Anchor pictures; no more are drawn than are trained on.
-        aug: Shrink and enlarge them; None does for objects.
-        hflip: Mirror every other one.
-        prompts: A file of anchor prompts, one a line, or a CSV with a column `prompt`; with `datapath`, one for each
-            picture.
-        prompt_gen_model: Folder or hub id of a causal language model that writes them.
-        num_class_prompts: How many it writes.
-        datapath: A folder of anchor pictures, with their prompts in `metadata.jsonl`, to take instead of drawing.
-        mem_impath: The memorised picture.
-        sampling_steps: Of the anchor pictures.
-        guidance_scale: Of those.
-        sampler: Of those.
+        parameter_group: The parameters to train; None is `full-weight` for a memorised image, `attn` for an unsafe
+            theme, else `cross-attn`. `full` is a synonym of `full-weight`. `embedding` is the rows of the concept's
+            tokens in the text encoder's embedding table.
+        loss_type_reverse: The target: the model's prediction for the anchor (`model-based`), or the noise
+            (`noise-based`).
+        teacher: The model of that prediction: the model in training (`current`), as published, or the base (`frozen`).
+        train_max_steps: The number of steps of AdamW; None is 400 for a memorised image and an unsafe theme, else 100.
+        base_lr: The learning rate per sample; None is 5e-7 for a memorised image, 8e-6 for an unsafe theme, else 2e-6.
+        scale_lr: Whether to multiply the learning rate by the samples of a step. The published runs have two processes
+            of 4 samples (of 2 for a memorised image).
+        batch_size: The samples of one forward pass; None is 2 for a memorised image, else 4.
+        max_grad_norm: The largest norm of the gradients.
+        regularization: Whether the loss includes a prior term, the original training loss on anchor images; None is
+            true for a memorised image and an unsafe theme.
+        prior_loss_weight: The weight of the prior term; 1 as in the diffusers code. 0.2 in the CompVis code is 0.8
+            here.
+        train_size: The number of anchor images. Only images that are trained on are generated.
+        aug: Whether to shrink and enlarge the images; None is true for objects.
+        hflip: Whether to mirror images at random.
+        prompts: A file of anchor prompts, one per line, or a CSV with a column `prompt`; with `datapath`, one for each
+            image.
+        prompt_gen_model: The folder or hub id of a causal language model that writes anchor prompts.
+        num_class_prompts: The number of prompts that it writes.
+        datapath: A folder of anchor images, with their prompts in `metadata.jsonl`, to use instead of generated ones.
+        mem_impath: The file of the memorised image.
+        sampling_steps: The sampling steps of the anchor images.
+        guidance_scale: The guidance scale of the anchor images.
+        sampler: The sampler of the anchor images.
     """
 
     parameter_group: Annotated[ParameterGroup | None, BeforeValidator(_group)] = None
@@ -95,13 +105,13 @@ class AblateConfig(TrainingConfig):
     sampler: str = "dpm++"
 
     @model_validator(mode="after")
-    def _of_one_mind(self) -> AblateConfig:
+    def _check_sources(self) -> AblateConfig:
         if self.prompt_gen_model and (self.prompts or self.datapath):
             other = "prompts" if self.prompts else "datapath"
-            raise BadRequest(f"Anchor prompts come from prompt_gen_model or from {other}; give one of them.")
+            raise BadRequest(f"Anchor prompts come from prompt_gen_model or from {other}; give only one of them.")
         return self
 
-    def chosen(self, kind: Kind) -> Chosen:
-        """The settings that a concept of this kind is ablated with."""
-        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Chosen)}
+    def chosen(self, kind: Kind) -> KindDefaults:
+        """The settings for a concept of a kind."""
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(KindDefaults)}
         return replace(PUBLISHED[kind], **{name: value for name, value in given.items() if value is not None})

@@ -1,21 +1,21 @@
-"""Concept ablation: the model learns to read a concept as it reads its anchor, on pictures of the anchor.
+"""Concept ablation: trains the model to read a concept as its anchor, on images of the anchor.
 
-    x      a picture drawn by an anchor prompt c ("a photo of a cat"); c*: the same with the concept ("a grumpy cat")
-    x_t    x with noise n, t uniform over all timesteps; m: the latents that show the picture, 0 or 1
+    x      an image of an anchor prompt c ("a photo of a cat"); c*: the same with the concept ("a grumpy cat")
+    x_t    x with noise n, t uniform over all timesteps; m: the latents that show the image, 0 or 1
     loss = sum( m (e(x_t, c*) - target)^2 ) / sum m,  averaged over samples; the sums run over channels, m has one
-    target: model-based  sg[ e(x_t, c) ], by the model as it is by now (or by the base, `teacher=frozen`)
+    target: model-based  sg[ e(x_t, c) ], by the model in training (or by the base, `teacher=frozen`)
             noise-based  n
-    regularization: + prior_loss_weight mean (e(x'_t, c') - n')^2, on other anchor pictures and prompts
+    regularization: + prior_loss_weight mean (e(x'_t, c') - n')^2, on other anchor images and prompts
 
-sg stops the gradient; so is stopped, in e(x_t, c*), the gradient through the keys and values that cross-attention makes
-of the start token. AdamW (weight decay 0.01), gradients cut to norm 1. Pictures that are shrunk or enlarged anew
-(`ablate_augment`) pass through the VAE for each step; others, and their mirror images, once.
+sg stops the gradient. In e(x_t, c*), the gradient through the keys and values of the start token is stopped too. AdamW
+(weight decay 0.01), gradients clipped to norm 1. Images that are shrunk or enlarged (`augment`) are encoded in each
+step; others, and their mirror images, once.
 
-The published teacher is the model as it is by now, since that saves a second network; here the base is at hand anyway.
+The published teacher is the model in training, which avoids a second network. Here the base is available anyway.
 
 Paper: https://arxiv.org/abs/2303.13516 (ICCV 2023). Reference: https://github.com/nupurkmr9/concept-ablation (c11fb1b):
-the CompVis code of the paper, and a later one on diffusers. They draw anchor pictures by DDIM with 200 steps and eta 1,
-or DPM-Solver++ with 25, which is done here; both with guidance 6.
+the CompVis code of the paper, and later code for diffusers. They generate anchor images by DDIM with 200 steps and eta
+1, or by DPM-Solver++ with 25 steps, as here; both with guidance scale 6.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from torch import Tensor
 from efface.edits.solution import Solution
 from efface.errors import BadFile, BadRequest
 from efface.methods.base import CopyDetector, Method, Pictures, SnapshotWriter
-from efface.methods.trained.ablate.augment import View, augmented, mirrored, whole
+from efface.methods.trained.ablate.augment import View, augmented, mirrored, unchanged_view
 from efface.methods.trained.ablate.config import AblateConfig
-from efface.methods.trained.ablate.images import AnchorImage, AnchorImages, Encoder
+from efface.methods.trained.ablate.images import AnchorImage, AnchorImages, CachedEncoder
 from efface.methods.trained.ablate.prompts import anchor_of, target_prompt
 from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, group_parameters, start_detached
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
@@ -49,7 +49,15 @@ from efface.request.record import Request
 
 
 class Ablate(Objective):
-    """Concept ablation of the first concept of a request."""
+    """The objective of concept ablation for the first concept of a request.
+
+    Args:
+        model: The base.
+        request: The request with the concept and its guide.
+        config: The settings.
+        pictures: Generates and reads images.
+        copies: Detects copies of a memorised image.
+    """
 
     def __init__(
         self,
@@ -77,16 +85,16 @@ class Ablate(Objective):
         self._schedule = model.noise_schedule()
         self._factor = model.pixels_per_latent
         size = min(model.latent_shape[1:]) * self._factor
-        gallery = AnchorImages(model, self._concept, config, pictures, copies, size, request.clip_skip)
-        self._targets = gallery.source.targets
-        self._encoded = Encoder(model.vae, model.device)
+        anchors = AnchorImages(model, self._concept, config, pictures, copies, size, request.clip_skip)
+        self._targets = anchors.source.targets
+        self._encoded = CachedEncoder(model.vae, model.device)
         processes = PartialState()
         self._slots = processes.num_processes * config.gradient_accumulation_steps
-        mine = range(processes.process_index, self._slots, processes.num_processes)
+        of_process = range(processes.process_index, self._slots, processes.num_processes)
         needed = self.iterations * self._chosen.batch_size
-        self._shots = {slot: gallery.shots(slot, self._slots, needed) for slot in mine}
-        self.data = self._digest(gallery.source.digest)
-        self.told: Mapping[str, Any] = {"anchors": list(gallery.source.captions), "targets": list(self._targets)}
+        self._images = {slot: anchors.of_slot(slot, self._slots, needed) for slot in of_process}
+        self.data = self._digest(anchors.source.digest)
+        self.notes: Mapping[str, Any] = {"anchors": list(anchors.source.captions), "targets": list(self._targets)}
 
     def optimizer(self) -> torch.optim.Optimizer:
         samples = self._chosen.batch_size * self._slots if self._config.scale_lr else 1
@@ -96,21 +104,21 @@ class Ablate(Objective):
         config, chosen, generator = self._config, self._chosen, seeded(self._config.seed, slot, step)
         first = step * chosen.batch_size
         indices = range(first, first + chosen.batch_size)
-        shots = [self._shot(slot, index) for index in indices]
+        images = [self._image(slot, index) for index in indices]
         targets = [self._targets[index % len(self._targets)] for index in indices]
-        views = [self._view(shot, chosen.aug, generator) for shot in shots]
-        captions = [shot.caption for shot in shots]
+        views = [self._view(image, chosen.aug, generator) for image in images]
+        captions = [image.caption for image in images]
         ablated = [
             view.prefix + target_prompt(caption, target, self._concept, generator)
             for view, caption, target in zip(views, captions, targets, strict=True)
         ]
         x, t, noise = self._noised(views, generator)
-        target = self._anchored(x, t, captions) if config.loss_type_reverse == "model-based" else noise
+        target = self._anchor_prediction(x, t, captions) if config.loss_type_reverse == "model-based" else noise
         batch = {"x": x, "t": t, "text": self._reader.prepare(ablated), "target": target}
         if chosen.regularization:
-            others = [self._shot(slot, index + len(self._shots[slot]) // 2) for index in indices]
-            x, t, noise = self._noised([self._view(shot, False, generator) for shot in others], generator)
-            text = self._reader.prepare([shot.caption for shot in others])
+            others = [self._image(slot, index + len(self._images[slot]) // 2) for index in indices]
+            x, t, noise = self._noised([self._view(image, False, generator) for image in others], generator)
+            text = self._reader.prepare([image.caption for image in others])
             prior = {"x": x, "t": t, "text": text, "target": noise}
             batch = {name: torch.cat([tensor, prior[name]]) for name, tensor in batch.items()}
         return {**batch, "mask": torch.stack([view.mask for view in views]).to(self._model.device)}
@@ -126,26 +134,26 @@ class Ablate(Objective):
         return {"loss": ablation + self._config.prior_loss_weight * prior, "ablation": ablation, "prior": prior}
 
     def _digest(self, source: str) -> str:
-        """A hash of the source and of which of its pictures each slot has: a detector may leave out others."""
+        """A hash of the source and of the images of each slot, which depend on the copy detector."""
         from accelerate.utils import gather_object
 
-        used = gather_object([(slot, [shot.number for shot in shots]) for slot, shots in self._shots.items()])
+        used = gather_object([(slot, [image.number for image in images]) for slot, images in self._images.items()])
         return hashlib.sha256(json.dumps([source, sorted(used)]).encode()).hexdigest()
 
-    def _shot(self, slot: int, index: int) -> AnchorImage:
-        shots = self._shots[slot]
-        return shots[index % len(shots)]
+    def _image(self, slot: int, index: int) -> AnchorImage:
+        images = self._images[slot]
+        return images[index % len(images)]
 
-    def _view(self, shot: AnchorImage, aug: bool, generator: torch.Generator) -> View:
-        picture = seen = shot.picture.float() / 127.5 - 1
+    def _view(self, image: AnchorImage, aug: bool, generator: torch.Generator) -> View:
+        picture = view = image.picture.float() / 127.5 - 1
         if self._config.hflip:
-            seen = mirrored(picture, generator)
+            view = mirrored(picture, generator)
         if aug:
-            return augmented(seen, self._factor, generator)
-        return whole(seen, self._factor)._replace(key=(shot.number, seen is not picture))
+            return augmented(view, self._factor, generator)
+        return unchanged_view(view, self._factor)._replace(key=(image.number, view is not picture))
 
     def _noised(self, views: list[View], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t (b, C, h, w), t (b,), and what a model that is trained on pictures is to predict there."""
+        """The noisy latents x_t (b, C, h, w), t (b,), and the target of the original training loss, (b, C, h, w)."""
         device, b = self._model.device, len(views)
         mean, deviation = self._encoded(views)
         spread = torch.randn(mean.shape, generator=generator).to(device)
@@ -154,8 +162,8 @@ class Ablate(Objective):
         t = torch.randint(self._schedule.timesteps, (b,), generator=generator).to(device)
         return self._schedule.add_noise(latents, noise, t), t, self._schedule.target(latents, noise, t)
 
-    def _anchored(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        """The prediction for the anchors' prompts, of the model as it is by now or of the base."""
+    def _anchor_prediction(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+        """The prediction for the anchor prompts, (b, C, h, w), of the model in training or of the base."""
         if self._config.teacher == "frozen":
             return self._networks.teacher(x, t, self._base.prepare(captions))
         return self._networks.student(x, t, self._reader.read(self._reader.prepare(captions)))
@@ -170,15 +178,30 @@ def erase(
     pictures: Pictures,
     copies: CopyDetector | None = None,
 ) -> Solution:
-    """Train each concept from the base."""
+    """Train each concept, starting from the base.
+
+    Args:
+        model: The model.
+        request: The concepts and their guides.
+        config: The settings.
+        context: The folder for checkpoints, and the progress callback.
+        write_snapshot: Writes erasers of intermediate steps.
+        pictures: Generates and reads images.
+        copies: Detects copies of a memorised image.
+
+    Raises:
+        BadRequest: The request or the settings cannot be used; see `check`.
+    """
     check_trainable(model)
-    model.embed(request.names, clip_skip=request.clip_skip)  # a name that is too long is refused before all else
-    check(request, config, copies)
+    model.embed(
+        request.names, clip_skip=request.clip_skip
+    )  # refuses a name that is too long before any image is generated
+    check_ablation(request, config, copies)
     notes: dict[str, Any] = {}
 
     def objective(part: Request) -> Ablate:
         ablate = Ablate(model, part, config, pictures, copies)
-        notes[part.names[0]] = ablate.told
+        notes[part.names[0]] = ablate.notes
         return ablate
 
     with frozen(model.text_encoder):
@@ -186,44 +209,50 @@ def erase(
     return replace(solution, notes={**solution.notes, "ablated": notes})
 
 
-def check(request: Request, config: AblateConfig, copies: CopyDetector | None) -> None:
-    """Refuse what cannot be ablated, before anything is drawn.
+def check_ablation(request: Request, config: AblateConfig, copies: CopyDetector | None) -> None:
+    """Check a request and its settings before any image is generated.
+
+    Args:
+        request: The request.
+        config: The settings.
+        copies: The copy detector.
 
     Raises:
-        BadRequest: An anchor, a memorised picture or a detector is missing, or the settings contradict each other.
+        BadFile: The memorised image cannot be read.
+        BadRequest: An anchor, a memorised image or a detector is missing, or the settings contradict each other.
     """
     memorised = [concept for concept in request.concepts if concept.kind == "memorised"]
     for concept in request.concepts:
         anchor_of(concept)
     if not memorised:
         if config.mem_impath:
-            raise BadRequest("mem_impath is of a memorised picture; add --kind memorised, or leave it out.")
+            raise BadRequest("mem_impath is for a memorised image; add --kind memorised, or leave it out.")
         return
     if memorised[0].guide:
-        message = f"ablate has no guide for a memorised picture; '{memorised[0].guide}' does not change its result."
+        message = f"ablate has no guide for a memorised image; '{memorised[0].guide}' does not change its result."
         warnings.warn(message, stacklevel=2)
     if not config.mem_impath:
-        raise BadRequest(f"To ablate the memorised '{memorised[0].name}', give its picture with -s mem_impath=FILE.")
+        raise BadRequest(f"To ablate the memorised '{memorised[0].name}', give its image with -s mem_impath=FILE.")
     if not Path(config.mem_impath).is_file():
-        raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: there is no such file.")
+        raise BadFile(f"Cannot read the memorised image {config.mem_impath}: there is no such file.")
     if len(memorised) > 1:
-        raise BadRequest("mem_impath is one picture; ablate memorised pictures one by one, and compose the erasers.")
+        raise BadRequest("mem_impath is one image; ablate memorised images one by one, and compose the erasers.")
     if config.chosen("memorised").parameter_group == "embedding":
-        raise BadRequest("parameter_group=embedding is not for memorised pictures; leave it out, or choose another.")
+        raise BadRequest("parameter_group=embedding is not for memorised images; leave it out, or choose another.")
     if copies is None:
         raise BadRequest(
-            "Copies of a memorised picture must be found; give a detector with --judge sscd:FILE --trust-torchscript."
+            "A memorised image needs a copy detector; give one with --judge sscd:FILE --trust-torchscript."
         )
     try:
         with Image.open(config.mem_impath) as picture:
             picture.load()
     except OSError as error:
-        raise BadFile(f"Cannot read the memorised picture {config.mem_impath}: it is not a whole picture.") from error
+        raise BadFile(f"Cannot read the memorised image {config.mem_impath}: it is not a complete image.") from error
 
 
 ENTRY = Method(
     name="ablate",
-    summary="Trains the model to read a concept as an anchor, on pictures that it draws of the anchor.",
+    summary="Trains the model to read a concept as its anchor, on images of the anchor.",
     paper="https://arxiv.org/abs/2303.13516",
     repository="https://github.com/nupurkmr9/concept-ablation",
     edit="weight",

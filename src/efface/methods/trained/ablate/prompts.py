@@ -1,15 +1,19 @@
-"""Prompts of concept ablation: those of the anchor, and what each becomes with the concept in it.
+"""Prompts of concept ablation: the anchor prompts, and the prompts of the concept that are made from them.
 
-Anchor prompts come from a file, from a language model (`ablate_captions`), or, by default, from the templates here.
-Their pictures are what the concept shall become. The concept's prompt is made of the anchor's:
+Anchor prompts come from a file, from a language model, or, by default, from the templates here. The concept's prompt is
+made from the anchor's:
 
     object       the anchor's words are replaced by the concept's: "a photo of a cat", "a photo of a grumpy cat"
-    style        the style is added in one of three ways, its name once or twice, as in the CompVis code; where the
-                 prompt names the guide, a style too, that is replaced
+    style        the style is added in one of three ways, its name once or twice, as in the CompVis code; if the
+                 prompt contains the guide, it is replaced
     unsafe       the theme is added in one of three ways, as in the diffusers code
-    memorised    the picture's caption, or another prompt that still draws it, whatever the anchor is
+    memorised    the image's caption, or another prompt that produces it, independent of the anchor
 
-The published anchor prompts are captions of LAION for styles, and by ChatGPT or GPT-3.5 for the others.
+The published anchor prompts are captions of LAION for styles, and by ChatGPT or GPT-3.5 for the others. The published
+codes query GPT-3.5 or ChatGPT over the network, later Llama-3-8B-Instruct. Here, `generated_captions` runs any causal
+language model of transformers, given by folder or hub id. It samples at the temperature of the reference for Llama, and
+repeats the question until there are enough prompts, at most ten times. The prompts are cached, so that a resumed
+training continues with the same prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from efface.methods.trained.ablate.augment import random_choice
 from efface.models.pretrained import open_network, open_part
 from efface.request.record import Concept, Kind
 
-#: What an object, or a person, is asked for as.
+#: Prompts of an object or a person.
 OBJECT = (
     "{}", "a {}", "the {}", "one {}", "a photo of a {}", "a picture of a {}", "an image of a {}", "a painting of a {}",
     "a drawing of a {}", "a portrait of a {}", "a sketch of a {}", "an illustration of a {}", "a photo of the {}",
@@ -41,30 +45,30 @@ OBJECT = (
     "a {} from the side", "a {} in the middle", "a {} on a plain background", "a small {}", "a large {}",
     "photo of {}", "image of {}", "picture of {}",
 )  # fmt: skip
-#: A memorised picture's caption, said otherwise.
+#: Paraphrases of a memorised image's caption.
 PARAPHRASE = (
     "a picture of {}", "an image that shows {}", "something like {}", "another picture of {}", "a new drawing of {}",
     "{}, seen differently", "a different view of {}", "{} by someone else", "a scene with {}", "a photo about {}",
     "an old painting about {}", "a simple sketch of {}",
 )  # fmt: skip
-#: The anchor where no guide is given.
+#: The default anchors.
 ANCHORS: dict[Kind, str] = {"style": "painting", "unsafe": "person"}
 
 
 def anchor_of(concept: Concept) -> str:
-    """The words of what a concept shall become.
+    """The anchor of a concept: its guide, or else the default anchor of its kind.
 
     Raises:
-        BadRequest: The kind has no anchor of its own, and no guide is given.
+        BadRequest: There is no guide, and the kind has no default anchor.
     """
     guide = (concept.guide or "").strip() or ANCHORS.get(concept.kind, "")
     if not guide and concept.kind == "object":
-        raise BadRequest(f"To ablate '{concept.name}', say what shall be drawn instead; give a guide, e.g. --to dog.")
+        raise BadRequest(f"ablate needs a guide that replaces '{concept.name}'; give one, e.g. --to dog.")
     return guide
 
 
 def templates(concept: Concept) -> list[str]:
-    """Anchor prompts where no file and no language model gives them."""
+    """The default anchor prompts of a concept."""
     guide = anchor_of(concept)
     if concept.kind == "style":
         return [f"{scene} in {guide} style" if concept.guide else f"a painting of {scene}" for scene in EVERYDAY]
@@ -73,13 +77,13 @@ def templates(concept: Concept) -> list[str]:
 
 
 def read_prompt_file(path: Path) -> list[str]:
-    """The lines of a text file, or the column `prompt` of a CSV.
+    """Read the lines of a text file, or the column `prompt` of a CSV.
 
     Raises:
-        BadFile: It cannot be read, has no such column, or holds no prompt.
+        BadFile: The file cannot be read, has no such column, or has no prompt.
     """
     try:
-        # Not `splitlines`: to that, a form feed or U+2028 within a field ends the row.
+        # `splitlines` would also split rows at a form feed or U+2028 within a field.
         lines: Iterable[str] = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
@@ -92,27 +96,39 @@ def read_prompt_file(path: Path) -> list[str]:
         lines = [row[columns["prompt"]] or "" for row in rows]
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise BadFile(f"{path} holds no anchor prompt; write one a line, or a CSV with a column 'prompt'.")
+        raise BadFile(f"{path} has no anchor prompt; write one per line, or a CSV with a column 'prompt'.")
     return prompts
 
 
 def usable(captions: list[str], concept: Concept, source: str) -> list[str]:
-    """The captions that can be made the concept's.
+    """The captions from which a prompt of the concept can be made.
+
+    Args:
+        captions: The anchor prompts.
+        concept: The concept.
+        source: The file or folder of the captions, for messages.
 
     Raises:
-        BadRequest: There are none.
+        BadRequest: No caption contains the anchor of an object.
     """
     if concept.kind != "object":
         return captions
     anchor = anchor_of(concept)
-    kept = [caption for caption in captions if anchor.casefold() in caption.casefold()]
-    if not kept:
-        raise BadRequest(f"No anchor prompt of {source} has '{anchor}' in it, which '{concept.name}' would replace.")
-    return kept
+    with_anchor = [caption for caption in captions if anchor.casefold() in caption.casefold()]
+    if not with_anchor:
+        raise BadRequest(f"No anchor prompt of {source} contains '{anchor}', which '{concept.name}' would replace.")
+    return with_anchor
 
 
 def target_prompt(caption: str, target: str, concept: Concept, generator: torch.Generator) -> str:
-    """An anchor's caption as that of what is ablated; `target` is the concept's name, or stands for it."""
+    """Convert an anchor prompt to a prompt of the ablated concept.
+
+    Args:
+        caption: The anchor prompt.
+        target: The concept's name, or another prompt for a memorised image.
+        concept: The concept.
+        generator: The source of randomness.
+    """
     anchor = anchor_of(concept)
     if concept.kind == "memorised":
         return target
@@ -131,26 +147,15 @@ def target_prompt(caption: str, target: str, concept: Concept, generator: torch.
     )[form]
 
 
-# Anchor prompts by a causal language model that runs here.
-#
-# The published codes asked GPT-3.5 or ChatGPT over the network, later Llama-3-8B-Instruct; this takes any causal
-# language
-# model of transformers, by folder or hub id, samples at the temperature that they give Llama, and asks again until
-# there
-# are enough prompts, at most ten times. What a model wrote is kept in the cache, so that an interrupted training goes
-# on
-# with the same prompts.
-
-
 _TRIES, _NEW_TOKENS = 10, 2048
 _TEMPERATURE, _TOP_P = 0.6, 0.9
 _WEIGHTS = (".safetensors", ".bin")
-# What models put before a line of a list, and around it.
+# The numbers and bullets that models write before a line of a list.
 _NUMBER = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*")
 
 
 def question(concept: Concept, count: int) -> str:
-    """What the model is asked."""
+    """The question to the language model."""
     if concept.kind == "memorised":
         return f"Say this caption in {count} other ways that keep its meaning, one a line: {concept.name}"
     anchor = anchor_of(concept)
@@ -162,35 +167,42 @@ def question(concept: Concept, count: int) -> str:
     )
 
 
-def captions(concept: Concept, weights: str, count: int, seed: int, device: torch.device) -> list[str]:
-    """At most `count` anchor prompts by the model `weights`, a folder or a hub id.
+def generated_captions(concept: Concept, weights: str, count: int, seed: int, device: torch.device) -> list[str]:
+    """Generate anchor prompts by a causal language model, or read them from the cache.
+
+    Args:
+        concept: The concept.
+        weights: The folder or hub id of the model.
+        count: The largest number of prompts.
+        seed: The seed of the sampling.
+        device: The device of the model.
 
     Raises:
-        BadRequest: There is no such model, or it wrote nothing of use.
+        BadRequest: The model wrote no usable prompt, or its context is too short.
     """
     asked = question(concept, count)
     key = hashlib.sha256(json.dumps([*_identity(weights), asked, seed]).encode()).hexdigest()
-    kept = cache_folder() / "captions" / f"{key}.json"
+    cached = cache_folder() / "captions" / f"{key}.json"
     with suppress(OSError, ValueError):
-        return [str(line) for line in json.loads(kept.read_text(encoding="utf-8"))]
+        return [str(line) for line in json.loads(cached.read_text(encoding="utf-8"))]
     anchor = anchor_of(concept).casefold() if concept.kind in ("object", "unsafe") else ""
     written = _written(weights, asked, count, seed, device, lambda line: anchor in line.casefold())
     if not written:
         words = f" with '{anchor}' in it" if anchor else ""
-        raise BadRequest(f"{weights} wrote no caption{words} in {_TRIES} answers; take another prompt_gen_model.")
+        raise BadRequest(f"{weights} wrote no caption{words} in {_TRIES} answers; choose another prompt_gen_model.")
     if len(written) == count:
-        keep_in_cache(kept, lambda path: path.write_text(json.dumps(written), encoding="utf-8"))
+        keep_in_cache(cached, lambda path: path.write_text(json.dumps(written), encoding="utf-8"))
     return written
 
 
 def _identity(weights: str) -> list[Any]:
-    """A hub id; or of a folder where it is, and what tells its configuration and weights from others put there."""
+    """The key of a model for the cache: its hub id, or its folder with the versions of configuration and weights."""
     folder = Path(weights)
     if not folder.is_dir():
         return [weights]
     config = folder / "config.json"
-    found = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS]
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return [str(folder.resolve()), sha256_of_file(config) if config.is_file() else None, stamps]
 
 
@@ -207,8 +219,8 @@ def _written(
     length = inputs["input_ids"].shape[1]
     room = min(_NEW_TOKENS, getattr(network.config, "max_position_embeddings", length + _NEW_TOKENS) - length)
     if room < 1:
-        raise BadRequest(f"{weights} reads too few tokens to be asked for captions; take another prompt_gen_model.")
-    found: dict[str, None] = {}
+        raise BadRequest(f"The context of {weights} is too short for the question; choose another prompt_gen_model.")
+    captions: dict[str, None] = {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(_TRIES):
@@ -220,16 +232,16 @@ def _written(
                 top_p=_TOP_P,
                 pad_token_id=tokenizer.eos_token_id,
             )
-            found |= dict.fromkeys(
+            captions |= dict.fromkeys(
                 filter(is_use, lines(tokenizer.decode(answer[0, length:], skip_special_tokens=True)))
             )
-            if len(found) >= count:
+            if len(captions) >= count:
                 break
-    return list(found)[:count]
+    return list(captions)[:count]
 
 
 def _inputs(tokenizer: Any, asked: str) -> Any:
-    """The question as the model wants it: as a user's turn where it was trained on such."""
+    """The tokens of the question, as a user's turn if the model has a chat template."""
     if not tokenizer.chat_template:
         return tokenizer(f"{asked}\n", return_tensors="pt")
     turns = [{"role": "user", "content": asked}]

@@ -1,4 +1,4 @@
-"""What concept ablation trains, and where its gradients stop.
+"""The trained weights of concept ablation, and where its gradients stop.
 
 Shapes: b prompts, T tokens, d text width; k words, V in the vocabulary.
 """
@@ -21,7 +21,7 @@ from efface.models.text.tokens import token_ids
 
 ParameterGroup = Literal["cross-attn", "attn", "full-weight", "embedding"]
 
-_KEPT = 1000  # prompts, a quarter of a gigabyte for Stable Diffusion 1
+_CACHED = 1000  # prompts, a quarter of a gigabyte for Stable Diffusion 1
 
 _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
     "cross-attn": ("attn2.to_k", "attn2.to_v"),
@@ -31,36 +31,40 @@ _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
 
 
 def group_parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, ...]:
-    """Names of the U-Net's parameters in a group."""
+    """The names of the U-Net's parameters in a group."""
     names = [name for name, _ in denoiser.named_parameters()]
     return tuple(name for name in names if any(piece in name for piece in _PIECES[group]))
 
 
 class Reader(Protocol):
-    """Prompts to text in two steps: what a batch holds, and what the loss makes of it."""
+    """Converts prompts to text embeddings in two steps: `prepare` for the batch, `read` in the loss."""
 
     def prepare(self, prompts: Sequence[str]) -> Tensor:
-        """A tensor of one row a prompt."""
+        """A tensor with one row per prompt, (b, ...)."""
         ...
 
     def read(self, prepared: Tensor) -> Tensor:
-        """The text that the denoiser reads, (b, T, d)."""
+        """The text that the denoiser reads, (b, T, d), for prepared prompts (b, ...)."""
         ...
 
 
 class BaseText:
-    """The base's own text; prompts that are too long are cut, as the published codes do.
+    """The text embeddings of the base. Prompts that are too long are truncated, as in the published codes.
 
-    What was read last is kept. Each prompt is read alone: beside others it would differ by rounding, and a training
-    that is taken up again has other prompts left to read.
+    The last embeddings are cached. Each prompt is embedded alone: the rounding depends on the other prompts of a batch,
+    which differ when a training is resumed.
+
+    Args:
+        model: The base.
+        clip_skip: The number of last layers of the text encoder to skip.
     """
 
     def __init__(self, model: Model, clip_skip: int | None) -> None:
         self._model, self._skip = model, clip_skip
-        self._kept = lru_cache(_KEPT)(self._embedded)
+        self._cached = lru_cache(_CACHED)(self._embedded)
 
     def prepare(self, prompts: Sequence[str]) -> Tensor:
-        return torch.cat([self._kept(prompt) for prompt in prompts])
+        return torch.cat([self._cached(prompt) for prompt in prompts])
 
     def _embedded(self, prompt: str) -> Tensor:
         return self._model.embed([prompt], clip_skip=self._skip, truncate=True).tokens.to(self._model.device)
@@ -70,12 +74,12 @@ class BaseText:
 
 
 class TokenRows(Weights):
-    """Rows of the text encoder's table of tokens, those that spell some words, each trained as a float32 copy.
+    """The rows (k, d) of the text encoder's embedding table for the tokens of some words, trained as float32 copies.
 
     Args:
-        model: Has the text encoder.
-        words: Whose tokens.
-        clip_skip: How many of its last layers the denoiser's text skips.
+        model: The model with the text encoder.
+        words: The words.
+        clip_skip: The number of last layers of the text encoder to skip.
     """
 
     def __init__(self, model: Model, words: Sequence[str], clip_skip: int | None) -> None:
@@ -85,19 +89,19 @@ class TokenRows(Weights):
         self._ids = torch.tensor(sorted({token for row in rows for token in row}), device=table.device)
         self._base: Tensor = table.detach()[self._ids].float()
         self.rows = nn.Parameter(self._base.clone())
-        # In a tuple, since a module's modules would be trained with it.
+        # In a tuple, since an attribute that is a module would be trained too.
         self._model, self._skip = (model,), clip_skip or 0
 
     def forward(self) -> dict[str, Tensor]:
         return {}
 
     def prepare(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (b, T)."""
+        """The token ids of the prompts, (b, T)."""
         (model,) = self._model
         return token_ids(model.tokenizer, list(prompts), model.max_tokens, truncate=True)[0].to(self._ids.device)
 
     def read(self, prepared: Tensor) -> Tensor:
-        """The text of ids (b, T) with the trained rows, (b, T, d)."""
+        """The text embeddings of token ids (b, T) with the trained rows, (b, T, d)."""
         (model,) = self._model
         is_row = prepared[..., None] == self._ids  # (b, T, k)
         index = is_row.long().argmax(-1).where(is_row.any(-1), -1)
@@ -115,7 +119,7 @@ class TokenRows(Weights):
 
 @contextmanager
 def start_detached(denoiser: nn.Module) -> Generator[None, None, None]:
-    """No gradient through what cross-attention makes of the start token, which is alike for all prompts."""
+    """A context without gradient through the keys and values of the start token, which is the same for all prompts."""
     handles = [
         module.register_forward_hook(_without_start)
         for name, module in denoiser.named_modules()

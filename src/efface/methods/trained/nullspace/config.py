@@ -1,4 +1,4 @@
-"""Settings of the null-space edit; see `nullspace`."""
+"""Settings of the null-space edit; see `method`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def _numbers(value: object) -> object:
 
 
 class NullspaceConfig(Settings):
-    """Settings, with the reference's values.
+    """Settings of the null-space edit, with the reference's values.
 
     Attributes:
-        epochs: Rounds over the layers, each with new pictures.
-        lamb: Lambda, the ridge of the closed form.
-        adam_steps: How long a target is optimised.
+        epochs: The number of rounds over the layers, each with new images.
+        lamb: The ridge of the closed form.
+        adam_steps: The number of steps of Adam for a target.
         lr: Adam's learning rate.
         threshold: The share of the mean singular value below which a direction is free.
-        min_directions: How many are free at least, the smallest ones.
-        layers: Those of the text encoder that are edited, counted from 0.
-        first_timestep: The least noise a picture is given, in steps of training ...
-        last_timestep: ... and the most.
-        batch_size: Pictures a round.
-        sampling_steps: Of those.
-        guidance_scale: Of those.
-        sampler: Of those; the reference's is lms.
-        everyday: Protect the prompts of `everyday` besides the preserved ones.
-        seed: Of pictures, timesteps and noise.
-        shared_projector: All layers use the last one's P.
-        protect_own: Protect prompts that hold the concept's words, too.
-        sigma_noise: Add noise as LMS scales it, x_0 + sigma e, and do not scale the sum to unit variance.
-        previous: Keep what earlier concepts of the request were given, by AlphaEdit's Kp Kp^T.
+        min_directions: The least number of free directions, those with the smallest singular values.
+        layers: The layers of the text encoder to edit, counted from 0.
+        first_timestep: The smallest timestep at which noise is added to an image.
+        last_timestep: The largest timestep at which noise is added to an image.
+        batch_size: The number of images of a round.
+        sampling_steps: The sampling steps of an image.
+        guidance_scale: The guidance scale of an image.
+        sampler: The sampler of an image; the reference's is lms.
+        everyday: Whether to protect the prompts of `everyday` besides the preserved ones.
+        seed: The seed of images, timesteps and noise.
+        shared_projector: Whether all layers use the projector P of the last one.
+        protect_own: Whether to protect prompts that contain the concept's words, too.
+        sigma_noise: Whether to add noise on the scale of LMS, x_0 + sigma e, without scaling the sum to unit variance.
+        previous: Whether to preserve the edits of earlier concepts of the request, by AlphaEdit's term Kp Kp^T.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -65,7 +65,9 @@ class NullspaceConfig(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> NullspaceConfig:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise BadRequest(f"layers is {','.join(map(str, self.layers))}; name each once, in order, e.g. 1,2,3.")
+            raise BadRequest(
+                f"layers is {','.join(map(str, self.layers))}; give each layer once, in order, e.g. 1,2,3."
+            )
         if self.first_timestep > self.last_timestep:
             raise BadRequest(f"first_timestep {self.first_timestep} is after last_timestep {self.last_timestep}.")
         return self

@@ -1,13 +1,15 @@
-"""Targets of the null-space edit: values of one layer with which the denoiser takes the concept for its guide.
+"""The targets of the null-space edit: values of one layer for which the denoiser reads the concept as its guide.
 
-For copies i = 1 .. b of the concept's prompt, each with its own picture x_0, timestep t and noise n, drawn by the base:
+For copies i = 1 .. b of the concept's prompt, each with its own image x_0 from the base, timestep t and noise n:
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) n
     z   = argmin_z mean | e(x_t, t, text with z in the layer) - e(x_t, t, base's text of the guide) |^2
 
-by a few steps of Adam from what the layer puts out by now. The gradient runs through the later layers of the text
-encoder and the denoiser, to z alone. With `sigma_noise`, x_t = x_0 + sqrt((1 - a_t) / a_t) n: the space of LMS, without
-the scaling that the denoiser needs.
+by a few steps of Adam, starting from the current output of the layer. The gradient flows through the denoiser and the
+later layers of the text encoder, to z alone. With `sigma_noise`, x_t = x_0 + sqrt((1 - a_t) / a_t) n: the scale of LMS,
+without the scaling that the denoiser expects.
+
+Shapes: b prompts or images, T tokens, d width of the encoder, h width inside the MLP, so that `mlp.fc2` is (d, h).
 """
 
 from __future__ import annotations
@@ -29,77 +31,83 @@ from efface.models.denoising import Conditions
 from efface.models.model import Model
 from efface.models.text.encoding import encode_ids
 
-# A CLIP text encoder whose second MLP maps, `mlp.fc2`, are read, replaced and written over.
-#
-# Shapes: b prompts, T tokens, d width of the encoder, h width inside the MLP: fc2 is (d, h).
-
-
 _FC2 = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.fc2$")
 
 
 class EditableTextEncoder:
-    """A float32 copy of a model's text encoder; the model's own stays as it is.
+    """A float32 copy of a model's CLIP text encoder, with access to the second map, `mlp.fc2`, of each MLP.
+
+    The inputs and outputs of these maps can be read and replaced, and their weights overwritten. The model's own
+    encoder does not change.
 
     Args:
-        model: Of a family whose denoiser reads one CLIP text encoder.
-        layers: Those to be edited, in order.
-        clip_skip: How many of the last layers the denoiser's text skips.
+        model: A model whose denoiser reads one CLIP text encoder.
+        layers: The layers to edit, in order.
+        clip_skip: The number of last layers of the text encoder to skip.
 
     Raises:
-        BadInput: There is no such encoder, or not all of those layers are in it and read by the denoiser.
+        BadInput: The model has no such encoder, or the denoiser does not read one of the layers.
     """
 
     def __init__(self, model: Model, layers: Sequence[int], clip_skip: int | None) -> None:
-        found: dict[int, str] = {}
+        paths: dict[int, str] = {}
         if model.one_clip_encoder:
             names = [match for name, _ in model.text_encoder.named_modules() if (match := _FC2.search(name))]
-            found = {int(match.group(1)): match.string for match in names}
-        if not found:
+            paths = {int(match.group(1)): match.string for match in names}
+        if not paths:
             raise BadInput(f"nullspace edits the one CLIP text encoder of Stable Diffusion; {model.name} has none.")
         self._skip = clip_skip or 0
-        read = len(found) - self._skip
+        read = len(paths) - self._skip
         if max(layers) >= read:
             raise BadInput(
                 f"The denoiser of {model.name} reads {read} layers of the text encoder, 0 to {read - 1}, and not "
                 f"layer {max(layers)}; set layers, e.g. -s layers={','.join(map(str, range(max(0, read - 3), read)))}."
             )
         self.encoder: Any = copy.deepcopy(model.text_encoder).float().eval().requires_grad_(False)
-        self.names = {layer: f"text_encoder.{found[layer]}.weight" for layer in layers}
-        self._fc2: dict[int, nn.Linear] = {layer: self.encoder.get_submodule(found[layer]) for layer in layers}
+        self.names = {layer: f"text_encoder.{paths[layer]}.weight" for layer in layers}
+        self._fc2: dict[int, nn.Linear] = {layer: self.encoder.get_submodule(paths[layer]) for layer in layers}
         self._tokenizer, self._longest = model.tokenizer, model.max_tokens
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (b, T), padded, and cut where they are too long."""
+        """The token ids (b, T), padded, and truncated if they are too long."""
         padded = self._tokenizer(
             list(prompts), padding="max_length", max_length=self._longest, truncation=True, return_tensors="pt"
         )
         return padded["input_ids"].to(self.encoder.device)
 
     def weight(self, layer: int) -> Tensor:
-        """W, (d, h), float64."""
+        """The weight W of a layer, (d, h), float64."""
         return self._fc2[layer].weight.detach().cpu().double()
 
     def values(self, layer: int, keys: Tensor) -> Tensor:
-        """W k for keys (..., h), float32."""
+        """The values W k, (..., d), for keys (..., h), float32."""
         return keys @ self._fc2[layer].weight.T
 
     @torch.no_grad()
     def write(self, layer: int, weight: Tensor) -> None:
-        """Replace W."""
+        """Replace the weight W, (d, h)."""
         self._fc2[layer].weight.copy_(weight)
 
     @torch.no_grad()
     def keys(self, ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """What each of `layers` is given for prompts, (b, T, h)."""
+        """The keys of each layer for token ids (b, T): the inputs of `mlp.fc2`, (b, T, h)."""
         taken: dict[int, Tensor] = {}
         with _hooked({self._fc2[layer]: _taking(taken, layer) for layer in layers}):
             self.encoder(ids)
         return taken
 
     def text(self, ids: Tensor, layer: int | None = None, values: Tensor | None = None) -> Tensor:
-        """What the denoiser reads of prompts, (b, T, d), with `values` (b, T, d) for W k in one layer.
+        """The text that the denoiser reads, with given values in place of W k in one layer.
 
-        Gradients flow to `values` through the layers after it.
+        Gradients flow to `values` through the later layers.
+
+        Args:
+            ids: The token ids, (b, T).
+            layer: The layer of the values; None to replace none.
+            values: The values, (b, T, d).
+
+        Returns:
+            The text embeddings, (b, T, d).
         """
         hooks = {} if layer is None or values is None else {self._fc2[layer]: _giving(values)}
         with _hooked(hooks):
@@ -130,41 +138,41 @@ def _hooked(hooks: dict[nn.Linear, _Hook]) -> Generator[None, None, None]:
             handle.remove()
 
 
-_APART = 2**40  # keeps the noise of x_t apart from that which pictures start from, whose seeds are 32 bits
+_SEED_OFFSET = 2**40  # images start from seeds of 32 bits; the noise of x_t must differ from theirs
 
 
 class Targets:
     """Optimises targets for one concept after the other.
 
     Args:
-        model: The base, which is only read.
-        tower: The text encoder as it is edited.
-        latents: Draws pictures by the base.
-        config: The method's.
+        model: The base, which does not change.
+        encoder: The text encoder during editing.
+        latents: Samples latents with the base.
+        config: The settings.
 
     Raises:
-        BadInput: The model is in a type that gradients do not survive.
+        BadInput: The model is in float16, in which gradients vanish.
     """
 
-    def __init__(self, model: Model, tower: EditableTextEncoder, latents: Latents, config: NullspaceConfig) -> None:
-        self._model, self._tower, self._latents, self._config = model, tower, latents, config
+    def __init__(self, model: Model, encoder: EditableTextEncoder, latents: Latents, config: NullspaceConfig) -> None:
+        self._model, self._encoder, self._latents, self._config = model, encoder, latents, config
         if model.dtype == torch.float16:
             raise BadInput(f"Gradients through {model.name} vanish in float16; open it in float32 or bfloat16.")
         self._schedule = model.noise_schedule()
-        self._random = torch.Generator().manual_seed(_APART + config.seed)
+        self._random = torch.Generator().manual_seed(_SEED_OFFSET + config.seed)
 
     def draw(self, prompt: str, guide: Tensor, batch: int, clip_skip: int | None) -> None:
-        """New pictures of a concept, and what it shall be read as.
+        """Sample new images of a concept, and set its guide.
 
         Args:
-            prompt: The concept's.
-            guide: The base's text of the guide, (T, d).
-            batch: How many batches were drawn before; decides the seeds.
-            clip_skip: As the request's.
+            prompt: The prompt of the concept.
+            guide: The base's text embedding of the guide, (T, d).
+            batch: The number of earlier batches, which determines the seeds.
+            clip_skip: The number of last layers of the text encoder to skip.
         """
         config = self._config
         first = config.seed + batch * config.batch_size
-        self._pictures = self._latents(
+        self._images = self._latents(
             prompt,
             range(first, first + config.batch_size),
             steps=config.sampling_steps,
@@ -175,10 +183,19 @@ class Targets:
         self._guide = guide.to(self._model.device).expand(config.batch_size, -1, -1)
 
     def optimised(self, ids: Tensor, layer: int, keys: Tensor) -> Tensor:
-        """z for each picture, (b, T, d), of a layer with inputs `keys` (T, h) for the prompt `ids` (1, T)."""
+        """Optimise the target z of a layer for each image.
+
+        Args:
+            ids: The token ids of the prompt, (1, T).
+            layer: The layer.
+            keys: The inputs of the layer for the prompt, (T, h).
+
+        Returns:
+            The targets, (b, T, d).
+        """
         config, copies = self._config, self._config.batch_size
         with torch.no_grad():
-            start = self._tower.values(layer, keys)
+            start = self._encoder.values(layer, keys)
         loss = self.loss(ids, layer)
         z = start.expand(copies, -1, -1).clone().requires_grad_()
         adam = torch.optim.Adam([z], lr=config.lr)
@@ -189,23 +206,23 @@ class Targets:
         return z.detach()
 
     def loss(self, ids: Tensor, layer: int) -> Callable[[Tensor], Tensor]:
-        """The loss of a layer's values z (b, T, d), for timesteps and noise that are drawn now."""
+        """The loss as a function of a layer's values z (b, T, d), for token ids (1, T) and new timesteps and noise."""
         config, copies = self._config, self._config.batch_size
         t = torch.randint(config.first_timestep, config.last_timestep + 1, (copies,), generator=self._random)
-        noise = torch.randn(self._pictures.shape, generator=self._random)
+        noise = torch.randn(self._images.shape, generator=self._random)
         add_noise = self._add_unscaled_noise if config.sigma_noise else self._schedule.add_noise
-        noisy = add_noise(self._pictures.cpu(), noise, t).to(self._model.device)
+        noisy = add_noise(self._images.cpu(), noise, t).to(self._model.device)
         t, ids = t.to(self._model.device), ids.expand(copies, -1)
         with torch.no_grad():
             wanted = self._model.predict(noisy, t, Conditions(self._guide))
 
         def loss(z: Tensor) -> Tensor:
-            text = self._tower.text(ids, layer, z)
+            text = self._encoder.text(ids, layer, z)
             return F.mse_loss(self._model.predict(noisy, t, Conditions(text)), wanted)
 
         return loss
 
     def _add_unscaled_noise(self, pictures: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t of x_0 (b, C, h, w) for `sigma_noise`; see the module."""
+        """The noisy latents x_t of x_0 (b, C, h, w) for `sigma_noise`; see the module."""
         a = self._schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
         return pictures + ((1 - a) / a).sqrt() * noise
