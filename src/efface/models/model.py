@@ -85,7 +85,7 @@ class Model(ABC):
     @property
     def untrainable(self) -> str | None:
         """Why the denoiser cannot be trained, as a predicate ("is of ..."); None if it can."""
-        return f"is of the family {self.family}; methods that train take Stable Diffusion 1 and 2"
+        return f"is of the family {self.family}; methods that train support Stable Diffusion 1 and 2"
 
     # A pipeline takes longer to answer than attaching an eraser may take; these are read when they are first needed.
     @cached_property
