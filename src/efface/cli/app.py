@@ -19,8 +19,7 @@ from efface.cli.generate import generate_command
 from efface.cli.import_ import import_command
 from efface.cli.inspect import inspect_command
 from efface.cli.judge import judge_command, judge_train_command
-from efface.cli.lists import attacks_command, judges_command, methods_command, models_command
-from efface.cli.protocols import protocols_command
+from efface.cli.lists import attacks_command, judges_command, methods_command, models_command, protocols_command
 
 
 class Commands(TyperGroup):

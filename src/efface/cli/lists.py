@@ -1,7 +1,8 @@
-"""`efface attacks`, `judges`, `methods` and `models`: the entries that options can name, with defaults and papers."""
+"""`efface attacks`, `judges`, `methods`, `models`, `protocols`: what options can name, with defaults and papers."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, cast
 
 from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
@@ -107,6 +108,43 @@ def models_command(
         "  or any other pipeline whose denoiser takes encoder_hidden_states: PixArt, Sana, Qwen-Image, FLUX.2..."
     )
     screen.answer({"models": [content], "pipelines": list(FAMILIES)})
+
+
+def protocols_command(
+    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+) -> None:
+    """List the protocols, what they give, their settings and where they come from."""
+    from efface.cli.output import Screen
+    from efface.protocols import PROTOCOLS
+
+    screen = Screen(json)
+    entries = [PROTOCOLS.get(name) for name in PROTOCOLS.names()]
+    settings = {entry.name: entry.config().model_dump() if entry.config else {} for entry in entries}
+    for entry in entries:
+        screen.heading(entry.name)
+        screen.say(f"  {entry.summary}")
+        screen.say(f"  gives: {', '.join(metric.name for metric in entry.metrics)}")
+        screen.say(f"  -n {entry.n}   {entry.paper}")
+        if entry.published:
+            screen.say(f"  published with: {entry.published}")
+        for key, value in settings[entry.name].items():
+            screen.say(f"  -s {key}={'' if value is None else value}")
+    screen.answer(
+        {
+            "protocols": [
+                {
+                    "name": entry.name,
+                    "summary": entry.summary,
+                    "metrics": [metric.name for metric in entry.metrics],
+                    "paper": entry.paper,
+                    "n": entry.n,
+                    "published": entry.published and asdict(entry.published),
+                    "defaults": settings[entry.name],
+                }
+                for entry in entries
+            ]
+        }
+    )
 
 
 def _as_option(value: object) -> object:
