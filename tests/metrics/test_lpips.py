@@ -110,7 +110,7 @@ def test_bad_input(files: list[Path], pair: tuple[np.ndarray, np.ndarray], tmp_p
     with pytest.raises(BadInput, match="damaged"):
         Lpips(tmp_path / "text.pth")
     torch.save({"features.0.weight": [1]}, tmp_path / "list.pth")
-    with pytest.raises(BadInput, match="holds no tensors"):
+    with pytest.raises(BadInput, match="has no tensors"):
         Lpips(tmp_path / "list.pth")
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "vgg.pth")
     with pytest.raises(BadInput, match="has shape"):
