@@ -10,7 +10,19 @@ import pytest
 
 import efface
 
-VERBS = ("erase", "generate", "judge", "train_judge", "compose", "export", "import_eraser", "inspect", "fetch")
+VERBS = (
+    "erase",
+    "generate",
+    "judge",
+    "train_judge",
+    "evaluate",
+    "attack",
+    "compose",
+    "export",
+    "import_eraser",
+    "inspect",
+    "fetch",
+)
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "pydantic", "yaml", "safetensors")
 
 
