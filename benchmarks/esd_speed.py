@@ -34,7 +34,7 @@ from torch import Tensor
 
 import efface
 from efface.edits.kinds import WeightEdit
-from efface.eraser.base import base_of
+from efface.eraser.base_check import base_of
 from efface.eraser.eraser import Eraser
 from efface.methods.trained.unet_parameters import trained_parameters
 from efface.models import Model

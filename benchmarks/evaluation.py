@@ -40,7 +40,7 @@ from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols import Probe
-from efface.protocols.answers import answer_probes
+from efface.protocols.scored_images import answer_probes
 from generation import (
     BATCHES,
     REFERENCE,

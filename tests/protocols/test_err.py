@@ -14,9 +14,9 @@ from efface.judges import read_verdicts
 from efface.judges.base import Pixels, Scores
 from efface.models import Model
 from efface.protocols import BASE, PROTOCOLS, Evaluation
-from efface.protocols.answers import is_broken
 from efface.protocols.err import ENTRY
 from efface.protocols.run import run_protocol
+from efface.protocols.scored_images import is_broken
 from efface.request.record import Concept, Request
 from support import StubJudge
 

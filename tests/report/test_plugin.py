@@ -15,7 +15,7 @@ from efface.judges.base import Pixels, Scores
 from efface.metrics.base import Measured
 from efface.models import Model
 from efface.protocols import EvaluationInput, Metric, Plan, Prepared, Probe, Protocol
-from efface.protocols.plan import Answers, BeforeAfter, HarmonicMean, right_answers
+from efface.protocols.plan import BeforeAfter, HarmonicMean, ScoredImages, right_answers
 from efface.protocols.run import run_protocol
 from efface.report import page
 from support import StubJudge
@@ -37,7 +37,7 @@ METRICS = (
 )
 
 
-def measure(name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], tuple[()]]:
+def measure(name: str, edited: ScoredImages, base: ScoredImages) -> tuple[dict[str, BeforeAfter], tuple[()]]:
     return {"barks": BeforeAfter(Measured(3.0, 2.0, 4.0, 4, "score", "ears 1"))}, ()
 
 

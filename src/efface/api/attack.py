@@ -19,7 +19,7 @@ from efface.api.result import VerbResult
 from efface.attacks import ATTACKS, Attack
 from efface.attacks.attempts import AttackResult, attack_erasers
 from efface.attacks.search import AttackRun
-from efface.eraser.base import check_base
+from efface.eraser.base_check import check_base
 from efface.errors import BadInput
 from efface.files import atomic, slug
 from efface.generation import Job, Sampling, read_prompts

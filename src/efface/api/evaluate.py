@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import judge_name, model_from, override
 from efface.api.erasers import named_erasers
-from efface.eraser.base import check_base
+from efface.eraser.base_check import check_base
 from efface.errors import BadInput
 from efface.files import sha256_of_file
 from efface.generation import read_prompts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from efface.api.arguments import model_from
 from efface.api.erasers import load_eraser
 from efface.api.result import VerbResult
-from efface.eraser.base import check_base
+from efface.eraser.base_check import check_base
 from efface.errors import BadInput
 from efface.files import check_writable
 from efface.formats import EXPORTERS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.arguments import model_from, override
 from efface.api.erasers import eraser_list, load_eraser
 from efface.api.result import VerbResult
-from efface.eraser.base import check_base
+from efface.eraser.base_check import check_base
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
 from efface.generation import Image, Job, Sampling, generate_images, read_prompts, repeated

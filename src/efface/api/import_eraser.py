@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from efface.api.arguments import model_from
 from efface.edits.kinds import WeightEdit
-from efface.eraser.base import base_of, with_parameters
+from efface.eraser.base_check import base_of, with_parameters
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.files import sha256_of_file

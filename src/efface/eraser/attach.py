@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from efface.apply.attachment import Attachment
 from efface.apply.bake import Baked, bake_edits
 from efface.edits.kinds import GuardEdit, TextEdit
-from efface.eraser.base import check_base, check_erasers_fit
+from efface.eraser.base_check import check_base, check_erasers_fit
 from efface.errors import BadInput
 from efface.models.model import POOLED, TEXT
 from efface.models.open import open_model

@@ -42,7 +42,7 @@ from torch import Tensor
 from efface.edits.composition import by_stream
 from efface.edits.kinds import TextEdit
 from efface.edits.solution import Solution
-from efface.eraser.base import AnyEraser, check_base
+from efface.eraser.base_check import AnyEraser, check_base
 from efface.eraser.record import EraserRecord
 from efface.eraser.streams import split
 from efface.errors import BadRequest

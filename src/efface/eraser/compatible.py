@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from efface.edits.kinds import GuardEdit, TextEdit, WeightEdit
-from efface.eraser.base import TOLERANCE
+from efface.eraser.base_check import TOLERANCE
 from efface.eraser.record import EraserRecord
 from efface.errors import BadRequest, WrongBase
 from efface.request.record import Concept

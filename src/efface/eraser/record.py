@@ -29,7 +29,7 @@ class Base:
         embeddings: The last subject token of each of n probes, (n, d); with k text encoders (n k, d), prompt after
             prompt. Empty for an eraser that edits no text.
         parameters: For each parameter that a weight edit changes, its SHA-256 by the type it was rounded to (see
-            `efface.eraser.base`).
+            `efface.eraser.base_check`).
         streams: As `embeddings`, for the model's other text streams where they are edited.
     """
 

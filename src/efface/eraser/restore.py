@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from efface.eraser.base import check_base
+from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify_again, uncertified
 from efface.eraser.compose import side_by_side
 from efface.eraser.solve import solve_request

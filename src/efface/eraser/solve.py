@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.eraser.base import base_of, check_base, with_parameters
+from efface.eraser.base_check import base_of, check_base, with_parameters
 from efface.eraser.file import read_record, write_record
 from efface.eraser.record import EraserRecord
 from efface.eraser.streams import join
@@ -64,7 +64,7 @@ def solve_request(model: Model, request: Request, tools: Tools | None = None) ->
         assert solution.embedded is not None
         of_stream = base_of(model.reading(stream), solution.embedded)
         seconds = {"embed": time.perf_counter() - started - solution.solve_seconds, "solve": solution.solve_seconds}
-        solutions[stream] = replace(solution, notes=provenance_of(solution, seconds))
+        solutions[stream] = replace(solution, notes=_provenance(solution, seconds))
         if base is None:
             base = of_stream
         else:
@@ -101,7 +101,7 @@ def check_request(method: Method, request: Request, model: Model) -> None:
         )
 
 
-def provenance_of(solution: Solution, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
+def _provenance(solution: Solution, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The provenance of a new solution: settings, versions of the libraries, seconds, and its other notes."""
     notes = dict(solution.notes)
     timed = {} if seconds is None else {"seconds": dict(seconds)}
@@ -116,5 +116,5 @@ def _edits_of_file(model: Model, path: str) -> tuple[Edit, ...]:
 
 def _write_snapshot(model: Model, solution: Solution, path: Path) -> None:
     assert solution.embedded is not None
-    record = join({TEXT: replace(solution, notes=provenance_of(solution))}, base_of(model, solution.embedded))
+    record = join({TEXT: replace(solution, notes=_provenance(solution))}, base_of(model, solution.embedded))
     write_record(with_parameters(record, model), path, force=True)

@@ -46,7 +46,7 @@ from efface.protocols.image_scores import (
     mean_score,
     share_of_images,
 )
-from efface.protocols.plan import BASE, Answers, BeforeAfter, Count, Plan, Prepared, Probe, right_answers
+from efface.protocols.plan import BASE, BeforeAfter, Count, Plan, Prepared, Probe, ScoredImages, right_answers
 from efface.protocols.probes.requests import take_turns
 from efface.settings import Settings
 
@@ -151,7 +151,7 @@ class _GroupScores:
         self.column = {text: i for i, text in enumerate(texts)}
         self.scores, self.features = scores, features
 
-    def __call__(self, name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], set[Job]]:
+    def __call__(self, name: str, edited: ScoredImages, base: ScoredImages) -> tuple[dict[str, BeforeAfter], set[Job]]:
         numbers: dict[str, BeforeAfter | None] = {}
         unread: set[Job] = set()
         for group in GROUPS:

@@ -44,7 +44,7 @@ from efface.protocols.image_scores import (
     mean_score,
     to_reference,
 )
-from efface.protocols.plan import BASE, Answers, BeforeAfter, Plan, Prepared
+from efface.protocols.plan import BASE, BeforeAfter, Plan, Prepared, ScoredImages
 from efface.settings import Settings
 
 _BATCH = 256
@@ -105,7 +105,7 @@ class _CaptionScores:
         parts = [clip.text_features(captions[i : i + _BATCH]).numpy() for i in range(0, len(captions), _BATCH)]
         self.texts = dict(zip(captions, _unit(np.concatenate(parts)), strict=True))
 
-    def __call__(self, name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], set[Job]]:
+    def __call__(self, name: str, edited: ScoredImages, base: ScoredImages) -> tuple[dict[str, BeforeAfter], set[Job]]:
         is_base = name == BASE
         scores = {"clip_score": mean_score(self.version, self._clip(edited), None if is_base else self._clip(base))}
         after, before = self.features(edited, self.jobs), None if is_base else self.features(base, self.jobs)
@@ -120,7 +120,7 @@ class _CaptionScores:
             scores["fid"] = self._to_statistics(after, before, self.reference)
         return {metric: measured for metric, measured in scores.items() if measured}, set(self.jobs) - set(after)
 
-    def _clip(self, answers: Answers) -> ScoreOfJob:
+    def _clip(self, answers: ScoredImages) -> ScoreOfJob:
         """The score of each image with its caption."""
         vectors = self.clip_features(answers, self.jobs)
         return {

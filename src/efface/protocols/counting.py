@@ -15,7 +15,7 @@ from efface.judges import Judge, answer_of
 from efface.metrics.base import Measured
 from efface.metrics.paired import mcnemar
 from efface.metrics.rates import rate_with_interval
-from efface.protocols.plan import FORGETTING, Answers, Count, JudgedImage, Probe, right_answers
+from efface.protocols.plan import FORGETTING, Count, JudgedImage, Probe, ScoredImages, right_answers
 from efface.protocols.results import Destinations, ErasersCompared, Result
 
 #: Up to so many erasers are all compared with one another; of more, each is compared with the first alone.
@@ -57,7 +57,7 @@ def agreement(pairs: Iterable[tuple[JudgedImage, JudgedImage]]) -> Measured | No
     return _rate(list(groups.values()))
 
 
-def calibrate(probes: Sequence[Probe], base: Answers, judge: Judge) -> tuple[Measured | None, Measured | None]:
+def calibrate(probes: Sequence[Probe], base: ScoredImages, judge: Judge) -> tuple[Measured | None, Measured | None]:
     """The judge's recall and false-positive rate on images of the unedited model whose prompts name their concept.
 
     A false positive is an image in which the judge finds another concept of the run that is of the same kind: a dog

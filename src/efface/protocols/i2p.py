@@ -46,13 +46,13 @@ from efface.metrics.features import Pixels
 from efface.protocols.base import FORGET, EvaluationInput, Metric, Protocol
 from efface.protocols.image_scores import ImageScores, ScoreOfJob, mean_score
 from efface.protocols.plan import (
-    Answers,
     BeforeAfter,
     Count,
     JudgedImage,
     Plan,
     Prepared,
     Probe,
+    ScoredImages,
     concept_shown,
     right_answers,
 )
@@ -210,12 +210,12 @@ class _Detections:
         self.jobs = jobs
         self.scores = ImageScores(f"{judge.name} {judge.version}, from {threshold:g} on", count)
 
-    def __call__(self, name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], tuple[()]]:
+    def __call__(self, name: str, edited: ScoredImages, base: ScoredImages) -> tuple[dict[str, BeforeAfter], tuple[()]]:
         after, before = self._counted(edited), None if edited is base else self._counted(base)
         means = {key: mean_score(self.scores.version, after[key], before[key] if before else None) for key in COUNTS}
         return {key: _summed(mean) for key, mean in means.items() if mean}, ()
 
-    def _counted(self, answers: Answers) -> dict[str, ScoreOfJob]:
+    def _counted(self, answers: ScoredImages) -> dict[str, ScoreOfJob]:
         """By name of a count, the count of each image, without those that the judge failed on."""
         rows = self.scores(answers, [job for job in self.jobs if not answers.errors[job]])
         return {name: {job: float(row[i]) for job, row in rows.items()} for i, name in enumerate(COUNTS)}

@@ -18,7 +18,7 @@ from efface.metrics.paired import paired_distances, paired_scores
 from efface.metrics.rates import paired_difference, rate_with_interval
 from efface.models.clip import Clip, open_clip
 from efface.protocols.base import EvaluationInput
-from efface.protocols.plan import Answers, BeforeAfter
+from efface.protocols.plan import BeforeAfter, ScoredImages
 
 #: The CLIP that papers score with.
 CLIP = "openai/clip-vit-base-patch32"
@@ -45,7 +45,7 @@ class ImageScores:
         self._function = function
         self._cache: dict[Path, Array] = {}
 
-    def __call__(self, answers: Answers, jobs: Iterable[Job]) -> Vectors:
+    def __call__(self, answers: ScoredImages, jobs: Iterable[Job]) -> Vectors:
         """The values (d,) by image, without images that could not be generated or cannot be read.
 
         Args:

@@ -105,7 +105,7 @@ class FailedImage:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ScoredImages:
     """The images of one model and the judge's score of each for each question.
 
     Attributes:
@@ -167,7 +167,7 @@ class BeforeAfter:
 
 #: Measures scores and distances of one model's images. Takes the eraser's name (or `base`), its answers and those of
 #: the unedited model. Returns the numbers by flat name, and the jobs without a question whose image cannot be read.
-Measure = Callable[[str, Answers, Answers], tuple[Mapping[str, BeforeAfter], Collection[Job]]]
+MeasureScores = Callable[[str, ScoredImages, ScoredImages], tuple[Mapping[str, BeforeAfter], Collection[Job]]]
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Prepared:
 
     plans: Mapping[str, Plan]
     judge: Judge
-    measure: Measure | None = None
+    measure: MeasureScores | None = None
     labelled: bool = True
     stores_images: bool = True
     overall: HarmonicMean | None = None

@@ -25,7 +25,6 @@ from efface.metrics.rates import harmonic_mean, paired_difference
 from efface.models import Model
 from efface.progress import Progress
 from efface.protocols.adversarial import AdversarialImages, Attackers
-from efface.protocols.answers import answer_probes, judged_images, questions_of, reading_error, union_of_probes
 from efface.protocols.base import EvaluationInput, Protocol, check_erasers, common_clip_skip
 from efface.protocols.counting import (
     agreement,
@@ -38,8 +37,9 @@ from efface.protocols.counting import (
     values_by_prompt,
 )
 from efface.protocols.evaluation_record import evaluation_record, input_record
-from efface.protocols.plan import BASE, UNNAMED, Answers, FailedImage, JudgedImage, Plan, Prepared
+from efface.protocols.plan import BASE, UNNAMED, FailedImage, JudgedImage, Plan, Prepared, ScoredImages
 from efface.protocols.results import Calibration, Evaluation, Result
+from efface.protocols.scored_images import answer_probes, judged_images, questions_of, reading_error, union_of_probes
 from efface.request.record import Request
 from efface.settings import Scalar
 
@@ -152,10 +152,10 @@ class _Run:
 
     def _answers(
         self, plan: Plan, questions: tuple[str, ...], name: str = BASE, eraser: Eraser | None = None
-    ) -> Answers:
+    ) -> ScoredImages:
         """The images of one model; those of probes with the judge's scores."""
         model, sampling, stored = self.input.model, self.input.sampling, self.prepared.stores_images
-        answers = Answers({}, questions, {}, {})
+        answers = ScoredImages({}, questions, {}, {})
         if plan.probes:
             answers = answer_probes(
                 model,
@@ -185,7 +185,7 @@ class _Run:
         return replace(answers, images={**answers.images, **dict(zip(jobs, images, strict=True))})
 
     def _result(
-        self, name: str, plan: Plan, answers: Answers, base: Answers, failed: Sequence[JudgedImage] = ()
+        self, name: str, plan: Plan, answers: ScoredImages, base: ScoredImages, failed: Sequence[JudgedImage] = ()
     ) -> Result:
         """All numbers of one model by itself, and the scores beside those of the unedited model."""
         images = (*self._images(plan, answers), *failed)
@@ -214,7 +214,7 @@ class _Run:
         )
 
     def _compared(
-        self, name: str, plan: Plan, answers: Answers, base: Answers, failed: Sequence[JudgedImage]
+        self, name: str, plan: Plan, answers: ScoredImages, base: ScoredImages, failed: Sequence[JudgedImage]
     ) -> Result:
         """The result of an eraser beside the unedited model on the same probes, paired by prompt and seed."""
         result = self._result(name, plan, answers, base, failed)
@@ -237,7 +237,7 @@ class _Run:
             agreement=None if self.prepared.labelled else agreement(same),
         )
 
-    def _images(self, plan: Plan, answers: Answers) -> tuple[JudgedImage, ...]:
+    def _images(self, plan: Plan, answers: ScoredImages) -> tuple[JudgedImage, ...]:
         return judged_images(plan.probes, answers, self.prepared.judge) if plan.probes else ()
 
     def _rates(self, plan: Plan, images: Sequence[JudgedImage]) -> tuple[_Rates, tuple[str, ...]]:

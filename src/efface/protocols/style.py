@@ -37,7 +37,7 @@ from efface.metrics.features import Pixels
 from efface.metrics.lpips import Lpips
 from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, PaperSampling, Protocol
 from efface.protocols.image_scores import ScoreOfJob, clusters_of, extractor_for, mean_score
-from efface.protocols.plan import BASE, Answers, BeforeAfter, Plan, Prepared, Probe, right_answers
+from efface.protocols.plan import BASE, BeforeAfter, Plan, Prepared, Probe, ScoredImages, right_answers
 from efface.protocols.probes.requests import at_most
 from efface.protocols.world import grid_of
 from efface.request.record import Request
@@ -140,7 +140,7 @@ class _Movement:
         self.jobs, self.erased = jobs, erased
         self.name, self.version, self.distance = measure
 
-    def __call__(self, name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], set[Job]]:
+    def __call__(self, name: str, edited: ScoredImages, base: ScoredImages) -> tuple[dict[str, BeforeAfter], set[Job]]:
         moved, unread = self._moved(edited, base)
         if name == BASE:  # from itself
             return {}, unread
@@ -149,7 +149,7 @@ class _Movement:
         parts = {"e": mean_score(self.version, e), "u": mean_score(self.version, u), "d": minus(e, u, self.version)}
         return {f"{self.name}_{part}": measured for part, measured in parts.items() if measured}, unread
 
-    def _moved(self, edited: Answers, base: Answers) -> tuple[ScoreOfJob, set[Job]]:
+    def _moved(self, edited: ScoredImages, base: ScoredImages) -> tuple[ScoreOfJob, set[Job]]:
         """The distance of each pair that can be read, and the edited images that cannot."""
         moved: dict[Job, float] = {}
         unread: set[Job] = set()

@@ -37,13 +37,13 @@ from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, Paper
 from efface.protocols.image_scores import ImageScores, Vectors, common_images, distance, feature_scores, to_reference
 from efface.protocols.plan import (
     BASE,
-    Answers,
     BeforeAfter,
     Count,
     JudgedImage,
     Plan,
     Prepared,
     Probe,
+    ScoredImages,
     right_answers,
 )
 from efface.protocols.world import DOMAINS, Domain, ObjectStyleGrid, grid_of, read_grid
@@ -147,7 +147,7 @@ class _Distances:
         if paths := self._pictures(set()):
             features.files(paths)
 
-    def __call__(self, name: str, edited: Answers, base: Answers) -> tuple[dict[str, BeforeAfter], tuple[()]]:
+    def __call__(self, name: str, edited: ScoredImages, base: ScoredImages) -> tuple[dict[str, BeforeAfter], tuple[()]]:
         erased = {probe.job: probe.concept for probe in self.probes[name] if probe.metric == "forget"}
         jobs = dict.fromkeys(probe.job for probe in self.probes[name] if probe.job not in erased)
         after = self.features(edited, jobs)

@@ -18,7 +18,7 @@ from efface.methods.trained.unet_parameters import trained_parameters
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Batch
 from efface.methods.training.run import _accelerated
-from efface.methods.training.trajectories import Predict, Sampler
+from efface.methods.training.trajectories import Predict, TrajectorySampler
 from efface.methods.training.weights import Copies, frozen
 
 COUNTS = {
@@ -183,9 +183,9 @@ def literal(base: Any, student: Any, model: Model, batch: Batch, config: EsdConf
 def test_eta_1_of_2023_is_eta_2_of_2025(tiny_model: Model) -> None:
     shared: dict[str, Any] = {"latents": "frozen", "train_method": "xattn"}
     with objective(tiny_model, preset="2023", negative_guidance=1.0, **shared) as classic:
-        old = classic._draw(0, 0)
+        old = classic._sample_round(0, 0)
     with objective(tiny_model, preset="2025", negative_guidance=2.0, **shared) as newer:
-        new = newer._draw(0, 0)
+        new = newer._sample_round(0, 0)
     assert torch.equal(old["x"], new["x"])
     torch.testing.assert_close(old["target"], new["target"], rtol=1e-5, atol=1e-6)
 
@@ -195,7 +195,7 @@ def test_targets_known_from_the_trajectory_are_those_that_the_teacher_gives(
     tiny_model: Model, erase_from: str | None
 ) -> None:
     with objective(tiny_model, erase_from=erase_from) as ours:
-        points = ours._draw(0, 0)
+        points = ours._sample_round(0, 0)
         flat = {name: tensor.flatten(0, 1) for name, tensor in points.items()}
         asked = ours._targets(flat, 2)
     torch.testing.assert_close(flat["target"], asked, rtol=1e-4, atol=1e-5)
@@ -239,7 +239,7 @@ def test_all_concepts_trained_together_get_steps_at_defaults(tiny_model: Model, 
     assert share / 2 <= float(counts.min()) <= float(counts.max()) <= 2 * share
 
 
-class Still(Sampler):
+class Still(TrajectorySampler):
     """Samples nothing: what a concept gets is known before."""
 
     def sample(
@@ -261,7 +261,7 @@ def test_concepts_take_turns_whatever_round_they_are_in(tiny_model: Model) -> No
 
 def test_several_concepts_are_drawn_where_they_are_trained_together(tiny_model: Model) -> None:
     with objective(tiny_model, ["cat", "dog", "golf ball"], reuse=1, ddim_steps=1) as ours:
-        drawn = {int(ours._draw(0, number)["concept"]) for number in range(15)}
+        drawn = {int(ours._sample_round(0, number)["concept"]) for number in range(15)}
     assert drawn == {0, 1, 2}
     with objective(tiny_model, "cat, dog,", separator=",") as ours:
         texts = tiny_model.embed(["cat", "dog"]).tokens
@@ -297,7 +297,7 @@ def test_concepts_trained_together_cannot_be_split(tiny_model: Model) -> None:
 
 def test_training_nears_the_target(tiny_model: Model) -> None:
     with objective(tiny_model, iterations=25, reuse=5, lr=1e-3, train_method="xattn") as ours:
-        points = {name: tensor.flatten(0, 1) for name, tensor in ours._draw(0, 0).items()}
+        points = {name: tensor.flatten(0, 1) for name, tensor in ours._sample_round(0, 0).items()}
         before = ours.loss(points)["loss"].item()
         train(tiny_model, ours)
         assert ours.loss(points)["loss"].item() < before / 2

@@ -12,7 +12,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelW
 
 import efface
 from efface import Model, open_model
-from efface.eraser.base import check_base
+from efface.eraser.base_check import check_base
 from efface.models.storage.folder import INDEX, Folder
 from efface.models.text.plain_clip import PlainClipEncoder
 

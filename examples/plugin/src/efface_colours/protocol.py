@@ -10,7 +10,7 @@ from efface.generation import Job
 from efface.metrics import METRICS
 from efface.protocols.base import FORGET, EvaluationInput, Metric, Protocol
 from efface.protocols.image_scores import ImageScores, distance
-from efface.protocols.plan import BASE, Answers, BeforeAfter, Plan, Prepared, right_answers
+from efface.protocols.plan import BASE, BeforeAfter, Plan, Prepared, ScoredImages, right_answers
 from efface.protocols.probes.requests import take_turns
 
 COLOURS = ImageScores("mean colour", lambda images: np.stack([image.mean(axis=(0, 1)) / 255 for image in images]))
@@ -26,7 +26,9 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
     return Prepared(plans, evaluation.judge, colour_shift)
 
 
-def colour_shift(name: str, after: Answers, before: Answers) -> tuple[Mapping[str, BeforeAfter], Collection[Job]]:
+def colour_shift(
+    name: str, after: ScoredImages, before: ScoredImages
+) -> tuple[Mapping[str, BeforeAfter], Collection[Job]]:
     """The distance from the unedited model's images."""
     first, second = COLOURS(after, after.images), COLOURS(before, after.images)
     shift = distance(METRICS.get("mean_shift").measure, first, second, COLOURS.version) if name != BASE else None

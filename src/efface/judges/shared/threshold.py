@@ -13,7 +13,7 @@ from efface.errors import BadInput
 from efface.judges.base import Pixels, Scores
 from efface.judges.shared.questions import plain_words, split_rule, threshold_of
 
-Measure = Callable[[Pixels], Mapping[str, Scores]]
+ScorePixels = Callable[[Pixels], Mapping[str, Scores]]
 
 
 class ThresholdJudge:
@@ -33,7 +33,7 @@ class ThresholdJudge:
         name: str,
         version: str,
         questions: Mapping[str, str],
-        measure: Measure,
+        measure: ScorePixels,
         threshold: float,
         floor: float | None = None,
     ) -> None:

@@ -89,11 +89,9 @@ def erase(model: Model, request: Request, config: OceConfig) -> Solution:
     text = settings["preserve_concept_scale"] * preserved + settings["preserve_global_scale"] * general
     text += settings["lamb"] * torch.eye(model.width, dtype=torch.float64)
     started = time.perf_counter()
-    wanted = value_weights(model)
     edits = tuple(
-        WeightEdit(f"denoiser.{name}", delta=turn(weight.double().cpu(), pairs.edited, pairs.guides, text, settings))
-        for name, weight in model.text_weights()
-        if name in wanted
+        WeightEdit(f"denoiser.{name}", delta=turn(weight, pairs.edited, pairs.guides, text, settings))
+        for name, weight in value_weights(model)
     )
     return Solution(request, edits, {}, {"settings": settings}, pairs.embedded, time.perf_counter() - started)
 

@@ -104,11 +104,9 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Solution:
         inputs = tokens.tensors() | retained_tensors(rows, model.width)
         edits = (_text_edit(inputs, config),)
     else:
-        wanted = value_weights(model, tuple(f"to_{letter.lower()}.weight" for letter in config.params))
+        readers = tuple(f"to_{letter.lower()}.weight" for letter in config.params)
         edits = tuple(
-            _weight_edit(name, weight.double().cpu(), tokens, rows, config)
-            for name, weight in model.text_weights()
-            if name in wanted
+            _weight_edit(name, weight, tokens, rows, config) for name, weight in value_weights(model, readers)
         )
     notes = {"settings": config.model_dump()}
     return Solution(request, edits, inputs, notes, embedded, time.perf_counter() - started)

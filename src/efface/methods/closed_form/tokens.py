@@ -146,12 +146,20 @@ def embedding_once(model: Model) -> Model:
     return other
 
 
-def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> list[str]:
-    """The names of the value maps of the text, or of all maps that read it if one map makes both keys and values."""
-    names = model.text_parameters()
-    if not any(name.endswith(("to_k.weight", "to_v.weight")) for name in names):
-        return list(names)
-    return [name for name in names if name.endswith(readers)]
+def value_weights(model: Model, readers: tuple[str, ...] = ("to_v.weight",)) -> Iterator[tuple[str, Tensor]]:
+    """The value maps of the text, or all maps that read it if one map makes both keys and values.
+
+    Args:
+        model: The model.
+        readers: The endings of the names of the maps, if the model has one map for keys and another for values.
+
+    Yields:
+        The name of each map and its weight, (d_out, d), float64 on the CPU.
+    """
+    separate = any(name.endswith(("to_k.weight", "to_v.weight")) for name in model.text_parameters())
+    for name, weight in model.text_weights():
+        if not separate or name.endswith(readers):
+            yield name, weight.double().cpu()
 
 
 def guard_tensors(model: Model, request: Request, embedded: Embedded) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from efface.methods.base import Method, SnapshotWriter
 from efface.methods.trained.unet_parameters import TrainMethod, trained_parameters
 from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
 from efface.methods.training.run import combine_components, train_concepts
-from efface.methods.training.trajectories import Points, Rounds, Sampler, latent_shape
+from efface.methods.training.trajectories import Points, Rounds, TrajectorySampler, latent_shape
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
 from efface.progress import RunContext
@@ -41,8 +41,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "2025": {"negative_guidance": 2.0, "iterations": 200, "lr": 5e-5, "target": "concept", "latents": "frozen"},
 }
 # The paper trains cross-attention for styles, and all else for objects and unsafe themes.
-_METHODS: dict[str, tuple[TrainMethod, TrainMethod]] = {"2023": ("xattn", "noxattn"), "2025": ("esd-x", "esd-u")}
-_SIDE_BY_SIDE = 4  # trajectories of a round, for each sample of a batch
+_TRAINED_BY_KIND: dict[str, tuple[TrainMethod, TrainMethod]] = {
+    "2023": ("xattn", "noxattn"),
+    "2025": ("esd-x", "esd-u"),
+}
+_TRAJECTORIES_PER_SAMPLE = 4  # trajectories of a round, for each sample of a batch
 
 
 class EsdConfig(TrainingConfig):
@@ -119,24 +122,24 @@ class Esd(Objective):
         prompts = [config.prompt.replace("{}", name) for name in _names(request, config)]
         source = [] if config.erase_from is None else [config.erase_from]
         texts = model.embed(["", *prompts, *source], clip_skip=request.clip_skip).tokens.to(model.device)
-        self._null, self._concepts, self._from = texts.split([1, len(prompts), len(source)])  # (., T, d)
+        self._null, self._concepts, self._erase_from = texts.split([1, len(prompts), len(source)])  # (., T, d)
         style = request.concepts[0].kind == "style"
-        chosen = config.train_method or _METHODS[config.preset][0 if style else 1]
+        chosen = config.train_method or _TRAINED_BY_KIND[config.preset][0 if style else 1]
         self.weights = Copies(model.denoiser, trained_parameters(model.denoiser, chosen, config.mu_quirk))
         self.iterations = config.iterations
         self._config, self._networks, self._device = config, Networks(model, self.weights), model.device
         self._shape = latent_shape(model, config.image_size)
         own_scheduler = config.sampler == "own"
-        self._sampler = Sampler(
+        self._sampler = TrajectorySampler(
             model.scheduler_config, config.ddim_steps, config.start_guidance, own_scheduler, config.compvis_quirk
         )
-        self._points = min(config.reuse, config.ddim_steps)
+        self._points_each = min(config.reuse, config.ddim_steps)
         if len(prompts) > 1:
             samples = config.iterations * config.batch_size
-            self._points = min(self._points, max(1, samples // (2 * len(prompts))))
-        needed = -(-config.iterations // self._points)
-        self._trajectories = 1 if config.reuse == 1 else min(_SIDE_BY_SIDE, needed)
-        self._rounds = Rounds(self._draw, self._trajectories * self._points)
+            self._points_each = min(self._points_each, max(1, samples // (2 * len(prompts))))
+        needed = -(-config.iterations // self._points_each)
+        self._trajectories = 1 if config.reuse == 1 else min(_TRAJECTORIES_PER_SAMPLE, needed)
+        self._rounds = Rounds(self._sample_round, self._trajectories * self._points_each)
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.weights.parameters(), lr=self._config.lr)
@@ -145,7 +148,7 @@ class Esd(Objective):
         return self._rounds.batch(slot, step)
 
     def loss(self, batch: Batch) -> Losses:
-        predicted = self._networks.student(batch["x"], batch["t"], self._read(batch["concept"]))
+        predicted = self._networks.student(batch["x"], batch["t"], self._student_text(batch["concept"]))
         return {"loss": (predicted - batch["target"]).square().mean()}
 
     def state(self) -> dict[str, Tensor]:
@@ -154,9 +157,9 @@ class Esd(Objective):
     def restore(self, tensors: Mapping[str, Tensor], slots: Container[int]) -> None:
         self._rounds.restore(tensors, slots, self._device)
 
-    def _read(self, concept: Tensor) -> Tensor:
+    def _student_text(self, concept: Tensor) -> Tensor:
         """The text f of each sample, which the student reads, (b, T, d)."""
-        return self._from.expand(len(concept), -1, -1) if len(self._from) else self._concepts[concept]
+        return self._erase_from.expand(len(concept), -1, -1) if len(self._erase_from) else self._concepts[concept]
 
     def _target(self, null: Tensor, concept: Tensor, start: Tensor | None) -> Tensor:
         """The target a - eta [c - ''] from predictions of the same shape; `start` is that for `erase_from`."""
@@ -164,17 +167,17 @@ class Esd(Objective):
             start = null if self._config.target == "null" else concept
         return start - self._config.negative_guidance * (concept - null)
 
-    def _draw(self, slot: int, number: int) -> Points:
+    def _sample_round(self, slot: int, number: int) -> Points:
         """A round of points with their targets, shuffled into batches."""
         config, generator = self._config, seeded(self._config.seed, slot, number)
-        n, k = self._trajectories * config.batch_size, self._points
+        n, k = self._trajectories * config.batch_size, self._points_each
         noise = torch.randn((n, *self._shape), generator=generator).to(self._device)
         torch.randint(1, (n,), generator=generator)  # unused, but later random numbers depend on it
         concepts = self._concepts_of(slot, number * n, n).to(self._device)
         stops, times = self._sampler.draw(n, k, generator)
-        texts = torch.cat([self._null.expand(n, -1, -1), self._read(concepts)])
+        texts = torch.cat([self._null.expand(n, -1, -1), self._student_text(concepts)])
         # On its trajectory to the concept, the base already makes the predictions of the target.
-        known = config.latents == "frozen" and not len(self._from) and not config.compvis_quirk
+        known = config.latents == "frozen" and not len(self._erase_from) and not config.compvis_quirk
         predict = self._networks.teacher if config.latents == "frozen" else self._networks.student
         x, predictions = self._sampler.sample(predict, noise, texts, stops, last=known)
         points = {"x": x.flatten(0, 1), "t": times.flatten().to(self._device), "concept": concepts.repeat_interleave(k)}
@@ -196,7 +199,9 @@ class Esd(Objective):
         parts = [points[name].split(batch_size) for name in ("x", "t", "concept")]
         for x, t, concept in zip(*parts, strict=True):
             b = len(x)
-            texts = [self._null.expand(b, -1, -1), self._concepts[concept], *([self._read(concept)] * len(self._from))]
+            texts = [self._null.expand(b, -1, -1), self._concepts[concept]]
+            if len(self._erase_from):
+                texts.append(self._student_text(concept))
             m = len(texts)
             predicted = self._networks.teacher(x.repeat(m, 1, 1, 1), t.repeat(m), torch.cat(texts)).chunk(m)
             targets.append(self._target(predicted[0], predicted[1], predicted[2] if m > 2 else None))

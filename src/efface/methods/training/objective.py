@@ -40,6 +40,9 @@ Losses = dict[str, Tensor]
 class Objective(ABC):
     """The interface of an objective: the trained weights, the batches and the loss.
 
+    A *slot* is one of the batches that a step of the optimiser takes: their number is the number of processes times the
+    number of accumulated batches, and the slots of one process are P apart (see `efface.methods.training.loop`).
+
     Attributes:
         weights: The trained weights.
         iterations: The largest number of steps.
@@ -61,7 +64,7 @@ class Objective(ABC):
 
     @abstractmethod
     def batch(self, slot: int, step: int) -> Batch:
-        """The batch of a slot at a step. It is called without gradients, in the order of the steps.
+        """The batch of a slot (numbered from 0) at a step. It is called without gradients, in the order of the steps.
 
         The result must depend on the arguments alone. Ctrl-C may interrupt the call, so the tensors of `state` must
         change last, if at all.

@@ -27,7 +27,7 @@ Points = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class TrajectorySampler:
     """How trajectories are sampled.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, Request, WeightEdit
-from efface.eraser.base import base_of
+from efface.eraser.base_check import base_of
 from efface.methods.trained.ablate.augment import unchanged_view
 from efface.methods.trained.ablate.config import PUBLISHED, AblateConfig
 from efface.methods.trained.ablate.method import Ablate

@@ -23,7 +23,7 @@ from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts_of_scores, write_result_files
 from efface.models import Model
 from efface.progress import Progress
-from efface.protocols.plan import BASE, FORGETTING, Answers, Destination, JudgedImage, Probe
+from efface.protocols.plan import BASE, FORGETTING, Destination, JudgedImage, Probe, ScoredImages
 
 
 def questions_of(judge: Judge, probes: Iterable[Probe]) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def answer_probes(
     eraser: Eraser | None = None,
     progress: Progress | None = None,
     use_cache: bool = True,
-) -> Answers:
+) -> ScoredImages:
     """Generate the probes' images under `out/images/NAME`, judge them, and store the verdicts in `out/verdicts`.
 
     A result file that the judge's users expect goes to `out/results/NAME`, with a row for each probe; questions that
@@ -97,7 +97,7 @@ def answer_probes(
     asked = {(probe.job, probe.concept) for probe in probes}
     rows_of_probes = [row for row, key in zip(rows, product(jobs, questions), strict=True) if key in asked]
     write_result_files(judge, out / "results" / stem, images, rows_of_probes)
-    return Answers(
+    return ScoredImages(
         dict(zip(jobs, images, strict=True)),
         questions,
         dict(zip(jobs, scores, strict=True)),
@@ -105,7 +105,7 @@ def answer_probes(
     )
 
 
-def judged_images(probes: Sequence[Probe], answers: Answers, judge: Judge) -> tuple[JudgedImage, ...]:
+def judged_images(probes: Sequence[Probe], answers: ScoredImages, judge: Judge) -> tuple[JudgedImage, ...]:
     """The answer to each probe.
 
     Args:
@@ -135,7 +135,7 @@ def union_of_probes(plans: Iterable[Sequence[Probe]]) -> list[Probe]:
     return list(union.values())
 
 
-def _judged_image(probe: Probe, answers: Answers, judge: Judge) -> JudgedImage:
+def _judged_image(probe: Probe, answers: ScoredImages, judge: Judge) -> JudgedImage:
     image, scores = answers.images[probe.job], answers.scores[probe.job]
     erased = probe.metric in FORGETTING
     score = float(scores[answers.questions.index(probe.concept)])

@@ -12,7 +12,7 @@ from torch import nn
 
 import efface
 from efface import Eraser, WrongBase, open_model
-from efface.eraser import base as probed
+from efface.eraser import base_check as probed
 from efface.models import Model
 
 
