@@ -20,6 +20,7 @@ from efface.cli.import_ import import_command
 from efface.cli.inspect import inspect_command
 from efface.cli.judge import judge_command, judge_train_command
 from efface.cli.lists import attacks_command, judges_command, methods_command, models_command, protocols_command
+from efface.cli.systems import systems_command
 
 
 class Commands(TyperGroup):
@@ -62,6 +63,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "judges": judges_command,
         "attacks": attacks_command,
         "protocols": protocols_command,
+        "systems": systems_command,
     },
 }
 for panel, commands in COMMANDS.items():
