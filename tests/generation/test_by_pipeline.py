@@ -1,6 +1,7 @@
 """Pictures of the families that draw by calling their own pipeline (`efface.generation.by_pipeline`)."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ def test_pictures_are_the_pipelines_own_whatever_the_batch(tiny: Tiny, family: s
     sampling = Sampling(sampler="own", steps=2, guidance=3.0, batch_size=2)
     jobs = [Job(prompt, seed, width=16, height=16) for prompt, seed in (("a cat", 0), ("a house", 1), ("a cat", 2))]
     drawn = pictures(model, jobs, sampling)
+    guidance: dict[str, Any] = {"guidance_scale": 3.0}
+    if family == "flux":  # without an embedding of the guidance scale, and read up to its own number of tokens
+        guidance = {"true_cfg_scale": 3.0, "negative_prompt": " ", "max_sequence_length": model.max_tokens}
     for job, picture in zip(jobs, drawn, strict=True):
         generator = torch.Generator().manual_seed(job.seed)
-        own = pipeline(prompt=job.prompt, num_inference_steps=2, guidance_scale=3.0, generator=generator, height=16,
-                       width=16, output_type="np").images[0]  # fmt: skip
+        own = pipeline(prompt=job.prompt, num_inference_steps=2, generator=generator, height=16,
+                       width=16, output_type="np", **guidance).images[0]  # fmt: skip
         assert abs(picture.astype(int) - (own * 255).round().astype(int)).max() <= 1
     eraser = efface.erase(model, "cat", "dog", variant="window")
     edited = pictures(model, jobs[:1], sampling, eraser)
@@ -44,18 +48,27 @@ def test_settings_of_a_family_are_its_pipelines(tiny: Tiny, tiny_model: Model) -
         found = Sampling.default(open_model(tiny(family)))
         return found.sampler, found.steps, found.guidance
 
-    assert default("flux") == ("own", 28, 3.5)
+    assert default("flux") == ("own", 28, 1.0)
+    assert open_model(tiny("flux")).guidance_argument == "true_cfg_scale"
     assert default("sd3") == ("own", 28, 7.0)
     assert default("sdxl") == ("own", 50, 5.0)
     assert Sampling.default(tiny_model) == Sampling()
+
+
+def test_flux_with_an_embedding_of_the_guidance_scale_reads_that_scale(tiny: Tiny) -> None:
+    pipeline = deepcopy(tiny("flux"))
+    pipeline.transformer.register_to_config(guidance_embeds=True)
+    model, job = open_model(pipeline), Job("a cat", negative="dog", width=16, height=16)
+    assert model.guidance_argument == "guidance_scale"
+    assert Sampling.default(model).guidance == 3.5
+    with pytest.raises(BadInput, match="negative prompt"):
+        pictures(model, [job], Sampling(sampler="own", steps=1))
 
 
 def test_what_a_pipeline_cannot_do_is_refused(tiny: Tiny) -> None:
     flux, job = open_model(tiny("flux")), Job("a cat", width=16, height=16)
     with pytest.raises(BadInput, match="schedule of betas"):
         pictures(flux, [job], Sampling(sampler="ddim", steps=1))
-    with pytest.raises(BadInput, match="negative prompt"):
-        pictures(flux, [Job("a cat", negative="dog", width=16, height=16)], Sampling(sampler="own", steps=1))
     with pytest.raises(BadInput, match="clip_skip"):
         pictures(flux, [job], Sampling(sampler="own", steps=1, clip_skip=1))
     sdxl = open_model(tiny("sdxl"))

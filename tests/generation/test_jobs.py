@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from efface.errors import BadInput
-from efface.generation.jobs import Job, Sampling, guidance_option, repeated
+from efface.generation.jobs import Job, Sampling, repeated
 from efface.generation.schedulers import make_scheduler
 from efface.models import Model
 
@@ -24,12 +24,6 @@ from efface.models import Model
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Sampling(**settings)
-
-
-def test_the_guidance_of_a_pipeline_is_a_number_under_one_of_two_names() -> None:
-    assert guidance_option({"guidance_scale": 3.5, "true_cfg_scale": 4.0}) == "guidance_scale"
-    assert guidance_option({"guidance_scale": None, "true_cfg_scale": 4.0}) == "true_cfg_scale"
-    assert guidance_option({"num_inference_steps": 50}) is None
 
 
 def test_copies_of_a_job_have_seeds_of_their_own() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from efface.errors import BadInput
 from efface.generation.folder import Pixels
-from efface.generation.jobs import Job, Sampling, guidance_option
+from efface.generation.jobs import Job, Sampling
 from efface.generation.schedulers import make_scheduler
 from efface.models import Model
 from efface.models.pretrained import no_progress_bar
@@ -56,7 +56,7 @@ def sample_by_pipeline(
         if wanted.isdisjoint(indices):
             continue
         batch = [jobs[index] for index in indices]
-        arguments = _arguments(parameters, batch, sampling)
+        arguments = _arguments(model, parameters, batch, sampling)
         if sampling.sampler != "own":
             pipeline.scheduler = make_scheduler(model.scheduler_config, sampling)
         try:
@@ -85,16 +85,19 @@ def _batches(jobs: Sequence[Job], sampling: Sampling) -> list[list[int]]:
     return [group[first : first + size] for group in groups.values() for first in range(0, len(group), size)]
 
 
-def _arguments(parameters: Mapping[str, inspect.Parameter], batch: Sequence[Job], sampling: Sampling) -> dict[str, Any]:
+def _arguments(
+    model: Model, parameters: Mapping[str, inspect.Parameter], batch: Sequence[Job], sampling: Sampling
+) -> dict[str, Any]:
     """Arguments of the pipeline's call for one batch."""
     first = batch[0]
-    option = guidance_option({name: parameter.default for name, parameter in parameters.items()})
+    option = model.guidance_argument
     negative = None if first.negative is None else [job.negative for job in batch]
     if negative and option == "guidance_scale" and "true_cfg_scale" in parameters:
         raise BadInput("This model's guidance is distilled into it: it takes no negative prompt; leave it out.")
     if negative is None and option == "true_cfg_scale":
         negative = [" "] * len(batch)  # without a negative prompt, such a pipeline does not apply guidance
     arguments: dict[str, Any] = {
+        **model.pipeline_arguments,
         "prompt": [job.prompt for job in batch],
         "generator": [torch.Generator().manual_seed(job.seed) for job in batch],
         "num_inference_steps": sampling.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -107,17 +107,9 @@ class Sampling:
         if model.call_parameters is None:
             return cls()
         defaults = {name: parameter.default for name, parameter in model.call_parameters.items()}
-        option = guidance_option(defaults)
+        option = model.guidance_argument
         guidance = 1.0 if option is None else defaults[option]
         return cls(sampler="own", steps=defaults.get("num_inference_steps", 20), guidance=guidance, batch_size=4)
-
-
-def guidance_option(defaults: Mapping[str, object]) -> str | None:
-    """The name of a pipeline's guidance argument, from the defaults of its call; None if it has no such argument."""
-    for name in ("guidance_scale", "true_cfg_scale"):
-        if isinstance(defaults.get(name), (int, float)):
-            return name
-    return None
 
 
 def jobs_for(prompts: Iterable[str], n: int = 1, seed: int = 0, guidance: float | None = None) -> list[Job]:

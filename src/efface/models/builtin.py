@@ -79,8 +79,11 @@ class BuiltIn:
         folder: Its diffusers folder.
         world: Reads the world that it draws; computed once.
         sampling: The settings that its images are best with, by the names of `Sampling`'s fields.
+        pipeline_arguments: Arguments of its pipeline's call that differ from the pipeline's defaults, such as the image
+            size.
     """
 
     folder: Path
     world: Callable[[], World]
-    sampling: Mapping[str, float] = field(default_factory=dict[str, float])
+    sampling: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
+    pipeline_arguments: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -38,7 +38,8 @@ class Model(ABC):
     for another stream. Code that is written for a model therefore works for each of its streams.
 
     What only some models have is a capability that callers query: `one_clip_encoder`, `compvis_names`, `world`,
-    `default_judge`, `clip`, `sampling`, `untrainable`, `pooled`, `words`, `text_norm` and `call_parameters`.
+    `default_judge`, `clip`, `sampling`, `untrainable`, `pooled`, `words`, `text_norm`, `call_parameters`,
+    `guidance_argument` and `pipeline_arguments`.
 
     Attributes:
         family: Name of the family ("sd").
@@ -78,7 +79,7 @@ class Model(ABC):
         return None if self.world is None else self.world.clip
 
     @property
-    def sampling(self) -> Mapping[str, float] | None:
+    def sampling(self) -> Mapping[str, float | str] | None:
         """Sampling settings that this model's images are best with; None if its family or pipeline decides."""
         return None if self.built_in is None else self.built_in.sampling
 
@@ -310,6 +311,20 @@ class Model(ABC):
     def call_parameters(self) -> Mapping[str, inspect.Parameter] | None:
         """Parameters of the pipeline's call, if images are made by calling it; None if efface's own sampler is used."""
         return None
+
+    @property
+    def guidance_argument(self) -> str | None:
+        """The name of the pipeline's argument for the guidance scale; None if it has none."""
+        for name in ("guidance_scale", "true_cfg_scale"):
+            parameter = (self.call_parameters or {}).get(name)
+            if parameter is not None and isinstance(parameter.default, (int, float)):
+                return name
+        return None
+
+    @property
+    def pipeline_arguments(self) -> Mapping[str, int]:
+        """Arguments of the pipeline's call that differ from the pipeline's defaults, by name."""
+        return {} if self.built_in is None else self.built_in.pipeline_arguments
 
     @abstractmethod
     def pipeline(self) -> Any:

@@ -1,6 +1,7 @@
 """FLUX.1: a T5 and a CLIP text encoder, and a transformer that reads their output in two streams.
 
-- `text`: the 512 tokens of T5 (256 for the distilled schnell), without attention mask, so that padding is read too.
+- `text`: the 512 tokens of T5 (256 for the distilled schnell; fewer if the tokenizer's maximum is lower), without
+  attention mask, so that padding is read too.
   T5 has no start token: the words of a prompt come first. `context_embedder` reads them.
 - `pooled`: CLIP's end token after the final layer norm. `time_text_embed.text_embedder.linear_1` reads it.
 
@@ -31,9 +32,26 @@ class Flux(TwoStreamModel):
 
     @property
     def max_tokens(self) -> int:
-        if self.stream == POOLED:
-            return int(self.tokenizer.model_max_length)
-        return 512 if self._config("transformer").get("guidance_embeds") else 256
+        return int(self.tokenizer.model_max_length) if self.stream == POOLED else self._t5_tokens
+
+    @property
+    def _t5_tokens(self) -> int:
+        longest = 512 if self._distilled_guidance else 256
+        return min(longest, int(self._part("tokenizer_2").model_max_length))
+
+    @property
+    def _distilled_guidance(self) -> bool:
+        return bool(self._config("transformer").get("guidance_embeds"))
+
+    @property
+    def guidance_argument(self) -> str:
+        # Without an embedding of the guidance scale, only classifier-free guidance has an effect.
+        return "guidance_scale" if self._distilled_guidance else "true_cfg_scale"
+
+    @property
+    def pipeline_arguments(self) -> Mapping[str, int]:
+        # The pipeline's own default is 512 tokens, also for a transformer that was trained on fewer.
+        return {"max_sequence_length": self._t5_tokens, **super().pipeline_arguments}
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         refuse_clip_skip(clip_skip, "FLUX")
