@@ -66,6 +66,27 @@ def _mode(path: Path, temporary: Path) -> int:
     return mode
 
 
+@contextmanager
+def made_folder(folder: Path) -> Generator[None, None, None]:
+    """Make a folder and its parents. The folders that are still empty after a failure of the block are removed.
+
+    Raises:
+        BadFile: The folder cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFile(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a folder with content stays
+            for path in missing:
+                path.rmdir()
+        raise
+
+
 class _WritableError(Exception):
     """Ends a successful trial of writing."""
 

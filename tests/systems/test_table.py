@@ -18,7 +18,13 @@ SYSTEMS = {system.name: system for system in published_systems()}
 LINES = [line for system in SYSTEMS.values() for line in system.lines]
 
 #: Lines without a test.
-PENDING = frozenset(line.line for line in LINES)
+PENDING = {
+    *("U1", "U2", "U3", "U4", "U5", "U6", "U7", "U8", "U9", "U10", "U11", "U12"),
+    *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9"),
+    *("A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11", "A12", "A13", "A14", "A15", "A16"),
+    *("E6", "E7", "E8", "E9", "E10"),
+    *("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10"),
+}
 
 
 def lines_with_a_test(system: str) -> set[str]:

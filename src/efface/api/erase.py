@@ -14,6 +14,7 @@ from efface.eraser.eraser import Eraser
 from efface.eraser.solve import solve_request
 from efface.errors import BadInput, BadRequest
 from efface.methods import METHODS
+from efface.models.architecture import check_architecture
 from efface.progress import RunContext
 from efface.request.preserve_file import read_preserved
 from efface.request.record import Request
@@ -43,6 +44,7 @@ def erase(
     goal: str = "erase",
     clip_skip: int | None = None,
     certify: bool = False,
+    model_config: Path | str | None = None,
     judge: Judge | str | None = None,
     trust_torchscript: bool = False,
     seed: int | None = None,
@@ -73,6 +75,7 @@ def erase(
             (`efface.eraser.certificate`). This may read the denoiser's text-reading weights. Where their Gram matrix
             is cached, the certificate is computed without `certify` too. Only erasers that edit the text alone have
             one.
+        model_config: The YAML file of a Stable Diffusion checkpoint's architecture, to check the model with.
         judge: The judge, or its name, for methods that look at images: to debias, or to find copies of a memorised
             picture.
         trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
@@ -98,6 +101,8 @@ def erase(
     if judge is not None:
         _check_judge_is_used(request, judge)
     opened, context = model_from(model, device), context or RunContext()
+    if model_config is not None:
+        check_architecture(opened, Path(model_config))
     tools: dict[Tool, Callable[[], Any]] = {
         "copies": lambda: _copy_detector(judge, opened, trust_torchscript),
         "latents": lambda: _latents(opened),

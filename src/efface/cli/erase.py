@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, Model, TrustTorchscript, scalar_options
+from efface.cli.options import Force, Json, TrustTorchscript, scalar_options
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
     from efface.eraser.eraser import Eraser
+    from efface.request.mu import MuRun
     from efface.request.record import Request
     from efface.settings import Scalar
 
@@ -61,8 +63,15 @@ def erase_command(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file.")] = None,
     force: Force = False,
-    model: Model = "emoji",
-    device: Device = "auto",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="NAME", help="emoji (embedded, default), a folder, a checkpoint or a hub id."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1 or mps.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", metavar="N", min=0, help="Seed of methods that draw random numbers (default: 0)."),
@@ -75,15 +84,19 @@ def erase_command(
 
     A method that trains writes checkpoints and its log to a folder named after the output. Run again, an interrupted
     training resumes.
+
+    A train_config.yaml of mu also names the model, the output folder and the device; --model, -o and --device
+    override it.
     """
     from efface.api.erasers import default_name
     from efface.cli.output import Screen
-    from efface.files import check_writable
+    from efface.files import check_writable, made_folder
     from efface.request.record import Request
 
     screen = Screen(json)
     started = time.perf_counter()
     options = scalar_options(settings or [])
+    run = _run(config, model, device)
     if config is None:
         if not concepts:
             raise BadInput("Nothing to erase: give a concept, e.g. efface erase cat --to dog, or --config FILE.yaml.")
@@ -100,23 +113,25 @@ def erase_command(
         if concepts or to or kind or goal:
             raise BadInput(f"The concepts are in {config}; give them, --to, --kind and --goal there or here, not both.")
         request = _extended(Request.from_yaml(config), preserve or [], method, options)
-    target = out or Path(f"{default_name(request)}.safetensors")
-    check_writable(target, force)
+    target = out or (run.folder or Path()) / f"{default_name(request)}.safetensors"
+    if out or target.parent.exists():  # a folder that a configuration names is made
+        check_writable(target, force)
 
     from efface import RunContext, erase
     from efface.methods import METHODS
 
     checkpoints = target.with_suffix(".training")
-    with screen.progress() as progress:
+    with made_folder(target.parent), screen.progress() as progress:
         eraser = erase(
-            model,
+            model or run.model or "emoji",
             request,
             preserve_file=preserve_file,
             certify=certify,
+            model_config=run.model_config,
             judge=judge,
             trust_torchscript=trust_torchscript,
             seed=None if "seed" in options else seed,
-            device=device,
+            device=device or run.device or "auto",
             context=RunContext(checkpoints, progress, force),
         )
     if int(os.environ.get("RANK", 0)) > 0:  # all processes of a launch have the eraser; the first one writes it
@@ -127,6 +142,26 @@ def erase_command(
 
         discard(checkpoints)
     _print(screen, eraser, target, certify, time.perf_counter() - started)
+
+
+def _run(config: Path | None, model: str | None, device: str | None) -> MuRun:
+    """The model, folder and device that a configuration of mu names; none of them without such a file."""
+    from efface.api.arguments import resolve_device
+    from efface.models.storage.single_file import EMA, SUFFIXES
+    from efface.request.mu import MuRun
+
+    run = MuRun.from_yaml(config) if config else None
+    if run is None:
+        return MuRun(None, None, None, None)
+    resolve_device(device or run.device or "auto")
+    if model:
+        return replace(run, model=None, model_config=None)
+    if run.model is None:
+        raise BadInput(f"{config} names no model; add ckpt_path, or give --model.")
+    checkpoint = Path(run.model.removesuffix(EMA))
+    if checkpoint.suffix in SUFFIXES and not checkpoint.is_file():
+        raise BadInput(f"The ckpt_path of {config} is {run.model}, which does not exist; correct it or give --model.")
+    return run
 
 
 def _extended(request: Request, preserve: list[str], method: str | None, options: dict[str, Scalar]) -> Request:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from efface.errors import BadFile, BadRequest
+from efface.errors import BadRequest
 from efface.files import atomic
-from efface.request.mu import from_mu, is_mu
+from efface.request.mu import from_mu, is_mu, read_yaml
 from efface.settings import Scalar, Settings
 
 Kind = Literal["object", "style", "memorised", "unsafe"]
@@ -213,10 +213,7 @@ class Request(Settings):
             BadRequest: The file is not a valid request.
         """
         path = Path(path)
-        try:
-            content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise BadFile(f"Cannot read the request {path}: {' '.join(str(error).split())}.") from error
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise BadRequest(f"The request {path} must be a YAML mapping with the key 'concepts'.")
         return cls.model_validate(from_mu(content, path) if is_mu(content) else content)
