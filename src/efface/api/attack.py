@@ -142,12 +142,12 @@ def attack(
     config = entry.config.model_validate(dict(settings or {}))
     if judge is None:
         judge = judge_name(str(model) if isinstance(model, (str, Path)) else model_from(model, device), None)
-    loaded = named_erasers(erasers)
+    opened = model_from(model, device)
+    loaded = named_erasers(erasers, opened)
     check_erasers(loaded)
     requests = [eraser.request for eraser in loaded.values()]
     request = _request_of(requests, concept)
     target, prompts = request.concepts[0], None if prompts is None else Path(prompts)
-    opened = model_from(model, device)
     for eraser in loaded.values():
         check_base(eraser, opened, force=False)
     sampling = override(Sampling.default(opened), steps=steps, sampler=sampler, batch_size=batch_size)

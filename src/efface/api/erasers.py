@@ -18,6 +18,9 @@ from efface.files import slug
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    import torch
+
+    from efface.api.arguments import ModelLike
     from efface.eraser.eraser import Eraser
     from efface.request.record import Request
 
@@ -27,15 +30,27 @@ _SUFFIX, _STATE = ".safetensors", ".checkpoint.safetensors"
 _STEP = re.compile(r"component-\d+-(step-\d+)")
 
 
-def load_eraser(eraser: EraserLike) -> Eraser:
+def load_eraser(eraser: EraserLike, model: ModelLike | None = None, device: str | torch.device = "auto") -> Eraser:
     """The eraser itself, or the one in a file.
+
+    Args:
+        eraser: An eraser, its file, or with a model any file that `efface import` reads.
+        model: The model that the file of another tool was made for. Without one, such a file is refused.
+        device: The device to open a model's name on.
 
     Raises:
         BadFile: The file is missing, damaged, or not an eraser.
     """
     from efface.eraser.eraser import Eraser
+    from efface.eraser.file import is_eraser_file
 
-    return eraser if isinstance(eraser, Eraser) else Eraser.load(eraser)
+    if isinstance(eraser, Eraser):
+        return eraser
+    if model is None or is_eraser_file(Path(eraser)):
+        return Eraser.load(eraser)
+    from efface.api.import_eraser import imported_eraser
+
+    return imported_eraser(eraser, model, device)
 
 
 def eraser_list(erasers: EraserLike | Sequence[EraserLike]) -> Sequence[EraserLike]:
@@ -45,11 +60,15 @@ def eraser_list(erasers: EraserLike | Sequence[EraserLike]) -> Sequence[EraserLi
 
 def named_erasers(
     erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
+    model: ModelLike | None = None,
+    device: str | torch.device = "auto",
 ) -> dict[str, Eraser]:
     """Erasers by the name that a report gives them.
 
     Args:
         erasers: Erasers; files, folders of files, or patterns; or erasers by name.
+        model: The model that files of other tools were made for; see `load_eraser`.
+        device: The device to open a model's name on.
 
     Returns:
         Erasers by name: files first, then erasers in memory. A file's name is its stem; an eraser in memory has the
@@ -59,7 +78,7 @@ def named_erasers(
         BadInput: An argument matches no file, a file is no eraser, or two erasers have the same name.
     """
     if isinstance(erasers, Mapping):
-        return {name: load_eraser(eraser) for name, eraser in erasers.items()}
+        return {name: load_eraser(eraser, model, device) for name, eraser in erasers.items()}
     named: dict[str, EraserLike] = {}
     named |= eraser_files([str(eraser) for eraser in eraser_list(erasers) if isinstance(eraser, (str, Path))])
     for eraser in eraser_list(erasers):
@@ -69,7 +88,7 @@ def named_erasers(
         if name in named:
             raise BadInput(f"Two erasers have the name '{name}'; give a mapping from names to erasers instead.")
         named[name] = eraser
-    return {name: load_eraser(eraser) for name, eraser in named.items()}
+    return {name: load_eraser(eraser, model, device) for name, eraser in named.items()}
 
 
 def default_name(request: Request) -> str:
@@ -102,7 +121,7 @@ def eraser_files(arguments: Sequence[str]) -> dict[str, Path]:
 
 def _matches(argument: str) -> list[Path]:
     path = Path(argument)
-    if path.is_dir():
+    if path.is_dir() and not _has_layers(path):
         files = [file for file in path.iterdir() if _is_eraser(file)]
         problem = f"the folder {argument} holds no eraser"
     elif has_magic(argument) and not path.exists():
@@ -113,6 +132,13 @@ def _matches(argument: str) -> list[Path]:
     if not files:
         raise BadInput(f"Nothing to evaluate: {problem}; erasers end in {_SUFFIX}.")
     return sorted(files, key=_by_number)
+
+
+def _has_layers(folder: Path) -> bool:
+    """Whether a folder is one eraser, in the format of the U&ME challenge entry."""
+    from efface.formats.layers import concept_of_layers
+
+    return concept_of_layers(folder) is not None
 
 
 def _is_eraser(path: Path) -> bool:

@@ -94,7 +94,8 @@ def evaluate(
     entry = PROTOCOLS.get(protocol) if isinstance(protocol, str) else protocol
     chosen = _judge_or_name(entry, model, judge, device)
     request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
-    loaded, opened = named_erasers(erasers), model_from(model, device)
+    opened = model_from(model, device)
+    loaded = named_erasers(erasers, opened)
     prompts, data = (path if path is None else Path(path) for path in (prompts, data))
     sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, batch_size=batch_size)
     n = entry.n if n is None else n
@@ -170,7 +171,8 @@ def propose_adjacent(
         BadInput: An argument cannot be used, or the model's tokenizer lists no words.
     """
     request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
-    loaded, opened = named_erasers(erasers), model_from(model, device)
+    opened = model_from(model, device)
+    loaded = named_erasers(erasers, opened)
     proposed: dict[str, list[str]] = {}
     for one in [request] if request else [eraser.request for eraser in loaded.values()]:
         proposed |= propose_neighbours(opened, one)

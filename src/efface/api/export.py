@@ -75,7 +75,8 @@ def export(
     """
     exporter, target = EXPORTERS.get(format), Path(path)
     (check_writable if exporter.suffix else check_folder)(target, force)
-    loaded = load_eraser(eraser)
+    opened = model_from(model, device)
+    loaded = load_eraser(eraser, opened)
     if rank is not None and not exporter.takes_rank:
         raise BadInput(f"The format {format} holds whole weights; --rank is for lora and kohya.")
     if loaded.kind_of_edit == "guard":
@@ -83,7 +84,6 @@ def export(
             f"An eraser by {loaded.method} acts while the model runs: the edit is in no weight, so no other format can "
             "hold it."
         )
-    opened = model_from(model, device)
     check_base(loaded, opened, force)
     done = exporter.write(loaded, opened, target, rank, force)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]

@@ -95,7 +95,7 @@ def generate(
         prompts: A prompt, several prompts, jobs with a seed and guidance each, or the path of a file: a CSV with a
             prompt column, or one prompt per line.
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
-        eraser: The eraser to attach, or its file; several are composed.
+        eraser: The eraser to attach, its file, or a file that `efface import` reads; several are composed.
         strength: The strength of the eraser: 0 changes nothing, 1 erases fully.
         n: The number of images per prompt.
         steps: The number of sampling steps; by default the model's.
@@ -114,10 +114,9 @@ def generate(
         BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
     """
     jobs = _jobs(prompts, n, seed, size)
-    attached = None
+    opened, attached = model_from(model, device), None
     if eraser is not None:
-        attached = compose_erasers(*(load_eraser(one) for one in eraser_list(eraser)), force=force)
-    opened = model_from(model, device)
+        attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
     if attached:
         check_base(attached, opened, force)
     settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "batch_size": batch_size}

@@ -75,7 +75,7 @@ def attack_command(
     from efface.cli.evaluate import percent_with_interval
     from efface.report.words import interval
 
-    loaded = named_erasers(files)
+    loaded = named_erasers(files, model, device)
     with screen.progress() as progress:
         result = efface.attack(
             loaded,

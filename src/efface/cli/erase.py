@@ -109,6 +109,7 @@ def erase_command(
             goal=goal or "erase",
             options=options,
         )
+        _print_anchors(screen, concepts, request)
     else:
         if concepts or to or kind or goal:
             raise BadInput(f"The concepts are in {config}; give them, --to, --kind and --goal there or here, not both.")
@@ -162,6 +163,15 @@ def _run(config: Path | None, model: str | None, device: str | None) -> MuRun:
     if checkpoint.suffix in SUFFIXES and not checkpoint.is_file():
         raise BadInput(f"The ckpt_path of {config} is {run.model}, which does not exist; correct it or give --model.")
     return run
+
+
+def _print_anchors(screen: Screen, given: list[str], request: Request) -> None:
+    """What was read from the notation ANCHOR+TARGET."""
+    if tuple(name.strip() for name in given) == request.names:
+        return
+    for concept in request.concepts:
+        anchor = f", with the anchor '{concept.guide}'" if concept.guide else ""
+        screen.say(f"Erasing '{concept.name}'{anchor}.")
 
 
 def _extended(request: Request, preserve: list[str], method: str | None, options: dict[str, Scalar]) -> Request:

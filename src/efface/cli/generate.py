@@ -19,7 +19,12 @@ def generate_command(
     ] = None,
     eraser: Annotated[
         list[Path] | None,
-        typer.Option("--eraser", "-e", metavar="FILE", help="An eraser to attach; several are composed."),
+        typer.Option(
+            "--eraser",
+            "-e",
+            metavar="FILE",
+            help="An eraser, or any file that import reads; several are composed.",
+        ),
     ] = None,
     strength: Annotated[
         float,

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from efface.cli.options import Device, Force, Json, Model, UnusedSeed
-from efface.errors import BadInput
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Edited weights or a LoRA; no code in it is run.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Edited weights, a LoRA or a folder of layers; no code in it is run.")
+    ],
     concept: Annotated[
         list[str] | None,
         typer.Option("--concept", metavar="CONCEPT", help="A concept that it erases; may be repeated."),
@@ -22,7 +23,7 @@ def import_command(
     ] = None,
     kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="object, style, memorised or unsafe.")] = "object",
     format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="weights, lora or kohya; auto detects it.")
+        str, typer.Option("--format", metavar="NAME", help="weights, lora, kohya or layers; auto detects it.")
     ] = "auto",
     ema: Annotated[bool, typer.Option("--ema", help="Read a CompVis checkpoint's EMA weights.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file.")] = None,
@@ -40,15 +41,13 @@ def import_command(
     from efface.files import check_writable, slug
 
     screen = Screen(json)
-    if not concept:
-        raise BadInput("Name what the file erases with --concept; a file of weights does not say it.")
     target = out or Path(f"{slug(file.stem)}-imported.safetensors")
     check_writable(target, force)
 
     from efface import import_eraser
     from efface.api.result import eraser_json
 
-    eraser = import_eraser(file, model, concept, to or (), kind=kind, format=format, ema=ema, device=device)
+    eraser = import_eraser(file, model, concept or (), to or (), kind=kind, format=format, ema=ema, device=device)
     eraser.save(target, force=force)
     settings = eraser.provenance["settings"]
     screen.say(f"{target}: erases {', '.join(eraser.concepts)}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -19,11 +21,26 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit code."""
-    with warnings.catch_warnings():
+    with _printed_log(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         for category in (DeprecationWarning, FutureWarning):  # warnings of libraries to their programmers
             warnings.filterwarnings("ignore", category=category)
         return _exit_code(arguments)
+
+
+@contextmanager
+def _printed_log() -> Generator[None, None, None]:
+    """Print what efface logs to standard error."""
+    logger, handler = logging.getLogger("efface"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("efface: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _exit_code(arguments: Sequence[str]) -> int:

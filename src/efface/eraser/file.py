@@ -95,6 +95,17 @@ def read_record(path: Path) -> EraserRecord:
         raise BadFile(f"{path} is not a complete eraser ({error}); make it again.") from error
 
 
+def is_eraser_file(path: Path) -> bool:
+    """Whether a file is an eraser that efface wrote, complete or not; a damaged file counts as one."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return True
+
+
 def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserRecord:
     parts = tuple(
         _eraser(part, _under(f"part.{index}.", tensors)) for index, part in enumerate(header.get("parts", ()))

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from efface.errors import BadRequest
 from efface.files import atomic
+from efface.request.captions import read_captions
 from efface.request.mu import from_mu, is_mu, read_yaml
 from efface.settings import Scalar, Settings
 
@@ -149,7 +150,7 @@ class Request(Settings):
         order ("0.3,0.7"; the reference calls it `desired_ratios`). The default is equal shares.
 
         Args:
-            concepts: Names of the concepts.
+            concepts: Names of the concepts; for the method ablate also ANCHOR+TARGET (`efface.request.captions`).
             to: One guide for all concepts, or one guide for each.
             kind: The kind of all concepts.
             preserve: Prompts to preserve.
@@ -164,6 +165,8 @@ class Request(Settings):
         names = [concepts] if isinstance(concepts, str) else list(concepts)
         options = dict(options or {})
         guides: list[str | None] = [to] if isinstance(to, str) else list(to)
+        if method == "ablate" and REFERENCE_KINDS.get(kind, kind) != "memorised":  # a caption may have any characters
+            names, guides = read_captions(names, guides)
         attributes: dict[str, float] = {}
         if goal == "debias":
             shares = options.pop("shares", options.pop("desired_ratios", None))

@@ -1,0 +1,131 @@
+"""Concept Ablation: its commands and files, with the effect that its documentation states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import Efface
+from efface import Eraser, Model, open_model
+
+QUICK = (
+    *("-s", "train_max_steps=2", "-s", "train_size=2", "-s", "sampling_steps=2", "-s", "base_lr=1e-3"),
+    *("-s", "batch_size=2"),
+)
+TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+
+
+@pytest.fixture
+def delta(tiny_model: Model) -> Path:
+    """An ablated model as its authors publish it: the cross-attention of the U-Net, under CompVis' names."""
+    from efface.models.storage import compvis
+
+    config = tiny_model.denoiser.config
+    state = {name: tensor.clone() for name, tensor in tiny_model.weights("denoiser") if "attn2" in name}
+    generator = torch.Generator().manual_seed(0)
+    for name in state:
+        state[name] += 0.3 * torch.randn(state[name].shape, generator=generator)
+    path = Path("delta.ckpt")
+    named = {compvis.DENOISER + compvis.unet_name(name, config): tensor for name, tensor in state.items()}
+    torch.save({"state_dict": named}, path)
+    return path
+
+
+def pixels(folder: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(Path(folder).glob("*.png"))]
+
+
+def test_a1_a_style_is_ablated_with_anchor_prompts_from_a_file(efface: Efface, tiny_sd: Path):
+    Path("painting.txt").write_text("a painting of a house\na painting of a boat\n")
+    command = ("--method", "ablate", "--kind", "style", "--model", tiny_sd, *QUICK, "-o", "x.safetensors")
+    assert efface("erase", "van gogh", *command, "-s", "prompts=painting.txt").code == 0
+    eraser = Eraser.load("x.safetensors")
+    assert (eraser.concepts, eraser.request.concepts[0].kind) == (("van gogh",), "style")
+    assert all("attn2" in getattr(edit, "parameter", "") for edit in eraser.edits)
+    prompts = eraser.provenance["settings"]["prompts"]
+    assert prompts == "painting.txt"
+    assert efface("erase", "van gogh", *command[:-1], "y.safetensors", "-s", "prompts=missing.txt").code == 2
+
+
+def test_a2_anchor_and_target_in_one_caption(efface: Efface, tiny_sd: Path):
+    how = ("--method", "ablate", "--model", tiny_sd, *QUICK)
+    ended = efface("erase", "cat+star cat", *how)
+    assert "Erasing 'star cat', with the anchor 'cat'." in ended.out
+    efface("erase", "star cat", "--to", "cat", *how, "-o", "same.safetensors")
+    eraser, same = Eraser.load("star-cat-ablate.safetensors"), Eraser.load("same.safetensors")
+    assert eraser.request == same.request
+    assert eraser.hash == same.hash
+
+
+def test_a2_several_captions_are_separated_by_semicolons(efface: Efface, tiny_sd: Path):
+    ended = efface("erase", "cat+star cat; dog+blue dog", "--method", "ablate", "--model", tiny_sd, *QUICK)
+    assert ended.code == 0, ended
+    (path,) = Path().glob("*.safetensors")
+    concepts = Eraser.load(path).request.concepts
+    assert [(concept.name, concept.guide) for concept in concepts] == [("star cat", "cat"), ("blue dog", "dog")]
+
+
+@pytest.mark.parametrize("caption", ["cat+", "+cat", "+", "cat+dog+car", "cat;", ";"])
+def test_a2_captions_that_cannot_be_read(refused: Callable[..., str], caption: str):
+    assert "as anchor+target" in refused("erase", caption, "--method", "ablate")
+
+
+def test_a2_an_anchor_beside_a_guide_is_refused(refused: Callable[..., str]):
+    assert "not both" in refused("erase", "cat+star cat", "--to", "dog", "--method", "ablate")
+
+
+def test_a2_other_methods_take_the_text_as_it_is(efface: Efface, tiny_sd: Path):
+    assert efface("erase", "cat+dog", "--model", tiny_sd, "-o", "x.safetensors").code == 0
+    assert Eraser.load("x.safetensors").concepts == ("cat+dog",)
+
+
+def test_a7_a_published_model_generates_without_import(efface: Efface, tiny_sd: Path, delta: Path):
+    command = ("generate", "a star cat", "-n", 2, "--steps", 3, "--sampler", "ddim", "--model", tiny_sd)
+    first = efface(*command, "--eraser", delta, "-o", "direct")
+    assert first.code == 0, first
+    assert first.err.count("delta.ckpt: imported, format weights") == 1
+    assert efface("import", delta, "--concept", "cat", "--model", tiny_sd, "-o", "imported.safetensors").code == 0
+    assert efface(*command, "--eraser", "imported.safetensors", "-o", "imported").code == 0
+    assert efface(*command, "-o", "before").code == 0
+    assert pixels("direct") == pixels("imported") != pixels("before")
+
+
+def test_a7_a_file_is_imported_once(efface: Efface, tiny_sd: Path, delta: Path, tmp_path: Path):
+    command = ("generate", "a cat", "--steps", 2, "--model", tiny_sd, "--eraser", delta)
+    assert efface(*command, "-o", "first").code == 0
+    (cached,) = (tmp_path / "cache" / "imported").iterdir()
+    written = cached.stat().st_mtime_ns
+    assert efface(*command, "-o", "second").code == 0
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "cache" / "imported").iterdir()] == [written]
+    cached.write_bytes(cached.read_bytes()[:200])  # a damaged cache is no error
+    assert efface(*command, "-o", "third").code == 0
+    assert pixels("first") == pixels("second") == pixels("third")
+
+
+def test_a7_files_that_are_no_erasers(refused: Callable[..., str], efface: Efface, tiny_sd: Path, delta: Path):
+    command = ("generate", "a cat", "--model", tiny_sd, "--eraser")
+    assert "missing.ckpt" in refused(*command, "missing.ckpt")
+    Path("short.ckpt").write_bytes(delta.read_bytes()[:1000])
+    assert "short.ckpt" in refused(*command, "short.ckpt")
+    Path("empty.ckpt").write_bytes(b"")
+    assert "empty.ckpt" in refused(*command, "empty.ckpt")
+    torch.save({"other.weight": torch.zeros(3)}, "other.ckpt")
+    assert "is for another model" in refused(*command, "other.ckpt")
+    torch.save(dict(open_model(tiny_sd).weights("denoiser")), "same.ckpt")
+    assert "changes nothing" in refused(*command, "same.ckpt")
+
+
+def test_a15_downloaded_ablated_models_are_imported(efface: Efface, tiny_sd: Path, delta: Path):
+    command = ("import", delta, "--concept", "van gogh", "--kind", "style", "--model", tiny_sd)
+    answer = efface(*command, "-o", "van-gogh.safetensors", "--json").json()
+    assert answer["format"] == "weights"
+    model = open_model(tiny_sd)
+    base = dict(model.weights("denoiser"))[TO_K].clone()
+    with Eraser.load("van-gogh.safetensors").attach(model):
+        edited = dict(model.weights("denoiser"))[TO_K].clone()
+    published = torch.load(delta, weights_only=True)["state_dict"].values()
+    assert any(tensor.shape == edited.shape and torch.allclose(tensor, edited, atol=1e-5) for tensor in published)
+    assert not torch.allclose(edited, base, atol=1e-2)
