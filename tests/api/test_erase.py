@@ -6,7 +6,7 @@ import pytest
 import efface
 from efface import BadInput, BadRequest, Eraser, Request
 from efface.api.erasers import default_name
-from efface.api.result import eraser_json
+from efface.api.result import eraser_json, sources_json
 from efface.judges import JUDGES, JudgeEntry, JudgeOptions
 
 QUICK: dict[str, Any] = {"layers": "0,1", "epochs": 1, "adam_steps": 1, "batch_size": 1, "sampling_steps": 2}
@@ -16,7 +16,9 @@ def test_it_returns_what_the_command_prints(answer, tiny_sd):
     printed = answer("erase", "cat", "a bird", "--to", "dog", "--preserve", "horse", "--certify", "--model", tiny_sd)
     eraser = efface.erase(tiny_sd, ["cat", "a bird"], "dog", preserve=["horse"], certify=True)
     seconds = printed.pop("seconds")
-    assert {**eraser_json(eraser, Path(printed["eraser"])), "certificate": eraser.certificate} == printed
+    expected = {**eraser_json(eraser, Path(printed["eraser"])), **sources_json(eraser)}
+    assert {**expected, "certificate": eraser.certificate} == printed
+    assert printed["guide_from"] == {"cat": "user", "a bird": "user"}
     assert set(seconds) == {"total", "solve"}
     assert eraser.provenance["seconds"]["solve"] > 0
     assert printed["eraser"] == f"{default_name(eraser.request)}.safetensors" == "cat-a-bird-uce.safetensors"

@@ -227,7 +227,9 @@ def cases() -> dict[str, Function]:
         "json/erase": answers(*erase),
         "json/erase certify": answers(*erase, "--certify"),
         "json/erase certified": answers(*erase, "--method", "certified", "-s", "tokens=window"),
-        "json/erase esd": answers(*erase, "--method", "esd", "-s", "iterations=1", "-s", "ddim_steps=2", "--seed", 3),
+        "json/erase esd": answers(
+            *erase, "--method", "esd", "-s", "preset=published", "-s", "iterations=1", "-s", "ddim_steps=2", "--seed", 3
+        ),
         "json/erase config": answers(
             "erase", "--config", "ask.yaml", "-s", "lamb=1e-1", "--preserve-file", "keep.txt",
             needs=lambda lab: _write_prompts(),

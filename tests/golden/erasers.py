@@ -192,7 +192,7 @@ def _request(lab: Lab) -> Value:
     request.to_yaml("request.yaml")
     again = Request.from_yaml("request.yaml")
     assert again == request
-    value = lab.of_eraser(efface.erase(lab.model(), again))
+    value = lab.of_eraser(efface.erase(lab.model(), again, preset="published"))
     return {**value, "exact": {**value["exact"], "yaml": sha(Path("request.yaml").read_text())}}
 
 
@@ -205,7 +205,7 @@ def _memorised(lab: Lab) -> Value:
     """A memorised picture is one of the model's own."""
     assert lab.run("generate", "a star", "-n", 1, "--steps", 2, "-o", "drawn").code == 0
     picture = next(Path("drawn").glob("*.png"))
-    options = options_of("ablate", kind="memorised", mem_impath=str(picture))
+    options = options_of("ablate", kind="memorised", mem_impath=str(picture), preset="published")
     return _or_refusal(lab, lambda: efface.erase(lab.model(), "a star", to="a flower", **options))
 
 

@@ -11,6 +11,7 @@ from efface.api.arguments import model_from
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import certify_if_quick
 from efface.eraser.eraser import Eraser
+from efface.eraser.recommended import with_recommended
 from efface.eraser.solve import solve_request
 from efface.errors import BadInput, BadRequest
 from efface.methods import METHODS
@@ -62,8 +63,9 @@ def erase(
         model: A model, a diffusers pipeline, or the name, folder or file of a model.
         concepts: What to erase: one concept or several in words; or a request, to which `preserve`, `preserve_file`,
             `seed` and options are added.
-        to: The guide, or one guide for each concept; without one, the method's default for the kind. For the goal
-            "debias", the attributes that images of every concept should show.
+        to: The guide, or one guide for each concept; without one, the guide that the model recommends for the method,
+            or else the method's default for the kind. For the goal "debias", the attributes that images of every
+            concept should show.
         kind: Kind of the concepts: object, style, memorised or unsafe.
         preserve: Prompts to preserve.
         preserve_file: A file of more prompts to preserve: one per line, or a CSV. They replace the prompts that a
@@ -82,7 +84,8 @@ def erase(
         seed: The seed of a method that draws random numbers; other methods ignore it.
         device: The device to open a model's name on.
         context: Progress callback, and for methods that train the folder in which an interrupted training resumes.
-        **options: The method's own settings; for the goal "debias" also `shares`.
+        **options: The method's own settings; for the goal "debias" also `shares`. `preset="published"` applies the
+            method's published defaults where the model recommends others.
 
     Raises:
         BadInput: The request cannot be carried out; the message says what to change.
@@ -101,6 +104,7 @@ def erase(
     if judge is not None:
         _check_judge_is_used(request, judge)
     opened, context = model_from(model, device), context or RunContext()
+    request, sources = with_recommended(opened, request)
     if model_config is not None:
         check_architecture(opened, Path(model_config))
     tools: dict[Tool, Callable[[], Any]] = {
@@ -111,7 +115,7 @@ def erase(
         "progress": lambda: context.progress,
         "context": lambda: context,
     }
-    eraser = Eraser.of(solve_request(opened, request, tools))
+    eraser = Eraser.of(solve_request(opened, request, tools, sources.to_json()))
     return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
 
 

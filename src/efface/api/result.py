@@ -37,6 +37,15 @@ def eraser_json(eraser: Eraser, path: Path | None) -> dict[str, Any]:
     }
 
 
+def sources_json(eraser: Eraser) -> dict[str, dict[str, str]]:
+    """Where the guide of each concept and each setting come from: user, recommended or published."""
+    settings, sources = (eraser.provenance.get(key, {}) for key in ("settings", "settings_from"))
+    return {
+        "guide_from": dict(eraser.provenance.get("guide_from", {})),
+        "settings_from": {name: source for name, source in sources.items() if name in settings},
+    }
+
+
 def _json(value: object) -> object:
     """A value as JSON: paths become text, dataclasses and mappings objects, sequences lists."""
     if isinstance(value, Path):

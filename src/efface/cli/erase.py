@@ -184,7 +184,7 @@ def _extended(request: Request, preserve: list[str], method: str | None, options
 
 
 def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: float) -> None:
-    from efface.api.result import eraser_json
+    from efface.api.result import eraser_json, sources_json
     from efface.eraser.certificate import LIMITS
 
     is_debiasing = eraser.request.goal == "debias"
@@ -193,6 +193,8 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
         f"{eraser.method}, {eraser.kind_of_edit} edit of rank {eraser.rank}, {eraser.nbytes / 1024:.1f} KB, "
         f"in {total:.1f} s"
     )
+    if recommended := _recommended(eraser):
+        screen.say(f"Recommended for {eraser.base.model}: {recommended}; -s preset=published turns this off.")
     for name, numbers in (eraser.certificate or {}).items():
         screen.say(f"Out of reach of '{name}': {_bounds(numbers)}")
     if eraser.certificate is not None:
@@ -205,7 +207,17 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
     next_step = f"generate '{eraser.concepts[0]}' -n 8 --eraser" if is_debiasing else "evaluate"
     screen.say(f"See the effect: efface {next_step} {target}")
     seconds = {"total": total, "solve": eraser.provenance.get("seconds", {}).get("solve")}
-    screen.answer({**eraser_json(eraser, target), "certificate": eraser.certificate, "seconds": seconds})
+    content = {**eraser_json(eraser, target), **sources_json(eraser)}
+    screen.answer({**content, "certificate": eraser.certificate, "seconds": seconds})
+
+
+def _recommended(eraser: Eraser) -> str:
+    """The guides and settings that the model recommended, in words; empty without any."""
+    guide_from, settings_from = (eraser.provenance.get(key, {}) for key in ("guide_from", "settings_from"))
+    options, concepts = eraser.request.options, eraser.request.concepts
+    values = [f"the guide {c.guide} for {c.name}" for c in concepts if guide_from.get(c.name) == "recommended"]
+    values += [f"{name}={options[name]}" for name, source in settings_from.items() if source == "recommended"]
+    return ", ".join(values)
 
 
 def _bounds(numbers: dict[str, float | None]) -> str:

@@ -22,6 +22,7 @@ import torch
 
 from efface.eraser.certificate import certify_again, uncertified
 from efface.eraser.compatible import check_guides, check_parts, check_same_base, names_of
+from efface.eraser.recommended import sources_of
 from efface.eraser.record import Base, EraserRecord
 from efface.eraser.streams import join, split
 from efface.errors import BadRequest
@@ -110,6 +111,7 @@ def _combine(group: Sequence[EraserRecord]) -> EraserRecord:
     combined = join(solutions, _base(group))
     provenance = {
         **combined.provenance,
+        **sources_of(group, request.names),
         "seconds": {"solve": time.perf_counter() - started},
         "composed": _summaries(group),
     }

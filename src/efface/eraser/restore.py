@@ -7,11 +7,13 @@ method that needs no tools solves anew on the model, with the result that it wou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify_again, uncertified
 from efface.eraser.compose import side_by_side
+from efface.eraser.recommended import sources_of
 from efface.eraser.solve import solve_request
 from efface.eraser.streams import join, split
 from efface.errors import BadRequest, NeedsModel
@@ -51,7 +53,9 @@ def only_concepts(
         parts = split(uncertified(eraser))
         try:
             solutions = {stream: method.combine([part], request) for stream, part in parts.items()}
-            return certify_again(join(solutions, eraser.base), [eraser])
+            rest = join(solutions, eraser.base)
+            rest = replace(rest, provenance={**rest.provenance, **sources_of([eraser], request.names)})
+            return certify_again(rest, [eraser])
         except CannotCombine as reason:
             if method.needs:
                 raise BadRequest(f"This eraser by {eraser.method} cannot be split: {reason}.") from None
@@ -69,7 +73,7 @@ def only_concepts(
         )
     opened = open_model(model)
     check_base(eraser, opened)
-    return solve_request(opened, request)
+    return solve_request(opened, request, notes=sources_of([eraser], request.names))
 
 
 def _only_of_parts(

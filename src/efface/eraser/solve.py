@@ -31,13 +31,16 @@ _FAMILY_NAMES = {"sd": "Stable Diffusion 1.x and 2.x"}
 Tools = Mapping["Tool", Callable[[], Any]]
 
 
-def solve_request(model: Model, request: Request, tools: Tools | None = None) -> EraserRecord:
+def solve_request(
+    model: Model, request: Request, tools: Tools | None = None, notes: Mapping[str, Any] | None = None
+) -> EraserRecord:
     """Make the record of an eraser; the model stays as it is.
 
     Args:
         model: The model, unedited.
         request: What to erase, by which method.
         tools: Functions that make the tools which methods need, by name; `read_eraser` and `write_snapshot` are added.
+        notes: Further entries of the provenance.
 
     Raises:
         BadInput: The request cannot be carried out; the message says what to change.
@@ -64,7 +67,7 @@ def solve_request(model: Model, request: Request, tools: Tools | None = None) ->
         assert solution.embedded is not None
         of_stream = base_of(model.reading(stream), solution.embedded)
         seconds = {"embed": time.perf_counter() - started - solution.solve_seconds, "solve": solution.solve_seconds}
-        solutions[stream] = replace(solution, notes=_provenance(solution, seconds))
+        solutions[stream] = replace(solution, notes={**_provenance(solution, seconds), **(notes or {})})
         if base is None:
             base = of_stream
         else:

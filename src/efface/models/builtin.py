@@ -5,7 +5,7 @@ In a closed world every object, style and word is known, so that prompts, neighb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,11 @@ class WorldObject:
     near: tuple[str, ...] = ()
     guide: str = ""
     theme: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words for the object."""
+        return (self.name, *self.synonyms, *self.held_out)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,48 @@ class World:
     judge: str
     clip: str
 
+    def guide(self, words: str, kind: str, erased: Collection[str]) -> str | None:
+        """What to draw in place of an object or a style of this world.
+
+        Args:
+            words: A name of the object or style, or a synonym.
+            kind: The kind of concept: "object" or "style"; no other kind has a guide here.
+            erased: All concepts that are erased together. None of them is a guide.
+
+        Returns:
+            The guide, or the nearest neighbour that is not erased; None for unknown words, or if none remains.
+        """
+        wanted, without = folded(words), {folded(name) for name in erased}
+        if kind == "style":
+            styles = (style for style in self.styles if wanted in map(folded, (style.name, *style.words)))
+            candidates = next(((style.guide,) for style in styles), ())
+        elif kind == "object":
+            things = (thing for thing in self.objects if wanted in map(folded, thing.words))
+            candidates = next(((thing.guide, *thing.near) for thing in things), ())
+        else:
+            candidates = ()
+        return next((guide for guide in candidates if guide and folded(guide) not in without), None)
+
+
+def folded(words: str) -> str:
+    """Words without differences of case and of space, which the text encoder ignores."""
+    return " ".join(words.split()).casefold()
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What suits a model better than the published defaults of one method.
+
+    Attributes:
+        guides: Whether a concept without a guide takes the guide of the model's world.
+        settings: Settings of the method, by kind of concept.
+    """
+
+    guides: bool = False
+    settings: Mapping[str, Mapping[str, bool | int | float | str]] = field(
+        default_factory=dict[str, Mapping[str, "bool | int | float | str"]]
+    )
+
 
 @dataclass(frozen=True)
 class BuiltIn:
@@ -81,9 +128,11 @@ class BuiltIn:
         sampling: The settings that its images are best with, by the names of `Sampling`'s fields.
         pipeline_arguments: Arguments of its pipeline's call that differ from the pipeline's defaults, such as the image
             size.
+        recommended: What suits the model better than the published defaults, by method.
     """
 
     folder: Path
     world: Callable[[], World]
     sampling: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
     pipeline_arguments: Mapping[str, int] = field(default_factory=dict[str, int])
+    recommended: Mapping[str, Recommended] = field(default_factory=dict[str, Recommended])

@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from efface.errors import BadInput
-from efface.models.builtin import BuiltIn, World
+from efface.models.builtin import BuiltIn, Recommended, World
 from efface.models.denoising import Conditions, NoiseSchedule, call_denoiser
 from efface.models.modules import state_of
 from efface.models.text.embedded import Embedded
@@ -38,8 +38,8 @@ class Model(ABC):
     for another stream. Code that is written for a model therefore works for each of its streams.
 
     What only some models have is a capability that callers query: `one_clip_encoder`, `compvis_names`, `world`,
-    `default_judge`, `clip`, `sampling`, `untrainable`, `pooled`, `words`, `text_norm`, `call_parameters`,
-    `guidance_argument` and `pipeline_arguments`.
+    `default_judge`, `clip`, `sampling`, `recommended`, `untrainable`, `pooled`, `words`, `text_norm`,
+    `call_parameters`, `guidance_argument` and `pipeline_arguments`.
 
     Attributes:
         family: Name of the family ("sd").
@@ -82,6 +82,11 @@ class Model(ABC):
     def sampling(self) -> Mapping[str, float | str] | None:
         """Sampling settings that this model's images are best with; None if its family or pipeline decides."""
         return None if self.built_in is None else self.built_in.sampling
+
+    @property
+    def recommended(self) -> Mapping[str, Recommended]:
+        """Guides and settings that suit the model better than the published defaults, by method."""
+        return {} if self.built_in is None else self.built_in.recommended
 
     @property
     def untrainable(self) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.models.builtin import BuiltIn, World, WorldObject, WorldStyle
+from efface.models.emoji.recommended import RECOMMENDED
 
 HERE = Path(__file__).parent
 #: The picture behind the memorised caption, as the model was trained on it.
@@ -39,4 +40,4 @@ def _fields(kind: type, item: Mapping[str, Any]) -> dict[str, Any]:
 
 # It draws what was asked for most often at guidance 7; benchmarks/generation.py measures how far verdicts agree with
 # those on 50 DDIM steps.
-EMOJI = BuiltIn(HERE / "weights", catalogue, {"steps": 14, "guidance": 7.0, "batch_size": 64})
+EMOJI = BuiltIn(HERE / "weights", catalogue, {"steps": 14, "guidance": 7.0, "batch_size": 64}, recommended=RECOMMENDED)

@@ -1,0 +1,57 @@
+"""What suits `emoji` better than the published defaults, by method: guides, and settings of the methods that train.
+
+The published guides are for models with a large vocabulary; `emoji` forgets more if an object or a style turns into a
+neighbour (benchmarks/results/defaults.md). The published learning rates are for models a hundred times larger; these
+values are those of benchmarks/results/trained_quality.md and closed_form_quality.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from efface.models.builtin import Recommended
+
+Settings = dict[str, bool | int | float | str]
+
+_ESD: Final[Settings] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4, "iterations": 180}
+_ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
+_ABLATE_LESS: Final[Settings] = {**_ABLATE, "parameter_group": "cross-attn", "regularization": False}
+_CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200, "threshold": -0.0015}
+_SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0}
+
+RECOMMENDED = {
+    **dict.fromkeys(("uce", "certified", "robust", "speed", "oce"), Recommended(guides=True)),
+    "nullspace": Recommended(
+        guides=True,
+        # Styles are decided at the noisier timesteps.
+        settings={"style": {"first_timestep": 300, "last_timestep": 900, "lr": 0.5, "adam_steps": 10}},
+    ),
+    "esd": Recommended(
+        settings={
+            "object": _ESD,
+            "style": _ESD,
+            "memorised": {**_ESD, "lr": 1e-3, "batch_size": 1, "iterations": 200},
+            "unsafe": {**_ESD, "iterations": 270, "together": True},
+        }
+    ),
+    "ablate": Recommended(
+        guides=True,
+        settings={
+            "object": _ABLATE,
+            "style": _ABLATE,
+            "memorised": {**_ABLATE_LESS, "train_max_steps": 100},
+            "unsafe": {**_ABLATE_LESS, "train_max_steps": 160},
+        },
+    ),
+    "cie": Recommended(
+        settings={"object": _CIE, "style": {**_CIE, "reg_beta": 4e-5}, "unsafe": {**_CIE, "reg_beta": 1e-4}}
+    ),
+    "sepce": Recommended(
+        settings={
+            "object": _SEPCE,
+            "style": {**_SEPCE, "threshold": -4e-4},
+            "memorised": _SEPCE,
+            "unsafe": _SEPCE,
+        }
+    ),
+}
