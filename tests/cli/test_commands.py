@@ -19,9 +19,12 @@ def test_erase_writes_the_eraser_and_answers_as_agreed(efface, tiny_sd):
         "kind_of_edit",
         "rank",
         "bytes",
+        "guide_from",
+        "settings_from",
         "certificate",
         "seconds",
     }
+    assert answer["guide_from"] == {"cat": "user", "dog": "user"}
     assert answer["eraser"] == "cat-dog-uce.safetensors"
     assert answer["concepts"] == ["cat", "dog"]
     assert set(answer["seconds"]) == {"total", "solve"}
