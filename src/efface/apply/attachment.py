@@ -48,7 +48,7 @@ class Attachment:
         self._weight_edits = [edit for edit in others if isinstance(edit, WeightEdit)]
         self._hook: TextHook | None = None
         self._guards: list[Guard] = []
-        self._written = Baked()
+        self._written = Baked()  # the weights from before the edits, which `detach` writes again
         self._active = Active(lambda: _identity(edits), strength, "attached")
         self._unregister = register(self._denoiser, self._active)
         try:

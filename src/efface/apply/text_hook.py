@@ -51,7 +51,7 @@ class TextHook:
         streams: The denoiser's argument for each of its text streams; the first holds the prompts' tokens, (B, T, d).
         prompts: For each prompt of a batch, the edits of its rows in the order of application; one entry serves all
             rows.
-        images: The number of images of each prompt; None derives it from the batch.
+        images: The number of images generated from each prompt; None derives it from the batch.
         guided: Returns whether guidance is on, None if unknown; called only for batches that are ambiguous.
     """
 

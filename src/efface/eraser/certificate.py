@@ -169,7 +169,7 @@ def uncertified(eraser: AnyEraser) -> AnyEraser:
     return replace(eraser, inputs=inputs, provenance=provenance)
 
 
-def holding(model: Model, eraser: EraserRecord) -> Mapping[str, Mapping[str, float | None]] | None:
+def valid_certificate(model: Model, eraser: EraserRecord) -> Mapping[str, Mapping[str, float | None]] | None:
     """The certificate of an eraser by concept, if it holds for this model; warns if it holds for another one."""
     if eraser.certificate is None:
         return None

@@ -1,4 +1,4 @@
-"""Rates with their 95% intervals: the one place where the interval of a rate is computed.
+"""Rates with their 95% intervals: the one place where it is computed (`bootstrap` resamples for it).
 
 A rate is a share of images that have some answer. `rate_with_interval` takes the answers prompt by prompt.
 
@@ -40,8 +40,7 @@ def rate_with_interval(clusters: Sequence[Cluster]) -> Measured:
     n = int(counts.sum())
     value = math.fsum(math.fsum(c) for c in full) / n
     if trials := _independent_trials(full):
-        plain = wilson(round(value * trials), trials)
-        return Measured(value, plain.low, plain.high, n)
+        return Measured(value, *_wilson_interval(value, trials), n)
     low, high = percentiles(resampled_means(full, np.random.default_rng(0)))
     return Measured(value, low, high, n)
 
@@ -50,10 +49,7 @@ def wilson(successes: int, n: int) -> Measured:
     """The rate of `successes` in `n` independent draws with Wilson's score interval."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a rate needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    p = successes / n
-    low, high = _wilson_bounds(p, n, np.array([-_Z, _Z])).tolist()
-    # At 0 and n successes the bound is exactly 0 or 1; rounding must not push it past the rate itself.
-    return Measured(p, 0.0 if successes == 0 else low, 1.0 if successes == n else high, n)
+    return Measured(successes / n, *_wilson_interval(successes / n, n), n)
 
 
 def harmonic_mean(parts: Sequence[Sequence[Cluster]]) -> Measured:
@@ -98,6 +94,13 @@ def paired_difference(before: Sequence[Cluster], after: Sequence[Cluster]) -> Me
         return Measured(value, max(value - bound, -1.0), min(value + bound, 1.0), n)
     low, high = percentiles(resampled_means(clusters, np.random.default_rng(0)))
     return Measured(value, low, high, n)
+
+
+def _wilson_interval(p: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate p over n draws; n p need not be whole, as prompts with equal rates are draws."""
+    low, high = _wilson_bounds(p, n, np.array([-_Z, _Z])).tolist()
+    # At rates of 0 and 1 the bound is exactly 0 or 1; rounding must not push it past the rate itself.
+    return 0.0 if p == 0 else low, 1.0 if p == 1 else high
 
 
 def _wilson_bounds(p: float, n: int, z: Array) -> Array:

@@ -96,7 +96,9 @@ class Attackers:
         given = {probe.concept for probe in probes if probe.metric == "adversarial"}
         share = n // max(1, len(self.names))
         if self.chosen and share < 2:
-            least = 4 * len(self.names)  # half of the images of a concept are n, and half of a share is the search
+            # n is half of the -n images of a concept; each attack has an equal share, of at least two images: one to
+            # search with and one to measure.
+            least = 4 * len(self.names)
             raise BadInput(
                 f"Too few images to attack with {', '.join(self.names)}; ask for at least {least} (-n {least})."
             )

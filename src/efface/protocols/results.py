@@ -63,7 +63,7 @@ class Result:
         attacks: By what made the adversarial prompts, the rate over these alone; `prompts` are given prompts.
         weight_change: |theta' - theta| / (number of parameters); None if no weight changes, and where erasers are not
             ranked.
-        err_parts: The rates that the overall score is the harmonic mean of.
+        err_parts: The names of the rates whose harmonic mean is the overall score.
         certificate: By concept, how far the erasure can be undone; None without a certificate.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.apply.weight_change import weight_change
-from efface.eraser.certificate import holding
+from efface.eraser.certificate import valid_certificate
 from efface.eraser.eraser import Eraser
 from efface.generation import Sampling, generate_images
 from efface.generation.folder import folder_name
@@ -258,7 +258,7 @@ class _Run:
     def _weights(self, eraser: Eraser) -> dict[str, Any]:
         """The certificate of an eraser and, where erasers are ranked, its change of the weights."""
         change = weight_change(eraser.edits, self.input.model) if self.prepared.overall else None
-        return {"weight_change": change, "certificate": holding(self.input.model, eraser) or None}
+        return {"weight_change": change, "certificate": valid_certificate(self.input.model, eraser) or None}
 
     def _provenance(self, questions: Sequence[str], attacked: Iterable[AdversarialImages]) -> dict[str, Any]:
         given, config = self.input, self.protocol.config
