@@ -6,23 +6,37 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import efface
 from efface import BadInput, Eraser, Model, export, open_model
 from efface.formats import EXPORTERS
-from support import parameters, same
+from support import parameters, random32, same
 
 pytestmark = pytest.mark.parametrize("name", EXPORTERS.names())
 
 
 @pytest.fixture
-def eraser(tiny_model: Model) -> Eraser:
-    return efface.erase(tiny_model, ["cat", "golf ball"], ["dog", "horse"])
+def eraser(name: str, tiny_model: Model, tmp_path: Path) -> Eraser:
+    return erased_for(name, tiny_model, tmp_path, ["cat", "golf ball"], ["dog", "horse"])
+
+
+def erased_for(name: str, model: Model, folder: Path, concepts: list[str], guides: list[str]) -> Eraser:
+    """An eraser that changes the part that the format has."""
+    part = EXPORTERS.get(name).part
+    if part == "denoiser":
+        return efface.erase(model, concepts, guides)
+    parameter, weight = next((key, value) for key, value in model.weights(part) if key.endswith("fc2.weight"))
+    (folder / "source").mkdir(exist_ok=True)
+    path = folder / "source" / f"{concepts[0]}.safetensors"
+    save_file({f"{part}.{parameter}": weight + 0.1 * random32(*weight.shape, seed=len(concepts))}, path)
+    return efface.import_eraser(path, model, concepts)
 
 
 @pytest.fixture
 def path(name: str, tmp_path: Path) -> Path:
-    return tmp_path / f"exported{EXPORTERS.get(name).suffix}"
+    (tmp_path / "written").mkdir()
+    return tmp_path / "written" / f"exported{EXPORTERS.get(name).suffix}"
 
 
 def content(path: Path) -> dict[str, object]:
@@ -68,7 +82,7 @@ def test_the_model_is_unchanged(name: str, eraser: Eraser, tiny_model: Model, pa
 
 def test_an_export_is_replaced_by_force_alone(name: str, eraser: Eraser, tiny_model: Model, path: Path) -> None:
     export(eraser, name, path, model=tiny_model)
-    before, other = content(path), efface.erase(tiny_model, "car", "dog")
+    before, other = content(path), erased_for(name, tiny_model, path.parent.parent, ["car"], ["dog"])
     with pytest.raises(BadInput) as caught:
         export(other, name, path, model=tiny_model)
     assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,3 +130,31 @@ def test_a15_downloaded_ablated_models_are_imported(efface: Efface, tiny_sd: Pat
     published = torch.load(delta, weights_only=True)["state_dict"].values()
     assert any(tensor.shape == edited.shape and torch.allclose(tensor, edited, atol=1e-5) for tensor in published)
     assert not torch.allclose(edited, base, atol=1e-2)
+
+
+def test_a14_every_kind_and_both_spellings_of_eval_json(efface: Efface, tiny_sd: Path, tiny_clip: Path, delta: Path):
+    entries = {
+        "style": {"van gogh": {"target": "van gogh", "anchor": "painting", "hard_negatives": ["picasso"]}},
+        "object": {"star cat": {"target": "star cat", "anchor": "cat", "hard_negative": ["dog"]}},
+        "memorization": {"a blue house": {"target": "a blue house", "anchor": "a house", "hard_negatives": []}},
+    }
+    Path("eval.json").write_text(json.dumps(entries))
+    Path("eval_prompts").mkdir()
+    Path("eval_prompts/cat_eval.txt").write_text("a photo of a cat\na cat in a house\n")
+    for name in ("van_gogh", "painting", "picasso"):
+        Path(f"eval_prompts/{name}_eval.txt").write_text(f"a house by {name}\n")
+    for kind, target in (("style", "van gogh"), ("object", "star cat"), ("memorised", "a blue house")):
+        path = f"{kind}.safetensors"
+        assert efface("import", delta, "--concept", target, "--kind", kind, "--model", tiny_sd, "-o", path).code == 0
+        command = ("evaluate", path, "--protocol", "ablation", "--data", "eval.json", "--model", tiny_sd)
+        settings = ("-s", f"clip={tiny_clip}", "-s", "extractor=emoji-clip", "--judge", f"clip:{tiny_clip}")
+        ended = efface(*command, *settings, "-n", 2, "--steps", 1, "-o", kind)
+        assert ended.code == 0, ended
+        files = Path(kind).rglob("metadata.jsonl")
+        prompts = {json.loads(line)["prompt"] for file in files for line in file.read_text().splitlines()}
+        expected = {
+            "style": {"a house by van_gogh", "a house by painting", "a house by picasso"},
+            "object": {"a photo of a star cat", "a photo of a cat", "a photo of a dog"},
+            "memorised": {"a blue house", "a house"},
+        }
+        assert expected[kind] <= prompts

@@ -89,3 +89,47 @@ def test_u2_nothing_in_a_folder_is_executed(refused: Callable[..., str], tiny_sd
     path.unlink()
     assert "has no layers" in refused(*command)
     assert not Path("harmed").exists()
+
+
+def text_eraser(efface: Efface, model: Path) -> Path:
+    """An eraser that changes the text encoder."""
+    write_entry_folder(Path("Blue Jay"), model, "Blue Jay")
+    assert efface("import", "Blue Jay", "--model", model, "-o", "blue-jay.safetensors").code == 0
+    return Path("blue-jay.safetensors")
+
+
+def test_u3_other_pipelines_use_the_text_encoder(efface: Efface, tiny_sd: Path):
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    eraser = text_eraser(efface, tiny_sd)
+    command = ("export", eraser, "--format", "text-encoder", "--model", tiny_sd, "-o", "encoder")
+    assert efface(*command).code == 0
+    exported = CLIPTextModel.from_pretrained("encoder")
+    tokens = CLIPTokenizer.from_pretrained("encoder")("a blue bird", return_tensors="pt").input_ids
+    model = open_model(tiny_sd)
+    before = model.text_encoder(tokens)[0].detach()
+    with Eraser.load(eraser).attach(model):
+        edited = model.text_encoder(tokens)[0].detach()
+    torch.testing.assert_close(exported(tokens)[0], edited, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(edited, before, atol=1e-2)
+    assert efface(*command).code == 2
+    assert efface(*command, "--force").code == 0
+
+
+def test_u3_an_eraser_of_the_denoiser_has_no_text_encoder(efface: Efface, refused: Callable[..., str], tiny_sd: Path):
+    assert efface("erase", "cat", "--model", tiny_sd, "-o", "cat.safetensors").code == 0
+    command = ("export", "cat.safetensors", "--format", "text-encoder", "--model", tiny_sd, "-o", "encoder")
+    assert "this format has only the text encoder" in refused(*command)
+
+
+def test_u4_images_of_an_edited_model(efface: Efface):
+    """The embedded model draws a cat for the prompt, and no cat with the eraser."""
+    assert efface("erase", "cat", "--to", "dog", "-o", "cat.safetensors").code == 0
+    command = ("generate", "a cat", "-n", 10, "--batch-size", 4)
+    assert efface(*command, "-o", "before").code == 0
+    assert efface(*command, "--eraser", "cat.safetensors", "-o", "after").code == 0
+    judged = (efface("judge", folder, "--question", "cat", "--json").json() for folder in ("before", "after"))
+    rates = [answer["questions"]["cat"] for answer in judged]
+    assert [rate["yes"] + rate["no"] for rate in rates] == [10, 10]
+    assert rates[0]["yes"] >= 9
+    assert rates[1]["yes"] <= 1

@@ -63,8 +63,8 @@ def export(
 
     Args:
         eraser: The eraser, or its file.
-        format: Name of the format: lora, kohya, diffusers, single-file or uce.
-        path: The file to write, or the folder for `diffusers`.
+        format: Name of the format: lora, kohya, diffusers, single-file, uce, esd or text-encoder.
+        path: The file to write, or the folder for `diffusers` and `text-encoder`.
         model: The model that the eraser was made for.
         rank: The largest rank of a LoRA; a change of higher rank is cut to its leading directions.
         device: The device to open a model's name on.

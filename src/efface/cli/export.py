@@ -14,7 +14,8 @@ from efface.errors import BadInput
 def export_command(
     eraser: Annotated[Path, typer.Argument(metavar="ERASER", help="The file of an eraser.")],
     format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="lora, kohya, diffusers, single-file or uce.")
+        str | None,
+        typer.Option("--format", metavar="NAME", help="lora, kohya, diffusers, single-file, uce, esd or text-encoder."),
     ] = None,
     rank: Annotated[
         int | None,

@@ -10,9 +10,11 @@ from efface.registry import Registry
 
 _BUILTIN = {
     "diffusers": "efface.formats.folder:ENTRY",
+    "esd": "efface.formats.esd:ENTRY",
     "kohya": "efface.formats.kohya:ENTRY",
     "lora": "efface.formats.lora:ENTRY",
     "single-file": "efface.formats.single_file:ENTRY",
+    "text-encoder": "efface.formats.text_encoder:ENTRY",
     "uce": "efface.formats.weights:ENTRY",
 }
 

@@ -53,6 +53,7 @@ class Exporter:
         write: Writes an eraser: (eraser, its model, path, largest rank or None, whether to replace) -> `Exported`. The
             model is not changed. A BadInput says why the format cannot represent the eraser.
         takes_rank: Whether the format accepts a rank.
+        part: The part of the model that a file of the format changes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Exporter:
     suffix: str
     write: Callable[[Eraser, Model, Path, int | None, bool], Exported]
     takes_rank: bool = False
+    part: str = "denoiser"
 
 
 def provenance_json(eraser: Eraser) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +22,34 @@ if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
     from efface.models import Model
 
+_PROVENANCE = "efface.json"
+
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    """Write the folder atomically: a folder in its place is replaced only after everything is written."""
+    return write_baked(eraser, model, path, force, lambda folder: model.pipeline().save_pretrained(folder))
+
+
+def write_baked(eraser: Eraser, model: Model, path: Path, force: bool, save: Callable[[Path], object]) -> Exported:
+    """Write a folder with the eraser baked in, atomically: a folder in its place is replaced when all is written.
+
+    Args:
+        eraser: The eraser.
+        model: Its model.
+        path: The folder.
+        force: Whether an existing folder may be replaced.
+        save: Saves the model, or a part of it, to a folder.
+
+    Raises:
+        BadFile: The folder cannot be written, or exists and may not be replaced.
+    """
     check_folder(path, force)
     target = path.resolve()  # the target of a link
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     # The caller has checked the base, or forces another one.
     baked = bake(eraser, model, force=True)
     try:
-        model.pipeline().save_pretrained(temporary)
-        (temporary / "efface.json").write_text(provenance_json(eraser) + "\n", encoding="utf-8")
+        save(temporary)
+        (temporary / _PROVENANCE).write_text(provenance_json(eraser) + "\n", encoding="utf-8")
         _replace(target, temporary)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
@@ -71,7 +89,7 @@ def check_folder(path: Path, force: bool) -> None:
         raise BadFile(f"Cannot write {path}: the folder {path.parent} does not exist.")
     if path.is_dir() and not any(path.iterdir()):
         return
-    if path.exists() and not (force and (path / INDEX).is_file()):
+    if path.exists() and not (force and any((path / name).is_file() for name in (INDEX, _PROVENANCE))):
         fix = "choose another name" if force else "pass --force to replace a model's folder, or choose another name"
         raise BadFile(f"{path} already exists; {fix}.")
 

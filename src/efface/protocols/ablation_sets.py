@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from efface.errors import BadFile, BadInput
 from efface.judges.shared.questions import plain_words
@@ -47,21 +47,26 @@ class AblationSets:
     is_style: bool
 
 
+_BOTH = AliasChoices("hard_negatives", "hard_negative")
+
+
 class EvalEntry(Settings):
     """One concept of eval.json.
 
     Attributes:
         target: The concept's name.
         anchor: The anchor's name.
-        hard_negative: Names of hard negatives.
+        hard_negatives: Names of hard negatives; the key may also be `hard_negative`.
     """
 
     target: str
     anchor: str
-    hard_negative: tuple[str, ...] = ()
+    hard_negatives: tuple[str, ...] = Field(
+        default=(), validation_alias=AliasChoices("hard_negatives", "hard_negative")
+    )
 
 
-_Kind = Literal["style", "object"]
+_Kind = Literal["style", "object", "memorization"]
 _FILE = TypeAdapter(dict[_Kind, dict[str, EvalEntry]])
 
 
@@ -135,19 +140,21 @@ def _published(data: Path, concept: Concept) -> AblationSets:
     for kind, entries in content.items():
         for name, entry in entries.items():
             if plain_words(concept.name) in (plain_words(name), plain_words(entry.target)):
-                return _sets(path.parent / "eval_prompts", entry, kind == "style")
+                return _sets(path.parent / "eval_prompts", entry, kind)
     known = ", ".join(name for entries in content.values() for name in entries)
     raise BadInput(f"{path} has no concept '{concept.name}'; it has: {known}.")
 
 
-def _sets(folder: Path, entry: EvalEntry, is_style: bool) -> AblationSets:
-    names = (entry.target, entry.anchor, *entry.hard_negative)
-    if is_style:
+def _sets(folder: Path, entry: EvalEntry, kind: _Kind) -> AblationSets:
+    names = (entry.target, entry.anchor, *entry.hard_negatives)
+    if kind == "memorization":  # the captions are prompts
+        sets = [PromptSet(name, (name,)) for name in names]
+    elif kind == "style":
         sets = [PromptSet(name, _prompts(folder, (name.replace(" ", "_"), name.split()[0]))) for name in names]
     else:
         general = _prompts(folder, (entry.anchor.replace(" ", "_"),))
         sets = [PromptSet(name, tuple(p.replace(entry.anchor, name) for p in general)) for name in names]
-    return AblationSets(sets[0], sets[1], tuple(sets[2:]), is_style)
+    return AblationSets(sets[0], sets[1], tuple(sets[2:]), kind == "style")
 
 
 def _prompts(folder: Path, stems: Sequence[str]) -> tuple[str, ...]:
