@@ -158,3 +158,20 @@ def test_a14_every_kind_and_both_spellings_of_eval_json(efface: Efface, tiny_sd:
             "memorised": {"a blue house", "a house"},
         }
         assert expected[kind] <= prompts
+
+
+@pytest.mark.parametrize(
+    ("group", "part"), [("full-weight", "denoiser.conv_in"), ("cross-attn", "attn2"), ("embedding", "text_encoder.")]
+)
+def test_a4_optional_settings_have_their_effect(efface: Efface, tiny_sd: Path, group: str, part: str):
+    settings = (f"parameter_group={group}", "loss_type_reverse=noise-based", "regularization=true", "train_max_steps=3")
+    options = [word for setting in settings for word in ("-s", setting)]
+    quick = ("-s", "train_size=2", "-s", "sampling_steps=2", "-s", "base_lr=1e-3", "-s", "batch_size=2")
+    Path("logs").mkdir()
+    command = ("--method", "ablate", "--to", "star", "--model", tiny_sd, *quick, *options, "-o", "logs/x.safetensors")
+    assert efface("erase", "cat", *command).code == 0
+    names = [getattr(edit, "parameter", "") for edit in Eraser.load("logs/x.safetensors").edits]
+    assert any(part in name for name in names)
+    assert group != "cross-attn" or all(part in name for name in names)
+    rows = [json.loads(line) for line in Path("logs/x.training/component-0.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
