@@ -10,7 +10,7 @@ from torch import Tensor
 
 import efface
 from efface import BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
-from efface.eraser.certificate import certify, holding, uncertified
+from efface.eraser.certificate import certify, uncertified, valid_certificate
 from efface.methods.closed_form.bounds import certificates, free_residuals, text_nearest, text_residuals
 from efface.methods.closed_form.ridge import PreservedTokens, solve_ridge
 from efface.models.text_gram import TextGram, text_gram
@@ -266,11 +266,15 @@ def test_another_model_has_no_certificate_for_it(tiny_model: Model, other_sd: Pa
 def test_a_certificate_holds_for_one_models_weights(tiny_sd: Path, other_sd: Path) -> None:
     model = open_model(tiny_sd)
     eraser = efface.erase(model, "cat", "dog", certify=True)
-    assert holding(model, eraser) == holding(open_model(model.pipeline()), eraser) == eraser.certificate
-    assert holding(model, uncertified(eraser)) is None
+    assert (
+        valid_certificate(model, eraser)
+        == valid_certificate(open_model(model.pipeline()), eraser)
+        == eraser.certificate
+    )
+    assert valid_certificate(model, uncertified(eraser)) is None
     with pytest.warns(UserWarning, match="does not hold"):
-        assert holding(open_model(other_sd), eraser) is None
+        assert valid_certificate(open_model(other_sd), eraser) is None
     name = model.text_parameters()[0]
     model.denoiser.get_parameter(name).data[0, 0] += 1
     with pytest.warns(UserWarning, match="eraser of cat"):
-        assert holding(model, eraser) is None
+        assert valid_certificate(model, eraser) is None

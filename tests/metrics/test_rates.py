@@ -35,7 +35,7 @@ def test_prompts_with_equal_rates_have_wilsons_interval_of_that_rate() -> None:
     half = rate_with_interval([[1, 0], [0, 1], [1, 0]])
     z = stats.norm.ppf(0.975)
     spread = z / (1 + z**2 / 3) * np.sqrt(0.25 / 3 + z**2 / (4 * 3**2))
-    np.testing.assert_allclose([half.value, half.low, half.high], [0.5, 0.5 - spread, 0.5 + spread], rtol=1e-12)
+    assert (half.value, half.low, half.high) == pytest.approx((0.5, 0.5 - spread, 0.5 + spread), rel=1e-12)
     assert wilson(1, 3).low < half.low < wilson(2, 3).low
 
 
