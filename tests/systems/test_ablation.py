@@ -175,3 +175,10 @@ def test_a4_optional_settings_have_their_effect(efface: Efface, tiny_sd: Path, g
     assert group != "cross-attn" or all(part in name for name in names)
     rows = [json.loads(line) for line in Path("logs/x.training/component-0.jsonl").read_text().splitlines()]
     assert len(rows) == 3
+
+
+def test_a15_a_file_that_names_no_concept_is_not_evaluated(efface: Efface, tiny_sd: Path, delta: Path):
+    ended = efface("evaluate", delta, "--model", tiny_sd, "--judge", "clip", "-o", "out")
+    assert ended.code == 2
+    assert "Nothing says what delta erases; give --request FILE.yaml" in ended.err
+    assert not Path("out").exists()

@@ -99,8 +99,10 @@ def evaluate(
     prompts, data = (path if path is None else Path(path) for path in (prompts, data))
     sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, batch_size=batch_size)
     n = entry.n if n is None else n
-    for eraser in loaded.values():
+    for name, eraser in loaded.items():
         check_base(eraser, opened, force=False)
+        if request is None and eraser.provenance.get("settings", {}).get("named_by") == "file":
+            raise BadInput(f"Nothing says what {name} erases; give --request FILE.yaml, or import it with --concept.")
     work: dict[str, Any] = {
         "erasers": {name: eraser.hash for name, eraser in loaded.items()},
         "model": str(model) if isinstance(model, (str, Path)) else opened.name,
