@@ -21,6 +21,7 @@ ORDER = (
     "progress",
     "files",
     "work_folder",
+    "workers",
     "provenance",
     "hub",
     "request",

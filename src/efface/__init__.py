@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from efface.api.attack import attack as attack
     from efface.api.compose import compose as compose
     from efface.api.erase import erase as erase
+    from efface.api.erase_each import erase_each as erase_each
     from efface.api.evaluate import evaluate as evaluate
     from efface.api.evaluate import propose_adjacent as propose_adjacent
     from efface.api.export import export as export
@@ -65,6 +66,7 @@ _MODULES = {
     "certify": "efface.eraser.certificate",
     "compose": "efface.api.compose",
     "erase": "efface.api.erase",
+    "erase_each": "efface.api.erase_each",
     "evaluate": "efface.api.evaluate",
     "export": "efface.api.export",
     "fetch": "efface.api.fetch",

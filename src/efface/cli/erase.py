@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efface.cli.options import Force, Json, TrustTorchscript, scalar_options
+from efface.cli.options import Force, Gpus, Json, TrustTorchscript, Workers, scalar_options
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def erase_command(
+    context: typer.Context,
     concepts: Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Concepts to erase.")] = None,
     to: Annotated[
         list[str] | None,
@@ -58,10 +59,18 @@ def erase_command(
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.yaml", help="A request; other options add to it.")
     ] = None,
+    each: Annotated[
+        Path | None,
+        typer.Option("--each", metavar="FILE.csv", help="Make one eraser per concept of a dataset, in the folder -o."),
+    ] = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     settings: Annotated[
         list[str] | None, typer.Option("-s", "--set", metavar="KEY=VALUE", help="A setting of the method.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file; a folder with --each.")
+    ] = None,
     force: Force = False,
     model: Annotated[
         str | None,
@@ -96,6 +105,30 @@ def erase_command(
     screen = Screen(json)
     started = time.perf_counter()
     options = scalar_options(settings or [])
+    if each is not None:
+        from efface.cli.erase_each import refuse, run_each
+
+        refuse(concepts, config, goal, judge, preserve_file, certify)
+        run_each(
+            context.obj,
+            screen,
+            each,
+            out,
+            to or [],
+            workers,
+            gpus,
+            model=model or "emoji",
+            method=method or "uce",
+            kind=kind,
+            preserve=list(dict.fromkeys(preserve or ())),
+            seed=None if "seed" in options else seed,
+            device=device or "auto",
+            force=force,
+            options=options,
+        )
+        return
+    if workers is not None or gpus is not None:
+        raise BadInput("--workers and --gpus share the concepts of a dataset; give --each FILE.csv, or leave them out.")
     run = _run(config, model, device)
     if config is None:
         if not concepts:

@@ -36,6 +36,13 @@ Judge = Annotated[
 TrustTorchscript = Annotated[
     bool, typer.Option("--trust-torchscript", help="Run a judge's TorchScript file, which is a program.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Processes that share the work and this machine's cores."),
+]
+Gpus = Annotated[
+    str | None, typer.Option("--gpus", metavar="0,1", help="GPUs that share the work, one process on each.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing output.")]
 
 # Every command accepts these options, so that scripts can pass the same ones to all; some commands ignore them.

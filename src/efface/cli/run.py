@@ -45,7 +45,7 @@ def _printed_log() -> Generator[None, None, None]:
 
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
-        code = app(args=list(arguments), prog_name="efface", standalone_mode=False)
+        code = app(args=list(arguments), prog_name="efface", standalone_mode=False, obj=tuple(arguments))
     except typer.TyperException as error:
         return _end(BAD_INPUT, error.format_message(), error)
     except BadInput as error:

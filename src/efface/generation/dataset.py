@@ -1,0 +1,96 @@
+"""A dataset CSV: concepts, and for each its guide, kind and prompts.
+
+Layouts: `concept,prompt` with many rows per concept; the U&ME challenge's `concept_type,concept_name`,
+`direct_prompt_1`, ..., `indirect_prompt_1`, ..., `adversarial_prompt`; and `concept,guide` without prompts.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+
+from efface.errors import BadFile
+from efface.files import slug
+from efface.generation.jobs import Job
+from efface.generation.prompts import read_labelled_prompts
+
+_NAME = ("concept", "concept_name", "class", "artist")
+_PROMPT_TYPES = {"prompt": "direct", "direct_prompt": "direct", "indirect_prompt": "indirect"}
+
+
+@dataclass(frozen=True)
+class DatasetConcept:
+    """One concept of a dataset.
+
+    Attributes:
+        name: The concept in words.
+        guide: The concept to generate instead; None if the file gives none.
+        kind: The file's word for the kind of concept; empty if the file gives none.
+    """
+
+    name: str
+    guide: str | None = None
+    kind: str = ""
+
+
+def read_concepts(path: Path) -> list[DatasetConcept]:
+    """Read the distinct concepts of a dataset, in the order of the file.
+
+    Raises:
+        BadFile: The file cannot be read, names no concept, or gives one concept two guides.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in _strings(reader)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadFile(f"Cannot read concepts from {path}: {getattr(error, 'strerror', None) or error}.") from error
+    column = next((name for name in _NAME if name in columns), None)
+    if column is None:
+        names = ", ".join(columns) or "none"
+        raise BadFile(f"{path} has no column 'concept' or 'concept_name' (columns: {names}); add one.")
+    found: dict[str, DatasetConcept] = {}
+    for number, row in enumerate(rows, 2):
+        if not row.get(column):
+            continue
+        concept = DatasetConcept(row[column], row.get("guide") or None, row.get("concept_type", ""))
+        known = found.setdefault(slug(concept.name, 120), concept)
+        if known.guide is None:
+            found[slug(concept.name, 120)] = replace(known, guide=concept.guide)
+        elif concept.guide not in (None, known.guide):
+            raise BadFile(f"{path}, row {number}: '{concept.name}' has two guides, {known.guide} and {concept.guide}.")
+    if not found:
+        raise BadFile(f"{path} names no concept; write one per row.")
+    return list(found.values())
+
+
+def _strings(reader: csv.DictReader[str]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if isinstance(value, str)} for row in reader]
+
+
+def read_dataset_prompts(path: Path, seed: int = 0) -> dict[str, list[tuple[str, Job]]]:
+    """Read the direct and indirect prompts of a dataset by concept.
+
+    Args:
+        path: The file.
+        seed: The seed of rows without one.
+
+    Returns:
+        By concept, its jobs, each with its type, direct or indirect. Adversarial prompts are left out.
+
+    Raises:
+        BadFile: The file cannot be read, has no prompts, or has prompts without a concept.
+    """
+    found: dict[str, list[tuple[str, Job]]] = {}
+    names: dict[str, str] = {}
+    for column, job in read_labelled_prompts(path, seed):
+        if not job.concept:
+            raise BadFile(f"{path} does not name the concept of '{job.prompt[:40]}'; add a column 'concept'.")
+        if column in _PROMPT_TYPES:
+            name = names.setdefault(slug(job.concept, 120), job.concept)
+            found.setdefault(name, []).append((_PROMPT_TYPES[column], replace(job, concept=name)))
+    return found
