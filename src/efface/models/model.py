@@ -320,10 +320,6 @@ class Model(ABC):
     @property
     def guidance_argument(self) -> str | None:
         """The name of the pipeline's argument for the guidance scale; None if it has none."""
-        for name in ("guidance_scale", "true_cfg_scale"):
-            parameter = (self.call_parameters or {}).get(name)
-            if parameter is not None and isinstance(parameter.default, (int, float)):
-                return name
         return None
 
     @property

@@ -188,6 +188,14 @@ class PartsModel(Model):
         kind: Any = getattr(diffusers, self.pipeline_class)
         return inspect.signature(kind.__call__).parameters
 
+    @property
+    def guidance_argument(self) -> str | None:
+        for name in ("guidance_scale", "true_cfg_scale"):
+            parameter = (self.call_parameters or {}).get(name)
+            if parameter is not None and isinstance(parameter.default, (int, float)):
+                return name
+        return None
+
     def pipeline(self) -> Any:
         if _PIPELINE not in self._parts:
             self._parts[_PIPELINE] = self._assembled()
