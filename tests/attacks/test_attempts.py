@@ -31,6 +31,10 @@ SAMPLING = Sampling("ddim", 2, 3.0)
 QUICK = {
     "random_prefix": {"prefixes": 3},
     "unlearndiff": {"timesteps": 2, "iterations": 1},
+    "ring_a_bell": {"population_size": 4, "generation": 2, "length": 4},
+    "p4d_prefix": {"timesteps": 2, "iterations": 1},
+    "p4d_n": {"iter": 2, "eval_step": 1, "prompt_len": 4},
+    "p4d_k": {"iter": 2, "eval_step": 1},
     "inversion": {"steps": 2, "batch_size": 1, "images": 1, "checks": 1, "initializer_token": "dog"},
 }
 

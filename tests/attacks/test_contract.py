@@ -20,6 +20,10 @@ SEEDS = range(1000, 1012)
 QUICK: dict[str, dict[str, Any]] = {
     "unlearndiff": {"iterations": 1},
     "inversion": {"steps": 4, "batch_size": 1, "images": 2, "checks": 2, "initializer_token": "dog"},
+    "ring_a_bell": {"population_size": 8, "generation": 3, "length": 4},
+    "p4d_prefix": {"iterations": 2},
+    "p4d_n": {"iter": 24, "eval_step": 2, "prompt_len": 4},
+    "p4d_k": {"iter": 24, "eval_step": 2},
 }
 
 

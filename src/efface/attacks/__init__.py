@@ -8,10 +8,18 @@ from __future__ import annotations
 from efface.attacks.base import Attack, Target, Trial
 from efface.registry import Registry
 
+_BUILT_IN = (
+    "random_prefix",
+    "embedding_shift",
+    "ring_a_bell",
+    "unlearndiff",
+    "p4d_prefix",
+    "p4d_n",
+    "p4d_k",
+    "inversion",
+)
 ATTACKS: Registry[Attack] = Registry(
-    "attack",
-    {name: f"efface.attacks.{name}:ENTRY" for name in ("random_prefix", "embedding_shift", "unlearndiff", "inversion")},
-    "efface.attacks",
+    "attack", {name: f"efface.attacks.{name}:ENTRY" for name in _BUILT_IN}, "efface.attacks"
 )
 #: The attacks without given adversarial prompts: fast, and weaker than attacks that follow a gradient.
 DEFAULT: tuple[str, ...] = ("random_prefix", "embedding_shift")

@@ -64,6 +64,7 @@ class Attack:
             an error if it cannot search: a failed search shows nothing about the eraser.
         embeds: Whether it returns embeddings, which only models accept that efface samples itself.
         gradient: Whether it follows a gradient through the text encoder, which needs a model with one CLIP.
+        encodes: Whether it searches tokens by what the text encoder makes of them, which needs the same.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Attack:
     search: Callable[..., Sequence[Job]]
     embeds: bool = False
     gradient: bool = False
+    encodes: bool = False
 
     def unfit(self, model: Model, eraser: Eraser | None = None) -> str | None:
         """Why the attack cannot be used, as a predicate of the attack; None if it can.
@@ -87,6 +89,8 @@ class Attack:
             return f"returns embeddings, which {model.name} does not accept from efface"
         if self.gradient and not model.one_clip_encoder:
             return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"
+        if self.encodes and not model.one_clip_encoder:
+            return f"searches in one CLIP text encoder alone, which is not how {model.name} reads text"
         if not (self.gradient and eraser):
             return None
         # Both import torch, which lists of attacks do not need.

@@ -34,12 +34,17 @@ class Denoising:
         self._schedule = target.model.noise_schedule()
         self._pictures: dict[str, Tensor] = {}
         self._guarded = any(isinstance(edit, GuardEdit) for edit in target.eraser.edits)
-        self._null: Tensor | None = None  # (1, T, d), by the text encoder with the eraser attached
+        self._null: Tensor | None = None  # (1, T, d), by the text encoder as it is when first used
 
     @property
     def length(self) -> int:
         """Number of timesteps of the schedule."""
         return self._schedule.timesteps
+
+    def spread(self, parts: int) -> list[int]:
+        """The middles of equal parts of the schedule, at most one for each seed of the target, ascending."""
+        parts = min(parts, len(self._target.seeds))
+        return [int((part + 0.5) * self.length / parts) for part in range(parts)]
 
     def pictures(self, prompt: str, n: int = 1) -> Tensor:
         """Latents of n images of a prompt, (n, C, h, w), from the first seed of the search on, without the eraser."""
@@ -55,6 +60,16 @@ class Denoising:
             ).cpu()
         return self._pictures[prompt]
 
+    def noisy(self, pictures: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        """The noisy latents x_t, (n, C, h, w).
+
+        Args:
+            pictures: Latents x_0, (n, C, h, w).
+            times: Timesteps t, (n,).
+            noise: Noise eps, (n, C, h, w).
+        """
+        return self._schedule.add_noise(pictures, noise, times)
+
     def loss(self, text: Tensor, pictures: Tensor, times: Tensor, noise: Tensor) -> Tensor:
         """The loss L of one text, a scalar, with the eraser on the model.
 
@@ -65,7 +80,7 @@ class Denoising:
             noise: Noise eps, (n, C, h, w).
         """
         target = self._schedule.target(pictures, noise, times)
-        prediction = self._predicted(self._schedule.add_noise(pictures, noise, times), times, text)
+        prediction = self.predicted(self.noisy(pictures, times, noise), times, text)
         return (prediction - target.to(prediction)).square().mean()
 
     def gradient(self, loss: Tensor, embeddings: Tensor) -> Tensor:
@@ -74,8 +89,14 @@ class Denoising:
         (gradient,) = torch.autograd.grad(scale * loss, [embeddings])
         return gradient / scale
 
-    def _predicted(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
-        """The prediction eps_u, (n, C, h, w), float32."""
+    def predicted(self, noisy: Tensor, times: Tensor, text: Tensor) -> Tensor:
+        """The prediction of the model as it is, (n, C, h, w), float32: guided if the eraser has a guard.
+
+        Args:
+            noisy: Noisy latents x_t, (n, C, h, w).
+            times: Timesteps t, (n,).
+            text: The text embedding, (1, T, d); gradients flow to it.
+        """
         model, n = self._target.model, len(noisy)
         if not self._guarded:
             return model.predict(noisy, times, Conditions(text))

@@ -14,25 +14,41 @@ T is that of the model with the eraser attached: an eraser that edits the text e
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.attacks.concept_pairs import direction, read_pairs, without
 from efface.generation.jobs import Embedding, Job
 from efface.settings import Settings
 
 
 class EmbeddingShiftConfig(Settings):
-    """How far to shift.
+    """How far to shift, and along what.
 
     Attributes:
-        eta: Shifts to try, in multiples of the concept's direction.
+        eta: Shifts to try, in multiples of the concept's direction: one number, or several, separated by commas.
+        pairs: A CSV of pairs of prompts, with and without the concept, in place of those that the prompts give.
     """
 
     eta: tuple[float, ...] = Field(default=(0.9, 3.0, 0.5, 1.5, 2.0), min_length=1)
+    pairs: str = ""
+
+    @field_validator("eta", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.split(",")
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("pairs")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        if value:
+            read_pairs(value)
+        return value
 
 
 def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[Job]:
@@ -44,12 +60,12 @@ def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[J
         trial: Generates and judges images.
     """
     with target.eraser.attach(target.model):
-        embedded = _embed(target, target.prompts)
-        direction = concept_direction(target)
+        embedded = target.model.embed(target.prompts, clip_skip=target.clip_skip, truncate=True).tokens
+        added = concept_direction(target, config.pairs)
     etas = config.eta[: len(target.seeds)]
 
     def shifted(index: int, eta: float, seed: int = 0) -> Job:
-        tokens = Embedding.of(embedded[index] + eta * direction)
+        tokens = Embedding.of(embedded[index] + eta * added)
         return Job(target.prompts[index], seed, concept=target.concept, embedding=tokens)
 
     turns = [(i // len(etas) % len(target.prompts), etas[i % len(etas)]) for i in range(len(target.seeds))]
@@ -63,27 +79,18 @@ def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[J
     return [shifted(index, best) for index in range(len(target.prompts))]
 
 
-def concept_direction(target: Target) -> Tensor:
-    """The direction c, (T, d)."""
+def concept_direction(target: Target, pairs: str = "") -> Tensor:
+    """The direction c, (T, d), by the text encoder as it is.
+
+    Args:
+        target: What is attacked.
+        pairs: A file of pairs of prompts; if empty, the pairs are the concept and the prompts with and without it.
+    """
+    if pairs:
+        return direction(target.model, read_pairs(pairs), target.clip_skip)
     prompts = [" ".join(prompt.split()) for prompt in (target.concept, *target.prompts)]
-    pairs = {(prompt, without(prompt, target.concept)) for prompt in prompts}
-    named = sorted(pair for pair in pairs if pair[0] != pair[1])
-    return (_embed(target, [one for one, _ in named]) - _embed(target, [other for _, other in named])).mean(dim=0)
-
-
-def without(prompt: str, concept: str) -> str:
-    """The prompt without the concept's name, in any case; the name within another word stays."""
-    return " ".join(naming(concept).sub(" ", prompt).split())
-
-
-def naming(concept: str) -> re.Pattern[str]:
-    """A pattern for a concept's name in a prompt, as separate words."""
-    return re.compile(rf"(?<!\w){re.escape(concept)}(?!\w)", re.IGNORECASE)
-
-
-def _embed(target: Target, prompts: Sequence[str]) -> Tensor:
-    """Embeddings, (n, T, d)."""
-    return target.model.embed(prompts, clip_skip=target.clip_skip, truncate=True).tokens
+    named = {(prompt, without(prompt, target.concept)) for prompt in prompts}
+    return direction(target.model, sorted(pair for pair in named if pair[0] != pair[1]), target.clip_skip)
 
 
 ENTRY = Attack(

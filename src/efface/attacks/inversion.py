@@ -21,8 +21,8 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
+from efface.attacks.concept_pairs import naming, without
 from efface.attacks.denoising import Denoising
-from efface.attacks.embedding_shift import naming, without
 from efface.attacks.soft_prompt import SoftPrompt, table
 from efface.generation.jobs import Embedding, Job
 from efface.settings import Settings

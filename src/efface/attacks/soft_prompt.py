@@ -6,12 +6,14 @@ Shapes: V tokens of the vocabulary, k free tokens, T tokens of a prompt, d text 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from efface.attacks.base import Target
 from efface.errors import BadRequest
 from efface.models import Model
 from efface.models.text.encoding import SoftTokens, token_table
@@ -28,23 +30,27 @@ class SoftPrompt:
         prompt: The prompt without the free tokens.
         k: Number of free tokens.
         place: Their place: before the prompt, after it, in its middle, or spread over it; or the index of the prompt's
-            token that they precede.
+            token that they precede, or that each of them precedes.
         clip_skip: Number of the text encoder's last layers to skip.
 
     Raises:
         BadRequest: The prompt has no room for k more tokens.
     """
 
-    def __init__(self, model: Model, prompt: str, k: int, place: Place | int, clip_skip: int | None = None) -> None:
+    def __init__(
+        self, model: Model, prompt: str, k: int, place: Place | int | Sequence[int], clip_skip: int | None = None
+    ) -> None:
         self._model, self._clip_skip = model, clip_skip
         ids, lengths = token_ids(model.tokenizer, [prompt], model.max_tokens, truncate=False)
         words: list[int] = ids[0, 1 : int(lengths[0]) - 1].tolist()
         if len(words) + k + 2 > model.max_tokens:
             raise BadRequest(f"'{prompt[:60]}' has no room for {k} more tokens; attack a shorter prompt.")
         self._prompt, self._words = prompt, words
-        one = {"prefix_k": 0, "suffix_k": len(words), "mid_k": len(words) // 2}.get(str(place), place)
+        named = {"prefix_k": 0, "suffix_k": len(words), "mid_k": len(words) // 2}
+        one = place if isinstance(place, int) else named.get(str(place))
         spread = [len(words) * (slot + 1) // (k + 1) for slot in range(k)]
-        self._gaps = [one] * k if isinstance(one, int) else spread  # the index of the token that each free one precedes
+        each = spread if isinstance(place, (str, int)) else list(place)
+        self._gaps = [one] * k if isinstance(one, int) else each  # the index of the token that each free one precedes
         self.free = [1 + gap + slot for slot, gap in enumerate(self._gaps)]
         self._start, self._end = int(ids[0, 0]), int(ids[0, len(words) + 1])
 
@@ -74,6 +80,26 @@ class SoftPrompt:
         index[0, self.free] = torch.arange(len(self.free))
         soft = SoftTokens(embeddings, index.to(embeddings.device))
         return self._model.encode(ids, clip_skip=self._clip_skip, soft=soft)
+
+
+def with_room(target: Target, k: int, place: Place) -> dict[str, SoftPrompt]:
+    """The prompts of a target that can take k more tokens, each with its free tokens.
+
+    Args:
+        target: What is attacked.
+        k: Number of free tokens.
+        place: Their place.
+
+    Raises:
+        RuntimeError: No prompt can.
+    """
+    texts: dict[str, SoftPrompt] = {}
+    for prompt in target.prompts:
+        with suppress(BadRequest):
+            texts[prompt] = SoftPrompt(target.model, prompt, k, place, target.clip_skip)
+    if not texts:
+        raise RuntimeError(f"no prompt has room for {k} more tokens")
+    return texts
 
 
 def table(model: Model) -> Tensor:

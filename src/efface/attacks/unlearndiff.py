@@ -20,16 +20,13 @@ encoded again); and prompts without room for k more tokens are skipped. `denoisi
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.denoising import Denoising
-from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
-from efface.errors import BadRequest
+from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table, with_room
 from efface.generation.jobs import Job
 from efface.settings import Settings
 
@@ -66,7 +63,8 @@ def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]
         config: The settings.
         trial: Generates and judges images.
     """
-    prompts, texts = _with_room(target, config)
+    some = with_room(target, config.k, config.insertion_location)
+    prompts, texts = list(some), list(some.values())
     denoising = Denoising(target)
     descent = _Descent(target, config, denoising)
     tried: dict[Job, tuple[int, ...]] = {}
@@ -83,21 +81,6 @@ def search(target: Target, config: UnlearnDiffConfig, trial: Trial) -> list[Job]
             break
     best = dict.fromkeys(tried[job] for job, _ in ranked(list(tried), scores))
     return [Job(text.text(chosen), concept=target.concept) for text in texts for chosen in list(best)[: config.keep]]
-
-
-def _with_room(target: Target, config: UnlearnDiffConfig) -> tuple[list[str], list[SoftPrompt]]:
-    """The prompts that can take k more tokens.
-
-    Raises:
-        RuntimeError: None can.
-    """
-    texts: dict[str, SoftPrompt] = {}
-    for prompt in target.prompts:
-        with suppress(BadRequest):
-            texts[prompt] = SoftPrompt(target.model, prompt, config.k, config.insertion_location, target.clip_skip)
-    if not texts:
-        raise RuntimeError(f"no prompt has room for {config.k} more tokens")
-    return list(texts), list(texts.values())
 
 
 class _Descent:
@@ -118,8 +101,7 @@ class _Descent:
     @property
     def times(self) -> list[int]:
         """The middles of equal parts of the schedule, one for each image, ascending."""
-        parts = min(self._config.timesteps, len(self._target.seeds))
-        return [int((part + 0.5) * self._denoising.length / parts) for part in range(parts)]
+        return self._denoising.spread(self._config.timesteps)
 
     def run(self, text: SoftPrompt, picture: Tensor, t: int) -> None:
         """Take `iterations` steps at one time t, with the eraser attached, on a picture (1, C, h, w)."""

@@ -1,0 +1,95 @@
+"""Pairs of prompts with and without a concept, and the direction in the text embedding that the concept adds.
+
+    c = mean_i [ T(p_i with the concept) - T(p_i without) ]
+
+T is the text encoder's output for all tokens. A file of pairs is a CSV with the columns `sensitive prompt,normal
+prompt` (RECE's files) or `with,without`. Without a file, the pairs are made from benign templates.
+
+Shapes: T tokens of a prompt, d text width.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from io import StringIO
+from pathlib import Path
+
+from torch import Tensor
+
+from efface.errors import BadFile
+from efface.models import Model
+
+COLUMNS = (("sensitive prompt", "normal prompt"), ("with", "without"))
+_TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}", "a painting of a {}", "an image of a {}")
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """The pairs of a file, each prompt with the concept first.
+
+    Args:
+        path: A CSV file with the columns `sensitive prompt,normal prompt` or `with,without`.
+
+    Raises:
+        BadFile: The file cannot be read, has other columns or no pair, or a row lacks one of its two prompts.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise BadFile(f"Cannot read pairs of prompts from {path}: {reason}.") from error
+    try:
+        rows = list(csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise BadFile(f"{path} is not a CSV file: {error}.") from error
+    head = [name.strip().lower() for name in rows[0]] if rows else []
+    columns = next(([head.index(name) for name in names] for names in COLUMNS if set(names) <= set(head)), None)
+    if columns is None:
+        raise BadFile(f"{path} has no columns 'with,without' or 'sensitive prompt,normal prompt'; name its columns so.")
+    pairs: list[tuple[str, str]] = []
+    for number, row in enumerate(rows[1:], 2):
+        if not any(field.strip() for field in row):
+            continue
+        if len(row) <= max(columns):
+            raise BadFile(f"{path}, row {number}: a prompt is missing; write two prompts in each row.")
+        one, other = (row[column].strip() for column in columns)
+        if not one or one == other:
+            raise BadFile(f"{path}, row {number}: the prompt with the concept is empty or equal to the one without.")
+        pairs.append((one, other))
+    if not pairs:
+        raise BadFile(f"{path} has no pairs of prompts; write one pair per row.")
+    return pairs
+
+
+def template_pairs(concept: str) -> list[tuple[str, str]]:
+    """Pairs from benign templates, such as "a picture of a church" and "a picture"."""
+    return [(template.format(concept), _without_ending(template)) for template in _TEMPLATES]
+
+
+def direction(model: Model, pairs: list[tuple[str, str]], clip_skip: int | None = None) -> Tensor:
+    """The direction c of pairs, (T, d), float32, by the model's text encoder as it is.
+
+    Args:
+        model: The model.
+        pairs: Prompts with and without the concept.
+        clip_skip: Number of the text encoder's last layers to skip.
+    """
+    one, other = (
+        model.embed([pair[side] for pair in pairs], clip_skip=clip_skip, truncate=True).tokens for side in (0, 1)
+    )
+    return (one - other).mean(dim=0)
+
+
+def without(prompt: str, concept: str) -> str:
+    """The prompt without the concept's name, in any case; the name within another word stays."""
+    return " ".join(naming(concept).sub(" ", prompt).split())
+
+
+def naming(concept: str) -> re.Pattern[str]:
+    """A pattern for a concept's name in a prompt, as separate words."""
+    return re.compile(rf"(?<!\w){re.escape(concept)}(?!\w)", re.IGNORECASE)
+
+
+def _without_ending(template: str) -> str:
+    """A template without the concept and the words that lead to it: "a picture of a {}" is "a picture"."""
+    return re.sub(r"( of)?( ?\ba)? ?\{\}$", "", template)
