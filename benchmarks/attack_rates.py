@@ -113,7 +113,7 @@ def cell(rate: Measured | None) -> str:
 
 def run_uce(model: Model, judge: Judge, work: Path) -> None:
     """Attack uce's published default on five objects, and write the page."""
-    settings, attacked_by = {"uce": Setting("uce", guided=False)}, UCE_ATTACKED_BY
+    settings, attacked_by = {"uce": Setting("uce", {"preset": "published"}, guided=False)}, UCE_ATTACKED_BY
     content: dict[str, dict[str, Any]] = {}
     for name in UCE_OBJECTS:
         results, _ = run(model, judge, name, settings, UCE_PROMPTS, attacked_by, work / name)

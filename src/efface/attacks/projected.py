@@ -8,8 +8,8 @@ gradient of the loss at proj P is the gradient of the step on P.
 
 References hold two denoisers, and call both in every step. eps_o depends on neither P nor the eraser. Therefore it is
 computed before the eraser is attached, for many noisy latents in one batch, by the same denoiser, and stored: a search
-has one denoiser in memory, and no autoencoder, since its pictures are latents. A gradient at the same tokens and noisy
-latents is not computed again.
+has one denoiser in memory. Its steps use no autoencoder, since its pictures are latents; the judged images use it. A
+gradient at the same tokens and noisy latents is not computed again.
 
 Shapes: n noisy latents, C latent channels, h and w latent size, T tokens, k free tokens, V vocabulary, d text width.
 """
