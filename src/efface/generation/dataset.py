@@ -1,4 +1,4 @@
-"""A dataset CSV: concepts, and for each its guide, kind and prompts.
+"""The concepts of a dataset CSV, each with its guide and kind.
 
 Layouts: `concept,prompt` with many rows per concept; the U&ME challenge's `concept_type,concept_name`,
 `direct_prompt_1`, ..., `indirect_prompt_1`, ..., `adversarial_prompt`; and `concept,guide` without prompts.
@@ -13,11 +13,8 @@ from pathlib import Path
 
 from efface.errors import BadFile
 from efface.files import slug
-from efface.generation.jobs import Job
-from efface.generation.prompts import read_labelled_prompts
 
 _NAME = ("concept", "concept_name", "class", "artist")
-_PROMPT_TYPES = {"prompt": "direct", "direct_prompt": "direct", "indirect_prompt": "indirect"}
 
 
 @dataclass(frozen=True)
@@ -70,27 +67,3 @@ def read_concepts(path: Path) -> list[DatasetConcept]:
 
 def _strings(reader: csv.DictReader[str]) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if isinstance(value, str)} for row in reader]
-
-
-def read_dataset_prompts(path: Path, seed: int = 0) -> dict[str, list[tuple[str, Job]]]:
-    """Read the direct and indirect prompts of a dataset by concept.
-
-    Args:
-        path: The file.
-        seed: The seed of rows without one.
-
-    Returns:
-        By concept, its jobs, each with its type, direct or indirect. Adversarial prompts are left out.
-
-    Raises:
-        BadFile: The file cannot be read, has no prompts, or has prompts without a concept.
-    """
-    found: dict[str, list[tuple[str, Job]]] = {}
-    names: dict[str, str] = {}
-    for column, job in read_labelled_prompts(path, seed):
-        if not job.concept:
-            raise BadFile(f"{path} does not name the concept of '{job.prompt[:40]}'; add a column 'concept'.")
-        if column in _PROMPT_TYPES:
-            name = names.setdefault(slug(job.concept, 120), job.concept)
-            found.setdefault(name, []).append((_PROMPT_TYPES[column], replace(job, concept=name)))
-    return found
