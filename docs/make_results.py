@@ -19,6 +19,7 @@ WHOLE, FIRST = 13, 8  # a table with more rows than WHOLE is cut to its FIRST ro
 
 GROUPS = {
     "What methods forget and retain": (
+        "defaults",
         "closed_form_quality",
         "uce_quality",
         "trained_quality",
@@ -38,6 +39,7 @@ GROUPS = {
 }
 #: The results in the README.
 SELECTED = (
+    "defaults",
     "closed_form_quality",
     "trained_quality",
     "robust",
