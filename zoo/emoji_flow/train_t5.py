@@ -5,8 +5,8 @@
 As there, the encoder learns the names and keywords of all emoji by three losses (meaning, object, style), each read
 from the end token, from the last padding token and from the last token of the phrase. FLUX reads the output without an
 attention mask, so padding is part of the input here too. The attention is bidirectional: every token can carry the
-object, as in T5. `results/tokens.json` has the share of captions whose object a linear probe reads from each token.
-Resumes from RUN/t5.pt.
+object, as in T5. `results/tokens.json` has the share of captions whose object a linear probe reads from each token, with
+words that the probe was not fitted on, beside an encoder of random weights. Resumes from RUN/t5.pt.
 """
 
 from __future__ import annotations
@@ -111,15 +111,20 @@ def states(model: T5EncoderModel, tokenizer: T5Tokenizer, texts: list[str]) -> T
 def probes(model: T5EncoderModel, tokenizer: T5Tokenizer, n: int = 6000) -> dict[str, float]:
     """The share of captions whose object a linear probe reads from a token, by the token's role.
 
-    One ridge classifier for each role is fitted on 3/4 of the captions and measured on the rest.
+    One ridge classifier for each role is fitted on captions with all words for an object but its last, and measured on
+    captions with the last word, so that a probe which remembers words fails.
     """
     rng = np.random.default_rng(21)
     captions = Pieces(tokenizer)  # type: ignore[arg-type]
-    texts, labels, places = [], [], []
-    for _ in range(n):
+    texts: list[str] = []
+    labels: list[int] = []
+    places: list[dict[str, int]] = []
+    new: list[bool] = []
+    for i in range(n):
         at = int(rng.integers(0, len(THINGS)))
-        template = pick(rng, (*OBJECT_TEMPLATES, *STYLED_TEMPLATES))
-        word, look = pick(rng, words(THINGS[at])), pick(rng, tuple(STYLES))
+        template, look = pick(rng, (*OBJECT_TEMPLATES, *STYLED_TEMPLATES)), pick(rng, tuple(STYLES))
+        known = words(THINGS[at])
+        word = known[-1] if i % 4 == 0 else pick(rng, known[:-1])
         ids, ends = captions.fill(template, o=word, s=look)
         first, last, end = ends["o"] + 1 - len(tokenizer(word).input_ids[:-1]), ends["o"], len(ids) - 1
         spots = {"first token of the prompt": 0, "token before the name": first - 1, "first token of the name": first}
@@ -128,25 +133,27 @@ def probes(model: T5EncoderModel, tokenizer: T5Tokenizer, n: int = 6000) -> dict
         texts.append(template.replace("{o}", word).replace("{s}", look))
         labels.append(at)
         places.append(spots)
-    h_nld, y = states(model, tokenizer, texts), torch.tensor(labels)
+        new.append(i % 4 == 0)
+    h_nld, y_n, new_n = states(model, tokenizer, texts), torch.tensor(labels), torch.tensor(new)
     out: dict[str, float] = {}
     for role in places[0]:
         # A caption that begins with the name has no token before it.
         use = torch.tensor([i for i, spots in enumerate(places) if 0 <= spots[role] < MAX_TOKENS])
-        x = h_nld[use, torch.tensor([places[int(i)][role] for i in use])].double()
-        out[role] = round(_ridge_accuracy(x, y[use]), 3)
-    x = torch.stack([h[: spots["end token"]].mean(0) for h, spots in zip(h_nld, places, strict=True)]).double()
-    out["mean of the prompt's tokens"] = round(_ridge_accuracy(x, y), 3)
+        x_nd = h_nld[use, torch.tensor([places[int(i)][role] for i in use])].double()
+        out[role] = round(_ridge_accuracy(x_nd, y_n[use], new_n[use]), 3)
+    mean_nd = torch.stack([h[: spots["end token"]].mean(0) for h, spots in zip(h_nld, places, strict=True)]).double()
+    out["mean of the prompt's tokens"] = round(_ridge_accuracy(mean_nd, y_n, new_n), 3)
     return out
 
 
-def _ridge_accuracy(x_nd: Tensor, y_n: Tensor) -> float:
-    cut = len(x_nd) * 3 // 4
+def _ridge_accuracy(x_nd: Tensor, y_n: Tensor, new_n: Tensor) -> float:
+    """The accuracy on the rows `new_n` of a ridge classifier that is fitted on the others."""
     x = torch.cat([x_nd, torch.ones(len(x_nd), 1, dtype=x_nd.dtype)], 1)
     goal = F.one_hot(y_n, len(THINGS)).double()
-    gram = x[:cut].T @ x[:cut] + 1e-2 * torch.eye(x.shape[1], dtype=x.dtype)
-    answers = (x[cut:] @ torch.linalg.solve(gram, x[:cut].T @ goal[:cut])).argmax(1)
-    return float((answers == y_n[cut:]).float().mean())
+    seen = ~new_n
+    gram = x[seen].T @ x[seen] + 1e-2 * torch.eye(x.shape[1], dtype=x.dtype)
+    answers = (x[new_n] @ torch.linalg.solve(gram, x[seen].T @ goal[seen])).argmax(1)
+    return float((answers == y_n[new_n]).float().mean())
 
 
 def main() -> None:
@@ -175,7 +182,11 @@ def main() -> None:
             log(step=step + 1, **{k: round(v.item(), 4) for k, v in parts.items()})
     model.save_pretrained(args.run / "text_encoder_2")
     RESULTS.mkdir(exist_ok=True)
-    found = probes(model.eval(), tokenizer)
+    torch.manual_seed(2)
+    found = {
+        "trained": probes(model.eval(), tokenizer),
+        "random weights": probes(T5EncoderModel(model.config).eval(), tokenizer),
+    }
     (RESULTS / "tokens.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
