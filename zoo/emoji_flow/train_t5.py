@@ -5,8 +5,8 @@
 As there, the encoder learns the names and keywords of all emoji by three losses (meaning, object, style), each read
 from the end token, from the last padding token and from the last token of the phrase. FLUX reads the output without an
 attention mask, so padding is part of the input here too. The attention is bidirectional: every token can carry the
-object, as in T5. `results/tokens.json` has the share of captions whose object a linear probe reads from each token, with
-words that the probe was not fitted on, beside an encoder of random weights. Resumes from RUN/t5.pt.
+object, as in T5. `results/tokens.json` has the share of captions whose object a linear probe reads from each token,
+with words that the probe was not fitted on, beside an encoder of random weights. Resumes from RUN/t5.pt.
 """
 
 from __future__ import annotations
