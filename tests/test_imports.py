@@ -22,6 +22,7 @@ ORDER = (
     "files",
     "work_folder",
     "workers",
+    "crew",
     "provenance",
     "hub",
     "request",

@@ -10,12 +10,13 @@ from efface.api.arguments import model_from
 from efface.api.erase import erase
 from efface.api.erasers import default_name
 from efface.api.result import VerbResult
+from efface.crew import Crew
 from efface.errors import BadFile, BadInput
 from efface.generation.dataset import DatasetConcept, read_concepts
 from efface.methods import METHODS
 from efface.progress import RunContext
 from efface.request.record import KINDS, REFERENCE_KINDS, Request
-from efface.workers import LOGS, Crew, Worker, share_items
+from efface.workers import LOGS, Worker, share_items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -84,7 +84,8 @@ def run_each(
         raise BadInput(f"--each takes one --to for all concepts, not {len(to)}; write guides in the column 'guide'.")
 
     from efface import erase_each
-    from efface.workers import LOGS, crew
+    from efface.crew import crew
+    from efface.workers import LOGS
 
     with screen.progress() as progress, crew(arguments, workers, gpus) as members:
         result = erase_each(
