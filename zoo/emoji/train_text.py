@@ -115,7 +115,20 @@ def losses(model: CLIPTextModel, heads: Heads, items: list[Item], targets: Tenso
     end = torch.tensor([min(len(i[0]), length) - 1 for i in items])
     with torch.autocast("cpu", torch.bfloat16):
         h_nld = model(ids).last_hidden_state
-    h_nld, row = h_nld.float(), torch.arange(len(items))
+    return read_losses(h_nld.float(), heads, end, facts, targets)
+
+
+def read_losses(h_nld: Tensor, heads: Heads, end: Tensor, facts: Tensor, targets: Tensor) -> dict[str, Any]:
+    """The losses of captions' states (n, length, 256).
+
+    Args:
+        h_nld: The states.
+        heads: The linear readers.
+        end: The place of each caption's end token, (n,).
+        facts: Places and labels of each caption, (n, 5), as `Item` lists them after the ids.
+        targets: The vector of each phrase, (m, 384).
+    """
+    row, length = torch.arange(len(h_nld)), h_nld.shape[1]
     ends = (h_nld[row, end], h_nld[:, -1])
     object_at, style_at, obj, style, phrase = facts.unbind(1)
     object_at, style_at = object_at.clamp(max=length - 1), style_at.clamp(max=length - 1)

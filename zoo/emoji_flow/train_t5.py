@@ -27,7 +27,7 @@ from catalogue import STYLES, THINGS
 from common import Checkpoint, Log, learning_rate
 from make_tokenizer import MAX_TOKENS
 from muon import Muon
-from train_text import NONE, Captions, Heads, Item, meanings
+from train_text import Captions, Heads, Item, meanings, read_losses
 
 WIDTH, BATCH, MUON_LR, ADAM_LR = 256, 128, 0.01, 2e-3
 RESULTS = Path(__file__).parent / "results"
@@ -76,24 +76,11 @@ def batch_of(items: list[Item], length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def losses(model: T5EncoderModel, heads: Heads, items: list[Item], targets: Tensor, length: int) -> dict[str, Any]:
-    """The losses of `train_text.losses`; the end token, the last padding token and the phrase's last token read."""
+    """The losses of `train_text`, of the states of T5."""
     ids, end, facts = batch_of(items, length)
     with torch.autocast("cpu", torch.bfloat16):
         h_nld = model(ids).last_hidden_state
-    h_nld, row = h_nld.float(), torch.arange(len(items))
-    ends = (h_nld[row, end], h_nld[:, -1])
-    object_at, style_at, obj, style, phrase = facts.unbind(1)
-    object_at, style_at = object_at.clamp(max=length - 1), style_at.clamp(max=length - 1)
-    out: dict[str, Any] = {
-        "object": sum(F.cross_entropy(heads.object(h), obj) for h in (*ends, h_nld[row, object_at])) / 3,
-        "style": sum(F.cross_entropy(heads.style(h), style) for h in ends) / 2,
-    }
-    styled = torch.where(style_at > 0, style, NONE)
-    out["style"] = out["style"] + F.cross_entropy(heads.style(h_nld[row, style_at]), styled)
-    has_phrase = phrase >= 0
-    goal = targets[phrase[has_phrase]]
-    out["meaning"] = sum((1 - F.cosine_similarity(heads.meaning(h[has_phrase]), goal)).mean() for h in ends) / 2
-    return out
+    return read_losses(h_nld.float(), heads, end, facts, targets)
 
 
 @torch.no_grad()
