@@ -146,7 +146,7 @@ def run(case: Case) -> Outcome:
         options: dict[str, Any] = {"iterations": case.iterations, "lr": case.lr, "train_method": TRAIN_METHOD}
         if EFFACE[case.way].get("erase_from"):
             options["erase_from"] = case.concept
-        eraser = efface.erase(model, case.concept, method="esd", **options)
+        eraser = efface.erase(model, case.concept, method="esd", preset="published", **options)
     outcome = Outcome(time.perf_counter() - started, megabytes("VmHWM") - before)
     eraser.save(case.out, force=True)
     return outcome

@@ -99,7 +99,7 @@ def erased(model: Model, scenario: Scenario, setting: Setting, work: Path) -> di
         if path.exists() and (stored := Eraser.load(path)).request == request:
             return stored
         folder = path.with_suffix(".training")
-        eraser = efface.erase(model, request, context=RunContext(folder, force=True))
+        eraser = efface.erase(model, request, context=RunContext(folder, force=True), preset="published")
         eraser.save(path, force=True)
         discard(folder)
         return eraser
