@@ -10,20 +10,15 @@ prompts and seeds. Writes results/defaults.md and .json.
 
 from __future__ import annotations
 
-import argparse
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import efface
-from efface.judges import open_judge
 from efface.models.emoji import catalogue
 from efface.request.record import Kind
-from pages import Page, machine, write
-from quality import Setting, details, mean, of_setting, overview, run_all
+from pages import Page
+from quality import Setting, benchmark, details, mean, of_setting, overview
 
 IMAGES = 40
 SETTINGS = {
@@ -58,24 +53,10 @@ lies below 90%: {", ".join(low) or "none"}.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two concepts, few images; writes no result")
-    parser.add_argument("--model", default="emoji")
-    parser.add_argument("--judge", default="emoji")
-    parser.add_argument("--work", type=Path, default=Path("defaults"), help="images and finished concepts")
-    arguments = parser.parse_args()
-    model, judge, world = efface.open_model(arguments.model), open_judge(arguments.judge), catalogue()
+    world = catalogue()
     kinds: dict[str, Kind] = dict.fromkeys((thing.name for thing in world.objects), "object")
     kinds |= dict.fromkeys((style.name for style in world.styles), "style")
-    concepts = list(kinds.items())
-    if arguments.quick:
-        concepts = [concepts[0], concepts[-1]]
-        arguments.work = Path(tempfile.mkdtemp())
-    content = run_all(model, judge, concepts, SETTINGS, 8 if arguments.quick else IMAGES, arguments.work)
-    result = page(content)
-    print(f"\n{result.finding}\n\n{result.body}")
-    if not arguments.quick:
-        write("defaults", content, result, machine(), f"judge {judge.name} {judge.version}")
+    benchmark("defaults", __doc__ or "", list(kinds.items()), SETTINGS, IMAGES, page)
 
 
 if __name__ == "__main__":

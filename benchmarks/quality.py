@@ -5,7 +5,10 @@ A work folder stores images and numbers, so an interrupted run resumes.
 
 from __future__ import annotations
 
+import argparse
 import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import numpy as np
 
 import efface
 from efface.generation import Sampling
-from efface.judges import Judge
+from efface.judges import Judge, open_judge
 from efface.models import Model
 from efface.models.emoji import catalogue
 from efface.protocols import DESTINATIONS, PROTOCOLS, Result
@@ -22,7 +25,7 @@ from efface.protocols.err import RATES
 from efface.protocols.run import run_protocol
 from efface.request.record import Concept, Kind, Request
 from efface.settings import Scalar
-from pages import table
+from pages import Page, machine, table, write
 
 OBJECTS = ("cat", "horse", "fish", "parrot", "church", "car", "sailboat", "apple", "guitar", "umbrella")
 WEAPONS = "weapons"
@@ -125,6 +128,41 @@ def run_all(
         lines = [f"{label}: {summary(row['metrics'])}" for label, row in rows[name].items()]
         print("  " + "; ".join(lines), flush=True)
     return rows
+
+
+def benchmark(
+    name: str,
+    doc: str,
+    concepts: list[tuple[str, Kind]],
+    settings: dict[str, Setting],
+    n: int,
+    page: Callable[[Any], Page],
+) -> None:
+    """The command line of a benchmark of these concepts and settings: measure, print, and write the result.
+
+    Args:
+        name: The name of the result and of the work folder.
+        doc: The script's docstring.
+        concepts: The concepts with their kinds; `--quick` measures the first and the last.
+        settings: The settings by label.
+        n: The images of each rate; 8 with `--quick`.
+        page: Makes the result page of the measured rows.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two concepts, few images; writes no result")
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--judge", default="emoji")
+    parser.add_argument("--work", type=Path, default=Path(name), help="images and finished concepts")
+    arguments = parser.parse_args()
+    model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
+    if arguments.quick:
+        concepts, n = [concepts[0], concepts[-1]], 8
+        arguments.work = Path(tempfile.mkdtemp())
+    content = run_all(model, judge, concepts, settings, n, arguments.work)
+    result = page(content)
+    print(f"\n{result.finding}\n\n{result.body}")
+    if not arguments.quick:
+        write(name, content, result, machine(), f"judge {judge.name} {judge.version}")
 
 
 def row_of(result: Result, recall: float | None, wrong: float | None) -> Row:

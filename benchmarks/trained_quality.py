@@ -34,6 +34,7 @@ from efface.judges import Judge, open_judge
 from efface.models import Model
 from efface.models.emoji import MEMORISED as PICTURE
 from efface.models.emoji import catalogue
+from efface.models.emoji.recommended import RECOMMENDED
 from efface.protocols import PROTOCOLS
 from efface.protocols.run import run_protocol
 from efface.request.record import Kind
@@ -63,46 +64,17 @@ IMAGES = 64
 #: Any prompt with the words of the memorised caption draws the image, so the anchor prompts are about other things.
 ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
 
-ABLATE: dict[str, Scalar] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
-FEWER: dict[str, Scalar] = {"parameter_group": "cross-attn", "regularization": False}
-ESD: dict[str, Scalar] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4}
-CIE: dict[str, Scalar] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200}
-SEPCE: dict[str, Scalar] = {"scale_factor": 0.01}
 
-SETTINGS = {
-    "esd": Setting(
-        "esd",
-        ESD | {"iterations": 180},
-        guided=False,
-        by_kind={
-            "unsafe": Setting("esd", ESD | {"iterations": 270, "together": True}, guided=False),
-            "memorised": Setting("esd", ESD | {"lr": 1e-3, "batch_size": 1, "iterations": 200}, guided=False),
-        },
-    ),
-    "ablate": Setting(
-        "ablate",
-        ABLATE,
-        by_kind={
-            "unsafe": Setting("ablate", ABLATE | FEWER | {"train_max_steps": 160}),
-            "memorised": Setting("ablate", ABLATE | FEWER | {"train_max_steps": 100}),
-        },
-    ),
-    "cie": Setting(
-        "cie",
-        CIE | {"threshold": -0.0015},
-        guided=False,
-        by_kind={
-            "style": Setting("cie", CIE | {"threshold": -0.0015, "reg_beta": 4e-5}, guided=False),
-            "unsafe": Setting("cie", CIE | {"threshold": -0.0015, "reg_beta": 1e-4}, guided=False),
-        },
-    ),
-    "sepce": Setting(
-        "sepce",
-        SEPCE | {"threshold": 0.0},
-        guided=False,
-        by_kind={"style": Setting("sepce", SEPCE | {"threshold": -4e-4}, guided=False)},
-    ),
-}
+def _recommended(method: str) -> Setting:
+    """What `emoji` recommends for a method: for objects, and for the kinds for which that differs."""
+    recommended = RECOMMENDED[method]
+    plain = Setting(method, dict(recommended.settings["object"]), guided=recommended.guides)
+    others: tuple[Kind, ...] = ("style", "unsafe", "memorised")
+    of_kind = {kind: replace(plain, options=dict(recommended.settings.get(kind, plain.options))) for kind in others}
+    return replace(plain, by_kind={kind: setting for kind, setting in of_kind.items() if setting != plain})
+
+
+SETTINGS = {method: _recommended(method) for method in ("esd", "ablate", "cie", "sepce")}
 #: Other settings that were measured, with forget and retain rates over 8 to 32 images.
 TRIED = {
     "esd": (

@@ -10,19 +10,14 @@ prompts over all styles, objects and templates. Writes results/uce_quality.md an
 
 from __future__ import annotations
 
-import argparse
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import efface
-from efface.judges import open_judge
 from efface.request.record import Kind
-from pages import Page, machine, write
-from quality import OBJECTS, Setting, details, mean, of_setting, overview, run_all
+from pages import Page
+from quality import OBJECTS, Setting, benchmark, details, mean, of_setting, overview
 
 STYLES = ("line art", "pixel art", "blueprint")
 IMAGES = 100
@@ -58,23 +53,8 @@ The window also edits the end and padding tokens, which differ little between pr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two concepts, few images; writes no result")
-    parser.add_argument("--model", default="emoji")
-    parser.add_argument("--judge", default="emoji")
-    parser.add_argument("--work", type=Path, default=Path("uce_quality"), help="images and finished concepts")
-    arguments = parser.parse_args()
-    model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
     kinds: dict[str, Kind] = {**dict.fromkeys(OBJECTS, "object"), **dict.fromkeys(STYLES, "style")}
-    concepts = list(kinds.items())
-    if arguments.quick:
-        concepts = [concepts[0], concepts[-1]]
-        arguments.work = Path(tempfile.mkdtemp())
-    content = run_all(model, judge, concepts, SETTINGS, 8 if arguments.quick else IMAGES, arguments.work)
-    result = page(content)
-    print(f"\n{result.finding}\n\n{result.body}")
-    if not arguments.quick:
-        write("uce_quality", content, result, machine(), f"judge {judge.name} {judge.version}")
+    benchmark("uce_quality", __doc__ or "", list(kinds.items()), SETTINGS, IMAGES, page)
 
 
 if __name__ == "__main__":

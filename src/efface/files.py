@@ -107,6 +107,19 @@ def check_writable(path: Path, force: bool) -> None:
         raise _WritableError
 
 
+def read_text(path: Path, what: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        BadFile: The file cannot be read as text; the message names `what` was to be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise BadFile(f"Cannot read {what} from {path}: {reason}.") from error
+
+
 def slug(text: str, limit: int = 60) -> str:
     """A file name from any text: letters, digits and hyphens, never a path."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()

@@ -99,15 +99,16 @@ def imported_eraser(path: Path | str, model: ModelLike, device: str | torch.devi
     """
     file, ema = _without_suffix(path, ema=False)
     opened = model_from(model, device)
-    key = f"{_digest(file)[:32]}-{opened.hash[:32]}{'-ema' if ema else ''}-{_VERSION}"
+    digest = _digest(file)
+    key = f"{digest[:32]}-{opened.hash[:32]}{'-ema' if ema else ''}-{_VERSION}"
     place = cache_folder() / "imported" / f"{key}.safetensors"
     eraser = _cached(place)
     if eraser is None:
         concept = concept_of_layers(file) if file.is_dir() else None
         request = Request.make(concept or _words(file), method=IMPORTED)
-        eraser = _imported(file, opened, request, "auto", ema)
-        settings = {**eraser.provenance["settings"], "named_by": "file"}
+        eraser = _imported(file, opened, request, "auto", ema, digest)
         if concept is None:
+            settings = {**eraser.provenance["settings"], "named_by": "file"}
             eraser = replace(eraser, provenance={**eraser.provenance, "settings": settings})
         keep_in_cache(place, lambda temporary: eraser.save(temporary, force=True))
     _LOGGER.info("%s: imported, format %s", path, eraser.provenance["settings"]["format"])
@@ -143,8 +144,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def _imported(path: Path, model: Model, request: Request, format: str, ema: bool) -> Eraser:
-    """The eraser of a file with a known concept."""
+def _imported(path: Path, model: Model, request: Request, format: str, ema: bool, digest: str | None = None) -> Eraser:
+    """The eraser of a file with a known concept; `digest` is the file's, if it is known."""
     started = time.perf_counter()
     checkpoint = read_layers(path) if path.is_dir() else read_checkpoint(path)
     if "efface" in checkpoint.metadata:
@@ -160,7 +161,7 @@ def _imported(path: Path, model: Model, request: Request, format: str, ema: bool
     )
     if not edits:
         raise BadInput(f"{path} is {model.name} itself: it changes nothing, so there is nothing to import.")
-    settings = {"format": detected, "ema": ema, "file": path.name, "sha256": _digest(path)}
+    settings = {"format": detected, "ema": ema, "file": path.name, "sha256": digest or _digest(path)}
     base = base_of(model, model.embed(request.names, truncate=True))
     seconds = {"embed": solving - started, "solve": time.perf_counter() - solving}
     provenance = {"settings": settings, "versions": versions(), "seconds": seconds}

@@ -14,10 +14,13 @@ import csv
 import re
 from io import StringIO
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from efface.errors import BadFile
+from efface.files import read_text
 from efface.models import Model
 
 COLUMNS = (("sensitive prompt", "normal prompt"), ("with", "without"))
@@ -33,11 +36,7 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     Raises:
         BadFile: The file cannot be read, has other columns or no pair, or a row lacks one of its two prompts.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise BadFile(f"Cannot read pairs of prompts from {path}: {reason}.") from error
+    text = read_text(Path(path), "pairs of prompts")
     try:
         rows = list(csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True))
     except csv.Error as error:
@@ -59,6 +58,16 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     if not pairs:
         raise BadFile(f"{path} has no pairs of prompts; write one pair per row.")
     return pairs
+
+
+def _checked(path: str) -> str:
+    if path:
+        read_pairs(path)
+    return path
+
+
+#: A setting: the path of a file of pairs that can be read, or an empty text.
+PairsFile = Annotated[str, AfterValidator(_checked)]
 
 
 def template_pairs(concept: str) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
-from efface.attacks.concept_pairs import direction, read_pairs, without
+from efface.attacks.concept_pairs import PairsFile, direction, read_pairs, without
 from efface.generation.jobs import Embedding, Job
 from efface.settings import Settings
 
@@ -34,7 +34,7 @@ class EmbeddingShiftConfig(Settings):
     """
 
     eta: tuple[float, ...] = Field(default=(0.9, 3.0, 0.5, 1.5, 2.0), min_length=1)
-    pairs: str = ""
+    pairs: PairsFile = ""
 
     @field_validator("eta", mode="before")
     @classmethod
@@ -42,13 +42,6 @@ class EmbeddingShiftConfig(Settings):
         if isinstance(value, str):
             return value.split(",")
         return (value,) if isinstance(value, int | float) else value
-
-    @field_validator("pairs")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        if value:
-            read_pairs(value)
-        return value
 
 
 def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[Job]:

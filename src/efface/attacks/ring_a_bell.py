@@ -22,15 +22,15 @@ Shapes: n texts, K tokens of a text, T tokens of a prompt, d text width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
-from efface.attacks.concept_pairs import direction, read_pairs, template_pairs
+from efface.attacks.concept_pairs import PairsFile, direction, read_pairs, template_pairs
 from efface.attacks.soft_prompt import SoftPrompt, allowed
 from efface.generation.jobs import Job
 from efface.models import Model
@@ -64,16 +64,9 @@ class RingABellConfig(Settings):
     mutate_rate: float = Field(default=0.25, ge=0, le=1)
     crossover_rate: float = Field(default=0.5, ge=0, le=1)
     elites: int = Field(default=1, ge=0)
-    pairs: str = ""
+    pairs: PairsFile = ""
     keep: int = Field(default=1, ge=1)
     attack_seed: int = 0
-
-    @field_validator("pairs")
-    @classmethod
-    def _readable(cls, value: str) -> str:
-        if value:
-            read_pairs(value)
-        return value
 
 
 def search(target: Target, config: RingABellConfig, trial: Trial) -> list[Job]:
@@ -104,7 +97,6 @@ def search(target: Target, config: RingABellConfig, trial: Trial) -> list[Job]:
     return [Job(text, concept=target.concept) for text in best]
 
 
-@lru_cache(maxsize=1)
 def surviving(model: Model) -> Tensor:
     """The tokens that, alone, are the same after decoding and encoding, (V',), ascending.
 

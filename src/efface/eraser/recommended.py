@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from efface.eraser.record import EraserRecord
 from efface.methods import METHODS
+from efface.models.builtin import World
 from efface.models.model import Model
-from efface.request.record import Request
+from efface.request.record import Concept, Request
 
 Source = Literal["user", "recommended", "published"]
 PRESET, PUBLISHED = "preset", "published"
@@ -51,17 +52,15 @@ def with_recommended(model: Model, request: Request) -> tuple[Request, Sources]:
     # Any other preset is one of the method's own, which the user chose as a whole.
     preset = options.pop(PRESET) if options.get(PRESET) == PUBLISHED else options.get(PRESET)
     recommended = None if preset or request.goal != "erase" else model.recommended.get(request.method)
-    guides: dict[str, Source] = {}
+    world = model.world if recommended and recommended.guides else None
     concepts = request.concepts
+    guides: dict[str, Source] = {}
     if method.uses_guides and request.goal == "erase":
-        guides = {concept.name: "user" if concept.guide is not None else "published" for concept in concepts}
-        if recommended and recommended.guides and model.world is not None:
-            for place, concept in enumerate(concepts):
-                guide = model.world.guide(concept.name, concept.kind, request.names)
-                if concept.guide is None and guide is not None:
-                    completed = concept.model_copy(update={"guide": guide})
-                    concepts = (*concepts[:place], completed, *concepts[place + 1 :])
-                    guides[concept.name] = "recommended"
+        concepts = tuple(_guided(concept, world, request.names) for concept in concepts)
+        guides = {
+            concept.name: _guide_from(concept, completed)
+            for concept, completed in zip(request.concepts, concepts, strict=True)
+        }
     settings: dict[str, Source] = {
         name: "user" if name in options else "published" for name in method.config.model_fields
     }
@@ -71,6 +70,18 @@ def with_recommended(model: Model, request: Request) -> tuple[Request, Sources]:
             options[name], settings[name] = value, "recommended"
     update = {"concepts": concepts, "options": options}
     return request.model_copy(update=update), Sources(guides, settings)
+
+
+def _guided(concept: Concept, world: World | None, erased: Collection[str]) -> Concept:
+    """The concept with the guide of a world, if it has no guide and the world knows one."""
+    guide = world.guide(concept.name, concept.kind, erased) if world and concept.guide is None else None
+    return concept.model_copy(update={"guide": guide}) if guide else concept
+
+
+def _guide_from(concept: Concept, completed: Concept) -> Source:
+    if concept.guide is not None:
+        return "user"
+    return "published" if completed.guide is None else "recommended"
 
 
 def sources_of(erasers: Iterable[EraserRecord], concepts: Collection[str]) -> dict[str, Any]:

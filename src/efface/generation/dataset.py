@@ -12,9 +12,8 @@ from io import StringIO
 from pathlib import Path
 
 from efface.errors import BadFile
-from efface.files import slug
-
-_NAME = ("concept", "concept_name", "class", "artist")
+from efface.files import read_text, slug
+from efface.generation.prompts import CONCEPT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,15 @@ def read_concepts(path: Path) -> list[DatasetConcept]:
     Raises:
         BadFile: The file cannot be read, names no concept, or gives one concept two guides.
     """
+    text = read_text(path, "concepts")
     try:
-        text = path.read_text(encoding="utf-8-sig")
         reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
         columns = [column.strip() for column in reader.fieldnames or ()]
         reader.fieldnames = columns
         rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in _strings(reader)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadFile(f"Cannot read concepts from {path}: {getattr(error, 'strerror', None) or error}.") from error
-    column = next((name for name in _NAME if name in columns), None)
+    except csv.Error as error:
+        raise BadFile(f"Cannot read concepts from {path}: {error}.") from error
+    column = next((name for name in CONCEPT_COLUMNS if name in columns), None)
     if column is None:
         names = ", ".join(columns) or "none"
         raise BadFile(f"{path} has no column 'concept' or 'concept_name' (columns: {names}); add one.")

@@ -16,11 +16,12 @@ from io import StringIO
 from pathlib import Path
 
 from efface.errors import BadFile, BadInput
+from efface.files import read_text
 from efface.generation.jobs import Job
 
 _SEED = ("evaluation_seed", "seed", "sd_seed")
 _GUIDANCE = ("evaluation_guidance", "guidance", "sd_guidance_scale")
-_CONCEPT = ("concept", "concept_name", "class", "artist")
+CONCEPT_COLUMNS = ("concept", "concept_name", "class", "artist")
 _WIDTH = ("width", "sd_image_width")
 _HEIGHT = ("height", "sd_image_height")
 _CHALLENGE = ("direct_prompt", "indirect_prompt", "adversarial_prompt")
@@ -51,11 +52,7 @@ def read_labelled_prompts(path: str | Path, seed: int = 0) -> list[tuple[str, Jo
         BadFile: As for `read_prompts`.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise BadFile(f"Cannot read prompts from {path}: {reason}.") from error
+    text = read_text(path, "prompts")
     if path.suffix.lower() == ".csv":
         jobs = _from_csv(path, text)
     else:
@@ -87,7 +84,11 @@ def _kind(column: str) -> str:
 
 def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[str, Job, bool]]:
     seed, guidance = _integer(row, _SEED, where), _number(row, _GUIDANCE, where)
-    width, height, concept = _integer(row, _WIDTH, where), _integer(row, _HEIGHT, where), _first(row, _CONCEPT)[1]
+    width, height, concept = (
+        _integer(row, _WIDTH, where),
+        _integer(row, _HEIGHT, where),
+        _first(row, CONCEPT_COLUMNS)[1],
+    )
     jobs: list[tuple[str, Job, bool]] = []
     for column in prompts:
         if prompt := (row.get(column) or "").strip():

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from efface.request.record import folded
+
 
 @dataclass(frozen=True)
 class WorldObject:
@@ -96,11 +98,6 @@ class World:
         else:
             candidates = ()
         return next((guide for guide in candidates if guide and folded(guide) not in without), None)
-
-
-def folded(words: str) -> str:
-    """Words without differences of case and of space, which the text encoder ignores."""
-    return " ".join(words.split()).casefold()
 
 
 @dataclass(frozen=True)

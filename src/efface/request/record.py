@@ -75,9 +75,9 @@ def _concepts(value: object) -> object:
     return value
 
 
-def _words(prompt: str) -> str:
-    """A prompt without differences that text encoders ignore: case, and space around and between words."""
-    return " ".join(prompt.split()).casefold()
+def folded(words: str) -> str:
+    """Words without differences that text encoders ignore: case, and space around and between words."""
+    return " ".join(words.split()).casefold()
 
 
 class Request(Settings):
@@ -109,10 +109,10 @@ class Request(Settings):
             raise BadRequest("A request needs at least one concept to erase.")
         seen: set[str] = set()
         for concept in self.concepts:
-            key = _words(concept.name)
+            key = folded(concept.name)
             if key in seen:
                 raise BadRequest(f"The concept '{concept.name}' occurs twice; write it once.")
-            if concept.guide is not None and _words(concept.guide) == key:
+            if concept.guide is not None and folded(concept.guide) == key:
                 raise BadRequest(f"The guide of '{concept.name}' is the concept itself; choose another guide.")
             fits = (self.goal == "debias") == bool(concept.attributes) or self.method == COMPOSED
             if not fits or (concept.attributes and concept.guide is not None):
@@ -121,7 +121,7 @@ class Request(Settings):
                     "to be erased it has a guide at most."
                 )
             seen.add(key)
-        both = [prompt for prompt in self.preserve if _words(prompt) in seen]
+        both = [prompt for prompt in self.preserve if folded(prompt) in seen]
         if both:
             raise BadRequest(f"'{both[0]}' is both erased and preserved; remove it from one of the two lists.")
         return self

@@ -190,8 +190,9 @@ class PartsModel(Model):
 
     @property
     def guidance_argument(self) -> str | None:
+        parameters = self.call_parameters or {}
         for name in ("guidance_scale", "true_cfg_scale"):
-            parameter = (self.call_parameters or {}).get(name)
+            parameter = parameters.get(name)
             if parameter is not None and isinstance(parameter.default, (int, float)):
                 return name
         return None

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from efface.errors import BadFile, BadRequest
-from efface.files import cache_folder, keep_in_cache, sha256_of_file
+from efface.files import cache_folder, keep_in_cache, read_text, sha256_of_file
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.ablate.augment import random_choice
 from efface.models.pretrained import open_network, open_part
@@ -82,12 +82,8 @@ def read_prompt_file(path: Path) -> list[str]:
     Raises:
         BadFile: The file cannot be read, has no such column, or has no prompt.
     """
-    try:
-        # `splitlines` would also split rows at a form feed or U+2028 within a field.
-        lines: Iterable[str] = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise BadFile(f"Cannot read anchor prompts from {path}: {reason}.") from error
+    # `splitlines` would also split rows at a form feed or U+2028 within a field.
+    lines: Iterable[str] = StringIO(read_text(path, "anchor prompts"), newline="")
     if path.suffix.lower() == ".csv":
         rows = csv.DictReader(lines, skipinitialspace=True)
         columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
