@@ -15,6 +15,7 @@ from efface.eraser.base_check import check_base
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
 from efface.generation import Image, Job, Sampling, generate_images, read_prompts, repeated
+from efface.generation.jobs import repeated_by_case
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,7 @@ def generate(
     seed: int = 0,
     size: tuple[int, int] | None = None,
     batch_size: int | None = None,
+    file_names: str = "prompt",
     device: str | torch.device = "auto",
     folder: Path | str | None = None,
     force: bool = False,
@@ -104,6 +106,8 @@ def generate(
         seed: The seed of the first image of each prompt that has none of its own.
         size: Width and height in pixels, of jobs that have none of their own; by default the model's.
         batch_size: The number of images that are denoised together; changes speed only.
+        file_names: How files are named: by "prompt", seed and settings, or by "case": image i of the prompt with the
+            case_number 12 is 12_i.png.
         device: The device to open a model's name on.
         folder: The folder to write images and metadata to. Images that it contains already are not generated again.
             Without a folder, the images stay in memory.
@@ -113,7 +117,7 @@ def generate(
     Raises:
         BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
     """
-    jobs = _jobs(prompts, n, seed, size)
+    jobs = _jobs(prompts, n, seed, size, file_names)
     opened, attached = model_from(model, device), None
     if eraser is not None:
         attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
@@ -129,8 +133,12 @@ def generate(
     return GenerateResult(out, tuple(images), time.perf_counter() - started)
 
 
-def _jobs(prompts: str | Path | Sequence[str | Job], n: int, seed: int, size: tuple[int, int] | None) -> list[Job]:
+def _jobs(
+    prompts: str | Path | Sequence[str | Job], n: int, seed: int, size: tuple[int, int] | None, file_names: str
+) -> list[Job]:
     """One job per image."""
+    if file_names not in ("prompt", "case"):
+        raise BadInput(f"Unknown file names '{file_names}': write prompt, or case for the column case_number.")
     if isinstance(prompts, Path):
         jobs = read_prompts(prompts, seed)
     else:
@@ -141,4 +149,4 @@ def _jobs(prompts: str | Path | Sequence[str | Job], n: int, seed: int, size: tu
     if size is not None:
         width, height = size
         jobs = [job if job.width or job.height else replace(job, width=width, height=height) for job in jobs]
-    return repeated(jobs, n)
+    return repeated_by_case(jobs, n) if file_names == "case" else repeated(jobs, n)

@@ -35,6 +35,10 @@ def generate_command(
     guidance: Annotated[float | None, typer.Option("--guidance", metavar="G", help="Guidance scale.")] = None,
     sampler: Sampler = None,
     batch_size: BatchSize = None,
+    file_names: Annotated[
+        str,
+        typer.Option("--file-names", metavar="NAME", help="prompt, or case: image i of case_number 12 is 12_i.png."),
+    ] = "prompt",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = None,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Attach an eraser that was made for another model; replaces no image.")
@@ -71,6 +75,7 @@ def generate_command(
             sampler=sampler,
             seed=seed,
             batch_size=batch_size,
+            file_names=file_names,
             device=device,
             folder=folder,
             force=force,

@@ -52,6 +52,9 @@ class Job:
         width: The width in pixels. `None` means the model's default.
         height: The height in pixels. `None` means the model's default.
         embedding: The embedding that replaces that of the prompt; the prompt is then a description only.
+        case_number: The number of its row in a published file of prompts, for the metadata; jobs that differ only in it
+            are equal.
+        file_name: The name of its file. `None` means a name of the prompt, the seed and the settings.
     """
 
     prompt: str
@@ -62,6 +65,8 @@ class Job:
     width: int | None = None
     height: int | None = None
     embedding: Embedding | None = None
+    case_number: int | None = field(default=None, compare=False)
+    file_name: str | None = None
 
     def __post_init__(self) -> None:
         if not -(2**63) <= self.seed < 2**64:
@@ -133,14 +138,35 @@ def repeated(jobs: Sequence[Job], n: int) -> list[Job]:
     Raises:
         BadInput: `n` is less than 1.
     """
-    if n < 1:
-        raise BadInput(f"The number of images per prompt is {n}; it must be at least 1.")
+    _check_count(n)
     copies = {job: [job] for job in jobs}
     taken = set(copies)
     for of_one in copies.values():
         while len(of_one) < n:
             of_one.append(with_next_seed(of_one[-1], taken))
     return [job for of_one in copies.values() for job in of_one]
+
+
+def repeated_by_case(jobs: Sequence[Job], n: int) -> list[Job]:
+    """Repeat each job `n` times, image i with seed + i and in the file `CASE_i.png`, where CASE is its case number.
+
+    Raises:
+        BadInput: `n` is less than 1, a job has no case number, or two jobs have the same one.
+    """
+    _check_count(n)
+    taken = set[int]()
+    for job in jobs:
+        if job.case_number is None:
+            raise BadInput(f"The prompt '{job.prompt}' has no case_number; leave --file-names out.")
+        if job.case_number in taken:
+            raise BadInput(f"Two prompts have the case_number {job.case_number}; leave --file-names out.")
+        taken.add(job.case_number)
+    return [replace(job, seed=job.seed + i, file_name=f"{job.case_number}_{i}.png") for job in jobs for i in range(n)]
+
+
+def _check_count(n: int) -> None:
+    if n < 1:
+        raise BadInput(f"The number of images per prompt is {n}; it must be at least 1.")
 
 
 def with_next_seed(job: Job, taken: set[Job]) -> Job:

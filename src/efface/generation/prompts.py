@@ -24,6 +24,7 @@ _GUIDANCE = ("evaluation_guidance", "guidance", "sd_guidance_scale")
 CONCEPT_COLUMNS = ("concept", "concept_name", "class", "artist")
 _WIDTH = ("width", "sd_image_width")
 _HEIGHT = ("height", "sd_image_height")
+_CASE = ("case_number",)
 _CHALLENGE = ("direct_prompt", "indirect_prompt", "adversarial_prompt")
 
 
@@ -84,16 +85,13 @@ def _kind(column: str) -> str:
 
 def _jobs_of_row(row: Mapping[str, str | None], prompts: list[str], where: str) -> list[tuple[str, Job, bool]]:
     seed, guidance = _integer(row, _SEED, where), _number(row, _GUIDANCE, where)
-    width, height, concept = (
-        _integer(row, _WIDTH, where),
-        _integer(row, _HEIGHT, where),
-        _first(row, CONCEPT_COLUMNS)[1],
-    )
+    width, height, case = (_integer(row, names, where) for names in (_WIDTH, _HEIGHT, _CASE))
+    concept = _first(row, CONCEPT_COLUMNS)[1]
     jobs: list[tuple[str, Job, bool]] = []
     for column in prompts:
         if prompt := (row.get(column) or "").strip():
             try:
-                job = Job(prompt, seed or 0, guidance, concept, width=width, height=height)
+                job = Job(prompt, seed or 0, guidance, concept, width=width, height=height, case_number=case)
             except BadInput as error:
                 raise BadFile(f"{where}: {error}") from error
             jobs.append((_kind(column), job, seed is not None))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.eraser.eraser import Eraser
+from efface.errors import BadFile
 from efface.generation.folder import FolderWriter, Image, MemoryWriter, cache_image, cached_image, file_name, is_cached
 from efface.generation.jobs import Job, Sampling
 from efface.generation.sampling import sample
@@ -79,9 +80,12 @@ class Recipe:
         }
         if job.embedding:
             deciding["embedding"] = job.embedding.hash
+        if job.file_name:
+            deciding["file_name"] = job.file_name
         key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
         named = {"file_name": file_name(job.prompt, job.seed, key), "concept": job.concept, "model": self.model}
-        return {**named, **deciding, "key": key}
+        case = {} if job.case_number is None else {"case_number": job.case_number}
+        return {**named, **case, **deciding, "key": key}
 
 
 def generate_images(
@@ -116,7 +120,7 @@ def generate_images(
         One image per job, in the jobs' order. An image that could not be made has an error.
 
     Raises:
-        BadFile: `out` cannot be written, or is a folder with other content.
+        BadFile: `out` cannot be written, is a folder with other content, or has an image with the name of a new one.
     """
     sampling = sampling or Sampling.default(model)
     if eraser and sampling.clip_skip is None:
@@ -127,6 +131,7 @@ def generate_images(
         served = _from_cache(folder, {key: row for key, (row, _) in rows.items()}) if use_cache else set[str]()
         keys = [key for key in rows if key not in served]
         missing = {index for index, key in enumerate(keys) if key not in folder.rows}
+        _check_names(folder, {key: row for key, (row, _) in rows.items()})
         done = len(rows) - len(missing)
         if progress:
             progress(what, done, len(rows))
@@ -147,6 +152,18 @@ def generate_images(
                     image = folder.image(key)
                     cache_image(key, image.pixels() if image.path is None else image.path)
         return [folder.image(recipe.row(job)["key"]) for job in jobs]
+
+
+def _check_names(folder: FolderWriter | MemoryWriter, rows: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse to replace an image that has the same name and other settings.
+
+    Raises:
+        BadFile: The folder has such an image.
+    """
+    keys = {str(row["file_name"]): key for key, row in folder.rows.items()}
+    for key, row in rows.items():
+        if keys.get(row["file_name"], key) != key:
+            raise BadFile(f"{row['file_name']} was generated with other settings; choose another folder.")
 
 
 def _from_cache(folder: FolderWriter | MemoryWriter, rows: Mapping[str, dict[str, Any]]) -> set[str]:

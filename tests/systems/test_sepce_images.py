@@ -1,0 +1,71 @@
+"""CiE and SepCE: the images of their documentation, for training and for evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from command_line import Efface
+
+ROWS = "case_number,prompt,evaluation_seed\n12,a painting of a cat by van gogh,7\n13,a house by picasso,8\n"
+QUICK = ("--steps", 2)
+
+
+def metadata(folder: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(folder, "metadata.jsonl").read_text().splitlines()]
+
+
+def test_s7_images_are_named_by_case_number(efface: Efface, tiny_sd: Path):
+    Path("art_prompts.csv").write_text(ROWS)
+    command = ("generate", "--prompts", "art_prompts.csv", *QUICK, "--model", tiny_sd)
+    assert efface(*command, "-n", 3, "--file-names", "case", "-o", "images").code == 0
+    names = [f"{case}_{i}.png" for case in (12, 13) for i in range(3)]
+    assert sorted(path.name for path in Path("images").glob("*.png")) == names
+    rows = metadata("images")
+    assert [(row["file_name"], row["case_number"], row["seed"]) for row in rows] == [
+        (f"{case}_{i}.png", case, seed + i) for case, seed in ((12, 7), (13, 8)) for i in range(3)
+    ]
+    assert efface(*command, "-n", 1, "-o", "by-prompt").code == 0
+    for row in metadata("by-prompt"):  # the same pictures, whatever their names
+        assert str(row["file_name"]).startswith("a-")
+        first = Path("images", f"{row['case_number']}_0.png").read_bytes()
+        assert Path("by-prompt", str(row["file_name"])).read_bytes() == first
+    resumed = efface(*command, "-n", 4, "--file-names", "case", "-o", "images", "--json").json()
+    assert len(resumed["images"]) == 8
+
+
+def test_s7_rows_of_equal_images_have_a_file_each(efface: Efface, tiny_sd: Path):
+    Path("prompts.csv").write_text("prompt,evaluation_seed,case_number\na cat,1,5\na cat,2,6\n")
+    command = ("generate", "--prompts", "prompts.csv", "-n", 2, *QUICK, "--model", tiny_sd)
+    assert efface(*command, "--file-names", "case", "-o", "images").code == 0
+    assert Path("images/5_1.png").read_bytes() == Path("images/6_0.png").read_bytes()
+    assert Path("images/5_0.png").read_bytes() != Path("images/6_1.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "reason"),
+    [
+        (ROWS, "number", "write prompt, or case"),
+        (ROWS.replace("13", "12"), "case", "Two prompts have the case_number 12"),
+        (ROWS.replace("13", ""), "case", "'a house by picasso' has no case_number"),
+        (ROWS.replace("13", "first"), "case", "row 3: case_number is 'first'"),
+        ("prompt\na cat\n", "case", "no case_number"),
+    ],
+)
+def test_s7_bad_case_numbers(refused: Callable[..., str], tiny_sd: Path, content: str, names: str, reason: str):
+    Path("prompts.csv").write_text(content)
+    assert reason in refused("generate", "--prompts", "prompts.csv", "--model", tiny_sd, "--file-names", names)
+
+
+def test_s7_an_image_of_other_settings_is_not_replaced(efface: Efface, tiny_sd: Path):
+    Path("prompts.csv").write_text(ROWS)
+    command = ("generate", "--prompts", "prompts.csv", "--file-names", "case", "--model", tiny_sd, "-o", "images")
+    assert efface(*command, "--steps", 2).code == 0
+    before = {path.name: path.read_bytes() for path in Path("images").iterdir()}
+    ended = efface(*command, "--steps", 3)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "12_0.png was generated with other settings" in ended.err
+    assert {path.name: path.read_bytes() for path in Path("images").iterdir()} == before
