@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from efface.api.export import export as export
     from efface.api.fetch import fetch as fetch
     from efface.api.generate import generate as generate
+    from efface.api.generate_classes import generate_classes as generate_classes
     from efface.api.import_eraser import import_eraser as import_eraser
     from efface.api.inspect import inspect as inspect
     from efface.api.judge import judge as judge
@@ -71,6 +72,7 @@ _MODULES = {
     "export": "efface.api.export",
     "fetch": "efface.api.fetch",
     "generate": "efface.api.generate",
+    "generate_classes": "efface.api.generate_classes",
     "import_eraser": "efface.api.import_eraser",
     "inspect": "efface.api.inspect",
     "judge": "efface.api.judge",

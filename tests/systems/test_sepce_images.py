@@ -69,3 +69,69 @@ def test_s7_an_image_of_other_settings_is_not_replaced(efface: Efface, tiny_sd: 
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "12_0.png was generated with other settings" in ended.err
     assert {path.name: path.read_bytes() for path in Path("images").iterdir()} == before
+
+
+ARTISTS = "concept,prompt\nVan Gogh,art by van gogh\nVan Gogh,a house by van gogh\nPicasso,art by picasso\nblank,\n"
+
+
+def test_s4_one_folder_per_class(efface: Efface, tiny_sd: Path):
+    Path("artists.csv").write_text(ARTISTS)
+    command = ("generate", "--classes", "artists.csv", "-n", 3, *QUICK, "--model", tiny_sd)
+    answer = efface(*command, "--numbered", "-o", "data/train", "--json").json()
+    assert answer["classes"] == {
+        name: str(Path("data/train", str(index))) for index, name in enumerate(("Van Gogh", "Picasso", "blank"))
+    }
+    assert (answer["images"], answer["errors"]) == (9, 0)
+    assert [(row["prompt"], row["seed"], row["concept"]) for row in metadata("data/train/0")] == [
+        ("art by van gogh", 0, "Van Gogh"),
+        ("a house by van gogh", 1, "Van Gogh"),
+        ("art by van gogh", 2, "Van Gogh"),
+    ]
+    assert {row["prompt"] for row in metadata("data/train/2")} == {""}
+    assert efface(*command, "--numbered", "--seed", 1000, "-o", "data/eval").code == 0
+    assert [row["seed"] for row in metadata("data/eval/1")] == [1000, 1001, 1002]
+    pictures = [path.read_bytes() for path in Path("data").rglob("*.png")]
+    assert len(pictures) == 18
+    assert not {path.read_bytes() for path in Path("data/train").rglob("*.png")} & {
+        path.read_bytes() for path in Path("data/eval").rglob("*.png")
+    }
+
+
+def test_s4_folders_named_after_the_classes(efface: Efface, tiny_sd: Path):
+    Path("artists.csv").write_text("artist\nVan Gogh\n../Picasso\n")
+    command = ("generate", "--classes", "artists.csv", "-n", 2, "--model", tiny_sd, "-o", "named")
+    assert efface(*command, *QUICK).code == 0
+    assert sorted(path.name for path in Path("named").iterdir()) == ["Picasso", "Van-Gogh"]
+    assert [row["prompt"] for row in metadata("named/Van-Gogh")] == ["Van Gogh"] * 2
+    first = next(Path("named/Van-Gogh").glob("*.png"))
+    first.unlink()
+    time = next(Path("named/Picasso").glob("*.png")).stat().st_mtime_ns
+    assert efface(*command, *QUICK).code == 0  # resumed
+    assert first.exists()
+    assert next(Path("named/Picasso").glob("*.png")).stat().st_mtime_ns == time
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "reason"),
+    [
+        ("artist\nPicasso\n", (), "give the folder for them with -o"),
+        ("artist\nPicasso\n", ("a cat", "-o", "out"), "no prompts"),
+        ("artist\nPicasso\n", ("--file-names", "case", "-o", "out"), "no --file-names"),
+        ("prompt\na cat\n", ("-o", "out"), "no column 'concept'"),
+        ("artist\n", ("-o", "out"), "names no class"),
+        ("", ("-o", "out"), "no column 'concept'"),
+        ("artist\nVan Gogh\nVan-Gogh\n", ("-o", "out"), "share a folder"),
+        ("artist\nPicasso\n", ("-o", "artists.csv"), "it is a file"),
+        ("artist\nPicasso\n", ("-o", "out", "--steps", 2, "--eraser", "gone"), "gone"),
+    ],
+)
+def test_s4_bad_classes(
+    refused: Callable[..., str], tiny_sd: Path, content: str, options: tuple[object, ...], reason: str
+):
+    Path("artists.csv").write_text(content)
+    assert reason in refused("generate", "--classes", "artists.csv", "--model", tiny_sd, *options)
+
+
+def test_s4_numbers_need_classes(refused: Callable[..., str]):
+    assert "give --classes" in refused("generate", "a cat", "--numbered")
+    assert "gone.csv" in refused("generate", "--classes", "gone.csv", "-o", "out")

@@ -17,6 +17,13 @@ def generate_command(
         Path | None,
         typer.Option("--prompts", metavar="FILE", help="A CSV with a prompt column, or one prompt per line."),
     ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", metavar="FILE.csv", help="Generate N images per class of a CSV, in a folder each."),
+    ] = None,
+    numbered: Annotated[
+        bool, typer.Option("--numbered", help="With --classes: name the folders 0, 1, 2 and so on.")
+    ] = False,
     eraser: Annotated[
         list[Path] | None,
         typer.Option(
@@ -56,6 +63,29 @@ def generate_command(
     from efface.files import slug
 
     screen = Screen(json)
+    if classes is not None:
+        from efface.cli.generate_classes import run_classes
+
+        unused = {"prompts": prompts, "--prompts": prompts_file, "--file-names": file_names != "prompt"}
+        settings = {"strength": strength, "steps": steps, "guidance": guidance, "sampler": sampler}
+        run_classes(
+            screen,
+            classes,
+            out,
+            unused,
+            n=n,
+            numbered=numbered,
+            model=model,
+            eraser=eraser,
+            seed=seed,
+            device=device,
+            force=force,
+            batch_size=batch_size,
+            **settings,
+        )
+        return
+    if numbered:
+        raise BadInput("--numbered names the folders of classes; give --classes FILE.csv, or leave it out.")
     if bool(prompts) == bool(prompts_file):
         raise BadInput("Give prompts, or a file of them with --prompts; one of the two.")
     work = prompts_file.stem if prompts_file else (prompts or [""])[0]

@@ -37,18 +37,7 @@ def read_concepts(path: Path) -> list[DatasetConcept]:
     Raises:
         BadFile: The file cannot be read, names no concept, or gives one concept two guides.
     """
-    text = read_text(path, "concepts")
-    try:
-        reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in _strings(reader)]
-    except csv.Error as error:
-        raise BadFile(f"Cannot read concepts from {path}: {error}.") from error
-    column = next((name for name in CONCEPT_COLUMNS if name in columns), None)
-    if column is None:
-        names = ", ".join(columns) or "none"
-        raise BadFile(f"{path} has no column 'concept' or 'concept_name' (columns: {names}); add one.")
+    column, rows = read_concept_rows(path)
     found: dict[str, DatasetConcept] = {}
     for number, row in enumerate(rows, 2):
         if not row.get(column):
@@ -62,6 +51,27 @@ def read_concepts(path: Path) -> list[DatasetConcept]:
     if not found:
         raise BadFile(f"{path} names no concept; write one per row.")
     return list(found.values())
+
+
+def read_concept_rows(path: Path) -> tuple[str, list[dict[str, str]]]:
+    """The name of the column of concepts, and the rows of a dataset, each with its columns.
+
+    Raises:
+        BadFile: The file cannot be read, or has no column of concepts.
+    """
+    text = read_text(path, "concepts")
+    try:
+        reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in _strings(reader)]
+    except csv.Error as error:
+        raise BadFile(f"Cannot read concepts from {path}: {error}.") from error
+    column = next((name for name in CONCEPT_COLUMNS if name in columns), None)
+    if column is None:
+        names = ", ".join(columns) or "none"
+        raise BadFile(f"{path} has no column 'concept' or 'concept_name' (columns: {names}); add one.")
+    return column, rows
 
 
 def _strings(reader: csv.DictReader[str]) -> list[dict[str, str]]:
