@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
-from efface.generation.folder import cache_image, cached_image, read_folder, read_picture
+from efface.files import slug
+from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, read_picture, read_rows
 from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
@@ -124,6 +125,32 @@ class CachedPictures:
         if broken:
             more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
             raise BadFile(f"Cannot read these pictures in {folder}: {', '.join(broken[:_NAMED])}{more}; remove them.")
+
+    def folder_of(self, concept: str, folder: Path) -> Path:
+        """The folder with the images of a concept.
+
+        It is `folder` itself if it has images, else the folder below it that is named after the concept, or whose
+        metadata names the concept as `efface generate --classes` does.
+
+        Args:
+            concept: The concept.
+            folder: The folder that the user named.
+
+        Raises:
+            BadFile: There is no such folder, or no image of the concept.
+        """
+        if not folder.is_dir():
+            raise BadFile(f"Cannot read images from {folder}: it is not a folder.")
+        below = sorted(path for path in folder.iterdir() if path.is_dir())
+        if not below or (folder / METADATA).is_file():
+            return folder
+        for path in below:
+            labels = {str(row.get("concept", "")) for row in read_rows(path / METADATA)} | {path.name}
+            if slug(concept) in map(slug, labels):
+                return path
+        raise BadFile(
+            f"No folder in {folder} is of '{concept}', by its name or its metadata; name the folder with its images."
+        )
 
 
 def latents_of(model: Model) -> Latents:

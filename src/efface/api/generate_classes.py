@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def generate_classes(
     progress: Progress | None = None,
     **options: Any,
 ) -> GenerateClassesResult:
-    """Generate images of several classes, each into a folder of its own, to train judges and erasers with.
+    """Generate images of several classes, in one folder per class, to train judges and erasers with.
 
     Image i of a class has seed `seed + i`. Two sets of images with seeds that are at least `n` apart share no image.
 
@@ -93,7 +92,7 @@ def generate_classes(
         attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
     started, images, errors = time.perf_counter(), 0, 0
     for index, (name, of_class) in enumerate(jobs.items()):
-        report = partial(_report, progress, index * n, len(jobs) * n) if progress else None
+        report = _part_of(progress, index * n, len(jobs) * n) if progress else None
         result = generate(
             of_class, model=opened, eraser=attached, folder=folder / name, force=force, progress=report, **options
         )
@@ -102,6 +101,10 @@ def generate_classes(
     return GenerateClassesResult(folder, folders, images, errors, time.perf_counter() - started)
 
 
-def _report(progress: Progress, before: int, total: int, what: str, done: int, _: int, note: str = "") -> None:
-    """Report the images of one class as a part of all images."""
-    progress(what, before + done, total, note)
+def _part_of(progress: Progress, before: int, of_all: int) -> Progress:
+    """The callback that reports the images of one class as a part of all images."""
+
+    def report(what: str, done: int, total: int, note: str = "") -> None:
+        progress(what, before + done, of_all, note)
+
+    return report

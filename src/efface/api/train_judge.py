@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from efface.api.arguments import resolve_device
 from efface.api.result import VerbResult
+from efface.errors import BadFile
+from efface.files import read_text
+from efface.generation.classes import read_classes
 from efface.judges.training.network import TrainSettings
 from efface.judges.training.pictures import find_labelled_pictures
 from efface.judges.training.run import RESULT, train_classifier
@@ -52,6 +55,7 @@ def train_judge(
     labels: str = "object",
     *,
     settings: Mapping[str, Scalar] | None = None,
+    names: Path | str | Sequence[str] = (),
     seed: int = 0,
     device: str | torch.device = "auto",
     force: bool = False,
@@ -64,11 +68,14 @@ def train_judge(
         >>> efface.judge("images", "cat", judge=result.judge)
 
     Args:
-        folder: The pictures, each in a folder named after its label, or with `metadata.jsonl`.
+        folder: The pictures, each in a folder named after its label, or with `metadata.jsonl`. If it has the folders
+            `train` and `eval`, the judge learns from the first and is tested on the second.
         out: The folder for the judge. Called again with the same folder, an interrupted training resumes.
         labels: In `STYLE/OBJECT/PICTURE`, "style" is the first folder and "object" the last one; or a column of the
             metadata.
         settings: Settings of the training: network, start, head_only, size, epochs, lr and so on (`TrainSettings`).
+        names: Names of the classes in the folders 0, 1, 2 and so on, or a file of them: one per line, or a CSV as for
+            `efface.generate_classes`.
         seed: The seed of split, weights and order.
         device: The device to train on.
         force: Whether other or completed work in `out` may be replaced.
@@ -80,9 +87,28 @@ def train_judge(
     pictures, target = Path(folder), Path(out)
     config = TrainSettings.model_validate(dict(settings or {}))
     name = resolve_device(device)
+    of_classes = _names(Path(names)) if isinstance(names, str | Path) else list(names)
     find_labelled_pictures(pictures, labels)
     work = {"pictures": str(pictures.resolve()), "labels": labels, "seed": seed, "settings": config.model_dump()}
+    if of_classes:
+        work["names"] = of_classes
     with claim(target, "judge train", work, RESULT, force):
-        result = train_classifier(pictures, target, labels, config, seed, name, progress)
+        result = train_classifier(pictures, target, labels, config, seed, name, progress, of_classes)
     tested = {key: result[key] for key in ("classes", "accuracy", "recall", "learned_from", "held_out", "confusion")}
     return TrainJudgeResult(f"style:{target}", labels, **tested)
+
+
+def _names(path: Path) -> list[str]:
+    """The names of classes in a file.
+
+    Raises:
+        BadFile: The file cannot be read, has no name, or has one twice.
+    """
+    if path.suffix.lower() == ".csv":
+        return [one.name for one in read_classes(path)]
+    names = [line.strip() for line in read_text(path, "names of classes").splitlines() if line.strip()]
+    if not names:
+        raise BadFile(f"{path} names no class; write one per line.")
+    if twice := [name for index, name in enumerate(names) if name in names[:index]]:
+        raise BadFile(f"{path} has the class '{twice[0]}' twice; give each class another name.")
+    return names

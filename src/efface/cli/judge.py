@@ -74,6 +74,10 @@ def judge_train_command(
             help="In STYLE/OBJECT/PICTURE, the first or the last folder; or a column of DIR's metadata.jsonl.",
         ),
     ] = "object",
+    names: Annotated[
+        Path | None,
+        typer.Option("--names", metavar="FILE", help="Names of the classes 0, 1, ...: one per line, or a CSV."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("-s", "--set", metavar="KEY=VALUE", help="network, start, head_only, size, epochs, lr and so on."),
@@ -91,8 +95,9 @@ def judge_train_command(
 ) -> None:
     """Train a classifier of styles or objects, and test it on held-out pictures.
 
-    The result is a judge for efface judge and efface evaluate: --judge style:FOLDER. Run again with the same folder,
-    an interrupted training resumes after its last epoch.
+    If DIR has the folders train and eval, it learns from the first and is tested on the second. The result is a judge
+    for efface judge and efface evaluate: --judge style:FOLDER. Run again with the same folder, an interrupted training
+    resumes after its last epoch.
     """
     from efface import train_judge
     from efface.cli.output import Screen
@@ -103,7 +108,15 @@ def judge_train_command(
     target = out or Path(slug(f"{folder.resolve().name}-{labels}-judge"))
     with screen.progress() as progress:
         result = train_judge(
-            folder, target, labels, settings=options, seed=seed, device=device, force=force, progress=progress
+            folder,
+            target,
+            labels,
+            settings=options,
+            names=names or (),
+            seed=seed,
+            device=device,
+            force=force,
+            progress=progress,
         )
     rows = [
         [name, f"{100 * recall:.0f}", str(sum(row))]

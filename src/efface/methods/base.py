@@ -92,6 +92,14 @@ class Pictures(Protocol):
         """The images of a folder, (H, W, 3) each, with their prompts; the prompt is "" where it is unknown."""
         ...
 
+    def folder_of(self, concept: str, folder: Path) -> Path:
+        """The folder with the images of a concept: a folder below `folder`, or `folder` itself if it has images.
+
+        Raises:
+            BadFile: There is no such folder.
+        """
+        ...
+
 
 class CopyDetector(Protocol):
     """Detects copies of an image."""

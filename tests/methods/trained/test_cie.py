@@ -18,7 +18,7 @@ from efface.methods.trained.correlation import Momentum, NoisyImages
 from efface.methods.training.loop import Training
 from efface.methods.training.run import _accelerated
 from efface.methods.training.weights import Copies, frozen
-from efface.tools import latents_of
+from efface.tools import CachedPictures, latents_of
 
 QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2}
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
@@ -28,7 +28,9 @@ ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64
 def objective(model: Model, **options: Any) -> Generator[Cie, None, None]:
     config, request = CieConfig(**{**QUICK, **options}), Request.make("cat", method="cie")
     with frozen(model.denoiser):
-        yield Cie(model, request, config, NoisyImages(model, request, config, latents_of(model), None))
+        yield Cie(
+            model, request, config, NoisyImages(model, request, config, latents_of(model), CachedPictures(model), None)
+        )
 
 
 def train(model: Model, ours: Cie) -> Training:
@@ -126,7 +128,7 @@ def test_training_stops_when_the_statistic_says_so_and_not_before(tiny_model: Mo
 def test_pictures_are_the_bases_with_noise_of_the_timestep(tiny_model: Model) -> None:
     config = CieConfig(images=3, sampling_steps=2, batch_size=2, seed=5)
     request = Request.make(["cat", "golf ball"], method="cie")
-    pictures = NoisyImages(tiny_model, request, config, latents_of(tiny_model), None)
+    pictures = NoisyImages(tiny_model, request, config, latents_of(tiny_model), CachedPictures(tiny_model), None)
     x, t = pictures.noisy(0, 0)
     assert x.shape == (2, 2, 4, 8, 8)
     again, later, other = pictures.noisy(0, 0), pictures.noisy(0, 1), pictures.noisy(1, 0)
@@ -152,7 +154,7 @@ def generator_after(t: Tensor, slot: int, step: int) -> torch.Generator:
 
 def test_every_picture_has_its_turn(tiny_model: Model) -> None:
     config, request = CieConfig(images=4), Request.make("cat", method="cie")
-    pictures = NoisyImages(tiny_model, request, config, latents_of(tiny_model), None)
+    pictures = NoisyImages(tiny_model, request, config, latents_of(tiny_model), CachedPictures(tiny_model), None)
     rows = [pictures._row(0, place) for place in range(12)]
     assert [sorted(rows[first : first + 4]) for first in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
     assert rows != [pictures._row(1, place) for place in range(12)]

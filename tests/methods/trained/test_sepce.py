@@ -22,7 +22,7 @@ from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.run import _accelerated
 from efface.methods.training.weights import frozen
-from efface.tools import latents_of
+from efface.tools import CachedPictures, latents_of
 
 #: Text of the tiny model is 32 wide and 12 tokens long: two concepts leave 32 - 12 - 11 = 9 directions.
 QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2, "scale_factor": 1e-2}
@@ -38,7 +38,7 @@ def objective(
     part = request if config.training == "joint" else request.keeping(concepts[:1])
     found = bases(model, request, config.tolerance, config.basis == "published")
     with frozen(model.denoiser):
-        pictures = NoisyImages(model, part, config, latents_of(model), None)
+        pictures = NoisyImages(model, part, config, latents_of(model), CachedPictures(model), None)
         ours = Sepce(model, part, config, [found[name] for name in part.names], pictures, "")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():

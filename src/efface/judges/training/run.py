@@ -7,7 +7,8 @@ trained from random weights, or any classifier of transformers is fine-tuned (`s
 the steps and then follows a cosine to zero.
 
 The result is a folder that `style:FOLDER` and `imagenet:FOLDER` open. Its `judge.json` contains accuracy and confusion
-on the held-out pictures. The seed decides split, weights and order; an interrupted run resumes after its last epoch.
+on the held-out pictures, or on those in `eval` if the folder has `train` and `eval`. The seed decides split, weights
+and order; an interrupted run resumes after its last epoch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from efface.files import atomic
 from efface.generation.folder import read_picture
 from efface.judges.shared.classifier import TransformersClassifier
 from efface.judges.training.network import TrainSettings, head_of, new_classifier
-from efface.judges.training.pictures import Split, find_labelled_pictures, split_pictures
+from efface.judges.training.pictures import Split, read_split
 from efface.models.pretrained import no_loading_bar
 from efface.progress import Progress
 from efface.provenance import versions
@@ -51,17 +52,19 @@ def train_classifier(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a judge on the pictures of a folder.
 
     Args:
-        folder: The pictures, arranged as `find_labelled_pictures` documents.
+        folder: The pictures, arranged as `read_split` documents.
         out: The folder for the judge, which must exist.
         labels: `style`, `object`, or a column of the folder's metadata.
         settings: The settings of the training.
         seed: The seed of split, weights and order.
         device: The torch device to train on.
         progress: The progress callback, called after each epoch.
+        names: Names of the classes whose labels are 0, 1, 2 and so on; empty if the labels are the names.
 
     Returns:
         The content of `judge.json`.
@@ -70,7 +73,7 @@ def train_classifier(
         BadInput: The pictures, their labels or the network to start from are not usable.
     """
     settings = settings or TrainSettings()
-    data = split_pictures(find_labelled_pictures(folder, labels), settings.held_out, seed)
+    data = read_split(folder, labels, settings, seed, names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = new_classifier(settings, data.classes, device)

@@ -9,7 +9,7 @@ Paper: https://arxiv.org/abs/2402.05947 (SepME; the method is its concept-irrele
 SRS-ME). Reference: https://github.com/Dlut-lab-zmn/SepCE4MU, CiE.py (960385a), which has no licence; this is written
 from the equations. The defaults are those of the script. Its README uses threshold 0 and reg_beta 3e-5 for a style, the
 paper lr 1e-5. Deviation: the images of the concept stay latents here; the scripts generate 1000 images, decode them,
-and use each once.
+and use each once, as `datapath` does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.edits.solution import Solution
-from efface.methods.base import Latents, Method, SnapshotWriter
+from efface.methods.base import Latents, Method, Pictures, SnapshotWriter
 from efface.methods.trained.correlation import CorrelationConfig, Momentum, NoisyImages
 from efface.methods.trained.unet_parameters import trained_parameters
 from efface.methods.training.objective import Batch, Losses, Objective
@@ -61,7 +61,7 @@ class Cie(Objective):
             model.device
         )  # (2, T, d)
         self.weights = self._trained = Copies(model.denoiser, trained_parameters(model.denoiser, "xattn"))
-        self.iterations, self.keeps_gradients = config.iter_break, config.accumulate_grads
+        self.iterations, self.keeps_gradients, self.data = images.iterations, config.accumulate_grads, images.data
         self._config, self._networks, self._images = config, Networks(model, self.weights), images
         self._momentum = Momentum(1, config.threshold)
 
@@ -100,6 +100,7 @@ def erase(
     request: Request,
     config: CieConfig,
     latents: Latents,
+    pictures: Pictures,
     context: RunContext,
     write_snapshot: SnapshotWriter,
 ) -> Solution:
@@ -110,12 +111,13 @@ def erase(
         request: The concepts.
         config: The settings.
         latents: Samples the latents of the images.
+        pictures: Reads the images of a folder.
         context: The folder for checkpoints, and the progress callback.
         write_snapshot: Writes erasers of intermediate steps.
     """
 
     def objective(part: Request) -> Cie:
-        return Cie(model, part, config, NoisyImages(model, part, config, latents, context.progress))
+        return Cie(model, part, config, NoisyImages(model, part, config, latents, pictures, context.progress))
 
     return train_concepts(model, request, config, context, write_snapshot, objective)
 
@@ -131,6 +133,6 @@ ENTRY = Method(
     combine=combine_components,
     uses_guides=False,
     uses_preserve=False,
-    needs=("latents", "context", "write_snapshot"),
+    needs=("latents", "pictures", "context", "write_snapshot"),
     families=("sd",),
 )

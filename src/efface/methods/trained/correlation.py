@@ -11,13 +11,18 @@ Shapes: k concepts, n images of each, b of them in a batch, C latent channels, h
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from efface.methods.base import Latents
+from efface.errors import BadFile
+from efface.methods.base import Latents, Pictures
+from efface.methods.trained.ablate.images import square
 from efface.methods.training.objective import TrainingConfig, seeded
 from efface.models.model import Model
 from efface.progress import Progress
@@ -35,6 +40,8 @@ class CorrelationConfig(TrainingConfig):
         batch_size: The samples of one forward pass.
         accumulate_grads: Whether gradients are never set to zero, as in the published scripts, by an oversight.
         images: The number of images of each concept; the published scripts use 1000, each once.
+        datapath: A folder of images of the concept to use instead, or of one folder per concept. Each image is used
+            once, in order, as in the published scripts, so their number bounds the steps.
         sampling_steps: The sampling steps of an image.
         guidance_scale: The guidance scale of an image.
         sampler: The sampler of an image; the published one is `lms`, with 100 steps.
@@ -44,6 +51,7 @@ class CorrelationConfig(TrainingConfig):
     batch_size: int = Field(default=1, ge=1)
     accumulate_grads: bool = False
     images: int = Field(default=50, ge=1)
+    datapath: str | None = None
     sampling_steps: int = Field(default=20, ge=1)
     guidance_scale: float = Field(default=7.5, ge=0)
     sampler: str = "dpm++"
@@ -52,23 +60,48 @@ class CorrelationConfig(TrainingConfig):
 class NoisyImages:
     """The noisy images of concepts.
 
-    They are sampled when they are first needed, and used in a random order, a new one in each epoch.
+    They are sampled when they are first needed, and used in a random order, a new one in each epoch; or they are read
+    from a folder, and each is used once, in order.
+
+    Attributes:
+        iterations: The largest number of steps.
+        data: A digest of the images of the folder; empty for sampled ones.
 
     Args:
         model: The base, which samples the images.
         request: The request with the concepts.
         config: The number of images, the sampling settings and the seed.
         latents: Samples the latents.
+        pictures: Reads the images of a folder.
         progress: The progress callback.
+
+    Raises:
+        BadFile: The folder has no images of a concept, or fewer than one step needs.
     """
 
     def __init__(
-        self, model: Model, request: Request, config: CorrelationConfig, latents: Latents, progress: Progress | None
+        self,
+        model: Model,
+        request: Request,
+        config: CorrelationConfig,
+        latents: Latents,
+        pictures: Pictures,
+        progress: Progress | None,
     ) -> None:
         self._request, self._config, self._latents, self._progress = request, config, latents, progress
         self._schedule = model.noise_schedule()
         self._device = model.device
         self._latents_of: dict[str, Tensor] = {}  # x_0 of each concept so far, (n, C, h, w)
+        self._model, self._given = model, dict[str, FolderImages]()
+        self.iterations, self.data = config.iter_break, ""
+        if config.datapath is not None:
+            self._given = {name: FolderImages(name, config.datapath, pictures) for name in request.names}
+            self._slots = int(os.environ.get("WORLD_SIZE", "1")) * config.gradient_accumulation_steps
+            steps = [given.count // (config.batch_size * self._slots) for given in self._given.values()]
+            if not all(steps):
+                raise BadFile(f"{config.datapath} has fewer images than one step needs; add some.")
+            self.iterations = min(self.iterations, *steps)
+            self.data = " ".join(given.digest for given in self._given.values())
 
     def noisy(self, slot: int, step: int) -> tuple[Tensor, Tensor]:
         """One batch of each concept at the same timesteps: x_t (k, b, C, h, w) and t (b,)."""
@@ -95,12 +128,19 @@ class NoisyImages:
 
     def _row(self, slot: int, place: int) -> int:
         """The index of the image at a position in the sequence of one slot."""
+        if self._given:
+            step, place = divmod(place, self._config.batch_size)
+            return (step * self._slots + slot) * self._config.batch_size + place
         turn, place = divmod(place, self._config.images)
         return int(torch.randperm(self._config.images, generator=seeded(self._config.seed, slot, turn, 0))[place])
 
     def _sample(self, prompt: str) -> None:
-        """Sample the missing images, in the same batches as an uninterrupted run."""
+        """Sample the missing images, in the same batches as an uninterrupted run; or encode those of a folder."""
         config = self._config
+        if self._given:
+            if prompt not in self._latents_of:
+                self._latents_of[prompt] = self._given[prompt].latents(self._model, config.seed)
+            return
         for first in range(len(self._latents_of.get(prompt, ())), config.images, _AT_ONCE):
             last = min(first + _AT_ONCE, config.images)
             latents = self._latents(
@@ -115,6 +155,42 @@ class NoisyImages:
             self._latents_of[prompt] = torch.cat([*before, latents.to(self._device)])
             if self._progress:
                 self._progress(f"pictures of {prompt}", last, config.images)
+
+
+class FolderImages:
+    """The images of a concept in a folder.
+
+    Args:
+        concept: The concept.
+        folder: The folder, as for `Pictures.folder_of`.
+        pictures: Reads the folder.
+
+    Raises:
+        BadFile: The folder has no images of the concept, or some of them cannot be read.
+    """
+
+    def __init__(self, concept: str, folder: str, pictures: Pictures) -> None:
+        self._folder, self._pictures = pictures.folder_of(concept, Path(folder)), pictures
+        digests = [hashlib.sha256(pixels.tobytes()).hexdigest() for _, pixels in pictures.read(self._folder)]
+        self.count = len(digests)
+        self.digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+    @torch.no_grad()
+    def latents(self, model: Model, seed: int) -> Tensor:
+        """The latents that the VAE samples for each image, (n, C, h, w).
+
+        Args:
+            model: The model with the VAE.
+            seed: The seed of the samples.
+        """
+        side, vae = model.latent_shape[1] * model.pixels_per_latent, model.vae
+        latents: list[Tensor] = []
+        for index, (_, pixels) in enumerate(self._pictures.read(self._folder)):
+            picture = square(torch.from_numpy(pixels.copy()), side)[None] / 127.5 - 1
+            encoded = vae.encode(picture.to(model.device, vae.dtype)).latent_dist
+            noise = torch.randn(encoded.mean.shape, generator=seeded(seed, index)).to(encoded.mean)
+            latents.append((encoded.mean + encoded.std * noise).float() * vae.config.scaling_factor)
+        return torch.cat(latents)
 
 
 class Momentum:

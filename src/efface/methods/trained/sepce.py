@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from efface.edits.solution import Solution
-from efface.methods.base import CannotCombine, Latents, Method, SnapshotWriter
+from efface.methods.base import CannotCombine, Latents, Method, Pictures, SnapshotWriter
 from efface.methods.trained.correlation import CorrelationConfig, Momentum, NoisyImages
 from efface.methods.trained.sepce_basis import EXACT, Confined, bases, protected_prompts
 from efface.methods.training.objective import Batch, Losses, Objective
@@ -102,8 +102,8 @@ class Sepce(Objective):
         self._concepts, self._null = texts.split([len(request.names), 1])  # (k, T, d), (1, T, d)
         scaled = [config.scale_factor * each for each in directions]
         self.weights = self._trained = Confined(model.denoiser, model.text_parameters(), scaled)
-        self.iterations, self.keeps_gradients = config.iter_break, config.accumulate_grads
-        self._names, self._config, self.data = request.names, config, data
+        self.iterations, self.keeps_gradients = images.iterations, config.accumulate_grads
+        self._names, self._config, self.data = request.names, config, data + images.data
         self._networks, self._images = Networks(model, self.weights), images
         self._momentum = Momentum(len(self._names), config.threshold)
         self._active = list(range(len(self._names)))
@@ -178,6 +178,7 @@ def erase(
     request: Request,
     config: SepceConfig,
     latents: Latents,
+    pictures: Pictures,
     context: RunContext,
     write_snapshot: SnapshotWriter,
 ) -> Solution:
@@ -188,6 +189,7 @@ def erase(
         request: The concepts and the preserved prompts.
         config: The settings.
         latents: Samples the latents of the images.
+        pictures: Reads the images of a folder.
         context: The folder for checkpoints, and the progress callback.
         write_snapshot: Writes erasers of intermediate steps.
 
@@ -198,7 +200,7 @@ def erase(
     directions = bases(model, request, config.tolerance, config.basis == "published")
 
     def objective(part: Request) -> Sepce:
-        images = NoisyImages(model, part, config, latents, context.progress)
+        images = NoisyImages(model, part, config, latents, pictures, context.progress)
         prompts = [protected_prompts(request, name) for name in part.names]
         data = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
         return Sepce(model, part, config, [directions[name] for name in part.names], images, data)
@@ -230,6 +232,6 @@ ENTRY = Method(
     erase=erase,
     combine=combine,
     uses_guides=False,
-    needs=("latents", "context", "write_snapshot"),
+    needs=("latents", "pictures", "context", "write_snapshot"),
     families=("sd",),
 )
