@@ -90,9 +90,8 @@ def train_judge(
     of_classes = _names(Path(names)) if isinstance(names, str | Path) else list(names)
     find_labelled_pictures(pictures, labels)
     work = {"pictures": str(pictures.resolve()), "labels": labels, "seed": seed, "settings": config.model_dump()}
-    if of_classes:
-        work["names"] = of_classes
-    with claim(target, "judge train", work, RESULT, force):
+    named = {"names": of_classes} if of_classes else {}
+    with claim(target, "judge train", {**work, **named}, RESULT, force):
         result = train_classifier(pictures, target, labels, config, seed, name, progress, of_classes)
     tested = {key: result[key] for key in ("classes", "accuracy", "recall", "learned_from", "held_out", "confusion")}
     return TrainJudgeResult(f"style:{target}", labels, **tested)
