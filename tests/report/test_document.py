@@ -117,4 +117,4 @@ def test_nothing_half_written_stays_behind(evaluation, tmp_path):
         write_report(evaluation(), blocked)
     target = tmp_path / "report"
     write_report(evaluation(), target)
-    assert sorted(path.name for path in target.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in target.iterdir()) == ["report.html", "report.json", "results.csv"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from command_line import Efface
-from efface import Eraser, Model, open_model
+from command_line import Efface, Outcome
+from efface import Eraser, Model, erase, open_model
+from efface.generation import read_picture
+from efface.metrics.features import Features, extract, open_extractor
+from efface.metrics.fid import fid
 
 QUICK = (
     *("-s", "train_max_steps=2", "-s", "train_size=2", "-s", "sampling_steps=2", "-s", "base_lr=1e-3"),
     *("-s", "batch_size=2"),
 )
+FEW = ("-n", 2, "--steps", 2)
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -81,6 +86,22 @@ def test_a2_an_anchor_beside_a_guide_is_refused(refused: Callable[..., str]):
 def test_a2_other_methods_take_the_text_as_it_is(efface: Efface, tiny_sd: Path):
     assert efface("erase", "cat+dog", "--model", tiny_sd, "-o", "x.safetensors").code == 0
     assert Eraser.load("x.safetensors").concepts == ("cat+dog",)
+
+
+def test_a3_prompts_that_copy_a_memorised_image_are_ablated_and_are_no_anchors(efface: Efface):
+    caption, other = "a lion in 3d style", "a cat in 3d style"
+    drawn = ("--sampler", "dpm++", "--guidance", 7, "--steps", 8)
+    assert efface("generate", caption, *drawn, "-o", "memorised").code == 0
+    (original,) = Path("memorised").glob("*.png")
+    Path("orleans_mem.txt").write_text(f"{caption}\n{other}\n")
+    settings = (f"mem_impath={original}", "prompts=orleans_mem.txt", "sampling_steps=8", "guidance_scale=7")
+    settings += ("train_size=2", "train_max_steps=1", "batch_size=1")
+    options = [word for setting in settings for word in ("-s", setting)]
+    command = ("erase", "the lion", "--method", "ablate", "--kind", "memorised", *options, "-o", "x.safetensors")
+    assert efface(*command).code == 0
+    eraser = Eraser.load("x.safetensors")
+    assert eraser.provenance["ablated"]["the lion"] == {"anchors": [other], "targets": ["the lion", caption]}
+    assert eraser.kind_of_edit == "weight"
 
 
 def test_a7_a_published_model_generates_without_import(efface: Efface, tiny_sd: Path, delta: Path):
@@ -182,3 +203,49 @@ def test_a15_a_file_that_names_no_concept_is_not_evaluated(efface: Efface, tiny_
     assert ended.code == 2
     assert "Nothing says what delta erases; give --request FILE.yaml" in ended.err
     assert not Path("out").exists()
+
+
+@pytest.fixture
+def evaluated(efface: Efface, tiny_sd: Path, tiny_clip: Path) -> Callable[..., Outcome]:
+    """Evaluates an eraser of the cat, whose anchor is the dog, by the protocol of Concept Ablation."""
+
+    def evaluate(*arguments: object) -> Outcome:
+        scores = ("-s", f"clip={tiny_clip}", "-s", "extractor=emoji-clip", "--judge", f"clip:{tiny_clip}")
+        return efface("evaluate", *arguments, "--protocol", "ablation", "--model", tiny_sd, *FEW, *scores)
+
+    erase(open_model(tiny_sd), "cat", "dog").save("cat.safetensors", force=True)
+    return evaluate
+
+
+def test_a13_every_number_of_the_paper_is_in_the_report_and_the_table(evaluated: Callable[..., Outcome]):
+    ended = evaluated("cat.safetensors", "-o", "metrics", "--json")
+    metrics = ended.json()["erasers"]["cat"]["metrics"]
+    names = {"target_clip_score", "target_clip_accuracy", "target_fid", "target_kid", "anchor_fid", "anchor_kid"}
+    assert names <= metrics.keys()
+    report = json.loads(Path("metrics/report.json").read_text())
+    assert report["erasers"]["cat"]["metrics"] == metrics
+    with Path("metrics/results.csv").open(newline="") as file:
+        rows = {(row["eraser"], row["metric"]): row for row in csv.DictReader(file)}
+    assert {metric for eraser, metric in rows if eraser == "cat"} == metrics.keys()
+    for name, number in metrics.items():
+        assert [float(rows["cat", name][key]) for key in ("value", "low", "high", "n")] == [
+            number[key] for key in ("value", "low", "high", "n")
+        ]
+
+
+def test_a11_fid_is_the_distance_to_the_images_of_the_unedited_model(evaluated: Callable[..., Outcome]):
+    metrics = evaluated("cat.safetensors", "-o", "metrics", "--json").json()["erasers"]["cat"]["metrics"]
+    extractor = open_extractor("emoji-clip")
+
+    def features(model: str, word: str) -> Features:
+        rows = Path("metrics/images", model, "metadata.jsonl").read_text().splitlines()
+        files = [row["file_name"] for row in map(json.loads, rows) if word in row["prompt"]]
+        return extract(extractor, [read_picture(Path("metrics/images", model, name)) for name in files])
+
+    for group, word in (("target", "cat"), ("anchor", "dog")):
+        expected = fid(features("cat", word), features("base", word), draws=20).value
+        assert metrics[f"{group}_fid"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert "biased upwards" in metrics["target_fid"]["note"]
+    same = fid(features("base", "dog"), features("base", "dog"), draws=20)
+    assert same.value == pytest.approx(0, abs=1e-6)
+    assert metrics["target_fid"]["value"] > 1e-3

@@ -21,7 +21,7 @@ LINES = [line for system in SYSTEMS.values() for line in system.lines]
 PENDING = {
     *("U1", "U5", "U7", "U8", "U9", "U10", "U12"),
     *("S1", "S3"),
-    *("A3", "A5", "A6", "A8", "A9", "A10", "A11", "A12", "A13", "A16"),
+    *("A5", "A6", "A8", "A9", "A10", "A12", "A16"),
     *("E6", "E7", "E8", "E9", "E10"),
     *("R1", "R2", "R3", "R4", "R5", "R6", "R7"),
 }

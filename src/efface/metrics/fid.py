@@ -29,7 +29,8 @@ from efface.metrics.distance import measure_distance
 from efface.metrics.features import Features
 
 ENOUGH = 10_000
-_BIASED = f"biased upwards: fewer than {ENOUGH:,} images"
+#: The note of a distance of fewer images.
+BIASED = f"biased upwards: fewer than {ENOUGH:,} images"
 
 
 def fid_statistic(x: Array, y: Array, w: Array, v: Array) -> Array:
@@ -58,7 +59,7 @@ def fid(images: Features, reference: Features, draws: int = 200) -> Measured:
     fewest = min(len(images), len(reference))
     note = ""
     if fewest < ENOUGH:
-        note = _BIASED
+        note = BIASED
         warnings.warn(
             f"FID of {fewest} images is biased upwards; compare it only at equal numbers, or use KID or CMMD.",
             stacklevel=2,
@@ -113,11 +114,13 @@ def fid_to_statistics(images: Features, reference: FeatureStatistics, draws: int
     w = weights(images.prompts, len(images), draws, np.random.default_rng(0))
     distances = np.array([_distance(*_moments(images.values, p), reference.mean, root) for p in w])
     low, high = percentiles(shifted(distances[0], distances[1:]))
-    note = "against given statistics" + (f"; {_BIASED}" if len(images) < ENOUGH else "")
+    note = "against given statistics" + (f"; {BIASED}" if len(images) < ENOUGH else "")
     return Measured(float(distances[0]), max(low, 0), high, len(images), "score", images.extractor, note)
 
 
 def _frechet(x: Array, y: Array, w: Array, v: Array) -> float:
+    if min(w.sum(), v.sum()) < 2:  # a resample of fewer than two images has no covariance and is not used
+        return np.nan
     return _distance(*_moments(x, w), *_moments(y, v))
 
 

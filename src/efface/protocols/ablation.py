@@ -5,12 +5,12 @@ https://github.com/nupurkmr9/concept-ablation (compvis/evaluate.py, assets/eval.
 
     GROUP_clip_score     2.5 max(cos, 0) of its images with "A photo depicts NAME" (styles: "NAME style"), ViT-B/32
     GROUP_clip_accuracy  share of its images closer to its own name than to the anchor's; not of the anchor itself
-    GROUP_kid            KID to the unedited model's images of the same prompts and seeds
+    GROUP_fid, _kid      FID and KID to the unedited model's images of the same prompts and seeds
 
-with GROUP one of target, anchor and hard_negative; of several hard negatives, the mean KID. Images that the eraser did
-not change have a KID below zero: the estimator assumes that the two sets are independent. The judge adds in how many
-images the target is absent (`forget`), and the anchor and the hard negatives are found (`anchor`, `hard_negative`;
-together `retain`).
+with GROUP one of target, anchor and hard_negative; of several hard negatives, the mean distance. Images that the
+eraser did not change have an FID of 0, and a KID below zero: its estimator assumes that the two sets are independent.
+FID is biased upwards for so few images: compare it only at equal numbers. The judge adds in how many images the target
+is absent (`forget`), and the anchor and the hard negatives are found (`anchor`, `hard_negative`; together `retain`).
 
 `--data FOLDER` is the reference's assets, with eval.json and eval_prompts; objects' prompts are the anchor's with
 another name in them. Without it, anchor and hard negatives are the concept's guide and neighbours, from the request or
@@ -20,8 +20,9 @@ n of each hard negative; the paper has n = 50, guidance 6 and 50 steps of DDIM a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from efface.metrics.bootstrap import Array, Statistic
 from efface.metrics.clip_score import ABLATION, score_table
 from efface.metrics.distance import measure_distance
 from efface.metrics.features import Features
+from efface.metrics.fid import BIASED, ENOUGH, fid_statistic
 from efface.metrics.kid import kid_statistic
 from efface.protocols.ablation_sets import AblationSets, PromptSet, sets_for
 from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, PaperSampling, Protocol
@@ -50,8 +52,28 @@ from efface.protocols.plan import BASE, BeforeAfter, Count, Plan, Prepared, Prob
 from efface.protocols.probes.requests import take_turns
 from efface.settings import Settings
 
-GUIDANCE, TIMES, DRAWS = 6.0, 4, 500
+GUIDANCE, TIMES = 6.0, 4
 GROUPS = ("target", "anchor", "hard_negative")
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """A distance between two sets of images.
+
+    Attributes:
+        statistic: The distance of weighted sets.
+        draws: Number of resamples.
+        floor: The lowest possible value.
+        note: A remark for sets of fewer than 10,000 images.
+    """
+
+    statistic: Statistic
+    draws: int
+    floor: float = -math.inf
+    note: str = ""
+
+
+DISTANCES = {"fid": _Distance(fid_statistic, 200, 0.0, f"; {BIASED}"), "kid": _Distance(kid_statistic(), 500)}
 
 
 class AblationConfig(Settings):
@@ -59,7 +81,7 @@ class AblationConfig(Settings):
 
     Attributes:
         clip: The CLIP that scores: a folder or hub id; empty for ViT-B/32, and in a closed world for its own.
-        extractor: The extractor of KID's features; empty for one that needs no download.
+        extractor: The extractor of the features of FID and KID; empty for one that needs no download.
         guidance: The guidance scale of all images; by default 6, and in a closed world the model's own.
     """
 
@@ -135,7 +157,7 @@ class _GroupScores:
         text_of: By eraser, the text of each name for CLIP.
         texts: The texts of the columns of `scores`.
         scores: CLIP scores with all texts.
-        features: Features for KID.
+        features: Features for FID and KID.
     """
 
     def __init__(
@@ -172,23 +194,23 @@ class _GroupScores:
             if name != BASE:
                 parts = [[probe.job for probe in part] for one in self.groups[name] for part in one[group]]
                 pairs = [common_images(self.features(edited, p), self.features(base, p)) for p in parts]
-                numbers[f"{group}_kid"] = self._kid(pairs)
+                numbers |= {f"{group}_{distance}": self._distance(distance, pairs) for distance in DISTANCES}
         return {metric: measured for metric, measured in numbers.items() if measured}, unread
 
     def _text(self, name: str, probe: Probe) -> str:
         return self.text_of[name][probe.concept]
 
-    def _kid(self, parts: Sequence[tuple[Vectors, Vectors]]) -> BeforeAfter | None:
-        """The mean KID of several sets to the unedited model's."""
-        version = self.features.version
+    def _distance(self, name: str, parts: Sequence[tuple[Vectors, Vectors]]) -> BeforeAfter | None:
+        """The mean distance of several sets to the unedited model's."""
+        distance, version = DISTANCES[name], self.features.version
         pairs = [(as_set(x, version), as_set(y, version)) for x, y in parts if len(x) > 1]
         if not pairs:
             return None
         x, y = (joined([pair[i] for pair in pairs]) for i in (0, 1))
         note = "the unedited model's" + (f", mean over {len(pairs)} sets" if len(pairs) > 1 else "")
-        return BeforeAfter(
-            measure_distance(mean_of(kid_statistic(), [len(pair[0]) for pair in pairs]), x, y, DRAWS, note)
-        )
+        note += distance.note if len(x) < ENOUGH else ""
+        statistic = mean_of(distance.statistic, [len(pair[0]) for pair in pairs])
+        return BeforeAfter(measure_distance(statistic, x, y, distance.draws, note, distance.floor))
 
 
 def _own_score(table: Vectors, texts: Mapping[Job, tuple[str, str]], column: Mapping[str, int]) -> ScoreOfJob:
@@ -233,8 +255,8 @@ def _metrics() -> tuple[Metric, ...]:
         if group != "anchor":
             meaning = f"images of {name} that match its name better than the anchor's"
             metrics.append(Metric(f"{group}_clip_accuracy", meaning, "share", better))
-        meaning = f"distance of images of {name} to the unedited model's"
-        metrics.append(Metric(f"{group}_kid", meaning, "", "higher" if is_target else "lower"))
+        meaning, better = f"distance of images of {name} to the unedited model's", "higher" if is_target else "lower"
+        metrics += [Metric(f"{group}_{distance}", meaning, "", better) for distance in DISTANCES]
     return (
         *metrics,
         FORGET,
@@ -246,7 +268,7 @@ def _metrics() -> tuple[Metric, ...]:
 
 ENTRY = Protocol(
     name="ablation",
-    summary="Concept Ablation's target, anchor and hard negatives: CLIP score and accuracy, KID; -n images a negative",
+    summary="Concept Ablation's target, anchor, hard negatives: CLIP score, accuracy, FID, KID; -n images a negative",
     paper="https://arxiv.org/abs/2303.13516",
     metrics=_metrics(),
     prepare=prepare,

@@ -1,11 +1,13 @@
-"""The report's files: the page for people, and the same content as JSON for programs."""
+"""The report's files: the page for people, the same content as JSON for programs, and the numbers as CSV."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from functools import cache
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from efface.files import atomic
 from efface.protocols import Evaluation, JudgedImage
 from efface.report.page import page
 
-PAGE, DOCUMENT = "report.html", "report.json"
+PAGE, DOCUMENT, TABLE = "report.html", "report.json", "results.csv"
 FORMAT = 1
 
 
@@ -48,7 +50,7 @@ def document(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
 
 
 def write_report(evaluation: Evaluation, folder: Path, title: str | None = None) -> Path:
-    """Write `report.html` and `report.json`; both are either complete or absent.
+    """Write `report.html`, `report.json` and `results.csv`; each is either complete or absent.
 
     Args:
         evaluation: The evaluation.
@@ -68,10 +70,21 @@ def write_report(evaluation: Evaluation, folder: Path, title: str | None = None)
     content = json.dumps(document(evaluation, folder), ensure_ascii=False, indent=1, allow_nan=False)
     html = page(evaluation, title)
     # The page comes last: if it exists, the report is complete.
-    for name, text in ((DOCUMENT, content + "\n"), (PAGE, html)):
+    for name, text in ((DOCUMENT, content + "\n"), (TABLE, results_table(evaluation)), (PAGE, html)):
         with atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return folder / PAGE
+
+
+def results_table(evaluation: Evaluation) -> str:
+    """The content of `results.csv`: a row for each eraser and metric, with its 95% interval."""
+    text = StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("eraser", "metric", "value", "low", "high", "n", "extractor"))
+    for name, result in evaluation.erasers.items():
+        for metric, number in result.metrics.items():
+            rows.writerow((name, metric, number.value, number.low, number.high, number.n, number.extractor))
+    return text.getvalue()
 
 
 def _image(image: JudgedImage, folder: Path) -> dict[str, Any]:
