@@ -9,8 +9,8 @@ concept, element by element:
     prediction = u + g (c - u - gamma)        from step `warmup_steps` on; before, only nu is updated
 
 Only c is replaced, by c - gamma, so the caller's guidance works unchanged, in a pipeline or in efface's sampler. The
-guard passes a batch with the third branch to the denoiser, and returns the two halves that the caller expects. A new
-run begins with a timestep that is not below the first one of the current run.
+guard passes a batch with the third branch to the denoiser, and returns the two halves that the caller expects. The
+momentum nu and the count of steps belong to one run (`efface.apply.runs`).
 
 The prompt of the third branch is the concepts' names, joined by commas; the published prompt describes inappropriate
 content in general.
@@ -21,6 +21,7 @@ The four presets are those of its `SafetyConfig`, also in diffusers; their warm-
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
@@ -30,6 +31,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from efface.apply.guard import Call, Guard, with_concept
+from efface.apply.runs import Runs
 from efface.edits.kinds import GuardEdit
 from efface.edits.solution import Solution
 from efface.methods.base import Method
@@ -54,9 +56,8 @@ class Sld(Guard):
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._concept = edit.values
-        self._safety = SafetyGuidance(edit.settings)
-        self._half = 0
-        self._first: float | None = None
+        self._runs = Runs(lambda: SafetyGuidance(edit.settings))
+        self._calls: dict[int, tuple[int, SafetyGuidance]] = {}  # images and guidance of each thread's current call
         self._handles = [
             denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
             denoiser.register_forward_hook(self._after),
@@ -69,16 +70,13 @@ class Sld(Guard):
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._half = 0
+        self._calls.pop(threading.get_ident(), None)  # of a call that failed
         if self.strength == 0:
             return None
         call = Call(module, args, kwargs)
         half = call.rows_per_branch("sld")
-        now = float(torch.as_tensor(call.arguments["timestep"]).flatten()[0])
-        if self._first is None or now >= self._first or not self._safety.fits(half):
-            self._first = now
-            self._safety.start()
-        self._half = half
+        safety = self._runs.state(call.arguments["timestep"], half)
+        self._calls[threading.get_ident()] = half, safety
         longer = {name: _longer(value, half) for name, value in call.arguments.items()}
 
         def third(text: Tensor, concept: Tensor) -> Tensor:
@@ -87,11 +85,13 @@ class Sld(Guard):
         return (), with_concept(longer, self._concept, third)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if not self._half:
+        call = self._calls.pop(threading.get_ident(), None)
+        if call is None:
             return None
+        half, safety = call
         prediction: Tensor = output[0]
-        unconditional, conditional, concept = prediction.float().split(self._half)
-        away = self._safety.step(unconditional, conditional, concept)
+        unconditional, conditional, concept = prediction.float().split(half)
+        away = safety.step(unconditional, conditional, concept)
         steered = torch.cat([unconditional, conditional - self.strength * away]).to(prediction.dtype)
         return (steered, *output[1:]) if isinstance(output, tuple) else replace(output, sample=steered)
 
@@ -108,16 +108,8 @@ class SafetyGuidance:
         names = ("guidance_scale", "threshold", "momentum_scale", "mom_beta")
         self._scale, self._threshold, self._momentum, self._beta = (float(settings[f"sld_{name}"]) for name in names)
         self._warmup = int(settings["sld_warmup_steps"])
-        self.start()
-
-    def start(self) -> None:
-        """Begin a run."""
         self._steps = 0
         self._nu: Tensor | None = None
-
-    def fits(self, count: int) -> bool:
-        """Whether the current run has `count` images."""
-        return self._nu is None or len(self._nu) == count
 
     def step(self, unconditional: Tensor, conditional: Tensor, concept: Tensor) -> Tensor:
         """Compute gamma of one step; zero during the warm-up.
