@@ -11,6 +11,7 @@ import torch
 import efface
 from efface import Eraser, Model
 from efface.apply.runs import Runs
+from tiny_families import diffusers
 
 Run = Callable[[], Any]
 
@@ -35,9 +36,7 @@ def text_to_image(pipeline: Any, steps: int, seed: int = 0, **options: Any) -> A
 
 
 def image_to_image(pipeline: Any, strength: float, steps: int = 10) -> Any:
-    from diffusers import StableDiffusionImg2ImgPipeline
-
-    other: Any = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    other: Any = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     return other(
@@ -84,10 +83,8 @@ def test_a_run_inside_another_run(eraser: Eraser, pipeline: Any) -> None:
             image_to_image(pipe, 0.4)
         return tensors
 
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    parts = {**pipeline.components, "scheduler": DDIMScheduler.from_config(pipeline.scheduler.config)}
-    outer: Any = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    parts = {**pipeline.components, "scheduler": diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)}
+    outer: Any = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
     outer.set_progress_bar_config(disable=True)
 
     def interrupted(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

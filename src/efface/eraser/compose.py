@@ -28,6 +28,7 @@ from efface.eraser.streams import join, split
 from efface.errors import BadRequest
 from efface.methods import METHODS
 from efface.methods.base import CannotCombine
+from efface.methods.left_out import warn_left_out
 from efface.models.model import TEXT
 from efface.provenance import versions
 from efface.request.record import COMPOSED, Concept, Request
@@ -64,6 +65,7 @@ def compose_records(erasers: Sequence[EraserRecord], force: bool = False) -> Era
     for one, other in combinations(parts, 2):
         check_parts(one, other)
     composed = side_by_side(parts)
+    _warn_erased(parts, composed.request)
     applied = composed.provenance["applied"]
     if reasons or applied == ORDERED:
         order = ", then ".join(f"{part.method} ({names_of(part)})" for part in parts)
@@ -101,10 +103,7 @@ def _combine(group: Sequence[EraserRecord]) -> EraserRecord:
     assert combine is not None
     check_guides([concept for part in group for concept in part.request.concepts])
     request = _request(group, first.method).model_copy(update={"options": first.options, "pooled": first.pooled})
-    preserved = {prompt for part in group for prompt in part.request.preserve}
-    erased = preserved.difference(request.preserve)
-    if erased:
-        warnings.warn(f"'{min(erased)}' was preserved by one eraser and is erased by another: erased.", stacklevel=5)
+    _warn_erased(group, request)
     started = time.perf_counter()
     parts = [split(uncertified(part)) for part in group]
     solutions = {stream: combine([part[stream] for part in parts], request) for stream in parts[0]}
@@ -145,6 +144,12 @@ def side_by_side(parts: Sequence[EraserRecord]) -> EraserRecord:
         parts=tuple(parts),
     )
     return certify_again(composed, parts)
+
+
+def _warn_erased(parts: Sequence[EraserRecord], request: Request) -> None:
+    preserved = {prompt for part in parts for prompt in part.request.preserve}
+    erased = sorted(preserved.difference(request.preserve))
+    warn_left_out("the composition", erased, "that another of the erasers erases", stacklevel=6)
 
 
 def _summaries(parts: Sequence[EraserRecord]) -> list[dict[str, object]]:

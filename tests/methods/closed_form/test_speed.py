@@ -68,12 +68,15 @@ def speed(model: Model, **options: Any) -> Eraser:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, {"threshold": 0.1, "rho": 1.0, "lamb": 0.0, "aug": 10, "refine": True}),
+        ({"disable_filter": False}, {"threshold": 0.1, "rho": 1.0, "lamb": 0.0, "aug": 10, "refine": True}),
         (
             {"disable_filter": True, "retain_scale": 0.05, "aug_num": 3, "threshold": 0.3, "lamb": 0.2},
             {"threshold": 0.3, "rho": 0.05, "lamb": 0.2, "aug": 3, "refine": False},
         ),
-        ({"aug_num": 0, "lamb": 0.1}, {"threshold": 0.1, "rho": 1.0, "lamb": 0.1, "aug": 0, "refine": False}),
+        (
+            {"disable_filter": False, "aug_num": 0, "lamb": 0.1},
+            {"threshold": 0.1, "rho": 1.0, "lamb": 0.1, "aug": 0, "refine": False},
+        ),
     ],
 )
 def test_it_is_the_published_script(tiny_model: Model, options: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -106,11 +109,11 @@ def test_filtering_retains_only_what_the_edit_would_touch(tiny_model: Model) -> 
         made = low_rank_changes(speed(tiny_model, threshold=SHARP, retain_scale=1e-6, lamb=1e3, **options))
         return sum(float((edited @ change.T).norm()) for change in made.values())
 
-    assert moved() > moved(disable_filter=True)
+    assert moved(disable_filter=False) > moved(disable_filter=True)
 
 
 def test_without_filter_and_copies_it_is_one_text_edit_and_can_be_split(tiny_model: Model, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"params": "KV", "aug_num": 0}
+    options: dict[str, Any] = {"params": "KV", "aug_num": 0, "disable_filter": False}
     whole = speed(tiny_model, **options)
     (edit,) = whole.edits
     assert isinstance(edit, TextEdit)

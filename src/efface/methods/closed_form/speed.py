@@ -14,10 +14,14 @@ dW0 = W (S_at - S_tt) (I + S_tt)^-1:
 - DPA, directed prior augmentation: `aug_num` copies r + P_min eps of each, eps normal and P_min the projection on W's
   least right singular vector; copies with |dW0 r'| above the mean are retained too.
 
+A short list, of at most d/2 tokens, is one that a user wrote. It is retained exactly and in every layer: IPF is off for
+it, and P is also orthogonal to its tokens. `disable_filter` false or true is the reference's behaviour for any list.
+
 P M is symmetric, so with N = P M the change is W (A - C)^T/k @ C (N - N K (K^T N K + lamb I)^-1 K^T N): of rank n.
 
 Paper: https://arxiv.org/abs/2503.07392 (ICLR 2026). Reference: https://github.com/Ouxiang-Li/SPEED
 Deviations:
+- Short lists, as above: with the filter, most of a few listed concepts are retained in no layer.
 - Means are over all retained tokens instead of 128 (and, for copies, the copies of 128) at a time.
 - The noise is seeded by the weight's name.
 - The three centres start from distant tokens instead of random ones.
@@ -26,8 +30,9 @@ Deviations:
 from __future__ import annotations
 
 import time
+import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -41,6 +46,8 @@ from efface.methods.base import CannotCombine, Method
 from efface.methods.closed_form.speed_tokens import (
     Rows,
     SpeedTokens,
+    left_out,
+    retained_prompts,
     retained_rows,
     retained_tensors,
     speed_tokens,
@@ -48,9 +55,12 @@ from efface.methods.closed_form.speed_tokens import (
 )
 from efface.methods.closed_form.stored import stored_tokens
 from efface.methods.closed_form.tokens import value_weights
+from efface.methods.left_out import warn_left_out
 from efface.models.model import Model
 from efface.request.record import Request
 from efface.settings import Settings
+
+_INDEPENDENT = 1e-9  # share of a token's norm
 
 
 class SpeedConfig(Settings):
@@ -65,7 +75,8 @@ class SpeedConfig(Settings):
             many people.
         lamb: The slack of the invariants; None is 0.5 for a request of kind `unsafe`, else 0, which preserves them
             exactly.
-        disable_filter: Whether to retain all tokens, and the chosen copies of all of them.
+        disable_filter: Whether to retain all tokens, and the chosen copies of all of them; None retains a list of at
+            most half the text width exactly, and filters a longer one.
         seed: The seed of the copies' noise.
     """
 
@@ -74,7 +85,7 @@ class SpeedConfig(Settings):
     threshold: float = Field(default=0.1, gt=0)
     retain_scale: float | None = Field(default=None, gt=0)
     lamb: float | None = Field(default=None, ge=0)
-    disable_filter: bool = False
+    disable_filter: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @property
@@ -95,18 +106,20 @@ def erase(model: Model, request: Request, config: SpeedConfig) -> Solution:
         BadInput: A weight or an embedding is not finite.
     """
     config = _resolved(request, config)
+    warn_left_out("speed", left_out(request), "that name an erased concept")
     tokens, embedded = speed_tokens(model, request)
     rows = retained_rows(model, request)
+    exact = _exact_rows(rows, rows.count, model.width, request, config)
     started = time.perf_counter()
     edits: tuple[Edit, ...]
     inputs: dict[str, Tensor] = {}
     if config.of_text:
         inputs = tokens.tensors() | retained_tensors(rows, model.width)
-        edits = (_text_edit(inputs, config),)
+        edits = (_text_edit(inputs, exact, config),)
     else:
         readers = tuple(f"to_{letter.lower()}.weight" for letter in config.params)
         edits = tuple(
-            _weight_edit(name, weight, tokens, rows, config) for name, weight in value_weights(model, readers)
+            _weight_edit(name, weight, tokens, rows, exact, config) for name, weight in value_weights(model, readers)
         )
     notes = {"settings": config.model_dump()}
     return Solution(request, edits, inputs, notes, embedded, time.perf_counter() - started)
@@ -129,15 +142,17 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
         "invariant": parts[0].inputs["invariant"],
     }
     notes = {**parts[0].notes, "settings": config.model_dump()}
-    return Solution(request, (_text_edit(inputs, config),), inputs, notes)
+    exact = _exact_rows([inputs["retained"]], int(inputs["retained.count"]), inputs["edited"].shape[1], request, config)
+    return Solution(request, (_text_edit(inputs, exact, config),), inputs, notes)
 
 
-def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Tensor, Tensor]:
+def factors(tokens: SpeedTokens, gram: Tensor, exact: Tensor, config: SpeedConfig) -> tuple[Tensor, Tensor]:
     """The factors (A - C)/k and C (N - N K (K^T N K + lamb I)^-1 K^T N) of the change, both (n, d).
 
     Args:
         tokens: The tokens C, A and K.
         gram: The matrix R of the retained tokens, (d, d).
+        exact: The tokens that P is orthogonal to besides, (m, d).
         config: The settings, without None.
     """
     assert config.retain_scale is not None
@@ -146,6 +161,10 @@ def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Ten
     values, vectors = torch.linalg.eigh(gram)
     null = vectors[:, values < config.threshold]
     P = null @ null.T
+    if len(exact):
+        left, singular, _ = torch.linalg.svd(P @ (exact / exact.norm(dim=1, keepdim=True)).T, full_matrices=False)
+        in_null = left[:, singular > _INDEPENDENT]
+        P = P - in_null @ in_null.T
     X, unit = C @ P, torch.eye(len(C), dtype=C.dtype)
     # N = P (S_tt P + rho I)^-1, by Woodbury.
     N = (P - X.T @ torch.linalg.solve(tokens.concepts * rho * unit + X @ C.T, X)) / rho
@@ -155,7 +174,9 @@ def factors(tokens: SpeedTokens, gram: Tensor, config: SpeedConfig) -> tuple[Ten
     return (tokens.guides - C) / tokens.concepts, C @ (N - NK @ torch.linalg.pinv(inner, hermitian=True) @ NK.T)
 
 
-def _weight_edit(name: str, weight: Tensor, tokens: SpeedTokens, rows: Rows, config: SpeedConfig) -> WeightEdit:
+def _weight_edit(
+    name: str, weight: Tensor, tokens: SpeedTokens, rows: Rows, exact: Tensor, config: SpeedConfig
+) -> WeightEdit:
     if not weight.isfinite().all():
         raise BadInput("The model's weights are not finite, so no eraser can be computed.")
     gram = refined(
@@ -163,17 +184,36 @@ def _weight_edit(name: str, weight: Tensor, tokens: SpeedTokens, rows: Rows, con
         tokens,
         rows,
         copies=config.aug_num,
-        choose=config.aug_num > 0 and not config.disable_filter,
+        choose=config.aug_num > 0 and not config.disable_filter and not len(exact),
         seed=config.seed * 2**32 + zlib.crc32(name.encode()),
     )
-    change, down = factors(tokens, gram, config)
+    change, down = factors(tokens, gram, exact, config)
     return WeightEdit(f"denoiser.{name}", up=(weight @ change.T).contiguous(), down=down.contiguous())
 
 
-def _text_edit(inputs: Mapping[str, Tensor], config: SpeedConfig) -> TextEdit:
+def _text_edit(inputs: Mapping[str, Tensor], exact: Tensor, config: SpeedConfig) -> TextEdit:
     gram = inputs["retained"].T @ inputs["retained"] / inputs["retained.count"]
-    change, down = factors(SpeedTokens.from_tensors(inputs), gram, config)
+    change, down = factors(SpeedTokens.from_tensors(inputs), gram, exact, config)
     return TextEdit(change.T.contiguous(), down.T.contiguous())
+
+
+def _exact_rows(rows: Iterable[Tensor], count: int, width: int, request: Request, config: SpeedConfig) -> Tensor:
+    """The tokens of a short list, which are retained exactly, (m, d), float64; none of a long list.
+
+    A long list is filtered, and a warning reports this.
+    """
+    none = torch.zeros(0, width, dtype=torch.float64)
+    if config.disable_filter is not None or not retained_prompts(request):
+        return none
+    if 2 * count <= width:
+        return torch.cat([none, *rows])
+    if config.aug_num:
+        warnings.warn(
+            f"speed retains at most {width // 2} preserved prompts exactly; of {count}, every layer retains only those "
+            "that the erasure changes more than the mean.",
+            stacklevel=5,
+        )
+    return none
 
 
 def _resolved(request: Request, config: SpeedConfig) -> SpeedConfig:

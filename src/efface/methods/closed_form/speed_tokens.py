@@ -109,16 +109,22 @@ def speed_tokens(model: Model, request: Request) -> tuple[SpeedTokens, Embedded]
     return tokens, targets
 
 
-def unnamed(request: Request) -> list[str]:
+def retained_prompts(request: Request) -> list[str]:
     """The preserved prompts that do not contain the name of a concept, as in the reference."""
+    left = set(left_out(request))
+    return [prompt for prompt in dict.fromkeys(request.preserve) if prompt not in left]
+
+
+def left_out(request: Request) -> list[str]:
+    """The preserved prompts that contain the name of a concept, and are not retained."""
     named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in request.names), re.IGNORECASE)
-    return [prompt for prompt in dict.fromkeys(request.preserve) if not named.search(prompt)]
+    return [prompt for prompt in dict.fromkeys(request.preserve) if named.search(prompt)]
 
 
 def retained_rows(model: Model, request: Request) -> Rows:
     """The last subject tokens of the retained prompts, or the empty prompt's tokens but the first if there are none."""
     rows = Rows(model.width)
-    for tokens in last_tokens_of(model, unnamed(request), request.clip_skip):
+    for tokens in last_tokens_of(model, retained_prompts(request), request.clip_skip):
         rows.add(tokens)
     if not rows.count:
         rows.add(_words(model.embed([""], clip_skip=request.clip_skip), 0))
@@ -146,9 +152,9 @@ def stored_retained(parts: Sequence[Solution], request: Request) -> dict[str, Te
     Raises:
         CannotCombine: The parts retain different prompts, and one stores only a root of its Gram matrix.
     """
-    prompts, blocks = unnamed(request), dict[str, Tensor]()
+    prompts, blocks = retained_prompts(request), dict[str, Tensor]()
     for part in parts:
-        of_part, rows, count = unnamed(part.request), *(part.inputs[name] for name in RETAINED)
+        of_part, rows, count = retained_prompts(part.request), *(part.inputs[name] for name in RETAINED)
         if of_part == prompts:
             return {name: part.inputs[name] for name in RETAINED}
         if len(rows) == count:

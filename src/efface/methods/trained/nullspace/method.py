@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 
 import torch
 from torch import Tensor
@@ -50,6 +49,7 @@ from efface.methods.base import Latents, Method
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.closed_form.ridge import ridge
 from efface.methods.closed_form.tokens import prompt_pairs
+from efface.methods.left_out import warn_left_out
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.methods.trained.nullspace.targets import EditableTextEncoder, Targets
 from efface.models.model import Model
@@ -197,8 +197,7 @@ def prompts_to_protect(request: Request, config: NullspaceConfig) -> list[str]:
     ]
     remaining = set(protected)
     dropped = [prompt for prompt in request.preserve if prompt not in remaining]
-    if dropped:
-        warnings.warn(f"'{dropped[0]}' contains the words of an erased concept and is not protected.", stacklevel=3)
+    warn_left_out("nullspace", dropped, "that contain the words of an erased concept")
     if not protected:
         raise BadRequest("nullspace has no prompt to protect; preserve some that do not contain the concept's words.")
     return protected
