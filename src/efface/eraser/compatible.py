@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from efface.edits.kinds import GuardEdit, TextEdit, WeightEdit
-from efface.eraser.base_check import TOLERANCE
 from efface.eraser.record import EraserRecord
 from efface.errors import BadRequest, WrongBase
+from efface.models.text.embedded import embedding_margin
 from efface.request.record import Concept
 
 _SAME_GRAM = 1e-3  # relative: weights rounded to half precision have the same S to 1e-4 or so
@@ -53,12 +53,14 @@ def _is_same(one: EraserRecord, other: EraserRecord) -> bool:
             return False
     if mine.family != theirs.family:
         return False
-    errors: list[float] = []
+    fits: list[bool] = []
     for stream in mine.of_streams:
         known = theirs.rows(stream)
         shared = [(rows, known[probe]) for probe, rows in mine.rows(stream).items() if probe in known]
-        errors += [float((rows - others).norm() / rows.norm()) for rows, others in shared]
-    return mine.hash == theirs.hash or (bool(errors) and max(errors) <= TOLERANCE)
+        fits += [
+            float((rows - others).norm() / rows.norm()) <= embedding_margin(rows, others) for rows, others in shared
+        ]
+    return mine.hash == theirs.hash or (bool(fits) and all(fits))
 
 
 def check_parts(one: EraserRecord, other: EraserRecord) -> None:

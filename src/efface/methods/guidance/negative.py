@@ -25,11 +25,9 @@ from efface.errors import BadInput
 from efface.methods.base import Method
 from efface.methods.closed_form.tokens import guard_tensors
 from efface.models.model import Model
+from efface.models.text.embedded import embedding_margin
 from efface.request.record import Request
 from efface.settings import Settings
-
-# Half precision reproduces an embedding to about 1e-3; the embedding of another prompt differs by much more.
-_TOLERANCE = 1e-2
 
 
 class Negative(Guard):
@@ -73,7 +71,7 @@ class Negative(Guard):
         return (), with_concept(call.arguments, self._concept, away)
 
     def _is_empty(self, text: Tensor, empty: Tensor) -> bool:
-        near = _TOLERANCE * len(text) ** 0.5 * empty.norm()
+        near = embedding_margin(text, empty) * len(text) ** 0.5 * empty.norm()
         return text.shape[1:] == empty.shape and bool(not text.any() or (text.float() - empty).norm() <= near)
 
 
