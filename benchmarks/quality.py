@@ -153,8 +153,12 @@ def benchmark(
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--judge", default="emoji")
     parser.add_argument("--work", type=Path, default=Path(name), help="images and finished concepts")
+    parser.add_argument("--only", nargs="+", choices=settings, help="measure only these settings; writes no result")
     arguments = parser.parse_args()
     model, judge = efface.open_model(arguments.model), open_judge(arguments.judge)
+    if arguments.only:
+        run_all(model, judge, concepts, {label: settings[label] for label in arguments.only}, n, arguments.work)
+        return
     if arguments.quick:
         concepts, n = [concepts[0], concepts[-1]], 8
         arguments.work = Path(tempfile.mkdtemp())

@@ -21,6 +21,11 @@ Published settings by kind (None in the config): `epochs` 3 for one unsafe conce
 `regular_scale` 0.1 for unsafe, else 0.001 (the paper uses 0.1 for objects that UCE erases easily). A request is unsafe
 if one of its concepts is. All tokens of the empty prompt are preserved: once, or once per concept in an unsafe request,
 as in the reference's scripts. Unlike those, no epoch is skipped because of a judge's verdict.
+
+Published, all T tokens of the prompt are derived and erased, also the start token, which every prompt has, and the
+padding, which differs little between prompts; so other concepts change too, and styles most. With `tokens=last`, only
+the last subject token is derived and erased, from the `token` variant of UCE, and of a preserved prompt only that token
+is preserved. `emoji` recommends this: there it forgets as much, and retains the other concepts.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from efface.methods.closed_form.stored import stored_concepts, stored_preserved
 from efface.methods.closed_form.tokens import BATCH, embedding_once, prompt_pairs
 from efface.methods.closed_form.uce import UceConfig
 from efface.models.model import Model
+from efface.models.text.embedded import Embedded
 from efface.models.text_gram import TextGram, text_gram
 from efface.request.record import Request
 from efface.settings import Settings
@@ -67,7 +73,9 @@ class ReceConfig(Settings):
         reg_item: The regulariser of `close_surrogatereg`: `1st` is lam_r |W_l (x - c)|^2 in every layer, `2nd` is
             lam_r |x - c|^2, and `both` is their sum.
         target_ckpt: The file of an eraser by uce to start from, such as an imported checkpoint; None to solve for one.
-        uce: The settings of the UCE to start from, given as `uce.lamb` and so on; its `window` variant by default.
+        tokens: The tokens to derive and erase: `all` tokens of the concept's prompt, or the `last` subject token.
+        uce: The settings of the UCE to start from, given as `uce.lamb` and so on; by default its `window` variant, or
+            its `token` variant with `tokens=last`.
     """
 
     lamb: float = Field(default=0.1, gt=0)
@@ -78,20 +86,22 @@ class ReceConfig(Settings):
     emb_computing: Literal["close_regzero", "close_surrogatereg", "close_standardreg"] = "close_regzero"
     reg_item: Literal["1st", "2nd", "both"] = "1st"
     target_ckpt: str | None = None
+    tokens: Literal["last", "all"] = "all"
     uce: UceConfig = UceConfig(variant="window")
 
     @model_validator(mode="before")
     @classmethod
     def _dotted(cls, values: dict[str, Any]) -> dict[str, Any]:
         start = {name[4:]: value for name, value in values.items() if name.startswith("uce.")}
-        if not start:
+        if not start and values.get("tokens") != "last":
             return values
         if start.get("technique") == "tensor":
             raise BadRequest("rece starts from uce's technique 'replace'; 'tensor' edits each layer differently.")
         if values.get("target_ckpt"):
             raise BadRequest("rece starts from uce's settings or from target_ckpt; leave one of them out.")
         rest = {name: value for name, value in values.items() if not name.startswith("uce.")}
-        return {**rest, "uce": UceConfig.model_validate({"variant": "window", **start})}
+        variant = "token" if values.get("tokens") == "last" else "window"
+        return {**rest, "uce": UceConfig.model_validate({"variant": variant, **start})}
 
 
 def erase(model: Model, request: Request, config: ReceConfig, read_eraser: EraserReader) -> Solution:
@@ -113,11 +123,11 @@ def erase(model: Model, request: Request, config: ReceConfig, read_eraser: Erase
     preserved_prompts = _preserved_prompts(request)
     for first in range(0, len(preserved_prompts), BATCH):
         batch = preserved_prompts[first : first + BATCH]
-        preserved.add(model.embed(batch, clip_skip=request.clip_skip).tokens.flatten(0, 1))
+        preserved.add(_tokens(model.embed(batch, clip_skip=request.clip_skip), config).flatten(0, 1))
     embedded = model.embed(prompts, clip_skip=request.clip_skip)
     inputs = {
-        "concepts": embedded.tokens.double(),
-        "guides": model.embed(guides, clip_skip=request.clip_skip).tokens.double(),
+        "concepts": _tokens(embedded, config),
+        "guides": _tokens(model.embed(guides, clip_skip=request.clip_skip), config),
         "empty": model.embed([""], clip_skip=request.clip_skip).tokens[0].double(),
         **preserved.tensors(),
         "S": gram.matrix,
@@ -182,6 +192,13 @@ def _derive_and_erase(
 def _uce_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inputs of the uce solution that rece started from."""
     return {name[4:]: tensor for name, tensor in inputs.items() if name.startswith("uce.")}
+
+
+def _tokens(embedded: Embedded, config: ReceConfig) -> Tensor:
+    """The tokens of each prompt that the settings select, (n, t, d), float64."""
+    if config.tokens == "all":
+        return embedded.tokens.double()
+    return embedded.last_tokens.double().unflatten(0, (len(embedded.prompts), -1))
 
 
 def _preserved_prompts(request: Request) -> list[str]:

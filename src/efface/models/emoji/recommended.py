@@ -13,6 +13,7 @@ from efface.models.builtin import Recommended
 
 Settings = dict[str, bool | int | float | str]
 
+_LAST: Final[Settings] = {"tokens": "last"}
 _ESD: Final[Settings] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4, "iterations": 180}
 _ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
 _ABLATE_LESS: Final[Settings] = {**_ABLATE, "parameter_group": "cross-attn", "regularization": False}
@@ -21,6 +22,8 @@ _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0}
 
 RECOMMENDED = {
     **dict.fromkeys(("uce", "certified", "robust", "speed", "oce"), Recommended(guides=True)),
+    # With all tokens of a prompt, the other styles change too.
+    "rece": Recommended(guides=True, settings={kind: _LAST for kind in ("object", "style", "memorised", "unsafe")}),
     "nullspace": Recommended(
         guides=True,
         # Styles are decided at the noisier timesteps.
