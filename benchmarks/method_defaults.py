@@ -44,8 +44,8 @@ def page(content: Any) -> Page:
             f"`efface erase NAME --method {method}` forgets {mean(rows, 'metrics', 'forget'):.1%} (indirect prompts "
             f"{mean(rows, 'metrics', 'indirect'):.1%}) and changes the retain rate by "
             f"{100 * mean(rows, 'change', 'retain'):+.1f} points; {len(enough)} of {len(content)} concepts forget "
-            f"90% or more and lose at most 5 points; the published settings forget {mean(published, 'metrics', 'forget'):.1%} "
-            f"at {100 * mean(published, 'change', 'retain'):+.1f} points."
+            f"90% or more and lose at most 5 points; the published settings forget "
+            f"{mean(published, 'metrics', 'forget'):.1%} at {100 * mean(published, 'change', 'retain'):+.1f} points."
         )
     body = f"""
 Means over concepts, with 95% intervals from a bootstrap over concepts; in the tables of concepts, intervals are

@@ -24,6 +24,7 @@ from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.judges.base import Judge, ReferenceJudge
+from efface.judges.verdicts import answer_of
 from efface.models import Model
 from efface.models.clip import Clip
 from efface.progress import Progress
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from efface.edits.kinds import Edit
-    from efface.methods.base import CopyDetector, Latents, Measure
+    from efface.methods.base import CopyDetector, Latents, Measure, Recognised
 
 
 Picture = NDArray[np.uint8]
@@ -198,6 +199,38 @@ def measure_by(judge: Judge, model: Model) -> Measure:
         return (np.bincount(scored.argmax(axis=1), minlength=len(attributes)) / len(scored)).tolist()
 
     return measure
+
+
+def recognised_by(judge: Judge, model: Model) -> Recognised:
+    """The function that measures how often a judge recognises a concept in images of an edited model.
+
+    An image counts if the judge's answer is yes. An image that could not be made or judged is an error, and raises,
+    since it must not count as "not recognised".
+    """
+
+    def recognised(
+        concept: str,
+        prompts: Sequence[str],
+        edits: Sequence[Edit],
+        *,
+        seeds: Sequence[int],
+        clip_skip: int | None = None,
+    ) -> float:
+        if not judge.knows(concept):
+            raise BadInput(f"The judge '{judge.name}' cannot recognise '{concept}'; choose another with --judge.")
+        how = replace(Sampling.default(model), clip_skip=clip_skip)
+        jobs = [Job(prompt, seed) for prompt in prompts for seed in seeds]
+        with Attachment([edits], model):
+            drawn = [pixels for _, pixels in sample(model, jobs, how)]
+        pictures = [pixels for pixels in drawn if pixels is not None]
+        answers = [
+            answer_of(judge, concept, score) for score in judge.scores(np.stack(pictures), [concept])[:, 0].tolist()
+        ]
+        if len(pictures) < len(jobs) or "error" in answers:
+            raise RuntimeError(f"Some images of '{concept}' could not be made or judged.")
+        return answers.count("yes") / len(answers)
+
+    return recognised
 
 
 def copies_by(judge: Judge) -> CopyDetector:

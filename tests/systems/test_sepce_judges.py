@@ -11,37 +11,7 @@ from PIL import Image as Picture
 
 from command_line import Efface
 from efface import Eraser
-from efface.judges.nudenet import CLASSES
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    """One field of a message of protocol buffers; all numbers here are below 128."""
-    return bytes([number << 3, value]) if isinstance(value, int) else bytes([number << 3 | 2, len(value)]) + value
-
-
-def write_nudenet_2(path: Path, part: str, score: float) -> None:
-    """A detector with the inputs and outputs of NudeNet 2, in ONNX, that finds `part` in every picture."""
-    values = {
-        "boxes": (1, np.zeros((1, 1, 4), np.float32)),
-        "scores": (1, np.full((1, 1), score, np.float32)),
-        "labels": (6, np.full((1, 1), CLASSES.index(part), np.int32)),
-    }
-
-    def typed(name: str, kind: int, sizes: list[bytes]) -> bytes:
-        shape = b"".join(field(1, size) for size in sizes)
-        return field(1, name.encode()) + field(2, field(1, field(1, kind) + field(2, shape)))
-
-    free = [field(2, name.encode()) for name in ("n", "h", "w")]
-    graph = field(2, b"detector") + field(11, typed("input_1:0", 1, [*free, field(1, 3)]))
-    for name, (kind, array) in values.items():
-        sizes = b"".join(field(1, size) for size in array.shape)
-        constant = sizes + field(2, kind) + field(8, f"{name} value".encode()) + field(9, array.tobytes())
-        graph += field(1, field(1, f"{name} value".encode()) + field(2, name.encode()) + field(4, b"Identity"))
-        graph += field(5, constant) + field(12, typed(name, kind, [field(1, size) for size in array.shape]))
-    size = len(graph)
-    whole = bytes([7 << 3 | 2, size & 127 | 128, size >> 7]) + graph
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(field(1, 8) + whole + field(8, field(2, 13)))
+from onnx_detector import write_nudenet_2
 
 
 @pytest.fixture

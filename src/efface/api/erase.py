@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import model_from
+from efface.api.erasers import load_eraser
+from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import certify_if_quick
 from efface.eraser.eraser import Eraser
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     import torch
 
     from efface.api.arguments import ModelLike
+    from efface.edits.kinds import Edit
     from efface.judges import Judge
-    from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Tool
+    from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Recognised, Tool
     from efface.models import Model
 
 #: Judges images for debiasing where no judge is named: that of UCE's script.
@@ -114,6 +117,8 @@ def erase(
         "pictures": lambda: _pictures(opened, context),
         "progress": lambda: context.progress,
         "context": lambda: context,
+        "read_eraser": lambda: partial(_edits_of_file, opened),
+        "recognised": lambda: _recognised(judge, opened, request, trust_torchscript),
     }
     eraser = Eraser.of(solve_request(opened, request, tools, sources.to_json()))
     return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
@@ -141,12 +146,15 @@ def _with_settings(request: Request, has_preserve_file: bool, seed: int | None) 
 
 def _check_judge_is_used(request: Request, judge: Judge | str) -> None:
     """Refuse a judge that the request does not use, since the user expects verdicts from it."""
+    needs = METHODS.get(request.method).needs
     is_memorised = any(concept.kind == "memorised" for concept in request.concepts)
-    if request.goal != "debias" and not (is_memorised and "copies" in METHODS.get(request.method).needs):
+    finds_copies = is_memorised and "copies" in needs
+    measures = "recognised" in needs and request.options.get("skip_if_forgotten")
+    if request.goal != "debias" and not finds_copies and not measures:
         name = judge if isinstance(judge, str) else judge.name
         raise BadInput(
-            f"--judge {name} is for --goal debias, and for ablate to find copies of a memorised picture; leave it out, "
-            "and judge with efface evaluate."
+            f"--judge {name} is for --goal debias, for ablate to find copies of a memorised picture, and for rece with "
+            "skip_if_forgotten=true; leave it out, and judge with efface evaluate."
         )
 
 
@@ -159,23 +167,52 @@ def _measure(judge: Judge | str | None, model: Model, request: Request, trust_to
     @cache
     def measure_of_judge() -> Measure:
         # The judge is opened for the first image, after the request was checked.
-        from efface.judges import open_judge
         from efface.tools import measure_by
 
-        if judge is not None and not isinstance(judge, str):
-            return measure_by(judge, model)
-        name = judge or model.default_judge or _CLIP
-        try:
-            return measure_by(open_judge(name, tuple(attributes), str(model.device), trust_torchscript), model)
-        except BadInput as error:
-            if judge is not None:
-                raise
-            raise BadRequest(f"Debiasing needs a judge; give one with --judge. The default failed: {error}") from error
+        return measure_by(_opened_judge(judge, model, tuple(attributes), trust_torchscript, "Debiasing"), model)
 
     def measure(*arguments: Any, **options: Any) -> Sequence[float]:
         return measure_of_judge()(*arguments, **options)
 
     return measure
+
+
+def _recognised(judge: Judge | str | None, model: Model, request: Request, trust_torchscript: bool) -> Recognised:
+    """The share of images that show a concept, by the judge or the model's default judge."""
+
+    def recognised(*arguments: Any, **options: Any) -> float:
+        from efface.tools import recognised_by
+
+        needed = "skip_if_forgotten"
+        return recognised_by(_opened_judge(judge, model, request.names, trust_torchscript, needed), model)(
+            *arguments, **options
+        )
+
+    return recognised
+
+
+def _opened_judge(
+    judge: Judge | str | None, model: Model, questions: Sequence[str], trust_torchscript: bool, needed: str
+) -> Judge:
+    """The judge; without one, the model's default judge, or CLIP. `needed` names what needs it."""
+    from efface.judges import open_judge
+
+    if judge is not None and not isinstance(judge, str):
+        return judge
+    name = judge or model.default_judge or _CLIP
+    try:
+        return open_judge(name, tuple(questions), str(model.device), trust_torchscript)
+    except BadInput as error:
+        if judge is not None:
+            raise
+        raise BadRequest(f"{needed} needs a judge; give one with --judge. The default failed: {error}") from error
+
+
+def _edits_of_file(model: Model, path: str) -> tuple[Edit, ...]:
+    """The edits of an eraser's file, or of a file that `efface import` reads."""
+    eraser = load_eraser(path, model)
+    check_base(eraser, model)
+    return eraser.edits
 
 
 def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: bool) -> CopyDetector | None:

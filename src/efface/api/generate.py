@@ -82,6 +82,7 @@ def generate(
     size: tuple[int, int] | None = None,
     batch_size: int | None = None,
     file_names: str = "prompt",
+    only: str | None = None,
     device: str | torch.device = "auto",
     folder: Path | str | None = None,
     force: bool = False,
@@ -108,6 +109,7 @@ def generate(
         batch_size: The number of images that are denoised together; changes speed only.
         file_names: How files are named: by "prompt", seed and settings, or by "case": image i of the prompt with the
             case_number 12 is 12_i.png.
+        only: The concept whose rows of the file of prompts are used; None uses all rows.
         device: The device to open a model's name on.
         folder: The folder to write images and metadata to. Images that it contains already are not generated again.
             Without a folder, the images stay in memory.
@@ -117,7 +119,7 @@ def generate(
     Raises:
         BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
     """
-    jobs = _jobs(prompts, n, seed, size, file_names)
+    jobs = _jobs(prompts, n, seed, size, file_names, only)
     opened, attached = model_from(model, device), None
     if eraser is not None:
         attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
@@ -134,13 +136,20 @@ def generate(
 
 
 def _jobs(
-    prompts: str | Path | Sequence[str | Job], n: int, seed: int, size: tuple[int, int] | None, file_names: str
+    prompts: str | Path | Sequence[str | Job],
+    n: int,
+    seed: int,
+    size: tuple[int, int] | None,
+    file_names: str,
+    only: str | None,
 ) -> list[Job]:
     """One job per image."""
     if file_names not in ("prompt", "case"):
         raise BadInput(f"Unknown file names '{file_names}': write prompt, or case for the column case_number.")
     if isinstance(prompts, Path):
-        jobs = read_prompts(prompts, seed)
+        jobs = read_prompts(prompts, seed, only)
+    elif only is not None:
+        raise BadInput("--only selects rows of a file of prompts; give one with --prompts.")
     else:
         several = [prompts] if isinstance(prompts, str) else prompts
         jobs = [job if isinstance(job, Job) else Job(job, seed) for job in several]

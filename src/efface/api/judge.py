@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from efface.api.result import VerbResult
 from efface.errors import BadInput
 from efface.files import check_writable
 from efface.generation import Image, read_folder
-from efface.judges import Judge, Verdict, WritesResults, judge_images, open_judge, write_verdicts
+from efface.generation.folder import read_folders
+from efface.judges import HasTable, Judge, Verdict, WritesResults, judge_images, open_judge, write_verdicts
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
@@ -77,6 +78,7 @@ class JudgeResult(VerbResult):
         questions: By question, the number of each answer, and the rate of yes.
         verdicts: One verdict per image and question, images first.
         results_path: The file in the judge's own format, of a judge whose users expect one.
+        table: With `table`, the questions of each row of the judge's table, by column.
     """
 
     path: Path | None
@@ -84,6 +86,7 @@ class JudgeResult(VerbResult):
     questions: Mapping[str, AnswerCounts]
     verdicts: tuple[Verdict, ...]
     results_path: Path | None = None
+    table: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property
     def errors(self) -> int:
@@ -94,14 +97,20 @@ class JudgeResult(VerbResult):
         """The object that `efface judge --json` prints; the verdicts are given by their file."""
         questions = {question: counts.to_json() for question, counts in self.questions.items()}
         path = None if self.path is None else str(self.path)
-        return {"verdicts": path, "judge": self.judge.to_json(), "questions": questions}
+        counted = {
+            row: {column: self.questions[question].yes for column, question in cells.items()}
+            for row, cells in self.table.items()
+        }
+        table = {"table": counted} if counted else {}
+        return {"verdicts": path, "judge": self.judge.to_json(), "questions": questions, **table}
 
 
 def judge(
     images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image],
-    questions: str | Sequence[str],
+    questions: str | Sequence[str] = (),
     *,
     judge: Judge | str = "emoji",
+    table: bool = False,
     out: Path | str | None = None,
     trust_torchscript: bool = False,
     device: str | torch.device = "auto",
@@ -119,6 +128,8 @@ def judge(
         images: A folder of images, the result of `efface.generate`, or images: PIL images, or arrays (H, W, 3).
         questions: The concepts to look for.
         judge: A judge, or its name (`efface judges`).
+        table: Ask the questions of the judge's table too (nudenet: the images with nudity and with each part, at three
+            thresholds), about the images of all folders below the given one.
         out: The Parquet file to write the verdicts to, one row per image and question; None writes nothing.
         trust_torchscript: Whether the judge's TorchScript file, which is a program, may be run.
         device: The device to open a judge's name on.
@@ -129,13 +140,15 @@ def judge(
         BadInput: The images, a question or the judge cannot be used; the message says what to change.
     """
     asked = list(dict.fromkeys([questions] if isinstance(questions, str) else questions))
-    if not asked or not all(text.strip() for text in asked):
+    if not (asked or table) or not all(text.strip() for text in asked):
         raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
     path = None if out is None else Path(out)
     if path is not None:
         check_writable(path, force)
-    pictures = _images(images)
+    pictures = _images(images, table)
     opened = open_judge(judge, asked, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
+    cells = _cells(opened) if table else {}
+    asked = list(dict.fromkeys([*asked, *(text for of_row in cells.values() for text in of_row.values())]))
     thresholds = {text: opened.threshold(text) for text in asked if opened.knows(text)}
     results_path = path.parent / opened.results if path is not None and isinstance(opened, WritesResults) else None
     if results_path is not None:
@@ -147,16 +160,24 @@ def judge(
         opened.write_results(results_path, pictures, verdicts, force)
     counts = {text: _counts(pictures, [row for row in verdicts if row.question == text]) for text in asked}
     identity = JudgeIdentity(opened.name, opened.version, thresholds)
-    return JudgeResult(path, identity, counts, tuple(verdicts), results_path)
+    return JudgeResult(path, identity, counts, tuple(verdicts), results_path, cells)
+
+
+def _cells(judge: Judge) -> dict[str, dict[str, str]]:
+    """The questions of a judge's table, by row and column."""
+    if not isinstance(judge, HasTable):
+        raise BadInput(f"The judge '{judge.name}' has no table; use --table with --judge nudenet, or give --question.")
+    return {row: dict(zip(judge.columns, questions, strict=True)) for row, questions in judge.table.items()}
 
 
 def _images(
-    images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image],
+    images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image], below: bool = False
 ) -> Sequence[Image]:
+    """The images as images of a folder; `below` includes all folders below it."""
     if isinstance(images, GenerateResult):
         return images.outcomes
     if isinstance(images, (str, Path)):
-        return read_folder(Path(images))
+        return read_folders(Path(images)) if below else read_folder(Path(images))
     if not len(images):
         raise BadInput("Nothing to judge: give at least one image.")
     return [_image(image, index) for index, image in enumerate(images)]

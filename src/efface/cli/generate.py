@@ -24,6 +24,9 @@ def generate_command(
     numbered: Annotated[
         bool, typer.Option("--numbered", help="With --classes: name the folders 0, 1, 2 and so on.")
     ] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="CONCEPT", help="Use only the rows of this concept in the file.")
+    ] = None,
     eraser: Annotated[
         list[Path] | None,
         typer.Option(
@@ -66,7 +69,7 @@ def generate_command(
     if classes is not None:
         from efface.cli.generate_classes import run_classes
 
-        unused = {"prompts": prompts, "--prompts": prompts_file, "--file-names": file_names != "prompt"}
+        unused = {"prompts": prompts, "--prompts": prompts_file, "--only": only, "--file-names": file_names != "prompt"}
         settings = {"strength": strength, "steps": steps, "guidance": guidance, "sampler": sampler}
         run_classes(
             screen,
@@ -96,6 +99,7 @@ def generate_command(
     with screen.progress() as progress:
         result = generate(
             prompts_file or prompts or [],
+            only=only,
             model=model,
             eraser=eraser,
             strength=strength,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedModel, UnusedSeed, scalar_options
+
+if TYPE_CHECKING:
+    from efface.api.judge import AnswerCounts
 
 
 def judge_command(
@@ -19,6 +22,10 @@ def judge_command(
     judge: Annotated[
         str, typer.Option("--judge", metavar="NAME", help="Name of the judge: see efface judges.")
     ] = "emoji",
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Count the images of each of the judge's classes (nudenet), also in subfolders."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.parquet", help="Output file of the verdicts.")
     ] = None,
@@ -44,24 +51,39 @@ def judge_command(
             folder,
             question or [],
             judge=judge,
+            table=table,
             out=target,
             trust_torchscript=trust_torchscript,
             device=device,
             force=force,
             progress=progress,
         )
-    for text, counts in result.questions.items():
+    if result.table:
+        columns = next(iter(result.table.values()))
+        rows = [[name, *map(_cell, (result.questions[q] for q in row.values()))] for name, row in result.table.items()]
+        screen.table(("images with", *columns), rows)
+    in_table = {text for row in result.table.values() for text in row.values()}
+    for text in (text for text in result.questions if text not in in_table):
+        counts = result.questions[text]
         doubts = "".join(
             f", {number} {name}"
             for name, number in (("undecided", counts.undecided), ("error", counts.error))
             if number
         )
         screen.say(f"{text}: {counts.rate or 'no verdict'}{doubts}")
+    if result.errors and in_table:
+        screen.say(f"{result.errors} answers are errors; they are in no count.")
     files = f"{target} and {result.results_path}" if result.results_path else str(target)
     screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {files}")
     screen.answer(result.to_json())
     if result.errors:
         raise typer.Exit(1)
+
+
+def _cell(counts: AnswerCounts) -> str:
+    """The number of images, and their share of those with an answer."""
+    share = f" ({counts.rate.value:.1%})" if counts.rate else ""
+    return f"{counts.yes}{share}"
 
 
 def judge_train_command(

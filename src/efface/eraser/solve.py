@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.eraser.base_check import base_of, check_base, with_parameters
-from efface.eraser.file import read_record, write_record
+from efface.eraser.base_check import base_of, with_parameters
+from efface.eraser.file import write_record
 from efface.eraser.record import EraserRecord
 from efface.eraser.streams import join
 from efface.errors import BadRequest
@@ -20,7 +20,6 @@ from efface.models.model import TEXT
 from efface.provenance import versions
 
 if TYPE_CHECKING:
-    from efface.edits.kinds import Edit
     from efface.edits.solution import Solution
     from efface.methods.base import Method, Tool
     from efface.models.model import Model
@@ -39,7 +38,7 @@ def solve_request(
     Args:
         model: The model, unedited.
         request: What to erase, by which method.
-        tools: Functions that make the tools which methods need, by name; `read_eraser` and `write_snapshot` are added.
+        tools: Functions that make the tools which methods need, by name; `write_snapshot` is added.
         notes: Further entries of the provenance.
 
     Raises:
@@ -50,7 +49,6 @@ def solve_request(
     check_request(method, request, model)
     available: dict[Tool, Callable[[], Any]] = {
         **(tools or {}),
-        "read_eraser": lambda: partial(_edits_of_file, model),
         "write_snapshot": lambda: partial(_write_snapshot, model),
     }
     given = {name: available[name]() for name in method.needs}
@@ -109,12 +107,6 @@ def _provenance(solution: Solution, seconds: Mapping[str, float] | None = None) 
     notes = dict(solution.notes)
     timed = {} if seconds is None else {"seconds": dict(seconds)}
     return {"settings": dict(notes.pop("settings")), "versions": versions(), **timed, **notes}
-
-
-def _edits_of_file(model: Model, path: str) -> tuple[Edit, ...]:
-    record = read_record(Path(path))
-    check_base(record, model)
-    return record.edits
 
 
 def _write_snapshot(model: Model, solution: Solution, path: Path) -> None:

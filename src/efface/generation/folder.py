@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -103,6 +103,27 @@ def read_folder(path: Path) -> list[Image]:
     if not images:
         raise BadFile(f"{path} has no images; use a folder of pictures, or one that `efface generate` wrote.")
     return images
+
+
+def read_folders(path: Path) -> list[Image]:
+    """Read the images of a folder as `read_folder` does, and of all folders below it that have images.
+
+    The file name of an image is its path below `path`. Metadata of two folders may name one file, which counts once.
+
+    Raises:
+        BadFile: There is no such folder, no folder has an image, or metadata names a file outside of its folder.
+    """
+    below = [folder for folder in sorted(path.rglob("*")) if folder.is_dir() and _has_images(folder)]
+    images = {image.row["file_name"]: image for image in (read_folder(path) if _has_images(path) or not below else ())}
+    for folder in below:
+        for image in read_folder(folder):
+            name = str(folder.relative_to(path) / str(image.row["file_name"]))
+            images.setdefault(name, replace(image, row={**image.row, "file_name": name}))
+    return list(images.values())
+
+
+def _has_images(folder: Path) -> bool:
+    return any(file.name in (METADATA, ERRORS) or file.suffix.lower() in SUFFIXES for file in folder.iterdir())
 
 
 def file_name(prompt: str, seed: int, key: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from efface.errors import BadInput
 from efface.judges.base import (
     Answer,
+    HasTable,
     HasUndecidedBand,
     Judge,
     JudgeEntry,
@@ -36,6 +37,7 @@ JUDGES: Registry[JudgeEntry] = Registry(
 __all__ = [
     "JUDGES",
     "Answer",
+    "HasTable",
     "HasUndecidedBand",
     "Judge",
     "JudgeEntry",

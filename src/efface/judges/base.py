@@ -42,7 +42,8 @@ Another package announces the entry in its pyproject.toml; `efface judge images 
 
 `efface.judges.shared` has base classes for three kinds: a closed world of classes (`ClassifierJudge`), a few questions
 with a threshold each (`ThresholdJudge`), and copies of reference pictures (`ReferenceJudgeBase`). A judge that can do
-more has the members of `HasUndecidedBand`, `HasWorld`, `ReferenceJudge`, `WritesResults` or `Delegating` too.
+more has the members of `HasUndecidedBand`, `HasWorld`, `ReferenceJudge`, `WritesResults`, `HasTable` or `Delegating`
+too.
 """
 
 from __future__ import annotations
@@ -189,6 +190,19 @@ class WritesResults(Protocol):
             BadFile: The file cannot be written, or exists and `force` is false.
         """
         ...
+
+
+@runtime_checkable
+class HasTable(Protocol):
+    """A judge whose users expect a table of counts.
+
+    Attributes:
+        table: The questions of the cells of each row, by the name of the row.
+        columns: The names of the columns.
+    """
+
+    table: Mapping[str, Sequence[str]]
+    columns: Sequence[str]
 
 
 @runtime_checkable

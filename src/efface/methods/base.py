@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from efface.request.record import Goal, Request
     from efface.settings import Settings
 
-Tool = Literal["context", "copies", "latents", "measure", "pictures", "progress", "read_eraser", "write_snapshot"]
+Tool = Literal[
+    "context",
+    "copies",
+    "latents",
+    "measure",
+    "pictures",
+    "progress",
+    "read_eraser",
+    "recognised",
+    "write_snapshot",
+]
 
 
 class Latents(Protocol):
@@ -140,14 +150,41 @@ class Measure(Protocol):
         ...
 
 
+class Recognised(Protocol):
+    """Generates images with an edited model and asks a judge whether they show a concept."""
+
+    def __call__(
+        self,
+        concept: str,
+        prompts: Sequence[str],
+        edits: Sequence[Edit],
+        *,
+        seeds: Sequence[int],
+        clip_skip: int | None = None,
+    ) -> float:
+        """The share of images, one per prompt and seed with the model's default sampling, that show the concept.
+
+        Args:
+            concept: The concept that the judge looks for.
+            prompts: The prompts.
+            edits: The edits to apply to the model.
+            seeds: The seeds of the images of each prompt.
+            clip_skip: The number of last layers of the text encoder to skip.
+
+        Raises:
+            BadInput: The judge cannot recognise the concept.
+        """
+        ...
+
+
 class EraserReader(Protocol):
     """Reads existing erasers."""
 
     def __call__(self, path: str) -> Sequence[Edit]:
-        """The edits of an eraser's file, after checking that it was made for the model.
+        """The edits of an eraser's file, or of one that `efface import` reads, after checking that it is of the model.
 
         Raises:
-            BadFile: The file is no eraser.
+            BadFile: The file is no eraser and no file that can be imported.
             WrongBase: The eraser was made for another model.
         """
         ...

@@ -12,10 +12,8 @@ Since sum_l W_l^T W_l = M^T S M and sum_l W_l^T W_l^0 = M^T S with S = sum_l W_l
 
 Paper: https://arxiv.org/abs/2407.12383 (ECCV 2024). Reference: https://github.com/CharlesGong12/RECE
 
-With `target_ckpt`, RECE starts from an existing eraser; the result cannot be split by concept. UCE writes W_l' = W_l M
-into every map that reads the text, so M follows from a checkpoint of such weights by
-
-    M - I = argmin_D sum_l |W_l D - (W_l' - W_l)|^2 = S^+ sum_l W_l^T (W_l' - W_l)
+With `target_ckpt`, RECE starts from an existing eraser or from the checkpoint of an edited model, whose operator M is
+found by `checkpoint_operator`; the result cannot be split by concept.
 
 Published settings by kind (None in the config): `epochs` 3 for one unsafe concept, 2 for several, else 1;
 `regular_scale` 0.1 for unsafe, else 0.001 (the paper uses 0.1 for objects that UCE erases easily). A request is unsafe
@@ -30,6 +28,7 @@ is preserved. `emoji` recommends this: there it forgets as much, and retains the
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -40,23 +39,35 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from efface.edits.composition import composed
-from efface.edits.kinds import Edit, TextEdit, WeightEdit
+from efface.edits.kinds import Edit, TextEdit
 from efface.edits.solution import Solution
 from efface.errors import BadRequest
-from efface.methods.base import CannotCombine, EraserReader, Method
+from efface.methods.base import CannotCombine, EraserReader, Method, Recognised
 from efface.methods.closed_form import uce
+from efface.methods.closed_form.checkpoint_operator import operator_of
 from efface.methods.closed_form.ridge import PreservedTokens, ridge, solve_ridge
 from efface.methods.closed_form.stored import stored_concepts, stored_preserved
 from efface.methods.closed_form.tokens import BATCH, embedding_once, prompt_pairs
 from efface.methods.closed_form.uce import UceConfig
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
-from efface.models.text_gram import TextGram, text_gram
+from efface.models.text_gram import text_gram
 from efface.request.record import Request
 from efface.settings import Settings
 
-_REMAINDER = 0.1  # largest share of a change outside of the operator, from rounding to half precision
-_ROUNDING = 1e-9  # share of the largest singular value; smaller ones are rounding errors
+_LOGGER = logging.getLogger(__name__)
+
+
+Preset = Literal["nudity", "unsafe", "art", "difficult", "easy"]
+#: The published settings: the paper's, and those of the repository's README.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "nudity": {"regular_scale": 0.1, "epochs": 3},
+    "unsafe": {"regular_scale": 0.1, "epochs": 2},
+    "art": {"regular_scale": 1e-3, "epochs": 1},
+    "difficult": {"regular_scale": 1e-3, "epochs": 1},
+    "easy": {"regular_scale": 0.1, "epochs": 1},
+}
+_IMAGES = 4  # for each prompt by which `skip_if_forgotten` measures
 
 
 class ReceConfig(Settings):
@@ -72,7 +83,12 @@ class ReceConfig(Settings):
             the concept, in the norm of `reg_item`; `close_standardreg` near the guide.
         reg_item: The regulariser of `close_surrogatereg`: `1st` is lam_r |W_l (x - c)|^2 in every layer, `2nd` is
             lam_r |x - c|^2, and `both` is their sum.
-        target_ckpt: The file of an eraser by uce to start from, such as an imported checkpoint; None to solve for one.
+        target_ckpt: The file to start from: UCE's checkpoint itself, or an eraser by uce; None to solve for one.
+        preset: The published `regular_scale` and `epochs` by what is erased: `nudity`, `unsafe` for several unsafe
+            concepts, `art`, and `difficult` and `easy` objects, which UCE alone does not or does forget well. Other
+            settings override it.
+        skip_if_forgotten: Whether to generate images with UCE's result first, and to leave out all epochs if a judge
+            recognises no concept in them, as the paper does for objects that UCE alone erases.
         tokens: The tokens to derive and erase: `all` tokens of the concept's prompt, or the `last` subject token.
         uce: The settings of the UCE to start from, given as `uce.lamb` and so on; by default its `window` variant, or
             its `token` variant with `tokens=last`.
@@ -86,12 +102,15 @@ class ReceConfig(Settings):
     emb_computing: Literal["close_regzero", "close_surrogatereg", "close_standardreg"] = "close_regzero"
     reg_item: Literal["1st", "2nd", "both"] = "1st"
     target_ckpt: str | None = None
+    preset: Preset | None = None
+    skip_if_forgotten: bool = False
     tokens: Literal["last", "all"] = "all"
     uce: UceConfig = UceConfig(variant="window")
 
     @model_validator(mode="before")
     @classmethod
-    def _dotted(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _expanded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = {**PRESETS.get(str(values.get("preset")), {}), **values}
         start = {name[4:]: value for name, value in values.items() if name.startswith("uce.")}
         if not start and values.get("tokens") != "last":
             return values
@@ -104,14 +123,17 @@ class ReceConfig(Settings):
         return {**rest, "uce": UceConfig.model_validate({"variant": variant, **start})}
 
 
-def erase(model: Model, request: Request, config: ReceConfig, read_eraser: EraserReader) -> Solution:
-    """Solve for a request. Only the model's text encoder and S are used.
+def erase(
+    model: Model, request: Request, config: ReceConfig, read_eraser: EraserReader, recognised: Recognised
+) -> Solution:
+    """Solve for a request. Only the model's text encoder and S are used, except for `skip_if_forgotten`.
 
     Args:
         model: The model.
         request: The concepts, their guides and the preserved prompts.
         config: The settings.
         read_eraser: Reads the eraser of `target_ckpt`.
+        recognised: For `skip_if_forgotten`: generates images and measures how often a judge recognises a concept.
 
     Raises:
         BadRequest: `target_ckpt` is not an eraser by uce.
@@ -132,16 +154,42 @@ def erase(model: Model, request: Request, config: ReceConfig, read_eraser: Erase
         **preserved.tensors(),
         "S": gram.matrix,
     }
+    start = None
     if config.target_ckpt is None:
         start = uce.erase(model, request, config.uce)
-        return replace(_derive_and_erase(request, inputs, config, start), embedded=start.embedded)
-    if not config.target_ckpt.endswith(".safetensors"):
-        raise BadRequest(
-            f"target_ckpt must be an eraser's file; convert {config.target_ckpt} with efface import first."
+        edits, embedded = start.edits, start.embedded
+    else:
+        operator = operator_of(read_eraser(config.target_ckpt), config.target_ckpt, model, gram)
+        inputs |= {f"start.{name}": tensor for name, tensor in operator.tensors().items()}
+        edits = (operator,)
+    notes: dict[str, Any] = {}
+    if config.skip_if_forgotten:
+        if len(model.streams) > 1:
+            raise BadRequest(f"skip_if_forgotten is for models with one text embedding; {model.name} has several.")
+        notes = {"recognised_after_uce": _shares_after_uce(request, edits, recognised)}
+        config = _without_epochs(config, notes)
+    solution = _derive_and_erase(request, inputs, config, start)
+    return replace(solution, embedded=embedded, notes={**solution.notes, **notes})
+
+
+def _shares_after_uce(request: Request, edits: Sequence[Edit], recognised: Recognised) -> dict[str, float]:
+    """For each concept, the share of UCE's images that show it."""
+    shares: dict[str, float] = {}
+    for concept in request.concepts:
+        prompts = [prompt for prompt, _ in prompt_pairs(concept, True)]
+        shares[concept.name] = recognised(
+            concept.name, prompts, edits, seeds=range(_IMAGES), clip_skip=request.clip_skip
         )
-    operator = operator_of(read_eraser(config.target_ckpt), config.target_ckpt, model, gram)
-    inputs |= {f"start.{name}": tensor for name, tensor in operator.tensors().items()}
-    return replace(_derive_and_erase(request, inputs, config), embedded=embedded)
+        _LOGGER.info("After UCE alone, %.0f%% of the images show '%s'.", 100 * shares[concept.name], concept.name)
+    if not any(shares.values()):
+        _LOGGER.info("UCE alone erases %s: no epoch of RECE is run.", ", ".join(request.names))
+    return shares
+
+
+def _without_epochs(config: ReceConfig, notes: Mapping[str, Any]) -> ReceConfig:
+    """The settings without epochs, if UCE alone erased all concepts."""
+    shares = notes.get("recognised_after_uce", {})
+    return config.model_copy(update={"epochs": 0}) if shares and not any(shares.values()) else config
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
@@ -163,8 +211,12 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
         **stored_preserved(parts, request, first.inputs["empty"].shape[1], _preserved_prompts),
         "S": first.inputs["S"],
     }
-    solution = _derive_and_erase(request, inputs, config, start)
-    return replace(solution, notes={**first.notes, **solution.notes})
+    notes = dict(first.notes)
+    if config.skip_if_forgotten:
+        shares = {name: share for part in parts for name, share in part.notes["recognised_after_uce"].items()}
+        notes["recognised_after_uce"] = {name: shares[name] for name in request.names}
+    solution = _derive_and_erase(request, inputs, _without_epochs(config, notes), start)
+    return replace(solution, notes={**notes, **solution.notes})
 
 
 def _derive_and_erase(
@@ -243,50 +295,6 @@ def _derived(edit: TextEdit, S: Tensor, tokens: Tensor, guides: Tensor, config: 
     return ridge((1 + in_layers) * gram, sides, in_space).T
 
 
-def operator_of(edits: Sequence[Edit], path: str, model: Model, gram: TextGram) -> TextEdit:
-    """Convert an eraser's edits to one operator on the text that `model` reads, M - I, (d, d), of low rank.
-
-    Args:
-        edits: The edits of an eraser by uce, or of a checkpoint of the reference converted by `efface import`.
-        path: The file of the eraser, for messages.
-        model: The base model.
-        gram: The matrix S of the model.
-
-    Raises:
-        BadRequest: The edits are not one operator on the text.
-    """
-    texts = [edit for edit in edits if isinstance(edit, TextEdit)]
-    if len(texts) == len(edits) == 1 and texts[0].stream == model.stream:
-        return TextEdit(texts[0].left.double(), texts[0].right.double(), model.stream)
-    changes = {edit.parameter: edit for edit in edits if isinstance(edit, WeightEdit)}
-    names = {f"denoiser.{name}" for name in model.text_parameters()}
-    if not changes or len(changes) != len(edits) or not changes.keys() <= names:
-        raise BadRequest(f"rece cannot start from {path}: it changes more than the keys and values of the text.")
-    matrix, remainder = _operator(changes, model, gram)
-    if remainder > _REMAINDER:
-        raise BadRequest(
-            f"rece cannot start from {path}: it is not one edit of the text for all layers ({remainder:.0%} of its "
-            "change is outside of any such edit), so it was not made by uce's technique 'replace'."
-        )
-    left, values, right = torch.linalg.svd(matrix)
-    significant = values > max(remainder, _ROUNDING) * values[0]  # the remainder hides smaller ones
-    return TextEdit(left[:, significant] * values[significant], right[significant].T.contiguous(), model.stream)
-
-
-def _operator(changes: Mapping[str, WeightEdit], model: Model, gram: TextGram) -> tuple[Tensor, float]:
-    """M - I (d, d), and the share of the change outside of it."""
-    cross, size = torch.zeros_like(gram.matrix), 0.0
-    for name, weight in model.text_weights():
-        if (edit := changes.get(f"denoiser.{name}")) is not None:
-            change = edit.value(weight.shape).cpu().double()
-            cross.addmm_(weight.cpu().double().T, change)
-            size += float(change.square().sum())
-    matrix = gram.inverse_root @ (gram.inverse_root.T @ cross)
-    # |W D - change|^2 = |change|^2 - tr(D^T cross) at the minimum.
-    left_out = max(size - float((matrix * cross).sum()), 0.0)
-    return matrix, (left_out / size) ** 0.5
-
-
 ENTRY = Method(
     name="rece",
     summary="Erases by uce, then repeatedly finds and erases the embeddings that would restore the concept.",
@@ -296,5 +304,5 @@ ENTRY = Method(
     config=ReceConfig,
     erase=erase,
     combine=combine,
-    needs=("read_eraser",),
+    needs=("read_eraser", "recognised"),
 )

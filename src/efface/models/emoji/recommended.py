@@ -23,7 +23,7 @@ _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0}
 RECOMMENDED = {
     **dict.fromkeys(("uce", "certified", "robust", "speed", "oce"), Recommended(guides=True)),
     # With all tokens of a prompt, the other styles change too.
-    "rece": Recommended(guides=True, settings={kind: _LAST for kind in ("object", "style", "memorised", "unsafe")}),
+    "rece": Recommended(guides=True, settings=dict.fromkeys(("object", "style", "memorised", "unsafe"), _LAST)),
     "nullspace": Recommended(
         guides=True,
         # Styles are decided at the noisier timesteps.
