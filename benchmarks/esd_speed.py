@@ -36,7 +36,7 @@ import efface
 from efface.edits.kinds import WeightEdit
 from efface.eraser.base_check import base_of
 from efface.eraser.eraser import Eraser
-from efface.methods.trained.unet_parameters import trained_parameters
+from efface.methods.trained.denoiser_parameters import trained_parameters
 from efface.models import Model
 from efface.request.record import Request
 from memory import megabytes

@@ -27,6 +27,7 @@ from efface.judges.base import Judge, ReferenceJudge
 from efface.judges.verdicts import answer_of
 from efface.models import Model
 from efface.models.clip import Clip
+from efface.models.flow import is_flow
 from efface.progress import Progress
 
 if TYPE_CHECKING:
@@ -86,7 +87,11 @@ class CachedPictures:
             BadInput: The model's output is not finite.
         """
         how = replace(
-            Sampling.default(self._model), sampler=sampler, steps=steps, guidance=guidance, clip_skip=clip_skip
+            Sampling.default(self._model),
+            sampler=_possible(sampler, self._model),
+            steps=steps,
+            guidance=guidance,
+            clip_skip=clip_skip,
         )
         jobs = [Job(prompt, seed, negative=negative) for prompt, seed in zip(prompts, seeds, strict=True)]
         recipe = Recipe.of(self._model, how)
@@ -154,13 +159,18 @@ class CachedPictures:
         )
 
 
+def _possible(sampler: Any, model: Model) -> Any:
+    """The sampler, or `own` for a model that is trained by flow matching: the others need a schedule of betas."""
+    return "own" if is_flow(model.scheduler_config) else sampler
+
+
 def latents_of(model: Model) -> Latents:
     """The function that draws latents of shape (n, C, h, w), one per seed, with the edits attached at that time."""
 
     def latents(
         prompt: str, seeds: Sequence[int], *, steps: int, guidance: float, sampler: Any, clip_skip: int | None = None
     ) -> Tensor:
-        how = Sampling(sampler=sampler, steps=steps, guidance=guidance, clip_skip=clip_skip)
+        how = Sampling(sampler=_possible(sampler, model), steps=steps, guidance=guidance, clip_skip=clip_skip)
         return sample_latents(model, [Job(prompt, seed) for seed in seeds], how)
 
     return latents

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from efface import BadInput, BadRequest, Model, open_model
-from efface.models.denoising import Conditions, NoiseSchedule, ddim_scheduler, guided
+from efface.models.denoising import Conditions, NoiseSchedule, ddim_scheduler, guided, noise_schedule
+from efface.models.flow import FlowSchedule
 from efface.models.text.encoding import SoftTokens, encode_ids, token_table
 from efface.models.text.tokens import token_ids
 
@@ -20,7 +21,7 @@ PROMPTS = ["a red cat", "", "golf ball"]
 Tiny = Callable[..., Any]
 
 
-def calls_of(pipeline: Any, denoiser: Any) -> list[tuple[dict[str, Any], Tensor]]:
+def calls_of(pipeline: Any, denoiser: Any, **options: Any) -> list[tuple[dict[str, Any], Tensor]]:
     """The arguments and the prediction of every denoiser call of a pipeline that draws one picture in two steps."""
     calls: list[tuple[dict[str, Any], Tensor]] = []
 
@@ -31,13 +32,14 @@ def calls_of(pipeline: Any, denoiser: Any) -> list[tuple[dict[str, Any], Tensor]
     handle = denoiser.register_forward_hook(after, with_kwargs=True)
     try:
         generator = torch.Generator().manual_seed(0)
-        pipeline("a cat", num_inference_steps=2, generator=generator, height=16, width=16, output_type="latent")
+        arguments = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent", **options}
+        pipeline("a cat", generator=generator, **arguments)
     finally:
         handle.remove()
     return calls
 
 
-@pytest.mark.parametrize("family", ["sd2", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd2", "sdxl", "sd3"])
 def test_a_prediction_is_the_pipelines_own(tiny: Tiny, family: str) -> None:
     pipeline = tiny(family)
     model = open_model(pipeline)
@@ -52,6 +54,21 @@ def test_a_prediction_is_the_pipelines_own(tiny: Tiny, family: str) -> None:
             found = model.predict(x, t, Conditions(text, arguments))
         assert found.dtype == torch.float32
         assert torch.equal(found, expected)
+
+
+def test_a_prediction_of_flux_is_the_pipelines_own_with_latents_as_images(tiny: Tiny) -> None:
+    pipeline = tiny("flux")
+    model = open_model(pipeline)
+    text = model.denoiser_text(model.embed(["a cat"]))
+    assert text.shape == (1, model.max_tokens + 1, model.width)
+    pipeline_calls = calls_of(pipeline, model.denoiser, max_sequence_length=model.max_tokens)
+    assert len(pipeline_calls) == 2
+    for arguments, expected in pipeline_calls:
+        packed = arguments["hidden_states"]
+        x = pipeline._unpack_latents(packed, 16, 16, pipeline.vae_scale_factor)
+        with torch.no_grad():
+            found = model.predict(x, 1000 * arguments["timestep"], Conditions(text))
+        torch.testing.assert_close(pipeline._pack_latents(found, *found.shape), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_arguments_take_the_denoisers_type_and_one_text_serves_all_samples(tiny_model: Model) -> None:
@@ -110,13 +127,24 @@ def test_noise_and_target_are_the_schedulers_and_the_equations(tiny_model: Model
 
 def test_the_models_own_schedule_has_the_betas_of_its_training(tiny_model: Model) -> None:
     expected = diffusers.DDIMScheduler.from_config(dict(tiny_model.scheduler_config)).alphas_cumprod
-    assert torch.equal(tiny_model.noise_schedule().alphas_cumprod, expected)
+    schedule = tiny_model.noise_schedule()
+    assert isinstance(schedule, NoiseSchedule)
+    assert torch.equal(schedule.alphas_cumprod, expected)
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_a_model_that_is_trained_by_flow_matching_has_no_schedule_of_betas(tiny: Tiny, family: str) -> None:
-    with pytest.raises(BadInput, match="schedule of betas"):
-        open_model(tiny(family)).noise_schedule()
+def test_a_model_that_is_trained_by_flow_matching_adds_noise_along_a_line(tiny: Tiny, family: str) -> None:
+    schedule = open_model(tiny(family)).noise_schedule()
+    assert isinstance(schedule, FlowSchedule)
+    latents, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 250, 999])
+    s = (t / 1000).view(-1, 1, 1, 1)
+    torch.testing.assert_close(schedule.add_noise(latents, noise, t), (1 - s) * latents + s * noise)
+    assert torch.equal(schedule.target(latents, noise, t), noise - latents)
+
+
+def test_a_model_without_a_known_schedule_is_refused() -> None:
+    with pytest.raises(BadInput, match="neither on a schedule of betas nor by flow matching"):
+        noise_schedule({"_class_name": "SASolverScheduler"})
 
 
 def test_a_prediction_of_pictures_is_refused_as_a_target(tiny_model: Model) -> None:

@@ -23,7 +23,7 @@ class Embedding:
     """An embedding that replaces the prompt; two embeddings of equal values are equal.
 
     Attributes:
-        tokens: Of shape (T, d), float32, as from `Model.embed`.
+        tokens: Of shape (R, d), float32, as from `Model.denoiser_text`.
         hash: SHA-256 of the values.
     """
 
@@ -32,7 +32,7 @@ class Embedding:
 
     @classmethod
     def of(cls, tokens: Tensor) -> Embedding:
-        """Make an embedding from tokens of shape (T, d)."""
+        """Make an embedding from tokens of shape (R, d)."""
         from efface.files import sha256_of_tensors
 
         tokens = tokens.detach().float().cpu().contiguous()

@@ -5,7 +5,7 @@ every prompt is embedded once, the unconditional embedding is shared, each image
 generator, batches have one shape, and images are decoded together. For one prompt and seed, the result is the image of
 the pipeline.
 
-Shapes: b images per batch, C latent channels, h and w latent size, T tokens, d text width, H and W image size.
+Shapes: b images per batch, C latent channels, h and w latent size, R rows of text, d text width, H and W image size.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from efface.errors import BadInput, BadRequest
 from efface.generation.folder import Pixels
 from efface.generation.jobs import Job, Sampling
 from efface.generation.schedulers import make_scheduler
-from efface.models import Embedded, Model
+from efface.models import Model
 from efface.models.denoising import Conditions, guided
+from efface.models.flow import model_input, scaled_noise, set_timesteps
 from efface.progress import Progress
 
 #: Pixels that are decoded together: 256 images of 64 x 64, 4 of 512 x 512.
@@ -156,18 +157,18 @@ def _size(model: Model, job: Job) -> tuple[int, int]:
 
 
 def _embed(model: Model, jobs: Sequence[Job], sampling: Sampling) -> dict[str, Tensor]:
-    """Embeddings (T, d) of all prompts and negative prompts; a job with an embedding needs none of its prompt."""
-    texts = [text for job in jobs for text in (*(() if job.embedding else (job.prompt,)), job.negative or "")]
-    prompts = list(dict.fromkeys(texts))
+    """What the denoiser reads, (R, d), of prompts and negative prompts; a job with an embedding needs no prompt."""
+    read = [text for job in jobs for text in (*(() if job.embedding else (job.prompt,)), job.negative or "")]
+    prompts = list(dict.fromkeys(read))
     if not prompts:
         return {}
     try:
-        embedded: Embedded = model.embed(prompts, clip_skip=sampling.clip_skip)
+        embedded = model.embed(prompts, clip_skip=sampling.clip_skip)
     except BadRequest as error:
         # Published prompt files have such prompts, and every pipeline cuts them.
         warnings.warn(f"{error} The prompt is cut there.", stacklevel=3)
         embedded = model.embed(prompts, clip_skip=sampling.clip_skip, truncate=True)
-    return dict(zip(prompts, embedded.tokens, strict=True))
+    return dict(zip(prompts, model.denoiser_text(embedded), strict=True))
 
 
 @torch.no_grad()
@@ -191,19 +192,19 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
         model: The model.
         sampling: Sampling settings.
         noise: Noise of unit variance, (b, C, h, w).
-        context: Text embeddings, (b, T, d), or with guidance (2b, T, d), the unconditional half first.
+        context: Texts of `Model.denoiser_text`, (b, R, d), or with guidance (2b, R, d), the unconditional half first.
         guidance: Guidance scales, (b,); None for no guidance.
 
     Returns:
         The latents, (b, C, h, w), float32.
     """
     scheduler = make_scheduler(model.scheduler_config, sampling)
-    scheduler.set_timesteps(sampling.steps, device=model.device)
-    latents = noise.to(model.device) * scheduler.init_noise_sigma
+    set_timesteps(scheduler, sampling.steps, noise.shape[1:], model.device)
+    latents = scaled_noise(scheduler, noise.to(model.device))
     conditions = Conditions(context).to(model.device, model.dtype)
     scale = None if guidance is None else guidance.to(model.device).view(-1, 1, 1, 1)
     for t in scheduler.timesteps:
-        x = scheduler.scale_model_input(latents, t).to(model.dtype)
+        x = model_input(scheduler, latents, t).to(model.dtype)
         x = x if scale is None else torch.cat([x, x])
         prediction = model.predict(x, t, conditions)
         if scale is not None:

@@ -10,8 +10,7 @@ and classifier-free guidance (arXiv 2207.12598) with scale g is
 
     prediction = unconditional + g * (conditional - unconditional).
 
-A model that is trained by flow matching has no schedule of betas; `NoiseSchedule` refuses it. Its x_t and its target,
-eps - x_0, need a second class with the same two methods.
+A model that is trained by flow matching has no schedule of betas; `FlowSchedule` has its x_t and its target.
 
 Shapes: b samples, C latent channels, h and w latent size, T tokens, d text width.
 """
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from efface.errors import BadInput
+from efface.models.flow import FlowSchedule, is_flow
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +110,11 @@ class NoiseSchedule:
     Args:
         config: The configuration of the model's scheduler.
 
-    Raises:
-        BadInput: The model is not trained on a schedule of betas.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-        if "beta_schedule" not in config:
-            raise BadInput("This model is not trained on a schedule of betas; flow matching is not supported here.")
         self._scheduler: Any = DDPMScheduler.from_config(dict(config))
 
     @property
@@ -158,3 +154,19 @@ class NoiseSchedule:
         if kind == "v_prediction":
             return self._scheduler.get_velocity(latents, noise, t)
         raise BadInput(f"The model predicts '{kind}'; only the prediction of noise and of velocities is supported.")
+
+
+def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule | FlowSchedule:
+    """How a model adds noise in training, and what it predicts of it.
+
+    Args:
+        config: The configuration of the model's scheduler, with its `_class_name`.
+
+    Raises:
+        BadInput: The model is trained neither on a schedule of betas nor by flow matching.
+    """
+    if is_flow(config):
+        return FlowSchedule()
+    if "beta_schedule" not in config:
+        raise BadInput("This model is trained neither on a schedule of betas nor by flow matching.")
+    return NoiseSchedule(config)

@@ -19,7 +19,8 @@ from typing_extensions import Self
 
 from efface.errors import BadInput
 from efface.models.builtin import BuiltIn, Recommended, World
-from efface.models.denoising import Conditions, NoiseSchedule, call_denoiser
+from efface.models.denoising import Conditions, NoiseSchedule, call_denoiser, noise_schedule
+from efface.models.flow import FlowSchedule
 from efface.models.modules import state_of
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens
@@ -107,9 +108,7 @@ class Model(ABC):
     def reading(self, stream: str) -> Self:
         """The same model, with shared parts, for another of its text streams."""
         assert stream in self.streams
-        if stream == self.stream:
-            return self
-        other = copy(self)
+        other = self if stream == self.stream else copy(self)
         other.stream = stream
         return other
 
@@ -231,6 +230,10 @@ class Model(ABC):
         """
         return self.reading(POOLED).embed(prompts).tokens[:, 0] if POOLED in self.streams else None
 
+    def denoiser_text(self, embedded: Embedded) -> Tensor:
+        """All that `predict` reads of n embedded prompts, (n, R, d), float32: their tokens; in some families more."""
+        return embedded.tokens
+
     def words(self) -> tuple[str, ...]:
         """All words that are one token of the tokenizer; empty if the family cannot list them."""
         return ()
@@ -295,7 +298,7 @@ class Model(ABC):
         Args:
             x: Noisy latents, scaled as the scheduler scales them, (b, C, h, w).
             t: Timesteps, (b,), or a scalar for all samples.
-            conditions: What else the denoiser reads.
+            conditions: What else the denoiser reads, with the text of `denoiser_text`.
             parameters: Tensors to use in place of the denoiser's own parameters, by name.
 
         Returns:
@@ -304,13 +307,9 @@ class Model(ABC):
         device, dtype = self.device, self.dtype
         return call_denoiser(self.denoiser, x.to(device, dtype), t.to(device), conditions.to(device, dtype), parameters)
 
-    def noise_schedule(self) -> NoiseSchedule:
-        """How the model adds noise in training, and what it predicts of it.
-
-        Raises:
-            BadInput: The model is not trained on a schedule of betas.
-        """
-        return NoiseSchedule(self.scheduler_config)
+    def noise_schedule(self) -> NoiseSchedule | FlowSchedule:
+        """How the model adds noise in training, and what it predicts of it."""
+        return noise_schedule(self.scheduler_config)
 
     @property
     def call_parameters(self) -> Mapping[str, inspect.Parameter] | None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Model, Request
+from efface.methods.trained.denoiser_parameters import trained_parameters
 from efface.methods.trained.esd import Esd, EsdConfig
-from efface.methods.trained.unet_parameters import trained_parameters
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Batch
 from efface.methods.training.run import _accelerated

@@ -18,6 +18,7 @@ CONFIG: dict[str, Any] = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
+SHAPE = (4, 8, 8)
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
 
@@ -26,7 +27,7 @@ def test_points_are_those_of_single_trajectories_step_by_step(tiny_model: Model)
     unet = tiny_model.denoiser
     texts = tiny_model.embed(["", "", "", "cat", "dog", "golf ball"]).tokens
     noise = torch.randn(3, 4, 8, 8, generator=seeded(1))
-    sampler = TrajectorySampler(CONFIG, steps=5, guidance=3.0)
+    sampler = TrajectorySampler(CONFIG, SHAPE, steps=5, guidance=3.0)
     stops, times = sampler.draw(3, 4, seeded(2))
     assert all(len(set(row)) == 4 for row in stops.tolist())
     grid = [801, 601, 401, 201, 1]
@@ -57,7 +58,7 @@ def test_no_step_is_done_that_no_point_needs() -> None:
         calls.append(float(t[0]))
         return torch.zeros_like(x)
 
-    sampler, noise, texts = TrajectorySampler(CONFIG, 50, 3.0), torch.ones(1, 1, 2, 2), torch.zeros(2, 1, 1)
+    sampler, noise, texts = TrajectorySampler(CONFIG, SHAPE, 50, 3.0), torch.ones(1, 1, 2, 2), torch.zeros(2, 1, 1)
     for stop, last, needed in ((0, False, 0), (0, True, 1), (3, False, 3), (3, True, 4)):
         calls.clear()
         points, _ = sampler.sample(predict, noise, texts, torch.tensor([[stop]]), last)
@@ -67,7 +68,7 @@ def test_no_step_is_done_that_no_point_needs() -> None:
 
 def test_the_2023_code_stops_two_entries_of_the_grid_too_late() -> None:
     """k = 49 is 1 step, k = 1 and 0 are 49; what is trained at [20k, 20k + 19] has the level 20k - 39."""
-    sampler = TrajectorySampler(CONFIG, 50, 1.0, compvis_quirk=True)
+    sampler = TrajectorySampler(CONFIG, SHAPE, 50, 1.0, compvis_quirk=True)
     stops, times = sampler.draw(1, 50, seeded(0))
     interval = times[0] // 20
     assert sorted(interval.tolist()) == list(range(50))
@@ -96,7 +97,7 @@ def test_the_models_own_scheduler_samples_what_its_own_loop_samples(tiny_model: 
 
     unet, texts = tiny_model.denoiser, tiny_model.embed(["", "cat"]).tokens
     config = {**CONFIG, "_class_name": name, "skip_prk_steps": True}
-    sampler = TrajectorySampler(config, steps=6, guidance=2.0, own_scheduler=True)
+    sampler = TrajectorySampler(config, SHAPE, steps=6, guidance=2.0, own_scheduler=True)
     stops, times = sampler.draw(1, 6, seeded(3))
     noise = torch.randn(1, 4, 8, 8, generator=seeded(1))
     points, _ = sampler.sample(

@@ -2,8 +2,9 @@
 
     r(x_t) = e(x_t, c) - e(x_t, ''),    loss = mean r(x_t) r0(x_t) + reg_beta / P sum_p |theta_p - theta0_p|_1
 
-over the P parameters of cross-attention, with r0 and theta0 of the base, by Adam, until a running mean of the first
-term is below `threshold` (see `correlation`). The gradient flows through both predictions of r.
+over the P parameters of cross-attention (in a transformer, of all attention), with r0 and theta0 of the base, by Adam,
+until a running mean of the first term is below `threshold` (see `correlation`). The gradient flows through both
+predictions of r.
 
 Paper: https://arxiv.org/abs/2402.05947 (SepME; the method is its concept-irrelevant representations, and a variant of
 SRS-ME). Reference: https://github.com/Dlut-lab-zmn/SepCE4MU, CiE.py (960385a), which has no licence; this is written
@@ -23,7 +24,7 @@ from torch import Tensor
 from efface.edits.solution import Solution
 from efface.methods.base import Latents, Method, Pictures, SnapshotWriter
 from efface.methods.trained.correlation import CorrelationConfig, Momentum, NoisyImages
-from efface.methods.trained.unet_parameters import trained_parameters
+from efface.methods.trained.denoiser_parameters import trained_parameters
 from efface.methods.training.objective import Batch, Losses, Objective
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Copies, Networks
@@ -57,10 +58,9 @@ class Cie(Objective):
     """
 
     def __init__(self, model: Model, request: Request, config: CieConfig, images: NoisyImages) -> None:
-        self._texts = model.embed([*request.names, ""], clip_skip=request.clip_skip).tokens.to(
-            model.device
-        )  # (2, T, d)
-        self.weights = self._trained = Copies(model.denoiser, trained_parameters(model.denoiser, "xattn"))
+        embedded = model.embed([*request.names, ""], clip_skip=request.clip_skip)
+        self._texts = model.denoiser_text(embedded).to(model.device)  # (2, R, d)
+        self.weights = self._trained = Copies(model.denoiser, trained_parameters(model.denoiser, "esd-x"))
         self.iterations, self.keeps_gradients, self.data = images.iterations, config.accumulate_grads, images.data
         self._config, self._networks, self._images = config, Networks(model, self.weights), images
         self._momentum = Momentum(1, config.threshold)
@@ -134,5 +134,5 @@ ENTRY = Method(
     uses_guides=False,
     uses_preserve=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
-    families=("sd",),
+    families=("sd", "flux"),
 )

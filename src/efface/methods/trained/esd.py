@@ -26,7 +26,7 @@ from torch import Tensor
 from efface.edits.solution import Solution
 from efface.errors import BadRequest
 from efface.methods.base import Method, SnapshotWriter
-from efface.methods.trained.unet_parameters import TrainMethod, trained_parameters
+from efface.methods.trained.denoiser_parameters import TrainMethod, trained_parameters
 from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.trajectories import Points, Rounds, TrajectorySampler, latent_shape
@@ -121,17 +121,23 @@ class Esd(Objective):
     def __init__(self, model: Model, request: Request, config: EsdConfig) -> None:
         prompts = [config.prompt.replace("{}", name) for name in _names(request, config)]
         source = [] if config.erase_from is None else [config.erase_from]
-        texts = model.embed(["", *prompts, *source], clip_skip=request.clip_skip).tokens.to(model.device)
-        self._null, self._concepts, self._erase_from = texts.split([1, len(prompts), len(source)])  # (., T, d)
+        embedded = model.embed(["", *prompts, *source], clip_skip=request.clip_skip)
+        texts = model.denoiser_text(embedded).to(model.device)
+        self._null, self._concepts, self._erase_from = texts.split([1, len(prompts), len(source)])  # (., R, d)
         style = request.concepts[0].kind == "style"
         chosen = config.train_method or _TRAINED_BY_KIND[config.preset][0 if style else 1]
         self.weights = Copies(model.denoiser, trained_parameters(model.denoiser, chosen, config.mu_quirk))
         self.iterations = config.iterations
         self._config, self._networks, self._device = config, Networks(model, self.weights), model.device
         self._shape = latent_shape(model, config.image_size)
-        own_scheduler = config.sampler == "own"
+        with_own = config.sampler == "own"
         self._sampler = TrajectorySampler(
-            model.scheduler_config, config.ddim_steps, config.start_guidance, own_scheduler, config.compvis_quirk
+            model.scheduler_config,
+            self._shape,
+            config.ddim_steps,
+            config.start_guidance,
+            own_scheduler=with_own,
+            compvis_quirk=config.compvis_quirk,
         )
         self._points_each = min(config.reuse, config.ddim_steps)
         if len(prompts) > 1:
@@ -158,7 +164,7 @@ class Esd(Objective):
         self._rounds.restore(tensors, slots, self._device)
 
     def _student_text(self, concept: Tensor) -> Tensor:
-        """The text f of each sample, which the student reads, (b, T, d)."""
+        """The text f of each sample, which the student reads, (b, R, d)."""
         return self._erase_from.expand(len(concept), -1, -1) if len(self._erase_from) else self._concepts[concept]
 
     def _target(self, null: Tensor, concept: Tensor, start: Tensor | None) -> Tensor:
@@ -249,5 +255,5 @@ ENTRY = Method(
     uses_guides=False,
     uses_preserve=False,
     needs=("context", "write_snapshot"),
-    families=("sd",),
+    families=("sd", "flux"),
 )

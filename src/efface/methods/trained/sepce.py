@@ -98,8 +98,9 @@ class Sepce(Objective):
         images: NoisyImages,
         data: str,
     ) -> None:
-        texts = model.embed([*request.names, ""], clip_skip=request.clip_skip).tokens.to(model.device)
-        self._concepts, self._null = texts.split([len(request.names), 1])  # (k, T, d), (1, T, d)
+        embedded = model.embed([*request.names, ""], clip_skip=request.clip_skip)
+        texts = model.denoiser_text(embedded).to(model.device)
+        self._concepts, self._null = texts.split([len(request.names), 1])  # (k, R, d), (1, R, d)
         scaled = [config.scale_factor * each for each in directions]
         self.weights = self._trained = Confined(model.denoiser, model.text_parameters(), scaled)
         self.iterations, self.keeps_gradients = images.iterations, config.accumulate_grads
@@ -157,7 +158,7 @@ class Sepce(Objective):
             self._adam.param_groups[concept]["lr"] = 0.0
 
     def _read(self, n: int) -> Tensor:
-        """The text embeddings of n samples, equally many of each active concept, (n, T, d)."""
+        """The text embeddings of n samples, equally many of each active concept, (n, R, d)."""
         return self._concepts[self._active].repeat_interleave(n // len(self._active), 0)
 
     def _size(self, concept: int) -> Tensor:
@@ -233,5 +234,5 @@ ENTRY = Method(
     combine=combine,
     uses_guides=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
-    families=("sd",),
+    families=("sd", "flux"),
 )

@@ -4,7 +4,7 @@ Published ESD samples a new partial trajectory for every step of training, 25 gu
 end. Here several trajectories are sampled together, and each is stored at several of its points; such a *round* serves
 as many training steps as it has points. With one point per trajectory it is the published procedure.
 
-Shapes: n trajectories with k points each, C latent channels, h and w latent size, T tokens, d text width.
+Shapes: n trajectories with k points each, C latent channels, h and w latent size, R rows of text, d text width.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from efface.errors import BadRequest
 from efface.models.denoising import ddim_scheduler, guided
+from efface.models.flow import is_flow, model_input, scaled_noise, set_timesteps
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -32,14 +33,16 @@ class TrajectorySampler:
 
     Attributes:
         config: Configuration of the model's scheduler, with its `_class_name`.
+        latent_shape: Shape (C, h, w) of the latents.
         steps: Number of steps from noise to image.
         guidance: Scale of classifier-free guidance.
-        own_scheduler: Sample with the model's own scheduler instead of DDIM (eta 0).
+        own_scheduler: Sample with the model's own scheduler instead of DDIM (eta 0), which a flow model does not have.
         compvis_quirk: Reproduce the 2023 code: the grid of DDIM lacks its noisiest entry, and the timestep of a point
             is two entries of the grid noisier than the point, drawn from a whole interval of the grid.
     """
 
     config: Mapping[str, Any]
+    latent_shape: tuple[int, int, int]
     steps: int
     guidance: float
     own_scheduler: bool = False
@@ -47,7 +50,7 @@ class TrajectorySampler:
 
     def start(self) -> tuple[Any, Tensor]:
         """A new scheduler, which has state while a round is sampled, and its timesteps, noisiest first, (steps,)."""
-        if self.own_scheduler:
+        if self.own_scheduler or is_flow(self.config):
             import diffusers
 
             kind: Any = getattr(diffusers, self.config["_class_name"])
@@ -55,7 +58,7 @@ class TrajectorySampler:
         else:
             grid: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             scheduler = ddim_scheduler(self.config, **(grid if self.compvis_quirk else {}))
-        scheduler.set_timesteps(self.steps)
+        set_timesteps(scheduler, self.steps, self.latent_shape, "cpu")
         return scheduler, scheduler.timesteps[1:] if self.compvis_quirk else scheduler.timesteps
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -86,7 +89,7 @@ class TrajectorySampler:
         Args:
             predict: The network, from x (2n, C, h, w), t (2n,) and texts to a prediction.
             noise: Noise of unit variance, (n, C, h, w).
-            texts: Embeddings of the empty prompt, then of each trajectory's prompt, (2n, T, d).
+            texts: Embeddings of the empty prompt, then of each trajectory's prompt, (2n, R, d).
             stops: Number of steps before each point, (n, k).
             last: Predict at the last point too, which no further step needs.
 
@@ -97,11 +100,11 @@ class TrajectorySampler:
         scheduler, timesteps = self.start()
         shape = (*stops.shape, *noise.shape[1:])
         points, predictions = noise.new_zeros(shape), noise.new_zeros(2, *shape)
-        latents = noise * scheduler.init_noise_sigma
+        latents = scaled_noise(scheduler, noise)
         for done in range(int(stops.max()) + 1):
             rows, columns = (stops == done).nonzero(as_tuple=True)
             t = timesteps[min(done, len(timesteps) - 1)]
-            x = scheduler.scale_model_input(latents, t)
+            x = model_input(scheduler, latents, t)
             points[rows, columns] = x[rows]
             if done == stops.max() and not last:
                 break

@@ -4,7 +4,7 @@ The denoiser with the base's weights is the teacher. The student is the same den
 in place of its own (`torch.func.functional_call`). So there is no second network in memory, no weights have to be
 swapped, and an interrupted training leaves the model unchanged.
 
-Shapes: b samples, C latent channels, h and w latent size, T tokens, d text width.
+Shapes: b samples, C latent channels, h and w latent size, R rows of text, d text width.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Networks:
         Args:
             x: The noisy latents, (b, C, h, w).
             t: The timesteps, (b,).
-            text: The text embeddings, (b, T, d).
+            text: The text embeddings, (b, R, d).
 
         Returns:
             The prediction, (b, C, h, w), float32.
@@ -107,7 +107,7 @@ class Networks:
         Args:
             x: The noisy latents, (b, C, h, w).
             t: The timesteps, (b,).
-            text: The text embeddings, (b, T, d).
+            text: The text embeddings, (b, R, d).
 
         Returns:
             The prediction, (b, C, h, w), float32.

@@ -157,7 +157,9 @@ class Ablate(Objective):
         device, b = self._model.device, len(views)
         mean, deviation = self._encoded(views)
         spread = torch.randn(mean.shape, generator=generator).to(device)
-        latents = (mean + deviation * spread) * self._model.vae.config.scaling_factor
+        config = self._model.vae.config
+        shift = getattr(config, "shift_factor", None) or 0.0
+        latents = (mean + deviation * spread - shift) * config.scaling_factor
         noise = torch.randn(latents.shape, generator=generator).to(device)
         t = torch.randint(self._schedule.timesteps, (b,), generator=generator).to(device)
         return self._schedule.add_noise(latents, noise, t), t, self._schedule.target(latents, noise, t)
@@ -261,5 +263,5 @@ ENTRY = Method(
     combine=combine_components,
     uses_preserve=False,
     needs=("context", "write_snapshot", "pictures", "copies"),
-    families=("sd",),
+    families=("sd", "flux"),
 )

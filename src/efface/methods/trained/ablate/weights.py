@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.edits.kinds import WeightEdit
+from efface.errors import BadInput
 from efface.methods.training.weights import Weights
 from efface.models.model import Model
 from efface.models.text.encoding import SoftTokens, token_table
@@ -28,12 +29,20 @@ _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
     "attn": ("to_q", "to_k", "to_v", "to_out"),
     "full-weight": ("",),
 }
+_PIECES_OF_TRANSFORMER: dict[ParameterGroup, tuple[str, ...]] = {
+    "cross-attn": (".attn.add_k_proj", ".attn.add_v_proj"),
+    "attn": (".attn.",),
+    "full-weight": ("",),
+}
 
 
 def group_parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, ...]:
-    """The names of the U-Net's parameters in a group."""
-    names = [name for name, _ in denoiser.named_parameters()]
-    return tuple(name for name in names if any(piece in name for piece in _PIECES[group]))
+    """The names of the denoiser's parameters in a group.
+
+    In a transformer with joint attention, `cross-attn` is what reads the text's keys and values.
+    """
+    pieces = (_PIECES if hasattr(denoiser, "down_blocks") else _PIECES_OF_TRANSFORMER)[group]
+    return tuple(name for name, _ in denoiser.named_parameters() if any(piece in name for piece in pieces))
 
 
 class Reader(Protocol):
@@ -67,7 +76,8 @@ class BaseText:
         return torch.cat([self._cached(prompt) for prompt in prompts])
 
     def _embedded(self, prompt: str) -> Tensor:
-        return self._model.embed([prompt], clip_skip=self._skip, truncate=True).tokens.to(self._model.device)
+        embedded = self._model.embed([prompt], clip_skip=self._skip, truncate=True)
+        return self._model.denoiser_text(embedded).to(self._model.device)
 
     def read(self, prepared: Tensor) -> Tensor:
         return prepared
@@ -80,10 +90,17 @@ class TokenRows(Weights):
         model: The model with the text encoder.
         words: The words.
         clip_skip: The number of last layers of the text encoder to skip.
+
+    Raises:
+        BadInput: The text is not the output of one CLIP text encoder.
     """
 
     def __init__(self, model: Model, words: Sequence[str], clip_skip: int | None) -> None:
         super().__init__()
+        if not model.one_clip_encoder:
+            raise BadInput(
+                f"parameter_group=embedding trains one CLIP text encoder; {model.name} reads text differently."
+            )
         rows: list[list[int]] = model.tokenizer(list(words), add_special_tokens=False)["input_ids"]
         table: Tensor = token_table(model.text_encoder).weight
         self._ids = torch.tensor(sorted({token for row in rows for token in row}), device=table.device)
@@ -119,7 +136,7 @@ class TokenRows(Weights):
 
 @contextmanager
 def start_detached(denoiser: nn.Module) -> Generator[None, None, None]:
-    """A context without gradient through the keys and values of the start token, which is the same for all prompts."""
+    """A context without gradient through the keys and values of CLIP's start token, which all prompts have."""
     handles = [
         module.register_forward_hook(_without_start)
         for name, module in denoiser.named_modules()

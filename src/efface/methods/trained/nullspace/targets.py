@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from efface.errors import BadInput
 from efface.methods.base import Latents
 from efface.methods.trained.nullspace.config import NullspaceConfig
-from efface.models.denoising import Conditions
+from efface.models.denoising import Conditions, NoiseSchedule
 from efface.models.model import Model
 from efface.models.text.encoding import encode_ids
 
@@ -224,5 +224,6 @@ class Targets:
 
     def _add_unscaled_noise(self, pictures: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The noisy latents x_t of x_0 (b, C, h, w) for `sigma_noise`; see the module."""
+        assert isinstance(self._schedule, NoiseSchedule)
         a = self._schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
         return pictures + ((1 - a) / a).sqrt() * noise

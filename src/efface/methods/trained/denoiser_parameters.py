@@ -1,9 +1,13 @@
-"""The parameters of a U-Net that ESD trains, by the option names of both published codes.
+"""The parameters of a denoiser that ESD trains, by the option names of the published codes.
 
 The 2023 code selects parameters by their CompVis names. The 2025 code selects weights and biases of linear and
 convolutional layers by diffusers' names. CompVis' `time_embed` is `time_embedding`, `out` is `conv_norm_out` and
 `conv_out`; `output_blocks.6` and `.8` are the first and third attention of `up_blocks.2`, `input_blocks.4` and `.7` the
 first of `down_blocks.1` and of `down_blocks.2`.
+
+A transformer with joint attention has no layers that read the text alone. The script for FLUX
+(https://github.com/stanulet27/erasing, esd_flux.py, 4cbdac2) selects the linear layers below each `attn` as `esd-x`,
+and their `to_k` and `to_v` as `esd-x-strict`.
 """
 
 from __future__ import annotations
@@ -42,22 +46,29 @@ _BY_LAYER: dict[str, Callable[[str], bool]] = {
     "esd-u": lambda name: "attn2" not in name,
     "esd-all": lambda name: True,
 }
+_BY_LAYER_OF_TRANSFORMER: dict[str, Callable[[str], bool]] = {
+    "esd-x": lambda name: ".attn." in name,
+    "esd-x-strict": lambda name: name.endswith((".attn.to_k", ".attn.to_v")),
+    "esd-u": lambda name: ".attn." not in name,
+    "esd-all": lambda name: True,
+}
 
 
 def trained_parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk: bool = False) -> tuple[str, ...]:
     """The names of the parameters to train.
 
     Args:
-        denoiser: The U-Net.
+        denoiser: The U-Net or transformer.
         train_method: The set of parameters.
         mu_quirk: Whether `noxattn` and `notime` include the output layers, as in mu's packaging, by an oversight.
 
     Raises:
-        BadRequest: The U-Net has no parameter of the set.
+        BadRequest: The denoiser has no parameter of the set.
     """
-    if train_method in _BY_LAYER:
+    by_layer = _BY_LAYER if hasattr(denoiser, "down_blocks") else _BY_LAYER_OF_TRANSFORMER
+    if train_method in by_layer:
         layers = {name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-        wanted = {layer for layer in layers if _BY_LAYER[train_method](layer)}
+        wanted = {layer for layer in layers if by_layer[train_method](layer)}
         chosen = [name for name, _ in denoiser.named_parameters() if name.rpartition(".")[0] in wanted]
     else:
         by_name = _BY_PARAMETER[train_method]
