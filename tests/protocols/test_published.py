@@ -15,7 +15,7 @@ from efface.protocols.run import run_protocol
 
 #: As the reference repositories have it; `None` where none says it for its numbers.
 PUBLISHED = {
-    "ablation": ("ddim", 50, 6.0),
+    "ablation": ("ddim", 50, 6.0, 1.0),
     "coco": None,
     "err": None,
     "imagenette": ("lms", 100, 7.5),
@@ -29,8 +29,8 @@ PUBLISHED = {
 def test_the_published_setting_is_the_default(tiny_model: Model, tmp_path: Path, name: str) -> None:
     default, expected = Sampling.default(tiny_model), PUBLISHED[name]
     sampling = PROTOCOLS.get(name).sampling(tiny_model, tmp_path)
-    settings = (sampling.sampler, sampling.steps, sampling.guidance)
-    assert settings == (expected or (default.sampler, default.steps, default.guidance))
+    settings = (sampling.sampler, sampling.steps, sampling.guidance, sampling.eta)
+    assert settings == (*(expected or (default.sampler, default.steps, default.guidance)), 0.0)[:4]
     assert sampling.batch_size == default.batch_size
 
 

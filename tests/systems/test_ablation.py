@@ -12,6 +12,7 @@ import torch
 
 from command_line import Efface, Outcome
 from efface import Eraser, Model, erase, open_model
+from efface.api.import_eraser import imported_eraser
 from efface.generation import read_picture
 from efface.metrics.features import Features, extract, open_extractor
 from efface.metrics.fid import fid
@@ -151,6 +152,38 @@ def test_a15_downloaded_ablated_models_are_imported(efface: Efface, tiny_sd: Pat
     published = torch.load(delta, weights_only=True)["state_dict"].values()
     assert any(tensor.shape == edited.shape and torch.allclose(tensor, edited, atol=1e-5) for tensor in published)
     assert not torch.allclose(edited, base, atol=1e-2)
+
+
+def test_a7_eta_adds_the_noise_of_ddim(efface: Efface, tiny_model: Model, tiny_sd: Path, delta: Path):
+    command = ("generate", "a star cat", "-n", 3, "--steps", 5, "--guidance", 4, "--sampler", "ddim")
+    command = (*command, "--model", tiny_sd, "--eraser", delta, "--seed", 11)
+    assert efface(*command, "--eta", 1, "--batch-size", 3, "-o", "one").code == 0
+    assert efface(*command, "--eta", 1, "--batch-size", 1, "-o", "same").code == 0
+    assert efface(*command, "--eta", 0, "-o", "none").code == 0
+    assert efface(*command, "-o", "default").code == 0
+    pairs = zip(sorted(Path("one").glob("*.png")), sorted(Path("same").glob("*.png")), strict=True)
+    # Kernels for another batch size sum in another order, which may round to the next byte.
+    assert max(abs(read_picture(a).astype(int) - read_picture(b)).max() for a, b in pairs) <= 1
+    assert pixels("none") == pixels("default") != pixels("one")
+    rows = [json.loads(line) for line in Path("one/metadata.jsonl").read_text().splitlines()]
+    assert [(row["eta"], row["seed"]) for row in rows] == [(1.0, 11), (1.0, 12), (1.0, 13)]
+    pipeline = tiny_model.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    with imported_eraser(delta, tiny_model).attach(tiny_model):
+        theirs = pipeline(
+            "a star cat", num_inference_steps=5, guidance_scale=4.0, height=16, width=16, eta=1.0, output_type="np",
+            generator=torch.Generator().manual_seed(12),
+        ).images[0]  # fmt: skip
+    ours = read_picture(Path("one", rows[1]["file_name"]))
+    assert abs((theirs * 255).round() - ours).max() <= 1
+
+
+def test_a7_eta_that_cannot_be_used(refused: Callable[..., str], tiny_sd: Path):
+    command = ("generate", "a cat", "--model", tiny_sd, "--eta")
+    assert "between 0 and 1" in refused(*command, 2, "--sampler", "ddim")
+    assert "between 0 and 1" in refused(*command, "nan", "--sampler", "ddim")
+    assert "add --sampler ddim" in refused(*command, 1, "--sampler", "dpm++")
+    assert "valid number" in refused(*command, "much", "--sampler", "ddim")
 
 
 def test_a14_every_kind_and_both_spellings_of_eval_json(efface: Efface, tiny_sd: Path, tiny_clip: Path, delta: Path):

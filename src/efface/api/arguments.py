@@ -84,5 +84,8 @@ def judge_name(model: Model | str, name: str | None) -> str:
 
 
 def override(defaults: Sampling, **settings: Any) -> Sampling:
-    """The sampling settings with those replaced that are not None."""
-    return replace(defaults, **{key: value for key, value in settings.items() if value is not None})
+    """The sampling settings with those replaced that are not None; another sampler than DDIM has no eta."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    if defaults.eta and given.get("sampler", "ddim") != "ddim":
+        given.setdefault("eta", 0.0)
+    return replace(defaults, **given)

@@ -48,6 +48,7 @@ def evaluate(
     request: Request | Path | str | None = None,
     steps: int | None = None,
     sampler: str | None = None,
+    eta: float | None = None,
     batch_size: int | None = None,
     trust_torchscript: bool = False,
     device: str | torch.device = "auto",
@@ -79,6 +80,7 @@ def evaluate(
         request: A request, or its YAML file, to evaluate instead of what each eraser erased.
         steps: The number of sampling steps; by default the protocol's or the model's.
         sampler: Name of the sampler: dpm++, ddim, lms or own (the model's).
+        eta: The share of DDPM's noise that DDIM adds in each step; by default the protocol's.
         batch_size: The number of images that are denoised together; changes speed only.
         trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
         device: The device to open a model's name on.
@@ -97,7 +99,7 @@ def evaluate(
     opened = model_from(model, device)
     loaded = named_erasers(erasers, opened)
     prompts, data = (path if path is None else Path(path) for path in (prompts, data))
-    sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, batch_size=batch_size)
+    sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, eta=eta, batch_size=batch_size)
     n = entry.n if n is None else n
     for name, eraser in loaded.items():
         check_base(eraser, opened, force=False)
@@ -118,6 +120,8 @@ def evaluate(
         "options": dict(settings or {}),
         "attacks": attacks and list(attacks),
     }
+    if sampling.eta:
+        work["eta"] = sampling.eta
     temporary = TemporaryDirectory(prefix="efface-") if folder is None else None
     out = Path(temporary.name) if temporary else Path(folder or "")
     with nullcontext() if temporary else claim(out, "evaluate", work, PAGE, force):

@@ -78,6 +78,7 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     sampler: str | None = None,
+    eta: float | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
     batch_size: int | None = None,
@@ -104,6 +105,7 @@ def generate(
         steps: The number of sampling steps; by default the model's.
         guidance: The guidance scale; by default the model's.
         sampler: Name of the sampler: dpm++, ddim, lms or own (the model's); by default the model's.
+        eta: The share of DDPM's noise that DDIM adds in each step: 0 (the default) for none, 1 for all of it.
         seed: The seed of the first image of each prompt that has none of its own.
         size: Width and height in pixels, of jobs that have none of their own; by default the model's.
         batch_size: The number of images that are denoised together; changes speed only.
@@ -125,7 +127,7 @@ def generate(
         attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
     if attached:
         check_base(attached, opened, force)
-    settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "batch_size": batch_size}
+    settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "eta": eta, "batch_size": batch_size}
     sampling = override(Sampling.default(opened), **settings)
     out = None if folder is None else Path(folder)
     started = time.perf_counter()

@@ -78,7 +78,7 @@ def generate_classes(
         device: The device to open a model's name on.
         force: Whether the eraser may be attached to another model than its own.
         progress: The progress callback; it covers all classes.
-        **options: Further arguments of `efface.generate`: strength, steps, guidance, sampler, size and batch_size.
+        **options: Further arguments of `efface.generate`: strength, steps, guidance, sampler, eta, size and batch_size.
 
     Raises:
         BadInput: The file, the model, the eraser or a setting cannot be used; the message says what to change.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli.options import BatchSize, Device, Json, Model, Sampler, Seed, Steps
+from efface.cli.options import BatchSize, Device, Eta, Json, Model, Sampler, Seed, Steps
 from efface.errors import BadInput
 
 
@@ -44,6 +44,7 @@ def generate_command(
     steps: Steps = None,
     guidance: Annotated[float | None, typer.Option("--guidance", metavar="G", help="Guidance scale.")] = None,
     sampler: Sampler = None,
+    eta: Eta = None,
     batch_size: BatchSize = None,
     file_names: Annotated[
         str,
@@ -70,7 +71,7 @@ def generate_command(
         from efface.cli.generate_classes import run_classes
 
         unused = {"prompts": prompts, "--prompts": prompts_file, "--only": only, "--file-names": file_names != "prompt"}
-        settings = {"strength": strength, "steps": steps, "guidance": guidance, "sampler": sampler}
+        settings = {"strength": strength, "steps": steps, "guidance": guidance, "sampler": sampler, "eta": eta}
         run_classes(
             screen,
             classes,
@@ -107,6 +108,7 @@ def generate_command(
             steps=steps,
             guidance=guidance,
             sampler=sampler,
+            eta=eta,
             seed=seed,
             batch_size=batch_size,
             file_names=file_names,

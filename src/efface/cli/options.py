@@ -20,6 +20,9 @@ Steps = Annotated[int | None, typer.Option("--steps", metavar="K", min=1, help="
 Sampler = Annotated[
     str | None, typer.Option("--sampler", metavar="NAME", help="dpm++, ddim, lms or own (the model's own).")
 ]
+Eta = Annotated[
+    float | None, typer.Option("--eta", metavar="X", help="Noise of DDIM: 0 (default) for none, 1 for that of DDPM.")
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images per batch; changes speed only.")
 ]

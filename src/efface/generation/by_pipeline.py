@@ -108,6 +108,7 @@ def _arguments(
         "width": first.width,
         "clip_skip": sampling.clip_skip or None,
         "negative_prompt": negative,
+        "eta": sampling.eta or None,
     }
     if option is not None:
         arguments[option] = sampling.guidance if first.guidance is None else first.guidance

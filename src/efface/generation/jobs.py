@@ -78,12 +78,13 @@ class Sampling:
     """Settings of sampling. All of them except the batch size are part of an image's provenance.
 
     Attributes:
-        sampler: `dpm++` (DPM-Solver++ of order 2, arXiv 2211.01095), `ddim` (arXiv 2010.02502, eta 0), `lms`, or `own`:
-            the model's own sampler, which SD3 and FLUX need.
+        sampler: `dpm++` (DPM-Solver++ of order 2, arXiv 2211.01095), `ddim` (arXiv 2010.02502), `lms`, or `own`: the
+            model's own sampler, which SD3 and FLUX need.
         steps: Denoiser evaluations per image and guidance branch.
         guidance: The scale of classifier-free guidance (arXiv 2207.12598); 1 skips the unconditional branch.
         batch_size: Images denoised together. It changes speed and memory, not the images.
         clip_skip: Number of last layers of the text encoder to skip. `None` means the default of the model's family.
+        eta: The share of DDPM's noise that DDIM adds in each step: 0 for none, 1 for all of it.
     """
 
     sampler: Sampler = "dpm++"
@@ -91,6 +92,7 @@ class Sampling:
     guidance: float = 7.5
     batch_size: int = 16
     clip_skip: int | None = None
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -99,6 +101,10 @@ class Sampling:
             raise BadInput(f"Steps ({self.steps}) and batch size ({self.batch_size}) must be at least 1.")
         if not self.guidance >= 0:
             raise BadInput(f"Guidance {self.guidance} must be 0 or more.")
+        if not 0 <= self.eta <= 1:
+            raise BadInput(f"eta {self.eta} must be between 0 and 1.")
+        if self.eta and self.sampler != "ddim":
+            raise BadInput(f"eta is a setting of DDIM and not of the sampler '{self.sampler}'; add --sampler ddim.")
 
     @classmethod
     def default(cls, model: Model) -> Sampling:

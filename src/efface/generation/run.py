@@ -78,6 +78,8 @@ class Recipe:
             "precision": self.precision,
             "libraries": _libraries(),
         }
+        if self.sampling.eta:
+            deciding["eta"] = self.sampling.eta
         if job.embedding:
             deciding["embedding"] = job.embedding.hash
         if job.file_name:

@@ -177,15 +177,24 @@ def _latents(model: Model, jobs: Sequence[Job], batch: _Batch, texts: dict[str, 
     padded = [*jobs, *[jobs[-1]] * (batch.slots - len(jobs))]
     factor = model.pixels_per_latent
     shape = (model.latent_shape[0], batch.height // factor, batch.width // factor)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(job.seed)) for job in padded])
+    generators = [torch.Generator().manual_seed(job.seed) for job in padded]
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     context = torch.stack([job.embedding.tokens if job.embedding else texts[job.prompt] for job in padded])
     guidance = torch.tensor([sampling.guidance if job.guidance is None else job.guidance for job in padded])
     if batch.guided:
         context = torch.cat([torch.stack([texts[job.negative or ""] for job in padded]), context])
-    return _denoise(model, sampling, noise, context, guidance if batch.guided else None)[: len(jobs)]
+    scale = guidance if batch.guided else None
+    return _denoise(model, sampling, noise, context, scale, generators)[: len(jobs)]
 
 
-def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, guidance: Tensor | None) -> Tensor:
+def _denoise(
+    model: Model,
+    sampling: Sampling,
+    noise: Tensor,
+    context: Tensor,
+    guidance: Tensor | None,
+    generators: list[torch.Generator],
+) -> Tensor:
     """Denoise latents.
 
     Args:
@@ -194,6 +203,7 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
         noise: Noise of unit variance, (b, C, h, w).
         context: Texts of `Model.denoiser_text`, (b, R, d), or with guidance (2b, R, d), the unconditional half first.
         guidance: Guidance scales, (b,); None for no guidance.
+        generators: The generator of each image, for the noise that DDIM adds with `eta`.
 
     Returns:
         The latents, (b, C, h, w), float32.
@@ -203,6 +213,7 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
     latents = scaled_noise(scheduler, noise.to(model.device))
     conditions = Conditions(context).to(model.device, model.dtype)
     scale = None if guidance is None else guidance.to(model.device).view(-1, 1, 1, 1)
+    noisy: dict[str, Any] = {"eta": sampling.eta, "generator": generators} if sampling.eta else {}
     for t in scheduler.timesteps:
         x = model_input(scheduler, latents, t).to(model.dtype)
         x = x if scale is None else torch.cat([x, x])
@@ -210,7 +221,7 @@ def _denoise(model: Model, sampling: Sampling, noise: Tensor, context: Tensor, g
         if scale is not None:
             unconditional, conditional = prediction.chunk(2)
             prediction = guided(unconditional, conditional, scale)
-        latents = scheduler.step(prediction, t, latents, return_dict=False)[0]
+        latents = scheduler.step(prediction, t, latents, return_dict=False, **noisy)[0]
     return latents
 
 

@@ -15,7 +15,7 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling) -> Any:
 
     - `dpm++`: DPM-Solver++ of order 2, multistep (arXiv 2211.01095), with "trailing" timesteps, as arXiv 2305.08891
       recommends for few steps.
-    - `ddim`: DDIM with eta 0 and the spacing of the model's configuration, which published results use.
+    - `ddim`: DDIM with the spacing of the model's configuration, which published results use.
     - `lms`: The scheduler that UnlearnDiffAtk and ESD evaluate with.
     - `own`: The model's own scheduler.
 

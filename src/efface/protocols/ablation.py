@@ -15,7 +15,7 @@ is absent (`forget`), and the anchor and the hard negatives are found (`anchor`,
 `--data FOLDER` is the reference's assets, with eval.json and eval_prompts; objects' prompts are the anchor's with
 another name in them. Without it, anchor and hard negatives are the concept's guide and neighbours, from the request or
 the closed world, in plain templates. Hard negatives that are erased too are left out. 4 n images of target and anchor,
-n of each hard negative; the paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1, which here is at eta 0.
+n of each hard negative; the paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1.
 """
 
 from __future__ import annotations
@@ -275,5 +275,5 @@ ENTRY = Protocol(
     n=50,
     config=AblationConfig,
     reads=("data",),
-    published=PaperSampling("ddim", 50, GUIDANCE),
+    published=PaperSampling("ddim", 50, GUIDANCE, eta=1.0),
 )

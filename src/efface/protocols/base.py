@@ -88,16 +88,19 @@ class PaperSampling:
         steps: Denoiser evaluations for each image and guidance branch.
         guidance: The guidance scale of all images; None if the paper fixes none.
         with_data: Whether the sampling applies only with the published data (`--data`).
+        eta: The share of DDPM's noise that DDIM adds.
     """
 
     sampler: Sampler
     steps: int
     guidance: float | None = None
     with_data: bool = False
+    eta: float = 0.0
 
     def __str__(self) -> str:
         guidance = "" if self.guidance is None else f", guidance {self.guidance:g}"
-        return f"{self.sampler}, {self.steps} steps{guidance}{', with --data' if self.with_data else ''}"
+        eta = f", eta {self.eta:g}" if self.eta else ""
+        return f"{self.sampler}, {self.steps} steps{guidance}{eta}{', with --data' if self.with_data else ''}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ class Protocol:
         if paper.with_data and data is None:
             return default
         guidance = default.guidance if paper.guidance is None else paper.guidance
-        return replace(default, sampler=paper.sampler, steps=paper.steps, guidance=guidance)
+        return replace(default, sampler=paper.sampler, steps=paper.steps, guidance=guidance, eta=paper.eta)
 
     def check(self, given: EvaluationInput) -> None:
         """Refuse inputs that the protocol would ignore, and too few images.

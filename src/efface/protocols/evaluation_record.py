@@ -40,6 +40,8 @@ def evaluation_record(
     """
     settings = asdict(sampling)
     del settings["batch_size"]  # decides nothing but the speed
+    if not sampling.eta:
+        del settings["eta"]
     return {
         "model": {"name": model.name, "hash": model.hash},
         "precision": Recipe.of(model, sampling).precision,
