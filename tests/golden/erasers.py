@@ -68,7 +68,7 @@ SETTINGS: dict[str, list[Options]] = {
         {"kind": "unsafe"},
     ],
     "oce": [
-        {"expand_prompts": True},
+        {"expand_prompts": False},
         {"erase_scale": 2.0, "preserve_concept_scale": 0.5, "preserve_global_scale": 0.5, "lamb": 0.1},
         {"kind": "style"},
     ],

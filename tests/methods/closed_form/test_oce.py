@@ -52,6 +52,7 @@ def values(model: Model) -> dict[str, Tensor]:
 
 
 def oce(model: Model, concepts: list[str] = CONCEPTS, guides: list[str] = GUIDES, **options: Any) -> Eraser:
+    options = {"expand_prompts": False, **options}
     return efface.erase(model, concepts, guides, preserve=PRESERVE, method="oce", **options)
 
 

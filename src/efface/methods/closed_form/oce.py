@@ -13,13 +13,13 @@ written from the formula). Deviations:
 - The script reverses the last coordinate axis if det Q < 0, that is, for every odd number of concepts. The result is
   not the nearest rotation. It is also unnecessary, since any orthogonal Q preserves norms and angles: not done here.
 - The defaults of its arguments (a 1, b 0.3, b_g 0.5, lamb 1.5) are far from the values that its scripts set for each
-  kind. The values of the scripts are the defaults here.
+  kind. The values of the scripts are the defaults here, and `expand_prompts`, which all of them set.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.closed_form.ridge import check_finite
 from efface.methods.closed_form.tokens import BATCH, token_pairs, value_weights
 from efface.models.model import Model
+from efface.models.text.embedded import Embedded
 from efface.request.record import Kind, Request
 from efface.settings import Settings
 
@@ -67,7 +68,7 @@ class OceConfig(Settings):
     preserve_concept_scale: float | None = Field(default=None, ge=0)
     preserve_global_scale: float | None = Field(default=None, ge=0)
     lamb: float | None = Field(default=None, ge=0)
-    expand_prompts: bool = False
+    expand_prompts: bool = True
 
 
 def erase(model: Model, request: Request, config: OceConfig) -> Solution:
@@ -102,7 +103,10 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
     Raises:
         CannotCombine: Always. The sum of two rotations' changes is not the change of a rotation.
     """
-    raise CannotCombine("oce rotates each value map as a whole, and two rotations do not add up to one")
+    raise CannotCombine(
+        "the sum of two rotations is no rotation, and norms and angles change; to preserve these, erase all concepts "
+        "in one request"
+    )
 
 
 def turn(weight: Tensor, edited: Tensor, guides: Tensor, text: Tensor, settings: dict[str, Any]) -> Tensor:
@@ -144,17 +148,31 @@ def _moments(model: Model, request: Request) -> tuple[Tensor, Tensor]:
     """sum p p^T over the preserved prompts' last subject tokens, and C_g; both (d, d), float64."""
     preserved = torch.zeros(model.width, model.width, dtype=torch.float64)
     general, count = torch.zeros_like(preserved), 0
-    prompts = [*request.preserve, *EVERYDAY]
-    for first in range(0, len(prompts), BATCH):
-        embedded = model.embed(prompts[first : first + BATCH], clip_skip=request.clip_skip, truncate=True)
-        remaining = max(0, len(request.preserve) - first)
-        chosen = embedded.take(range(min(remaining, len(embedded.prompts)))).last_tokens.double()
+    for embedded in _embedded(model, request.preserve, request.clip_skip):
+        chosen = embedded.last_tokens.double()
         preserved += chosen.T @ chosen
-        for part in embedded.sequences:
-            real = torch.arange(part.tokens.shape[1]) <= part.last[:, None] + 1
-            tokens = part.tokens[real].double()
-            general, count = general + tokens.T @ tokens, count + len(tokens)
+        general, count = _added(embedded, general, count)
+    # A tokenizer that takes few tokens need not take all of the built-in prompts.
+    for embedded in _embedded(model, EVERYDAY, request.clip_skip, truncate=True):
+        general, count = _added(embedded, general, count)
     return preserved, general / count
+
+
+def _embedded(
+    model: Model, prompts: Sequence[str], clip_skip: int | None, truncate: bool = False
+) -> Iterator[Embedded]:
+    """The prompts, embedded in batches."""
+    for first in range(0, len(prompts), BATCH):
+        yield model.embed(prompts[first : first + BATCH], clip_skip=clip_skip, truncate=truncate)
+
+
+def _added(embedded: Embedded, moment: Tensor, count: int) -> tuple[Tensor, int]:
+    """The sum of t t^T over tokens, (d, d), and their number, with those of these prompts, start and end included."""
+    for part in embedded.sequences:
+        real = torch.arange(part.tokens.shape[1]) <= part.last[:, None] + 1
+        tokens = part.tokens[real].double()
+        moment, count = moment + tokens.T @ tokens, count + len(tokens)
+    return moment, count
 
 
 ENTRY = Method(

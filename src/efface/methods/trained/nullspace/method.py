@@ -169,6 +169,7 @@ class _Weight:
 def _free(encoder: EditableTextEncoder, request: Request, config: NullspaceConfig) -> dict[int, Tensor]:
     """The basis (h, s) of the free directions of each layer."""
     prompts = prompts_to_protect(request, config)
+    encoder.check_lengths(request.preserve)
     grams = {layer: torch.zeros(2 * encoder.weight(layer).shape[1:], dtype=torch.float64) for layer in config.layers}
     for first in range(0, len(prompts), _BATCH):
         for layer, keys in encoder.keys(encoder.ids(prompts[first : first + _BATCH]), config.layers).items():

@@ -30,6 +30,7 @@ from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.models.denoising import Conditions, NoiseSchedule
 from efface.models.model import Model
 from efface.models.text.encoding import encode_ids
+from efface.models.text.tokens import token_ids
 
 _FC2 = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.fc2$")
 
@@ -67,6 +68,14 @@ class EditableTextEncoder:
         self.names = {layer: f"text_encoder.{paths[layer]}.weight" for layer in layers}
         self._fc2: dict[int, nn.Linear] = {layer: self.encoder.get_submodule(paths[layer]) for layer in layers}
         self._tokenizer, self._longest = model.tokenizer, model.max_tokens
+
+    def check_lengths(self, prompts: Sequence[str]) -> None:
+        """Reject prompts that the tokenizer would truncate.
+
+        Raises:
+            BadRequest: A prompt has too many tokens.
+        """
+        token_ids(self._tokenizer, list(prompts), self._longest, truncate=False)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """The token ids (b, T), padded, and truncated if they are too long."""
