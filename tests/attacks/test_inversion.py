@@ -11,7 +11,6 @@ import efface
 from efface.attacks import Target
 from efface.attacks.denoising import Denoising
 from efface.attacks.inversion import InversionConfig, search
-from efface.attacks.soft_prompt import table
 from efface.models import Model
 from efface.tools import latents_of
 from support import Trial
@@ -34,7 +33,7 @@ def literal(model: Model, eraser: efface.Eraser, config: InversionConfig, prompt
     ids = torch.tensor(model.tokenizer([prompt], padding="max_length", max_length=model.max_tokens)["input_ids"])
     cat = int(model.tokenizer(["cat"])["input_ids"][0][1])
     rows = encoder.get_input_embeddings().weight.requires_grad_()
-    original, v = rows.detach().clone(), table(model)[int(model.tokenizer(["dog"])["input_ids"][0][1])]
+    original, v = rows.detach().clone(), rows.detach()[int(model.tokenizer(["dog"])["input_ids"][0][1])]
     first, second, draw = torch.zeros_like(v), torch.zeros_like(v), torch.Generator().manual_seed(config.attack_seed)
     for step in range(1, config.steps + 1):
         chosen = torch.randint(config.images, (config.batch_size,), generator=draw)

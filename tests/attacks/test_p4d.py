@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_float64(tiny_model: Model) -> None:
     matching, draw = Matching(aim), torch.Generator().manual_seed(0)
     soft = SoftPrompt(tiny_model, PROMPT, 2, "prefix_k")
     expected = matching.expected(PROMPT, torch.tensor([300]), draw)
-    tokens = ProjectedTokens(tiny_model, 2, lambda some: torch.optim.SGD(some, lr=1.0), draw)
+    tokens = ProjectedTokens(aim, 2, lambda some: torch.optim.SGD(some, lr=1.0), draw)
     chosen = tokens.chosen
     with aim.eraser.attach(tiny_model):
         gradient = matching.gradient(expected, 0, soft, chosen, tokens.nearest(chosen))
@@ -135,7 +135,7 @@ def test_a_gradient_at_the_same_tokens_and_noise_is_computed_once(
 ) -> None:
     aim = target(tiny_model, range(5, 6))
     matching, draw = Matching(aim), torch.Generator().manual_seed(0)
-    tokens = ProjectedTokens(tiny_model, 2, lambda some: torch.optim.SGD(some, lr=1e-12), draw)
+    tokens = ProjectedTokens(aim, 2, lambda some: torch.optim.SGD(some, lr=1e-12), draw)
     expected = matching.expected(PROMPT, torch.tensor([300, 300]), draw)
     calls: list[int] = []
     plain = Matching.gradient

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table
+from efface.attacks.soft_prompt import Place, SoftPrompt, allowed
 from efface.errors import BadRequest
 from efface.models import Model
+from efface.models.text.encoding import token_table
 
 PROMPT = "a picture of a cat"
 
@@ -21,7 +22,7 @@ def word(model: Model, text: str) -> int:
         ("prefix_k", "red dog a picture of a cat"),
         ("suffix_k", "a picture of a cat red dog"),
         ("mid_k", "a picture red dog of a cat"),
-        ("insert_k", "a red picture of dog a cat"),
+        ("insert_k", "a red picture dog of a cat"),
     ],
 )
 def test_free_tokens_stand_where_they_are_asked_for(tiny_model: Model, place: Place, text: str) -> None:
@@ -32,6 +33,10 @@ def test_free_tokens_stand_where_they_are_asked_for(tiny_model: Model, place: Pl
     said: list[int] = tiny_model.tokenizer([text], padding="max_length", max_length=tiny_model.max_tokens)["input_ids"]
     assert ids.tolist() == said
     assert ids[0, soft.free].tolist() == chosen
+
+
+def table(model: Model) -> torch.Tensor:
+    return token_table(model.text_encoder).weight.detach()
 
 
 @pytest.mark.parametrize("clip_skip", [None, 1])

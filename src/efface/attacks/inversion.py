@@ -9,12 +9,14 @@ Paper: Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Gen
 2024). Reference: https://github.com/NYU-DICE-Lab/circumventing-concept-erasure, which takes 5000 steps of 16 pictures
 in fp16, 25 pictures of a style, and starts at the word "art"; its learning rate of 5e-3 is scaled by these 16.
 `denoising` has the loss. Unlike the reference, the word is judged `checks` times on the way, the best one is returned,
-and the search ends when the concept is back. In a prompt that does not name the concept, v comes first.
+and the search ends when the concept is back. The text of a step is the prompt of its picture, while the reference draws
+it from templates (`learnable_property`). In a prompt that does not name the concept, v comes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -23,8 +25,9 @@ from torch import Tensor
 from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.concept_pairs import naming, without
 from efface.attacks.denoising import Denoising
-from efface.attacks.soft_prompt import SoftPrompt, table
+from efface.attacks.soft_prompt import SoftPrompt, edited_table
 from efface.generation.jobs import Embedding, Job
+from efface.methods.closed_form.tokens import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from efface.settings import Settings
 
 
@@ -37,6 +40,8 @@ class InversionConfig(Settings):
         lr: The learning rate, scaled.
         weight_decay: The weight decay of v.
         images: Number of pictures of each prompt.
+        learnable_property: The texts of the steps: the prompts of the pictures, or, as in the reference, templates of
+            an object or a style.
         initializer_token: The word that v starts at; of several tokens, the last.
         checks: How often, at even distances, an image with v is judged.
         attack_seed: Seed of pictures, times and noise.
@@ -47,6 +52,7 @@ class InversionConfig(Settings):
     lr: float = Field(default=0.08, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     images: int = Field(default=25, ge=1)
+    learnable_property: Literal["prompts", "object", "style"] = "prompts"
     initializer_token: str = Field(default="art", min_length=1)
     checks: int = Field(default=5, ge=1)
     attack_seed: int = 0
@@ -63,8 +69,10 @@ def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
     denoising = Denoising(target)
     pictures = [denoising.pictures(prompt, config.images) for prompt in target.prompts]
     texts = [_naming(target, prompt) for prompt in target.prompts]
+    templates = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}.get(config.learnable_property, ())
+    training = [_naming(target, template.format(target.concept)) for template in templates] or texts
     (start,) = target.model.tokenizer([config.initializer_token])["input_ids"]
-    word = table(target.model)[[start[-2]]].cpu().requires_grad_()  # v, (1, d)
+    word = edited_table(target)[[start[-2]]].requires_grad_()  # v, (1, d)
     adam = torch.optim.AdamW([word], lr=config.lr, weight_decay=config.weight_decay)
     draw = torch.Generator().manual_seed(config.attack_seed)
     checks = min(config.checks, config.steps, len(target.seeds))
@@ -74,12 +82,12 @@ def search(target: Target, config: InversionConfig, trial: Trial) -> list[Job]:
         steps = range(turn * config.steps // checks, (turn + 1) * config.steps // checks)
         with target.eraser.attach(target.model):
             for step in steps:
-                index = step % len(texts)
+                index = step % len(pictures)
                 rows = torch.randint(len(pictures[index]), (config.batch_size,), generator=draw)
                 times = torch.randint(denoising.length, (config.batch_size,), generator=draw)
                 noise = torch.randn(pictures[index][rows].shape, generator=draw)
                 with torch.enable_grad():
-                    text = texts[index].encode([0], word)
+                    text = training[step % len(training)].encode([0], word)
                     loss = denoising.loss(text, pictures[index][rows], times, noise)
                     word.grad = denoising.gradient(loss, word)
                 adam.step()

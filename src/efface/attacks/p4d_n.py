@@ -94,7 +94,7 @@ def search_each(target: Target, config: P4DConfig, trial: Trial, texts: dict[str
     """
     draw = torch.Generator().manual_seed(config.attack_seed)
     adam = partial(torch.optim.AdamW, lr=config.lr, weight_decay=config.weight_decay)
-    tokens = {prompt: ProjectedTokens(target.model, len(text.free), adam, draw) for prompt, text in texts.items()}
+    tokens = {prompt: ProjectedTokens(target, len(text.free), adam, draw) for prompt, text in texts.items()}
     steps, length = min(config.eval_step, config.iter), Denoising(target).length
     times = [torch.randint(length, (steps,), generator=draw) for _ in target.seeds[: config.images]]
     tried, scores = search_tokens(target, trial, texts, tokens, times, steps, draw)

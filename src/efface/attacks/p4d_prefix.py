@@ -73,7 +73,7 @@ def search(target: Target, config: P4DPrefixConfig, trial: Trial) -> list[Job]:
     draw = torch.Generator().manual_seed(config.attack_seed)
     texts = with_room(target, config.k, config.insertion_location)
     adam = partial(torch.optim.Adam, lr=config.lr, weight_decay=config.weight_decay)
-    tokens = ProjectedTokens(target.model, config.k, adam, draw)
+    tokens = ProjectedTokens(target, config.k, adam, draw)
     noises = min(config.noises, config.iterations)
     times = [torch.full((noises,), t) for t in Denoising(target).spread(config.timesteps)]
     tried, scores = search_tokens(target, trial, texts, dict.fromkeys(texts, tokens), times, config.iterations, draw)

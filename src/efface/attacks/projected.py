@@ -24,9 +24,8 @@ from torch import Tensor
 
 from efface.attacks.base import Target, Trial
 from efface.attacks.denoising import Denoising
-from efface.attacks.soft_prompt import SoftPrompt, allowed, table
+from efface.attacks.soft_prompt import SoftPrompt, allowed, edited_table
 from efface.generation.jobs import Job
-from efface.models import Model
 
 _BATCH = 16  # predictions of the unedited model in one forward pass
 
@@ -37,15 +36,15 @@ class ProjectedTokens:
     """Embeddings P (k, d) of free tokens, at first those of random tokens, and the tokens nearest to them.
 
     Args:
-        model: The model.
+        target: What is attacked.
         k: Number of free tokens.
         optimizer: Makes the optimiser of P.
         draw: The random numbers.
     """
 
-    def __init__(self, model: Model, k: int, optimizer: MakeOptimizer, draw: torch.Generator) -> None:
-        self._table = table(model).cpu()
-        free = allowed(model)
+    def __init__(self, target: Target, k: int, optimizer: MakeOptimizer, draw: torch.Generator) -> None:
+        self._table = edited_table(target)
+        free = allowed(target.model)
         # Division by an infinite norm excludes a token without a copy of the table.
         self._norms = self._table.norm(dim=1).masked_fill(~free, torch.inf)
         ids = free.nonzero()[:, 0]

@@ -48,7 +48,7 @@ class SoftPrompt:
         self._prompt, self._words = prompt, words
         named = {"prefix_k": 0, "suffix_k": len(words), "mid_k": len(words) // 2}
         one = place if isinstance(place, int) else named.get(str(place))
-        spread = [len(words) * (slot + 1) // (k + 1) for slot in range(k)]
+        spread = [len(words) // (k + 1) * (slot + 1) for slot in range(k)]  # equal distances, as in the reference
         each = spread if isinstance(place, (str, int)) else list(place)
         self._gaps = [one] * k if isinstance(one, int) else each  # the index of the token that each free one precedes
         self.free = [1 + gap + slot for slot, gap in enumerate(self._gaps)]
@@ -102,13 +102,17 @@ def with_room(target: Target, k: int, place: Place) -> dict[str, SoftPrompt]:
     return texts
 
 
-def table(model: Model) -> Tensor:
-    """The text encoder's table of token embeddings, (V, d), float32."""
-    return token_table(model.text_encoder).weight.detach().float()
+def edited_table(target: Target) -> Tensor:
+    """The edited text encoder's table of token embeddings, a copy, (V, d), float32, on the CPU.
+
+    An eraser may edit rows of it. A prompt produces the edited rows alone, so a search must choose among these.
+    """
+    with target.eraser.attach(target.model):
+        return token_table(target.model.text_encoder).weight.detach().float().cpu().clone()
 
 
 def allowed(model: Model) -> Tensor:
     """The tokens of the vocabulary that are words or parts of words, not start, end or padding; (V,), boolean."""
-    mask = torch.ones(len(table(model)), dtype=torch.bool)
+    mask = torch.ones(len(token_table(model.text_encoder).weight), dtype=torch.bool)
     mask[[token for token in model.tokenizer.all_special_ids if token < len(mask)]] = False
     return mask

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
 from efface.attacks.denoising import Denoising
-from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, table, with_room
+from efface.attacks.soft_prompt import Place, SoftPrompt, allowed, edited_table, with_room
 from efface.generation.jobs import Job
 from efface.settings import Settings
 
@@ -89,7 +89,7 @@ class _Descent:
     def __init__(self, target: Target, config: UnlearnDiffConfig, denoising: Denoising) -> None:
         self._target, self._config, self._denoising = target, config, denoising
         self._draw = torch.Generator().manual_seed(config.attack_seed)
-        self._table, self._allowed = table(target.model).cpu(), allowed(target.model)
+        self._table, self._allowed = edited_table(target), allowed(target.model)
         self._chances = (self._allowed / self._allowed.sum()).repeat(config.k, 1)  # A, (k, V)
         self._adam = torch.optim.Adam([self._chances], lr=config.lr, weight_decay=config.weight_decay)
 

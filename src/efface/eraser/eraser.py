@@ -10,6 +10,7 @@ from efface.eraser.compose import compose_records
 from efface.eraser.file import read_record, write_record
 from efface.eraser.record import EraserRecord
 from efface.eraser.restore import only_concepts
+from efface.request.record import folded
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -106,8 +107,8 @@ class Eraser(EraserRecord):
             NeedsModel: As for `only`.
         """
         self.request.keeping(names)
-        restored = {name.strip().casefold() for name in names}
-        return self.only(*(name for name in self.concepts if name.casefold() not in restored), model=model)
+        restored = {folded(name) for name in names}
+        return self.only(*(name for name in self.concepts if folded(name) not in restored), model=model)
 
 
 def compose_erasers(*erasers: Eraser, force: bool = False) -> Eraser:

@@ -20,6 +20,7 @@ from efface.errors import BadRequest, NeedsModel
 from efface.methods import METHODS
 from efface.methods.base import CannotCombine
 from efface.models.open import open_model
+from efface.request.record import folded
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -80,10 +81,10 @@ def _only_of_parts(
     eraser: EraserRecord, names: Sequence[str], model: Model | DiffusionPipeline | str | None
 ) -> EraserRecord:
     """Some concepts of a composed eraser: each part that has any of them, for those alone."""
-    wanted = {name.casefold() for name in names}
+    wanted = {folded(name) for name in names}
     parts: list[EraserRecord] = []
     for part in eraser.parts:
-        remaining = [name for name in part.concepts if name.casefold() in wanted]
+        remaining = [name for name in part.concepts if folded(name) in wanted]
         if remaining:
             parts.append(part if len(remaining) == len(part.concepts) else only_concepts(part, remaining, model))
     return parts[0] if len(parts) == 1 else side_by_side(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
@@ -56,6 +57,11 @@ class Concept(Settings):
             raise BadRequest("A concept's name is empty; write the words of the concept to erase.")
         return name.strip()
 
+    @field_validator("name", "guide", "aliases", "adjacent", "adversarial")
+    @classmethod
+    def _in_one_form(cls, texts: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return tuple(map(normalised, texts)) if isinstance(texts, tuple) else texts and normalised(texts)
+
     @field_validator("attributes")
     @classmethod
     def _shared(cls, attributes: dict[str, float]) -> dict[str, float]:
@@ -76,8 +82,13 @@ def _concepts(value: object) -> object:
 
 
 def folded(words: str) -> str:
-    """Words without differences that text encoders ignore: case, and space around and between words."""
-    return " ".join(words.split()).casefold()
+    """Words without differences that text encoders ignore: case, Unicode form, and space around and between words."""
+    return normalised(" ".join(words.split()).casefold())
+
+
+def normalised(text: str) -> str:
+    """Text in one Unicode form (NFC), so that "é" as one or as two characters is the same; tokenizers do this too."""
+    return unicodedata.normalize("NFC", text)
 
 
 class Request(Settings):
@@ -102,6 +113,11 @@ class Request(Settings):
     options: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
     clip_skip: int | None = Field(default=None, ge=0)
     pooled: bool = True
+
+    @field_validator("preserve")
+    @classmethod
+    def _in_one_form(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(normalised, prompts))
 
     @model_validator(mode="after")
     def _consistent(self) -> Request:
@@ -198,8 +214,8 @@ class Request(Settings):
         Raises:
             BadRequest: The request does not have one of the names, or no concept remains.
         """
-        wanted = {name.strip().casefold(): name for name in names}
-        remaining = tuple(concept for concept in self.concepts if wanted.pop(concept.name.casefold(), None) is not None)
+        wanted = {folded(name): name for name in names}
+        remaining = tuple(concept for concept in self.concepts if wanted.pop(folded(concept.name), None) is not None)
         if wanted:
             unknown = next(iter(wanted.values()))
             raise BadRequest(f"The request has no concept '{unknown}'; it has: {', '.join(self.names)}.")

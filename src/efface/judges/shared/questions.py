@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from efface.errors import BadInput
+from efface.request.record import folded
 
 
 def plain_words(concept: str) -> str:
     """A concept in lower case, without article, hyphens and underscores (`vincent-van-gogh`, `golf_ball`)."""
-    words = concept.casefold().replace("_", " ").replace("-", " ").split()
+    words = folded(concept).replace("_", " ").replace("-", " ").split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 

@@ -17,7 +17,7 @@ from efface.errors import BadFile
 from efface.generation.jobs import Job, with_next_seed
 from efface.generation.prompts import read_labelled_prompts
 from efface.protocols.plan import FORGETTING, Probe
-from efface.request.record import Request
+from efface.request.record import Request, folded
 
 _METRICS = {
     "prompt": "forget",
@@ -87,7 +87,7 @@ def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Prob
 
 def name_key(concept: str) -> str:
     """A name without case, spaces and punctuation: `Golf Ball`, `golf_ball` and `GolfBall` are one."""
-    return "".join(letter for letter in concept.casefold() if letter.isalnum())
+    return "".join(letter for letter in folded(concept) if letter.isalnum())
 
 
 def _in_turn(jobs: Sequence[Job], n: int) -> list[Job]:

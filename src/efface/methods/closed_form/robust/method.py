@@ -98,6 +98,8 @@ def erase(model: Model, request: Request, config: RobustConfig) -> Solution:
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
     """The solution of the request's concepts and of their candidates, solved again without a new search.
 
+    It differs from the solution of a new request, which would search for these concepts alone.
+
     Raises:
         CannotCombine: The parts preserve different prompts, and of many only the sum is stored.
     """

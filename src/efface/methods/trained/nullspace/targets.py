@@ -75,7 +75,8 @@ class EditableTextEncoder:
         Raises:
             BadRequest: A prompt has too many tokens.
         """
-        token_ids(self._tokenizer, list(prompts), self._longest, truncate=False)
+        if prompts:
+            token_ids(self._tokenizer, list(prompts), self._longest, truncate=False)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """The token ids (b, T), padded, and truncated if they are too long."""
