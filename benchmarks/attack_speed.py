@@ -28,7 +28,7 @@ from efface.attacks import Target
 from efface.attacks.concept_pairs import direction, template_pairs
 from efface.attacks.projected import Matching, ProjectedTokens, descend
 from efface.attacks.ring_a_bell import RingABellConfig, distances, evolve, surviving
-from efface.attacks.soft_prompt import SoftPrompt, allowed, table
+from efface.attacks.soft_prompt import SoftPrompt, allowed, edited_table
 from efface.models import Model
 from efface.tools import latents_of
 
@@ -70,7 +70,7 @@ def p4d(model: Model, times: int, iterations: int) -> None:
     middles = [int((part + 0.5) * 1000 / times) for part in range(times)]
     for noises in (4, iterations):
         draw = torch.Generator().manual_seed(0)
-        tokens, started = ProjectedTokens(model, 3, adam, draw), time.perf_counter()
+        tokens, started = ProjectedTokens(target, 3, adam, draw), time.perf_counter()
         for t in middles:
             expected = matching.expected(PROMPT, torch.full((noises,), t), draw)
             with eraser.attach(model):
@@ -92,7 +92,7 @@ def literal_p4d(model: Model, target: Target, soft: SoftPrompt, middles: list[in
     """The reference's loop: an edited copy of the denoiser beside the original, fresh noise, both called each step."""
     edited: Any = deepcopy(model.denoiser)
     original: Any = model.denoiser
-    schedule, words = model.noise_schedule(), table(model)
+    schedule, words = model.noise_schedule(), edited_table(target)
     picture = target.latents(PROMPT, range(1), steps=25, guidance=7.5, sampler="dpm++")
     draw = torch.Generator().manual_seed(0)
     free = allowed(model).nonzero()[:, 0]
