@@ -86,6 +86,45 @@ def test_it_changes_what_is_drawn_and_leaves_the_model_as_it_was(
     assert not any(module._forward_hooks for module in model.denoiser.modules())
 
 
+def test_it_erases_after_other_erasers_or_says_that_it_cannot(
+    name: str, tiny_sd: Path, tmp_path: Path, other_eraser: Eraser
+) -> None:
+    """As if the earlier eraser were baked and the new concept erased on that model, on whatever it edits."""
+    method, model = METHODS.get(name), open_model(tiny_sd)
+    quick: dict[str, Any] = {**QUICK.get(name, {}), "method": name}
+    if method.after is None:
+        with pytest.raises(BadRequest, match=f"{name} cannot erase after other erasers"):
+            efface.erase(model, "golf ball", "dog", after=other_eraser, **quick)
+        return
+    before = parameters(model.denoiser)
+    both = efface.erase(model, "golf ball", "dog", after=other_eraser, **quick)
+    assert same(parameters(model.denoiser), before)
+    assert set(both.concepts) == {"cat", "golf ball"}
+    first = other_eraser.bake(model)
+    preserve = ("cat",) if method.uses_preserve else ()
+    second = efface.erase(model, "golf ball", "dog", preserve=preserve, **quick).bake(model)
+    expected = parameters(model.denoiser) | parameters(model.text_encoder)
+    second.undo()
+    first.undo()
+    assert same(parameters(model.denoiser), before)
+    both.save(tmp_path / "both.safetensors")
+    Eraser.load(tmp_path / "both.safetensors").bake(model)
+    edited = parameters(model.denoiser) | parameters(model.text_encoder)
+    for key, value in edited.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(params=["uce", "esd"])
+def other_eraser(request: pytest.FixtureRequest, tiny_sd: Path) -> Eraser:
+    """An eraser of one concept: a text edit, or changes of the denoiser."""
+    return first_eraser(request.param, tiny_sd)
+
+
+@cache
+def first_eraser(name: str, folder: Path) -> Eraser:
+    return efface.erase(model_in(folder), "cat", method=name, **QUICK.get(name, {}))
+
+
 def test_strength_zero_is_identity_and_half_is_on_the_way(
     name: str, eraser: Eraser, model: Model, predict: Predict
 ) -> None:

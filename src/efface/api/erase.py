@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import model_from
-from efface.api.erasers import load_eraser
+from efface.api.erasers import eraser_list, load_eraser
 from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import certify_if_quick
+from efface.eraser.continual import solve_after
 from efface.eraser.eraser import Eraser
 from efface.eraser.recommended import with_recommended
 from efface.eraser.solve import solve_request
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from efface.api.arguments import ModelLike
+    from efface.api.erasers import EraserLike
     from efface.edits.kinds import Edit
     from efface.judges import Judge
     from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Recognised, Tool
@@ -47,6 +49,7 @@ def erase(
     method: str = "uce",
     goal: str = "erase",
     clip_skip: int | None = None,
+    after: EraserLike | Sequence[EraserLike] = (),
     certify: bool = False,
     model_config: Path | str | None = None,
     judge: Judge | str | None = None,
@@ -76,6 +79,8 @@ def erase(
         method: The name of the method (`efface methods`).
         goal: Goal of the request: erase or debias.
         clip_skip: How many of the text encoder's last layers the pipeline skips.
+        after: Earlier erasers, or their files. Their concepts stay erased, the new ones are solved on the model that
+            they have edited, and the result contains all (`efface.eraser.continual`).
         certify: Compute the certificate, a bound on how closely any embedding, or any text, can restore each concept
             (`efface.eraser.certificate`). This may read the denoiser's text-reading weights. Where their Gram matrix
             is cached, the certificate is computed without `certify` too. Only erasers that edit the text alone have
@@ -107,6 +112,7 @@ def erase(
     if judge is not None:
         _check_judge_is_used(request, judge)
     opened, context = model_from(model, device), context or RunContext()
+    earlier = [load_eraser(one, opened) for one in eraser_list(after)]
     request, sources = with_recommended(opened, request)
     if model_config is not None:
         check_architecture(opened, Path(model_config))
@@ -120,7 +126,10 @@ def erase(
         "read_eraser": lambda: partial(_edits_of_file, opened),
         "recognised": lambda: _recognised(judge, opened, request, trust_torchscript),
     }
-    eraser = Eraser.of(solve_request(opened, request, tools, sources.to_json()))
+    if earlier:
+        eraser = Eraser.of(solve_after(opened, request, earlier, tools, sources.to_json()))
+    else:
+        eraser = Eraser.of(solve_request(opened, request, tools, sources.to_json()))
     return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
 
 

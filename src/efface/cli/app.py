@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from efface.cli.attack import attack_command
 from efface.cli.compose import compose_command
@@ -21,6 +21,22 @@ from efface.cli.inspect import inspect_command
 from efface.cli.judge import judge_command, judge_train_command
 from efface.cli.lists import attacks_command, judges_command, methods_command, models_command, protocols_command
 from efface.cli.systems import systems_command
+
+
+class Command(TyperCommand):
+    """A command whose option `--after` takes all values up to the next option, as in `--after a b -o c`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, with `--after a b` as `--after a --after b`."""
+        expanded: list[str] = []
+        takes_values = False
+        for index, argument in enumerate(args):
+            is_option = argument.startswith("-") and len(argument) > 1
+            takes_values = argument == "--after" if is_option else takes_values
+            if takes_values and not is_option and args[index - 1] != "--after":
+                expanded.append("--after")
+            expanded.append(argument)
+        return super().parse_args(ctx, expanded)
 
 
 class Commands(TyperGroup):
@@ -68,7 +84,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 }
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(command)
+        app.command(name, cls=Command, rich_help_panel=panel)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -52,6 +52,10 @@ def erase_command(
         ),
     ] = None,
     trust_torchscript: TrustTorchscript = False,
+    after: Annotated[
+        list[Path] | None,
+        typer.Option("--after", metavar="ERASER...", help="Erasers whose concepts stay erased; the result has all."),
+    ] = None,
     certify: Annotated[
         bool,
         typer.Option("--certify", help="Compute a bound on how far any embedding, or any text, restores a concept."),
@@ -108,7 +112,7 @@ def erase_command(
     if each is not None:
         from efface.cli.erase_each import refuse, run_each
 
-        refuse(concepts, config, goal, judge, preserve_file, certify)
+        refuse(concepts, config, goal, judge, preserve_file, certify, after)
         run_each(
             context.obj,
             screen,
@@ -160,6 +164,7 @@ def erase_command(
             model or run.model or "emoji",
             request,
             preserve_file=preserve_file,
+            after=after or (),
             certify=certify,
             model_config=run.model_config,
             judge=judge,
@@ -226,7 +231,8 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
         f"{eraser.method}, {eraser.kind_of_edit} edit of rank {eraser.rank}, {eraser.nbytes / 1024:.1f} KB, "
         f"in {total:.1f} s"
     )
-    if recommended := _recommended(eraser):
+    solved = eraser.parts[0] if "after" in eraser.provenance else eraser
+    if recommended := _recommended(solved):
         screen.say(f"Recommended for {eraser.base.model}: {recommended}; -s preset=published turns this off.")
     for name, numbers in (eraser.certificate or {}).items():
         screen.say(f"Out of reach of '{name}': {_bounds(numbers)}")
@@ -240,7 +246,9 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
     next_step = f"generate '{eraser.concepts[0]}' -n 8 --eraser" if is_debiasing else "evaluate"
     screen.say(f"See the effect: efface {next_step} {target}")
     seconds = {"total": total, "solve": eraser.provenance.get("seconds", {}).get("solve")}
-    content = {**eraser_json(eraser, target), **sources_json(eraser)}
+    content = {**eraser_json(eraser, target), **sources_json(solved)}
+    if "after" in eraser.provenance:
+        content["after"] = eraser.provenance["after"]
     screen.answer({**content, "certificate": eraser.certificate, "seconds": seconds})
 
 

@@ -22,6 +22,7 @@ def refuse(
     judge: str | None,
     preserve_file: Path | None,
     certify: bool,
+    after: Sequence[Path] | None,
 ) -> None:
     """Refuse arguments of `efface erase` that `--each` does not use.
 
@@ -32,6 +33,7 @@ def refuse(
         judge: The value of `--judge`.
         preserve_file: The file of `--preserve-file`.
         certify: Whether `--certify` was given.
+        after: The files of `--after`.
 
     Raises:
         BadInput: One of them was given.
@@ -43,6 +45,7 @@ def refuse(
         "--judge": judge,
         "--preserve-file": preserve_file,
         "--certify": certify,
+        "--after": after,
     }
     names = [name for name, value in given.items() if value]
     if names:

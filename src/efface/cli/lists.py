@@ -51,6 +51,14 @@ def judges_command(
     screen.answer({"judges": rows})
 
 
+#: How a method erases concepts after other erasers, by `Method.after`.
+_AFTER = {
+    None: "not supported, since it acts while the model runs",
+    "edited": "solved on the edited model",
+    "separate": "solved on the base, with the earlier concepts protected; on the edited model after another method",
+}
+
+
 def methods_command(
     model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
 ) -> None:
@@ -65,6 +73,7 @@ def methods_command(
         screen.heading(f"{entry.name}  ({entry.edit} edit)")
         screen.say(f"  {entry.summary}")
         screen.say(f"  paper {entry.paper}   reference {entry.repository}")
+        screen.say(f"  --after: {_AFTER[entry.after]}")
         for key, value in defaults.items():
             screen.say(f"  -s {key}={_as_option(value)}")
         rows.append(
@@ -74,6 +83,7 @@ def methods_command(
                 "edit": entry.edit,
                 "paper": entry.paper,
                 "repository": entry.repository,
+                "after": entry.after,
                 "defaults": defaults,
             }
         )

@@ -109,7 +109,7 @@ def _combine(group: Sequence[EraserRecord]) -> EraserRecord:
     solutions = {stream: combine([part[stream] for part in parts], request) for stream in parts[0]}
     combined = join(solutions, _base(group))
     provenance = {
-        **combined.provenance,
+        **{key: value for key, value in combined.provenance.items() if key not in ("after", "solved_on")},
         **sources_of(group, request.names),
         "seconds": {"solve": time.perf_counter() - started},
         "composed": _summaries(group),
@@ -128,11 +128,16 @@ def _settings(eraser: EraserRecord) -> Hashable | None:
     return method.name, options, eraser.request.goal, tuple(split(eraser))
 
 
-def side_by_side(parts: Sequence[EraserRecord]) -> EraserRecord:
-    """The eraser that holds these parts as they are."""
+def side_by_side(parts: Sequence[EraserRecord], named: Sequence[EraserRecord] | None = None) -> EraserRecord:
+    """The eraser that holds these parts as they are.
+
+    Args:
+        parts: The parts, in the order in which their edits are applied.
+        named: The parts in the order of their concepts, if that differs.
+    """
     only_weights = all(part.kind_of_edit == "weight" for part in parts)
     composed = EraserRecord(
-        request=_request(parts, COMPOSED),
+        request=_request(named or parts, COMPOSED),
         edits=tuple(edit for part in parts for edit in part.edits),
         base=_base(parts),
         provenance={
@@ -148,7 +153,9 @@ def side_by_side(parts: Sequence[EraserRecord]) -> EraserRecord:
 
 def _warn_erased(parts: Sequence[EraserRecord], request: Request) -> None:
     preserved = {prompt for part in parts for prompt in part.request.preserve}
-    erased = sorted(preserved.difference(request.preserve))
+    # An eraser that was solved after others preserves their concepts, which stay erased.
+    earlier = {name for part in parts for one in part.provenance.get("after", ()) for name in one["concepts"]}
+    erased = sorted(preserved.difference(request.preserve, earlier))
     warn_left_out("the composition", erased, "that another of the erasers erases", stacklevel=6)
 
 

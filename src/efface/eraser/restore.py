@@ -6,12 +6,14 @@ method that needs no tools solves anew on the model, with the result that it wou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify_again, uncertified
+from efface.eraser.compatible import names_of
 from efface.eraser.compose import side_by_side
 from efface.eraser.recommended import sources_of
 from efface.eraser.solve import solve_request
@@ -87,4 +89,19 @@ def _only_of_parts(
         remaining = [name for name in part.concepts if folded(name) in wanted]
         if remaining:
             parts.append(part if len(remaining) == len(part.concepts) else only_concepts(part, remaining, model))
+    _warn_of_restored(parts, {name.casefold() for name in eraser.concepts} - wanted)
     return parts[0] if len(parts) == 1 else side_by_side(parts)
+
+
+def _warn_of_restored(parts: Sequence[EraserRecord], restored: Collection[str]) -> None:
+    """Warn of parts that were solved on a model without a concept that is restored now."""
+    for part in parts:
+        if part.provenance.get("solved_on") != "edited":
+            continue
+        missing = [name for one in part.provenance["after"] for name in one["concepts"] if name.casefold() in restored]
+        if missing:
+            warnings.warn(
+                f"{names_of(part)} was erased on a model without '{missing[0]}', which is restored; check with "
+                "efface evaluate that it is still erased.",
+                stacklevel=6,
+            )

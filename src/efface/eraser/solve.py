@@ -38,7 +38,7 @@ def solve_request(
     Args:
         model: The model, unedited.
         request: What to erase, by which method.
-        tools: Functions that make the tools which methods need, by name; `write_snapshot` is added.
+        tools: Functions that make the tools which methods need, by name; `write_snapshot` is added if it is missing.
         notes: Further entries of the provenance.
 
     Raises:
@@ -48,8 +48,8 @@ def solve_request(
     settings = method.config.model_validate(request.options)
     check_request(method, request, model)
     available: dict[Tool, Callable[[], Any]] = {
-        **(tools or {}),
         "write_snapshot": lambda: partial(_write_snapshot, model),
+        **(tools or {}),
     }
     given = {name: available[name]() for name in method.needs}
     model.hash_ahead("text_encoder")
@@ -110,6 +110,15 @@ def _provenance(solution: Solution, seconds: Mapping[str, float] | None = None) 
 
 
 def _write_snapshot(model: Model, solution: Solution, path: Path) -> None:
+    write_record(with_parameters(record_of_step(model, solution), model), path, force=True)
+
+
+def record_of_step(model: Model, solution: Solution) -> EraserRecord:
+    """The record of a solution that a training has at one of its steps, without the digests of weights.
+
+    Args:
+        model: The model.
+        solution: The solution.
+    """
     assert solution.embedded is not None
-    record = join({TEXT: replace(solution, notes=_provenance(solution))}, base_of(model, solution.embedded))
-    write_record(with_parameters(record, model), path, force=True)
+    return join({TEXT: replace(solution, notes=_provenance(solution))}, base_of(model, solution.embedded))

@@ -234,6 +234,9 @@ class Method:
         needs: The tools that `erase` receives by name. A method does not import the packages that generate or judge
             images.
         families: The families of models that the method supports; None for all families.
+        after: How the method erases concepts after other erasers (`efface.eraser.continual`): "edited", on the model
+            that they have edited; "separate", on the base, if they are of the same method, because it protects their
+            concepts exactly; None if it cannot.
     """
 
     name: str
@@ -249,6 +252,7 @@ class Method:
     uses_preserve: bool = True
     needs: tuple[Tool, ...] = ()
     families: tuple[str, ...] | None = None
+    after: Literal["edited", "separate"] | None = "edited"
 
     @property
     def trained(self) -> bool:

@@ -50,9 +50,14 @@ def register(denoiser: nn.Module, edits: Active) -> Callable[[], None]:
 
 def hash_with_active(hash_of_weights: str, denoiser: Any) -> str:
     """A model's hash: the hash of its weights while no edits act on its denoiser."""
-    acting = [
+    acting = identity_of_active(denoiser)
+    return hashlib.sha256(f"{hash_of_weights}\n{acting}".encode()).hexdigest() if acting else hash_of_weights
+
+
+def identity_of_active(denoiser: Any) -> str:
+    """What identifies the edits that act on a denoiser now; empty if none does."""
+    return "\n".join(
         f"{edits.how} {edits.strength} {edits.identity()}"
         for edits in _active.get(plain(denoiser), ())
         if edits.strength
-    ]
-    return hashlib.sha256("\n".join([hash_of_weights, *acting]).encode()).hexdigest() if acting else hash_of_weights
+    )

@@ -216,4 +216,5 @@ ENTRY = Method(
     combine=combine,
     uses_guides=False,
     uses_preserve=False,
+    after=None,
 )

@@ -104,4 +104,5 @@ ENTRY = Method(
     erase=erase,
     uses_guides=False,
     uses_preserve=False,
+    after=None,
 )

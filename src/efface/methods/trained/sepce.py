@@ -235,4 +235,5 @@ ENTRY = Method(
     uses_guides=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
     families=("sd", "flux"),
+    after="separate",
 )

@@ -22,6 +22,7 @@ from efface.methods.training.loop import Training
 from efface.methods.training.objective import Objective, TrainingConfig
 from efface.methods.training.tracking import check_tracker, finish, track
 from efface.methods.training.weights import Weights, check_trainable, frozen
+from efface.models.active import identity_of_active
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
 from efface.progress import RunContext
@@ -181,8 +182,10 @@ def _inputs(owners: Sequence[int] | None) -> dict[str, torch.Tensor]:
 
 def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
     """Everything that determines the result besides the request."""
+    edits = identity_of_active(model.denoiser)
     return {
         "model": {part: model.part_hash(part) for part in ("text_encoder", "unet")},
+        **({"edited": edits} if edits else {}),
         "dtype": str(model.dtype),
         "precision": accelerator.mixed_precision,
         "slots": accelerator.num_processes * accelerator.gradient_accumulation_steps,
