@@ -26,23 +26,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from efface.edits.kinds import Edit, WeightEdit
 from efface.edits.solution import Solution
 from efface.methods.base import CannotCombine, Latents, Method, Pictures, SnapshotWriter
 from efface.methods.trained.correlation import CorrelationConfig, Momentum, NoisyImages
 from efface.methods.trained.sepce_basis import EXACT, Confined, bases, protected_prompts
 from efface.methods.training.objective import Batch, Losses, Objective
-from efface.methods.training.run import combine_components, train_concepts
+from efface.methods.training.run import OWNER, combine_components, train_concepts
 from efface.methods.training.weights import Networks, check_trainable
 from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Request
 
+_TOKENS = "tokens"  # the stored input with the tokens of the concepts, (k, T, d)
 _NORM = "norm of the first"  # |r r0|_2, averaged over slots like all logged values
 _JOINT = {"lr": 1e-2, "threshold": 0.0, "reg_beta": 3e-5}
 
@@ -207,7 +210,9 @@ def erase(
         return Sepce(model, part, config, [directions[name] for name in part.names], images, data)
 
     together = config.training == "joint"
-    return train_concepts(model, request, config, context, write_snapshot, objective, together=together)
+    solution = train_concepts(model, request, config, context, write_snapshot, objective, together=together)
+    tokens = model.embed(request.names, clip_skip=request.clip_skip).tokens.cpu().double()
+    return replace(solution, inputs={**solution.inputs, _TOKENS: tokens})
 
 
 def combine(parts: Sequence[Solution], request: Request) -> Solution:
@@ -217,10 +222,56 @@ def combine(parts: Sequence[Solution], request: Request) -> Solution:
         CannotCombine: There are several parts; their sum is exact only if each protects the concepts of the others.
     """
     if len(parts) == 1:
-        return combine_components(parts, request)
+        (part,) = parts
+        solution = combine_components(parts, request)
+        if _TOKENS not in part.inputs:
+            return solution
+        tokens = part.inputs[_TOKENS][[part.concepts.index(name) for name in request.names]]
+        return replace(solution, inputs={**solution.inputs, _TOKENS: tokens})
     protects = [{prompt.casefold() for prompt in (*part.concepts, *part.request.preserve)} for part in parts]
     exact = all(name.casefold() in prompts for prompts in protects for part in parts for name in part.concepts)
-    raise CannotCombine("their bases were computed separately, so that each may change the other's concepts", exact)
+    reason = "they do not protect each other's concepts"
+    if not exact:
+        listed = ", ".join(f"'{one}' on '{other}' {leak:.1%}" for (one, other), leak in leaks(parts).items())
+        reason += f" (change of keys and values, relative to that of its own concept: {listed})" if listed else ""
+        reason += "; erase the later ones with --after the earlier ones"
+    raise CannotCombine(reason, exact)
+
+
+def leaks(parts: Sequence[Solution]) -> dict[tuple[str, str], float]:
+    """How much the change of a concept in one part changes the keys and values of a concept in another part.
+
+    The leak of Delta_i on the tokens E_j is relative to its effect on its own tokens:
+
+        leak(i, j)^2 = sum_l |Delta_il E_j^T|^2 / sum_l |Delta_il E_i^T|^2
+
+    Args:
+        parts: Solutions that were trained separately.
+
+    Returns:
+        The leak by the names of both concepts, for the parts that store their tokens.
+    """
+    by_pair: dict[tuple[str, str], float] = {}
+    stored = [part for part in parts if _TOKENS in part.inputs]
+    for one in stored:
+        for index, name in enumerate(one.concepts):
+            edits = [e for e, owner in zip(one.edits, one.inputs[OWNER], strict=True) if owner == index]
+            effect = _size_on(edits, one.inputs[_TOKENS][index])
+            for other in stored:
+                for place, neighbour in enumerate(other.concepts if other is not one else ()):
+                    by_pair[name, neighbour] = _size_on(edits, other.inputs[_TOKENS][place]) / (effect or 1.0)
+    return by_pair
+
+
+def _size_on(edits: Sequence[Edit], tokens: Tensor) -> float:
+    """The norm of the change of all keys and values of a concept's tokens (T, d)."""
+    square = 0.0
+    for edit in edits:
+        assert isinstance(edit, WeightEdit)
+        tensors = {name: tensor.double() for name, tensor in edit.tensors().items()}
+        change = tensors["delta"] @ tokens.T if "delta" in tensors else tensors["up"] @ (tensors["down"] @ tokens.T)
+        square += float(change.square().sum())
+    return square**0.5
 
 
 ENTRY = Method(

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 #: Settings that do not change the result of a training.
 _ASIDE = {"save_freq", "report_to"}
-_OWNER = "owner"
+#: The stored input with the concept of each edit.
+OWNER = "owner"
 
 
 def train_concepts(
@@ -167,9 +168,9 @@ def combine_components(parts: Sequence[Solution], request: Request) -> Solution:
     if len(parts) > 1:
         raise CannotCombine("each was trained from the base", sum_is_exact=True)
     (part,) = parts
-    if _OWNER not in part.inputs:
+    if OWNER not in part.inputs:
         raise CannotCombine(f"{', '.join(part.concepts)} were trained together; train them separately")
-    owners = [int(owner) for owner in part.inputs[_OWNER]]
+    owners = [int(owner) for owner in part.inputs[OWNER]]
     remaining = [index for index, owner in enumerate(owners) if part.concepts[owner] in request.names]
     inputs = _inputs([request.names.index(part.concepts[owners[index]]) for index in remaining])
     return replace(part, request=request, edits=tuple(part.edits[index] for index in remaining), inputs=inputs)
@@ -177,7 +178,7 @@ def combine_components(parts: Sequence[Solution], request: Request) -> Solution:
 
 def _inputs(owners: Sequence[int] | None) -> dict[str, torch.Tensor]:
     """The stored input that splits an eraser into components: the concept of each edit."""
-    return {} if owners is None else {_OWNER: torch.tensor(owners)}
+    return {} if owners is None else {OWNER: torch.tensor(owners)}
 
 
 def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
