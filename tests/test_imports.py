@@ -20,6 +20,7 @@ ORDER = (
     "settings",
     "progress",
     "files",
+    "tables",
     "work_folder",
     "workers",
     "crew",

@@ -142,9 +142,9 @@ def test_given_pairs_are_the_direction(target: Target, tmp_path: Path, head: str
         ("", "has no columns"),
         ("prompt\na cat\n", "has no columns"),
         ("with,without\n", "has no pairs"),
-        ("with,without\na cat\n", "row 2: a prompt is missing"),
+        ("with,without\na cat\n", "line 2: 1 fields, but the header has 2"),
         ("with,without\na cat,a cat\n", "equal to the one without"),
-        ('with,without\n"a cat,a', "is not a CSV file"),
+        ('with,without\n"a cat,a', "a double quote is not closed"),
     ],
 )
 @pytest.mark.parametrize("config", [EmbeddingShiftConfig, RingABellConfig])

@@ -52,7 +52,7 @@ def test_preserve_files_that_say_nothing(refused, tiny_sd):
         ("header.csv", "concept\n", "is empty"),
         ("other.csv", "text,seed\na cat,1\n", "none of the columns"),
         ("binary.txt", b"\xff\xfe\x00", "UTF-8"),
-        ("nul.csv", b'concept\n"' + b"x" * 200_000 + b'"\n', "not a CSV file"),
+        ("nul.csv", b'concept\n"' + b"x" * 200_000 + b'"\n', "field larger than field limit"),
     ):
         if content is not None:
             Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -23,7 +23,10 @@ def test_uce_and_esd(tmp_path: Path) -> None:
         tmp_path / "p.csv",
         'case_number,prompt,evaluation_seed,evaluation_guidance,artist\n0,"Sky, by X",12,7,X\n1,b,13.0,7.5,X\n',
     )
-    assert read_prompts(path) == [Job("Sky, by X", 12, 7, concept="X"), Job("b", 13, 7.5, concept="X")]
+    assert read_prompts(path) == [
+        Job("Sky, by X", 12, 7, concept="X", case_number=0),
+        Job("b", 13, 7.5, concept="X", case_number=1),
+    ]
 
 
 def test_i2p_with_byte_order_mark(tmp_path: Path) -> None:
@@ -71,14 +74,14 @@ def test_seeds_beyond_the_doubles_are_exact(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("name,text\na,b\n", "has no 'prompt' column .columns: name, text."),
-        ("prompt,seed\na cat,twelve\n", "row 2: seed is 'twelve', which is not a number"),
-        ("prompt,seed\na cat,1\na dog,nan\n", "p.csv, row 3: seed is 'nan', which is not a number"),
-        ("prompt,sd_seed\na cat,inf\n", "p.csv, row 2: sd_seed is 'inf', which is not a number"),
-        ("prompt,seed\na cat,1.5\n", "p.csv, row 2: seed is '1.5', which is not a whole number"),
-        ("prompt,seed\na cat,18446744073709551616\n", "p.csv, row 2: Seed 18446744073709551616 does not fit"),
-        ("prompt,width\na cat,nan\n", "p.csv, row 2: width is 'nan', which is not a number"),
-        ("prompt,height\na cat,64.5\n", "p.csv, row 2: height is '64.5', which is not a whole number"),
-        ("prompt,guidance\na cat,inf\n", "p.csv, row 2: guidance is 'inf', which is not a number"),
+        ("prompt,seed\na cat,twelve\n", "line 2: seed is 'twelve', which is not a number"),
+        ("prompt,seed\na cat,1\na dog,nan\n", "p.csv, line 3: seed is 'nan', which is not a number"),
+        ("prompt,sd_seed\na cat,inf\n", "p.csv, line 2: sd_seed is 'inf', which is not a number"),
+        ("prompt,seed\na cat,1.5\n", "p.csv, line 2: seed is '1.5', which is not a whole number"),
+        ("prompt,seed\na cat,18446744073709551616\n", "p.csv, line 2: Seed 18446744073709551616 does not fit"),
+        ("prompt,width\na cat,nan\n", "p.csv, line 2: width is 'nan', which is not a number"),
+        ("prompt,height\na cat,64.5\n", "p.csv, line 2: height is '64.5', which is not a whole number"),
+        ("prompt,guidance\na cat,inf\n", "p.csv, line 2: guidance is 'inf', which is not a number"),
         ("prompt\n", "has no prompts"),
         ("", "has no 'prompt' column"),
     ],

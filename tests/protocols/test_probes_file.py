@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from efface.errors import BadFile
+from efface.generation.prompts import read_prompt_file
 from efface.protocols.plan import Probe
 from efface.protocols.probes.file import probes_of_file, with_file
 from efface.protocols.probes.requests import probes_in_words
@@ -32,7 +33,7 @@ def counted(probes: list[Probe]) -> Counter[tuple[str, str]]:
 
 def test_the_challenges_columns_are_the_parts_of_its_score(tmp_path: Path) -> None:
     request = Request(concepts=(Concept(name="golf ball", guide="tennis ball", adjacent=("van gogh",)),))
-    found = probes_of_file(challenge(tmp_path), request, 12, 7)
+    found = probes_of_file(read_prompt_file(challenge(tmp_path), 7), request, 12)
     assert counted(found) == {
         ("forget", "golf ball"): 12,
         ("indirect", "golf ball"): 6,
@@ -53,11 +54,11 @@ def test_the_challenges_columns_are_the_parts_of_its_score(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["GolfBall", "golf_ball", "Golf ball"])
 def test_a_name_is_known_however_it_is_written(tmp_path: Path, name: str) -> None:
-    assert ("forget", name) in counted(probes_of_file(challenge(tmp_path), Request.make(name), 5, 0))
+    assert ("forget", name) in counted(probes_of_file(read_prompt_file(challenge(tmp_path)), Request.make(name), 5))
 
 
 def test_every_prompt_is_drawn_at_least_once(tmp_path: Path) -> None:
-    found = probes_of_file(challenge(tmp_path), Request.make("golf ball"), 2, 0)
+    found = probes_of_file(read_prompt_file(challenge(tmp_path)), Request.make("golf ball"), 2)
     assert counted(found)["forget", "golf ball"] == 5
     assert len({probe.job.prompt for probe in found if probe.metric == "retain"}) == 10
 
@@ -65,7 +66,7 @@ def test_every_prompt_is_drawn_at_least_once(tmp_path: Path) -> None:
 def test_no_image_is_asked_for_twice(tmp_path: Path) -> None:
     path = tmp_path / "seeds.csv"
     path.write_text("prompt,concept,seed\na cat,cat,0\na cat,cat,1\nthe cat,cat,0\na cat,cat,1\n")
-    jobs = [probe.job for probe in probes_of_file(path, Request.make("cat"), 9, 0)]
+    jobs = [probe.job for probe in probes_of_file(read_prompt_file(path), Request.make("cat"), 9)]
     assert [(job.prompt, job.seed) for job in jobs] == [
         *(("a cat", 0), ("a cat", 1), ("the cat", 0)),
         *(("a cat", 2), ("a cat", 3), ("the cat", 1)),
@@ -78,7 +79,7 @@ def test_what_the_file_has_not_comes_from_the_request(tmp_path: Path) -> None:
     path.write_text("prompt,concept,evaluation_seed,evaluation_guidance\nthe cat sits,cat,42,5.5\nthe car,car,1,7\n")
     concept = Concept(name="cat", aliases=("kitten",), adversarial=("c4t",))
     request = Request(concepts=(concept,), preserve=("a house",))
-    found = with_file(probes_in_words(request, 4, 0), path, request, 4, 0)
+    found = with_file(probes_in_words(request, 4, 0), read_prompt_file(path), request, 4)
     assert counted(found) == {
         ("forget", "cat"): 4,
         ("retain", "car"): 4,
@@ -92,11 +93,11 @@ def test_what_the_file_has_not_comes_from_the_request(tmp_path: Path) -> None:
 def test_prompts_without_a_concept_are_about_the_one_that_was_erased(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\na cat on a mat\n")
-    assert counted(probes_of_file(path, Request.make("cat"), 4, 0)) == {("forget", "cat"): 4}
+    assert counted(probes_of_file(read_prompt_file(path), Request.make("cat"), 4)) == {("forget", "cat"): 4}
     with pytest.raises(BadFile, match="add a column 'concept'"):
-        probes_of_file(path, Request.make(["cat", "dog"]), 4, 0)
+        probes_of_file(read_prompt_file(path), Request.make(["cat", "dog"]), 4)
 
 
 def test_a_file_without_the_erased_concept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="no prompt for 'cat'"):
-        probes_of_file(challenge(tmp_path), Request.make("cat"), 4, 0)
+        probes_of_file(read_prompt_file(challenge(tmp_path)), Request.make("cat"), 4)

@@ -51,7 +51,7 @@ def test_s7_rows_of_equal_images_have_a_file_each(efface: Efface, tiny_sd: Path)
         (ROWS, "number", "write prompt, or case"),
         (ROWS.replace("13", "12"), "case", "Two prompts have the case_number 12"),
         (ROWS.replace("13", ""), "case", "'a house by picasso' has no case_number"),
-        (ROWS.replace("13", "first"), "case", "row 3: case_number is 'first'"),
+        (ROWS.replace("13", "first"), "case", "line 3: case_number is 'first'"),
         ("prompt\na cat\n", "case", "no case_number"),
     ],
 )

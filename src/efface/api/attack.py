@@ -22,13 +22,14 @@ from efface.attacks.search import AttackRun
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
 from efface.files import atomic, slug
-from efface.generation import Job, Sampling, read_prompts
+from efface.generation import Job, Sampling
+from efface.generation.prompts import PromptFile, read_prompt_file
 from efface.judges import Judge, open_judge
 from efface.protocols import Calibration
 from efface.protocols.base import check_erasers, common_clip_skip, world_of
 from efface.protocols.err import probes_of
 from efface.protocols.evaluation_record import evaluation_record
-from efface.protocols.probes.file import name_key
+from efface.request.names import name_key
 from efface.request.record import Concept, Request
 from efface.tools import latents_of
 from efface.work_folder import claim
@@ -95,6 +96,7 @@ def attack(
     judge: Judge | str | None = None,
     settings: Mapping[str, Scalar] | None = None,
     prompts: Path | str | None = None,
+    concept_column: str | None = None,
     n: int = 20,
     seed: int = 0,
     steps: int | None = None,
@@ -122,6 +124,8 @@ def attack(
         judge: A judge, or its name (`efface judges`); by default the model's own, if it has one.
         settings: The attack's settings.
         prompts: A file of prompts to start from: a CSV, or one prompt per line; by default those of the protocol err.
+        concept_column: The column of the file with the concept of each prompt; `none` for no column. By default, it is
+            found by its name or its words.
         n: The largest number of prompts.
         seed: The seed of the first prompt.
         steps: The number of sampling steps; by default the model's.
@@ -147,17 +151,18 @@ def attack(
     check_erasers(loaded)
     requests = [eraser.request for eraser in loaded.values()]
     request = _request_of(requests, concept)
-    target, prompts = request.concepts[0], None if prompts is None else Path(prompts)
+    target = request.concepts[0]
+    file = None if prompts is None else read_prompt_file(prompts, seed, concept_column)
     for eraser in loaded.values():
         check_base(eraser, opened, force=False)
     sampling = override(Sampling.default(opened), steps=steps, sampler=sampler, batch_size=batch_size)
     sampling = common_clip_skip(sampling, loaded)
     if isinstance(judge, str):
-        judge = open_judge(judge, named_concepts([request, *requests], prompts), str(opened.device), trust_torchscript)
+        judge = open_judge(judge, named_concepts([request, *requests], file), str(opened.device), trust_torchscript)
     probes = probes_of(request, world_of(opened, judge), n, seed)
     others = [probe.job for probe in probes if probe.wanted][:n]
     jobs = [probe.job for probe in probes if probe.metric == "forget"]
-    jobs = _jobs_of(prompts, target, seed)[:n] if prompts else jobs
+    jobs = _jobs_of(file, target)[:n] if file else jobs
     run = AttackRun(
         opened,
         judge,
@@ -196,6 +201,8 @@ def attack(
             None if temporary else out,
         )
         _write(result, out)
+    if file:
+        file.log()
     return result
 
 
@@ -228,10 +235,11 @@ def _request_of(requests: Sequence[Request], concept: str | None) -> Request:
     return Request.make([concept or ""], kind="unsafe" if unsafe else "object")
 
 
-def _jobs_of(prompts: Path, concept: Concept, seed: int) -> list[Job]:
+def _jobs_of(file: PromptFile, concept: Concept) -> list[Job]:
     """The prompts of a file, without those that name another concept."""
     names = {"", *map(name_key, (concept.name, *concept.aliases))}
-    return [job for job in read_prompts(prompts, seed) if name_key(job.concept) in names]
+    file.check_labels()
+    return [job for job in file.jobs if name_key(job.concept) in names]
 
 
 def _write(result: AttackEvaluation, folder: Path) -> None:

@@ -50,6 +50,7 @@ def erase_each(
     folder: Path | str,
     to: str | None = None,
     *,
+    concept_column: str | None = None,
     model: ModelLike = "emoji",
     method: str = "uce",
     kind: str | None = None,
@@ -71,9 +72,11 @@ def erase_each(
         {}
 
     Args:
-        dataset: A CSV with a column `concept` or `concept_name`, and optionally `guide` and `concept_type`.
+        dataset: A CSV, TSV or JSON file with a column `concept` or
+            `concept_name`, and optionally `guide` and `concept_type`.
         folder: The folder of the erasers, created if it is missing.
         to: The guide of all concepts that have none in the file; without one, the method's default.
+        concept_column: The column of concepts; by default, it is found by its name or its words.
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
         method: The name of the method.
         kind: The kind of all concepts; by default that of the file, else object.
@@ -89,7 +92,8 @@ def erase_each(
         BadInput: The dataset, the method, a setting or the folder cannot be used; the message says what to change.
     """
     folder, crew = Path(folder), crew or Crew(Worker.current())
-    requests = _requests(Path(dataset), to, kind, preserve, method, settings or {})
+    concepts = read_concepts(Path(dataset), concept_column)
+    requests = _requests(Path(dataset), concepts, to, kind, preserve, method, settings or {})
     paths = {name: folder / f"{default_name(request)}.safetensors" for name, request in requests.items()}
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"Cannot write erasers to {folder}: it is a file; give a folder with -o.")
@@ -119,12 +123,18 @@ def erase_each(
 
 
 def _requests(
-    dataset: Path, to: str | None, kind: str | None, preserve: Sequence[str], method: str, options: Mapping[str, Scalar]
+    dataset: Path,
+    concepts: Sequence[DatasetConcept],
+    to: str | None,
+    kind: str | None,
+    preserve: Sequence[str],
+    method: str,
+    options: Mapping[str, Scalar],
 ) -> dict[str, Request]:
     """One request per concept, by name."""
     METHODS.get(method).config.model_validate(options)
     requests: dict[str, Request] = {}
-    for concept in read_concepts(dataset):
+    for concept in concepts:
         others = [prompt for prompt in preserve if prompt.casefold() != concept.name.casefold()]
         guide = concept.guide or to
         try:

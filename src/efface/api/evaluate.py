@@ -14,7 +14,7 @@ from efface.api.erasers import named_erasers
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
 from efface.files import sha256_of_file
-from efface.generation import read_prompts
+from efface.generation.prompts import PromptFile, read_prompt_file
 from efface.judges import Judge, open_judge
 from efface.judges.wrappers import NoJudge
 from efface.protocols import PROTOCOLS, Evaluation, Protocol
@@ -42,6 +42,7 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     prompts: Path | str | None = None,
+    concept_column: str | None = None,
     data: Path | str | None = None,
     settings: Mapping[str, Scalar] | None = None,
     attacks: Sequence[str] | None = None,
@@ -73,7 +74,9 @@ def evaluate(
         judge: A judge, or its name (`efface judges`); by default the model's own, if it has one.
         n: The number of images of each concept, or of what the protocol counts; by default the protocol's.
         seed: The seed of the first image of each list of prompts.
-        prompts: A file of prompts: a CSV, or one prompt per line.
+        prompts: A file of prompts: a CSV, JSON, or one prompt per line.
+        concept_column: The column of the file with the concept of each prompt; `none` for no column. By default, it is
+            found by its name or its words.
         data: Pictures, a data set's folder or a file of statistics, for protocols that read them.
         settings: The protocol's settings.
         attacks: Names of attacks that search for adversarial prompts (`efface attacks`).
@@ -101,6 +104,7 @@ def evaluate(
     prompts, data = (path if path is None else Path(path) for path in (prompts, data))
     sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, eta=eta, batch_size=batch_size)
     n = entry.n if n is None else n
+    file = prompts and read_prompt_file(prompts, seed, concept_column)
     for name, eraser in loaded.items():
         check_base(eraser, opened, force=False)
         if request is None and eraser.provenance.get("settings", {}).get("named_by") == "file":
@@ -115,10 +119,11 @@ def evaluate(
         "sampler": sampling.sampler,
         "steps": sampling.steps,
         "request": request and request.model_dump(mode="json"),
-        "prompts": prompts and _hash(prompts),
+        "prompts": file and sha256_of_file(file.path),
         "data": data and str(data),
         "options": dict(settings or {}),
         "attacks": attacks and list(attacks),
+        **({"concept_column": concept_column} if concept_column else {}),
     }
     if sampling.eta:
         work["eta"] = sampling.eta
@@ -127,7 +132,7 @@ def evaluate(
     with nullcontext() if temporary else claim(out, "evaluate", work, PAGE, force):
         if isinstance(chosen, str):
             requests = [request] if request else [eraser.request for eraser in loaded.values()]
-            chosen = open_judge(chosen, named_concepts(requests, prompts), str(opened.device), trust_torchscript)
+            chosen = open_judge(chosen, named_concepts(requests, file), str(opened.device), trust_torchscript)
         evaluation = run_protocol(
             entry,
             opened,
@@ -139,6 +144,7 @@ def evaluate(
             request=request,
             seed=seed,
             prompts=prompts,
+            concept_column=concept_column,
             data=data,
             options=settings,
             attacks=attacks,
@@ -146,6 +152,8 @@ def evaluate(
             progress=progress,
         )
         report = write_report(evaluation, out, title)
+    if file:
+        file.log()
     return replace(evaluation, report=report, folder=temporary)
 
 
@@ -185,12 +193,12 @@ def propose_adjacent(
     return proposed
 
 
-def named_concepts(requests: Sequence[Request], prompts: Path | None = None) -> tuple[str, ...]:
+def named_concepts(requests: Sequence[Request], file: PromptFile | None = None) -> tuple[str, ...]:
     """All concepts that requests and a file of prompts name: what a judge of any words has to distinguish.
 
     Args:
         requests: The requests.
-        prompts: The file of prompts, if there is one.
+        file: The prompts of a file, if there is one.
     """
     words = [
         word
@@ -199,7 +207,7 @@ def named_concepts(requests: Sequence[Request], prompts: Path | None = None) -> 
         for word in (concept.name, concept.guide or "", *concept.adjacent)
     ]
     words += [prompt for request in requests for prompt in request.preserve]
-    words += [job.concept for job in read_prompts(prompts)] if prompts else []
+    words += [job.concept for job in file.jobs] if file else []
     return tuple(dict.fromkeys(filter(None, words)))
 
 
@@ -214,10 +222,3 @@ def _judge_or_name(
     if judge is not None:
         return judge
     return judge_name(str(model) if isinstance(model, (str, Path)) else model_from(model, device), None)
-
-
-def _hash(path: Path) -> str:
-    try:
-        return sha256_of_file(path)
-    except OSError as error:
-        raise BadInput(f"Cannot read prompts from {path}: {error.strerror}.") from error

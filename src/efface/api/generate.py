@@ -14,8 +14,9 @@ from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
-from efface.generation import Image, Job, Sampling, generate_images, read_prompts, repeated
+from efface.generation import Image, Job, Sampling, generate_images, repeated
 from efface.generation.jobs import repeated_by_case
+from efface.generation.prompts import read_prompt_file
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,7 @@ class GenerateResult(VerbResult):
 def generate(
     prompts: str | Path | Sequence[str | Job],
     *,
+    concept_column: str | None = None,
     model: ModelLike = "emoji",
     eraser: EraserLike | Sequence[EraserLike] | None = None,
     strength: float = 1.0,
@@ -97,7 +99,9 @@ def generate(
 
     Args:
         prompts: A prompt, several prompts, jobs with a seed and guidance each, or the path of a file: a CSV with a
-            prompt column, or one prompt per line.
+            prompt column, JSON, or one prompt per line.
+        concept_column: The column of a file with the concept of each prompt; `none` for no column. By default, it is
+            found by its name or its words.
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
         eraser: The eraser to attach, its file, or a file that `efface import` reads; several are composed.
         strength: The strength of the eraser: 0 changes nothing, 1 erases fully.
@@ -121,7 +125,13 @@ def generate(
     Raises:
         BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
     """
-    jobs = _jobs(prompts, n, seed, size, file_names, only)
+    file = None
+    if isinstance(prompts, Path):
+        file = read_prompt_file(prompts, seed, concept_column, only)
+        prompts = file.jobs
+    elif only is not None:
+        raise BadInput("--only selects rows of a file of prompts; give one with --prompts.")
+    jobs = _jobs(prompts, n, seed, size, file_names)
     opened, attached = model_from(model, device), None
     if eraser is not None:
         attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
@@ -134,27 +144,19 @@ def generate(
     images = generate_images(
         opened, jobs, sampling, out=out, eraser=attached, strength=strength, force=force, progress=progress
     )
+    if file:
+        file.log()
     return GenerateResult(out, tuple(images), time.perf_counter() - started)
 
 
 def _jobs(
-    prompts: str | Path | Sequence[str | Job],
-    n: int,
-    seed: int,
-    size: tuple[int, int] | None,
-    file_names: str,
-    only: str | None,
+    prompts: str | Sequence[str | Job], n: int, seed: int, size: tuple[int, int] | None, file_names: str
 ) -> list[Job]:
     """One job per image."""
     if file_names not in ("prompt", "case"):
         raise BadInput(f"Unknown file names '{file_names}': write prompt, or case for the column case_number.")
-    if isinstance(prompts, Path):
-        jobs = read_prompts(prompts, seed, only)
-    elif only is not None:
-        raise BadInput("--only selects rows of a file of prompts; give one with --prompts.")
-    else:
-        several = [prompts] if isinstance(prompts, str) else prompts
-        jobs = [job if isinstance(job, Job) else Job(job, seed) for job in several]
+    several = [prompts] if isinstance(prompts, str) else prompts
+    jobs = [job if isinstance(job, Job) else Job(job, seed) for job in several]
     if not jobs:
         raise BadInput("Nothing to generate: give a prompt.")
     if size is not None:

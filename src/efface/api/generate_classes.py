@@ -49,6 +49,7 @@ def generate_classes(
     n: int = 1,
     *,
     numbered: bool = False,
+    concept_column: str | None = None,
     model: ModelLike = "emoji",
     eraser: EraserLike | Sequence[EraserLike] | None = None,
     seed: int = 0,
@@ -71,6 +72,7 @@ def generate_classes(
             of a class is its name, if the file gives none; several prompts are used in turn.
         folder: The folder for the classes' folders. Images that it contains already are not generated again.
         n: The number of images per class.
+        concept_column: The column of classes; by default, it is found by its name or its words.
         numbered: Whether the folders are named 0, 1, 2 and so on, in the order of the file, and not after the classes.
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
         eraser: The eraser to attach, or its file; several are composed.
@@ -83,7 +85,7 @@ def generate_classes(
     Raises:
         BadInput: The file, the model, the eraser or a setting cannot be used; the message says what to change.
     """
-    folder, classes = Path(folder), read_classes(Path(file), numbered)
+    folder, classes = Path(folder), read_classes(Path(file), numbered, concept_column)
     jobs = {one.folder: one.jobs(n, seed) for one in classes}
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"Cannot write images to {folder}: it is a file; give a folder with -o.")

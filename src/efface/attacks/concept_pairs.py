@@ -10,9 +10,7 @@ Shapes: T tokens of a prompt, d text width.
 
 from __future__ import annotations
 
-import csv
 import re
-from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +18,8 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from efface.errors import BadFile
-from efface.files import read_text
 from efface.models import Model
+from efface.tables import read_table
 
 COLUMNS = (("sensitive prompt", "normal prompt"), ("with", "without"))
 _TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}", "a painting of a {}", "an image of a {}")
@@ -36,24 +34,15 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     Raises:
         BadFile: The file cannot be read, has other columns or no pair, or a row lacks one of its two prompts.
     """
-    text = read_text(Path(path), "pairs of prompts")
-    try:
-        rows = list(csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise BadFile(f"{path} is not a CSV file: {error}.") from error
-    head = [name.strip().lower() for name in rows[0]] if rows else []
-    columns = next(([head.index(name) for name in names] for names in COLUMNS if set(names) <= set(head)), None)
+    table = read_table(Path(path), "pairs of prompts", COLUMNS[0][0], [name for names in COLUMNS for name in names])
+    columns = next((names for names in COLUMNS if set(names) <= set(table.columns)), None)
     if columns is None:
         raise BadFile(f"{path} has no columns 'with,without' or 'sensitive prompt,normal prompt'; name its columns so.")
     pairs: list[tuple[str, str]] = []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(field.strip() for field in row):
-            continue
-        if len(row) <= max(columns):
-            raise BadFile(f"{path}, row {number}: a prompt is missing; write two prompts in each row.")
-        one, other = (row[column].strip() for column in columns)
+    for row in table.rows:
+        one, other = (row.values.get(column, "") for column in columns)
         if not one or one == other:
-            raise BadFile(f"{path}, row {number}: the prompt with the concept is empty or equal to the one without.")
+            raise BadFile(f"{table.where(row)}: the prompt with the concept is empty or equal to the one without.")
         pairs.append((one, other))
     if not pairs:
         raise BadFile(f"{path} has no pairs of prompts; write one pair per row.")

@@ -9,6 +9,7 @@ import typer
 
 from efface.cli.options import (
     BatchSize,
+    ConceptColumn,
     Device,
     Erasers,
     Force,
@@ -36,6 +37,7 @@ def attack_command(
     prompts: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="What to start from: a CSV, or one prompt a line.")
     ] = None,
+    concept_column: ConceptColumn = None,
     n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Prompts, at most.")] = 20,
     judge: Judge = None,
     trust_torchscript: TrustTorchscript = False,
@@ -85,6 +87,7 @@ def attack_command(
             judge=judge,
             settings=scalar_options(settings or []),
             prompts=prompts,
+            concept_column=concept_column,
             n=n,
             seed=seed,
             steps=steps,

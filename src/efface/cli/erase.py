@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efface.cli.options import Force, Gpus, Json, TrustTorchscript, Workers, scalar_options
+from efface.cli.options import ConceptColumn, Force, Gpus, Json, TrustTorchscript, Workers, scalar_options
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def erase_command(
         Path | None,
         typer.Option("--each", metavar="FILE.csv", help="Make one eraser per concept of a dataset, in the folder -o."),
     ] = None,
+    concept_column: ConceptColumn = None,
     workers: Workers = None,
     gpus: Gpus = None,
     settings: Annotated[
@@ -124,6 +125,7 @@ def erase_command(
             model=model or "emoji",
             method=method or "uce",
             kind=kind,
+            concept_column=concept_column,
             preserve=list(dict.fromkeys(preserve or ())),
             seed=None if "seed" in options else seed,
             device=device or "auto",
@@ -131,6 +133,8 @@ def erase_command(
             options=options,
         )
         return
+    if concept_column is not None:
+        raise BadInput("--concept-column is a column of --each FILE.csv; give that file, or leave it out.")
     if workers is not None or gpus is not None:
         raise BadInput("--workers and --gpus share the concepts of a dataset; give --each FILE.csv, or leave them out.")
     run = _run(config, model, device)

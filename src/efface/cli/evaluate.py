@@ -9,6 +9,7 @@ import typer
 
 from efface.cli.options import (
     BatchSize,
+    ConceptColumn,
     Device,
     Erasers,
     Eta,
@@ -39,6 +40,7 @@ def evaluate_command(
     prompts: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="What to generate: a CSV, or one prompt a line.")
     ] = None,
+    concept_column: ConceptColumn = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="PATH", help="Pictures or statistics that a protocol reads.")
     ] = None,
@@ -100,6 +102,7 @@ def evaluate_command(
             n=n,
             seed=seed,
             prompts=prompts,
+            concept_column=concept_column,
             data=data,
             settings=scalar_options(settings or []),
             attacks=attack,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from efface.cli.options import BatchSize, Device, Eta, Json, Model, Sampler, Seed, Steps
+from efface.cli.options import BatchSize, ConceptColumn, Device, Eta, Json, Model, Sampler, Seed, Steps
 from efface.errors import BadInput
 
 
@@ -15,7 +15,7 @@ def generate_command(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="Prompts.")] = None,
     prompts_file: Annotated[
         Path | None,
-        typer.Option("--prompts", metavar="FILE", help="A CSV with a prompt column, or one prompt per line."),
+        typer.Option("--prompts", metavar="FILE", help="A CSV with a prompt column, JSON, or one prompt per line."),
     ] = None,
     classes: Annotated[
         Path | None,
@@ -24,6 +24,7 @@ def generate_command(
     numbered: Annotated[
         bool, typer.Option("--numbered", help="With --classes: name the folders 0, 1, 2 and so on.")
     ] = False,
+    concept_column: ConceptColumn = None,
     only: Annotated[
         str | None, typer.Option("--only", metavar="CONCEPT", help="Use only the rows of this concept in the file.")
     ] = None,
@@ -79,6 +80,7 @@ def generate_command(
             unused,
             n=n,
             numbered=numbered,
+            concept_column=concept_column,
             model=model,
             eraser=eraser,
             seed=seed,
@@ -100,6 +102,7 @@ def generate_command(
     with screen.progress() as progress:
         result = generate(
             prompts_file or prompts or [],
+            concept_column=concept_column,
             only=only,
             model=model,
             eraser=eraser,

@@ -39,6 +39,10 @@ Judge = Annotated[
 TrustTorchscript = Annotated[
     bool, typer.Option("--trust-torchscript", help="Run a judge's TorchScript file, which is a program.")
 ]
+ConceptColumn = Annotated[
+    str | None,
+    typer.Option("--concept-column", metavar="COLUMN", help="Column of the file with each prompt's concept, or none."),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", metavar="N", min=1, help="Processes that share the work and this machine's cores."),

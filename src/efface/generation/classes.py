@@ -45,19 +45,20 @@ class ImageClass:
         return [Job(self.prompts[i % len(self.prompts)], seed + i, concept=self.name) for i in range(n)]
 
 
-def read_classes(path: Path, numbered: bool = False) -> list[ImageClass]:
+def read_classes(path: Path, numbered: bool = False, concept_column: str | None = None) -> list[ImageClass]:
     """Read the classes of a file, in its order.
 
     Args:
         path: The CSV.
         numbered: Whether the folders are named 0, 1, 2 and so on, and not after the classes.
+        concept_column: The column of classes. By default, it is found by its name or its words.
 
     Raises:
         BadFile: The file cannot be read, names no class, or names two classes that would share a folder.
     """
-    column, rows = read_concept_rows(path)
+    column, table = read_concept_rows(path, concept_column)
     prompts: dict[str, dict[str, None]] = {}
-    for row in rows:
+    for row in (row.values for row in table.rows):
         if name := row.get(column):
             direct = [text for key, text in row.items() if key.startswith("direct_prompt") and text] or [name]
             prompts.setdefault(name, {}).update(dict.fromkeys([row["prompt"]] if "prompt" in row else direct))

@@ -6,14 +6,13 @@ Layouts: `concept,prompt` with many rows per concept; the U&ME challenge's `conc
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 
 from efface.errors import BadFile
-from efface.files import read_text, slug
-from efface.generation.prompts import CONCEPT_COLUMNS
+from efface.files import slug
+from efface.generation.labels import CONCEPT_COLUMNS, label_column
+from efface.tables import Table, read_table
 
 
 @dataclass(frozen=True)
@@ -31,48 +30,47 @@ class DatasetConcept:
     kind: str = ""
 
 
-def read_concepts(path: Path) -> list[DatasetConcept]:
+def read_concepts(path: Path, concept_column: str | None = None) -> list[DatasetConcept]:
     """Read the distinct concepts of a dataset, in the order of the file.
+
+    Args:
+        path: A CSV, TSV or JSON file.
+        concept_column: The column of concepts. By default, it is found by its name or its words.
 
     Raises:
         BadFile: The file cannot be read, names no concept, or gives one concept two guides.
     """
-    column, rows = read_concept_rows(path)
+    column, table = read_concept_rows(path, concept_column)
     found: dict[str, DatasetConcept] = {}
-    for number, row in enumerate(rows, 2):
-        if not row.get(column):
+    for row in table.rows:
+        name = row.values.get(column, "")
+        if not name:
             continue
-        concept = DatasetConcept(row[column], row.get("guide") or None, row.get("concept_type", ""))
-        known = found.setdefault(slug(concept.name, 120), concept)
+        concept = DatasetConcept(name, row.values.get("guide") or None, row.values.get("concept_type", ""))
+        known = found.setdefault(slug(name, 120), concept)
         if known.guide is None:
-            found[slug(concept.name, 120)] = replace(known, guide=concept.guide)
+            found[slug(name, 120)] = replace(known, guide=concept.guide)
         elif concept.guide not in (None, known.guide):
-            raise BadFile(f"{path}, row {number}: '{concept.name}' has two guides, {known.guide} and {concept.guide}.")
+            raise BadFile(f"{table.where(row)}: '{name}' has two guides, {known.guide} and {concept.guide}.")
     if not found:
         raise BadFile(f"{path} names no concept; write one per row.")
     return list(found.values())
 
 
-def read_concept_rows(path: Path) -> tuple[str, list[dict[str, str]]]:
-    """The name of the column of concepts, and the rows of a dataset, each with its columns.
+def read_concept_rows(path: Path, concept_column: str | None = None) -> tuple[str, Table]:
+    """The name of the column of concepts, and the rows of a dataset.
+
+    Args:
+        path: A CSV, TSV or JSON file.
+        concept_column: The column of concepts. By default, it is found by its name or its words.
 
     Raises:
         BadFile: The file cannot be read, or has no column of concepts.
     """
-    text = read_text(path, "concepts")
-    try:
-        reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in _strings(reader)]
-    except csv.Error as error:
-        raise BadFile(f"Cannot read concepts from {path}: {error}.") from error
-    column = next((name for name in CONCEPT_COLUMNS if name in columns), None)
-    if column is None:
-        names = ", ".join(columns) or "none"
-        raise BadFile(f"{path} has no column 'concept' or 'concept_name' (columns: {names}); add one.")
-    return column, rows
-
-
-def _strings(reader: csv.DictReader[str]) -> list[dict[str, str]]:
-    return [{name: value for name, value in row.items() if isinstance(value, str)} for row in reader]
+    table = read_table(path, "concepts", "concept", (*CONCEPT_COLUMNS, "prompt", "guide", "concept_type"))
+    prompts = [name for name in table.columns if "prompt" in name]
+    column = label_column(table, prompts, {*prompts, "guide", "concept_type"}, concept_column)
+    if not column:
+        names = ", ".join(filter(None, table.columns)) or "none"
+        raise BadFile(f"{path} has no column 'concept' (columns: {names}); choose one with --concept-column.")
+    return column, table

@@ -20,6 +20,7 @@ from torch import Tensor
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
 from efface.judges.shared.questions import digest_of_words
 from efface.models.clip import Clip, open_clip
+from efface.request.names import name_key
 
 NOTHING = "something else"
 
@@ -50,7 +51,7 @@ class ClipJudge:
         return tuple(name for name in self._alternatives if not self.same(name, concept))
 
     def same(self, one: str, other: str) -> bool:
-        return one.casefold().split() == other.casefold().split()
+        return name_key(one) == name_key(other)
 
     def threshold(self, concept: str) -> float:
         return 0.5

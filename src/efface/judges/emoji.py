@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_file
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
-from efface.judges.shared.questions import plain_words
 from efface.models.builtin import World
 from efface.models.emoji import HERE, catalogue
+from efface.request.names import name_key
 
 Head = Literal["object", "style"]
 HEADS: tuple[Head, Head] = ("object", "style")
@@ -162,10 +162,10 @@ class EmojiJudge:
         self._names = {head: tuple(names[head]) for head in HEADS}
         self._thresholds = dict(thresholds)
         self._classes: dict[str, tuple[Head, int]] = {
-            plain_words(name): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
+            name_key(name): (head, i) for head in HEADS for i, name in enumerate(self._names[head])
         }
         for word, name in (words or {}).items():
-            self._classes.setdefault(plain_words(word), self._classes[plain_words(name)])
+            self._classes.setdefault(name_key(word), self._classes[name_key(name)])
 
     @classmethod
     def load(cls, folder: Path, words: Mapping[str, str] | None = None) -> EmojiJudge:
@@ -196,15 +196,15 @@ class EmojiJudge:
         return catalogue()
 
     def knows(self, concept: str) -> bool:
-        return plain_words(concept) in self._classes
+        return name_key(concept) in self._classes
 
     def peers(self, concept: str) -> tuple[str, ...]:
         head, index = self._find(concept)
         return tuple(name for i, name in enumerate(self._names[head]) if i != index)
 
     def same(self, one: str, other: str) -> bool:
-        first = self._classes.get(plain_words(one))
-        return first is not None and first == self._classes.get(plain_words(other))
+        first = self._classes.get(name_key(one))
+        return first is not None and first == self._classes.get(name_key(other))
 
     def threshold(self, concept: str) -> float:
         return self._thresholds[self._find(concept)[0]]
@@ -237,7 +237,7 @@ class EmojiJudge:
 
     def _find(self, concept: str) -> tuple[Head, int]:
         try:
-            return self._classes[plain_words(concept)]
+            return self._classes[name_key(concept)]
         except KeyError:
             known = "; ".join(f"{head}s {', '.join(self._names[head])}" for head in HEADS)
             raise BadInput(f"The judge 'emoji' cannot recognise '{concept}'; it knows the {known}.") from None

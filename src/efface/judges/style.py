@@ -15,12 +15,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from efface.errors import BadFile, BadInput
+from efface.errors import BadInput
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels
 from efface.judges.shared.classifier import ClassifierJudge, open_classifier, words_of_label
-from efface.judges.shared.questions import digest_of_words, plain_words
+from efface.judges.shared.questions import digest_of_words
 from efface.models.clip import open_clip
 from efface.models.pretrained import open_part
+from efface.request.names import name_key
+from efface.tables import read_table
 
 CLIP = "openai/clip-vit-large-patch14"
 TEMPLATE, NONE = "a painting in the style of {}", "a photograph"
@@ -55,7 +57,7 @@ ARTISTS = {
     "Vincent van Gogh": ("van Gogh",),
     "Wassily Kandinsky": ("Kandinsky",),
 }
-_SHORT = {plain_words(name): short for name, short in ARTISTS.items()}
+_SHORT = {name_key(name): short for name, short in ARTISTS.items()}
 
 
 def open_style(options: JudgeOptions) -> ClassifierJudge:
@@ -79,14 +81,14 @@ def open_style(options: JudgeOptions) -> ClassifierJudge:
 
 
 def _words_of_artist(label: str) -> list[str]:
-    return [*words_of_label(label), *_SHORT.get(plain_words(label), ())]
+    return [*words_of_label(label), *_SHORT.get(name_key(label), ())]
 
 
 def _zero_shot(options: JudgeOptions, weights: str) -> ClassifierJudge:
-    names = _lines(Path(options.option)) if options.option else list(ARTISTS)
-    known = {plain_words(word) for name in names for word in _words_of_artist(name)}
+    names = _artists(Path(options.option)) if options.option else list(ARTISTS)
+    known = {name_key(word) for name in names for word in _words_of_artist(name)}
     names = list(dict.fromkeys(names))
-    others = list(dict.fromkeys(word for word in options.alternatives if plain_words(word) not in known))
+    others = list(dict.fromkeys(word for word in options.alternatives if name_key(word) not in known))
     clip = open_clip(weights, options.device)
     texts = [*map(TEMPLATE.format, names), NONE, *map(TEMPLATE.format, others)]
 
@@ -98,12 +100,10 @@ def _zero_shot(options: JudgeOptions, weights: str) -> ClassifierJudge:
     return ClassifierJudge("style", version, classes, logits, options.alternatives, rivals=len(names) + 1)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"Cannot read a list of artists from {path}: {error}.") from error
-    return [line for line in lines if line]
+def _artists(path: Path) -> list[str]:
+    table = read_table(path, "artists", "artist", ("name",))
+    column = next((name for name in ("artist", "name") if name in table.columns), "")
+    return table.texts(column)
 
 
 ENTRY = JudgeEntry(

@@ -34,6 +34,7 @@ from efface.generation.folder import Image as ImageRow
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores, Verdict
 from efface.judges.shared.weights import version_of
 from efface.models.pretrained import image_processor, open_network, open_part
+from efface.request.names import name_key
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 YES_FROM, NO_BELOW = 0.6, 0.4
@@ -79,7 +80,7 @@ class VlmJudge:
         return ()
 
     def same(self, one: str, other: str) -> bool:
-        return one.casefold().split() == other.casefold().split()
+        return name_key(one) == name_key(other)
 
     def threshold(self, concept: str) -> float:
         return YES_FROM

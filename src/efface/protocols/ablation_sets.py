@@ -11,12 +11,13 @@ from typing import Literal
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from efface.errors import BadFile, BadInput
-from efface.judges.shared.questions import plain_words
 from efface.models.builtin import World
 from efface.protocols.base import EvaluationInput
 from efface.protocols.world import grid_of, spellings
+from efface.request.names import name_key
 from efface.request.record import Concept
 from efface.settings import Settings
+from efface.tables import read_table
 
 _OBJECT = ("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}", "a painting of a {}")
 _STYLE = ("a house in {} style", "a car in {} style", "a tree in {} style", "a cat in {} style", "a church in {} style")
@@ -109,7 +110,7 @@ def _from_request(evaluation: EvaluationInput, concept: Concept) -> AblationSets
             f"'{concept.name}' has no anchor: name one when erasing (--to), or give the reference's assets with --data."
         )
     templates = _STYLE if is_style else _OBJECT
-    others = [name for name in near if plain_words(name) not in (plain_words(concept.name), plain_words(anchor))]
+    others = [name for name in near if name_key(name) not in (name_key(concept.name), name_key(anchor))]
     target, guide, *rest = (
         PromptSet(name, tuple(template.format(name) for template in templates))
         for name in (concept.name, anchor, *others)
@@ -139,7 +140,7 @@ def _published(data: Path, concept: Concept) -> AblationSets:
         raise BadFile(f"Cannot read the sets from {path}: {' '.join(str(error).split())[:200]}.") from error
     for kind, entries in content.items():
         for name, entry in entries.items():
-            if plain_words(concept.name) in (plain_words(name), plain_words(entry.target)):
+            if name_key(concept.name) in (name_key(name), name_key(entry.target)):
                 return _sets(path.parent / "eval_prompts", entry, kind)
     known = ", ".join(name for entries in content.values() for name in entries)
     raise BadInput(f"{path} has no concept '{concept.name}'; it has: {known}.")
@@ -161,11 +162,7 @@ def _prompts(folder: Path, stems: Sequence[str]) -> tuple[str, ...]:
     """The lines of the first of these files that exists."""
     for stem in stems:
         path = folder / f"{stem}_eval.txt"
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-            try:
-                lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise BadFile(f"Cannot read prompts from {path}: {error}.") from error
-            if any(lines):
-                return tuple(filter(None, lines))
+        inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
+        if inside and (lines := read_table(path, "prompts", "prompt").texts("prompt")):
+            return tuple(lines)
     raise BadFile(f"{folder} has no prompts for '{stems[0]}'; it needs {stems[0]}_eval.txt, one prompt a line.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from efface.errors import BadInput
 from efface.generation.folder import folder_name
 from efface.generation.jobs import Sampler, Sampling
+from efface.generation.prompts import PromptFile, read_prompt_file
 from efface.judges import Judge
 from efface.judges.base import HasWorld
 from efface.models import Model
@@ -119,6 +120,7 @@ class EvaluationInput:
         options: The protocol's settings (`-s key=value`).
         attacks: Names of the attacks that the user chose; None leaves the choice to the protocol.
         trust_torchscript: Whether a TorchScript file that a setting names may run.
+        concept_column: The column of the prompts' concepts (`--concept-column`); None finds it.
     """
 
     model: Model
@@ -132,21 +134,25 @@ class EvaluationInput:
     options: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     attacks: Sequence[str] | None = None
     trust_torchscript: bool = False
+    concept_column: str | None = None
 
     @property
     def world(self) -> World | None:
         """The closed world that the model draws or else the judge knows; None if neither has one."""
         return world_of(self.model, self.judge)
 
-    def prompts_for(self, protocol: str) -> Path:
-        """The file of prompts, for a protocol without prompts of its own.
+    def prompt_file(self, protocol: str) -> PromptFile:
+        """The prompts of `--prompts`.
+
+        Args:
+            protocol: The protocol's name, for messages.
 
         Raises:
-            BadInput: There is none.
+            BadInput: There is no file, or it cannot be read.
         """
         if self.prompts is None:
             raise BadInput(f"The protocol '{protocol}' brings no prompts of its own; give a file with --prompts.")
-        return self.prompts
+        return read_prompt_file(self.prompts, self.seed, self.concept_column)
 
 
 @dataclass(frozen=True)

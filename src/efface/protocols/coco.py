@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from efface.errors import BadFile
-from efface.generation import Job, read_folder, read_prompts
+from efface.generation import Job, read_folder
 from efface.judges.wrappers import NoJudge
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array
@@ -67,7 +67,7 @@ class CocoConfig(Settings):
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """One image for each caption."""
     config = CocoConfig.model_validate(evaluation.options)
-    jobs = read_prompts(evaluation.prompts_for("coco"), evaluation.seed)
+    jobs = evaluation.prompt_file("coco").jobs
     if len(jobs) > evaluation.n:
         jobs = [jobs[i * len(jobs) // evaluation.n] for i in range(evaluation.n)]
     features = feature_scores(evaluation, config.extractor)

@@ -18,8 +18,7 @@ judge's recall and false-positive rate on the unedited model's images.
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from efface.generation.prompts import PromptFile
 from efface.judges.wrappers import WithPeers
 from efface.models.builtin import World
 from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, Protocol
@@ -44,8 +43,9 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
     n, seed, judge = evaluation.n, evaluation.seed, evaluation.judge
     rates = {name: right_answers(name) for name in RATES}
     plans: dict[str, Plan] = {}
+    file = evaluation.prompt_file("err") if evaluation.prompts else None
     for name, request in evaluation.requests.items():
-        probes = probes_of(request, evaluation.world, n, seed, evaluation.prompts)
+        probes = probes_of(request, evaluation.world, n, seed, file)
         if evaluation.attacks is not None:
             probes = [probe for probe in probes if probe.metric != "adversarial"]
         plans[name] = Plan(tuple(probes), rates)
@@ -57,7 +57,9 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
     return Prepared(plans, judge, overall=overall, attack_images=n // 2)
 
 
-def probes_of(request: Request, world: World | None, n: int, seed: int, prompts: Path | None = None) -> list[Probe]:
+def probes_of(
+    request: Request, world: World | None, n: int, seed: int, prompts: PromptFile | None = None
+) -> list[Probe]:
     """The probes of one request: those of a file and, for other rates, of the closed world or the request's own words.
 
     Args:
@@ -65,11 +67,11 @@ def probes_of(request: Request, world: World | None, n: int, seed: int, prompts:
         world: The closed world of the model or the judge, if there is one.
         n: Number of images.
         seed: Seed of the first image of each list of prompts.
-        prompts: The file.
+        prompts: The prompts of the file.
     """
     probes = ClosedWorldProbes(world, request).probes(n, seed) if world else None
     probes = probes_in_words(request, n, seed) if probes is None else probes
-    return probes if prompts is None else with_file(probes, prompts, request, n, seed)
+    return probes if prompts is None else with_file(probes, prompts, request, n)
 
 
 ENTRY = Protocol(

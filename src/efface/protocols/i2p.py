@@ -25,17 +25,15 @@ recall is not known here.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from efface.errors import BadInput
-from efface.generation import Job, read_prompts
+from efface.generation import Job
 from efface.judges import Judge
 from efface.judges.nudenet import NINE, THRESHOLDS, NudeNetJudge
 from efface.judges.shared.questions import split_rule
@@ -85,7 +83,7 @@ class I2pConfig(Settings):
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """One or several questions about each row's image."""
     config = I2pConfig.model_validate(evaluation.options)
-    rows = _chosen(_rows(evaluation.prompts_for("i2p"), evaluation.seed), config)
+    rows = _chosen([(row.job, row.values) for row in evaluation.prompt_file("i2p").rows], config)
     if len(rows) > evaluation.n:
         rows = [rows[i * len(rows) // evaluation.n] for i in range(evaluation.n)]
     main, others = _questions(evaluation.judge, config)
@@ -141,21 +139,6 @@ def _at_threshold(judge: Judge, config: I2pConfig) -> str:
     if not isinstance(judge, ThresholdJudge):
         raise BadInput(f"The judge '{judge.name}' has a threshold of its own; leave out -s threshold.")
     return f"{config.question}@{config.threshold:g}"
-
-
-def _rows(path: Path, seed: int) -> Rows:
-    """Jobs with all columns of their rows."""
-    jobs = read_prompts(path, seed)
-    if path.suffix.lower() != ".csv":
-        return [(job, {}) for job in jobs]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        lines = [{key: value or "" for key, value in row.items() if key} for row in reader]
-    rows = [row for row in lines if row.get("prompt", "").strip()]
-    if len(rows) != len(jobs):
-        raise BadInput(f"{path} has no column 'prompt', which the protocol 'i2p' reads.")
-    return list(zip(jobs, rows, strict=True))
 
 
 def _chosen(rows: Rows, config: I2pConfig) -> list[tuple[Job, Mapping[str, str]]]:

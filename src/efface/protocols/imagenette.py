@@ -20,13 +20,13 @@ from __future__ import annotations
 import re
 
 from efface.errors import BadInput
-from efface.generation import Job, read_prompts
+from efface.generation import Job
 from efface.judges import Judge
-from efface.judges.shared.questions import plain_words
 from efface.judges.wrappers import WithPeers
 from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, PaperSampling, Protocol
 from efface.protocols.plan import Count, JudgedImage, Plan, Prepared, Probe, concept_shown, right_answers
 from efface.protocols.probes.requests import at_most
+from efface.request.names import name_key
 from efface.request.record import Request
 from efface.settings import Settings
 
@@ -73,7 +73,7 @@ def _jobs(evaluation: EvaluationInput, config: ImagenetteConfig) -> list[Job]:
     if evaluation.prompts is not None:
         if config.classes:
             raise BadInput("The file of prompts says which classes there are; leave out -s classes or --prompts.")
-        jobs = read_prompts(evaluation.prompts, evaluation.seed)
+        jobs = evaluation.prompt_file("imagenette").jobs
         if unlabelled := [job.prompt for job in jobs if not job.concept]:
             raise BadInput(f"'{unlabelled[0]}' has no class; the file of prompts needs a column 'class' or 'concept'.")
         return at_most(jobs, evaluation.n)
@@ -91,9 +91,7 @@ def _erased(request: Request, classes: tuple[str, ...], judge: Judge) -> dict[st
     """
     erased: dict[str, str | None] = {}
     for concept in request.concepts:
-        names = [
-            name for name in classes if plain_words(name) == plain_words(concept.name) or judge.same(name, concept.name)
-        ]
+        names = [name for name in classes if name_key(name) == name_key(concept.name) or judge.same(name, concept.name)]
         if not names:
             raise BadInput(
                 f"'{concept.name}' is none of the classes {', '.join(classes)}; name them with -s classes=A,B or "

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from efface.errors import BadFile, BadInput
-from efface.generation import Job, read_folder, read_prompts
+from efface.generation import Job, read_folder
 from efface.judges import Judge, ReferenceJudge, open_judge
 from efface.judges.base import Pixels
 from efface.judges.pixels import PixelJudge
@@ -129,7 +129,7 @@ def _references(evaluation: EvaluationInput, captions: Sequence[str]) -> Mapping
 def _others(evaluation: EvaluationInput, request: Request) -> list[Probe]:
     """Prompts of other concepts, n in all."""
     if evaluation.prompts:
-        jobs = read_prompts(evaluation.prompts, evaluation.seed)[: evaluation.n]
+        jobs = evaluation.prompt_file("memorised").jobs[: evaluation.n]
         return [Probe("retain", job.concept or job.prompt, job) for job in jobs]
     if evaluation.model.world:
         cells = [(thing.name, f"a {thing.name}") for thing in evaluation.model.world.objects]

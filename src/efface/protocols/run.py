@@ -58,6 +58,7 @@ def run_protocol(
     request: Request | None = None,
     seed: int = 0,
     prompts: Path | None = None,
+    concept_column: str | None = None,
     data: Path | None = None,
     options: Mapping[str, Scalar] | None = None,
     attacks: Sequence[str] | None = None,
@@ -77,6 +78,7 @@ def run_protocol(
         request: What to ask about; None asks about what each eraser erased.
         seed: Seed of the first image of each list of prompts.
         prompts: A file of prompts.
+        concept_column: The column of the prompts' concepts. None finds it.
         data: Pictures, a data set's folder or a file of statistics.
         options: The protocol's settings.
         attacks: Names of attacks that replace given adversarial prompts. None uses given prompts, and for a concept
@@ -93,7 +95,18 @@ def run_protocol(
     sampling = common_clip_skip(sampling or protocol.sampling(model, data), erasers)
     requests = {name: request or eraser.request for name, eraser in erasers.items()}
     evaluation = EvaluationInput(
-        model, requests, judge, sampling, n, seed, prompts, data, options or {}, attacks, trust_torchscript
+        model,
+        requests,
+        judge,
+        sampling,
+        n,
+        seed,
+        prompts,
+        data,
+        options or {},
+        attacks,
+        trust_torchscript,
+        concept_column,
     )
     protocol.check(evaluation)
     attackers = Attackers(model, judge, sampling, out, attacks, progress)

@@ -27,9 +27,8 @@ import numpy as np
 from pydantic import Field
 
 from efface.errors import BadInput
-from efface.generation import Job, read_prompts
+from efface.generation import Job
 from efface.judges import Judge
-from efface.judges.shared.questions import plain_words
 from efface.judges.wrappers import WithPeers
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
@@ -40,6 +39,7 @@ from efface.protocols.image_scores import ScoreOfJob, clusters_of, extractor_for
 from efface.protocols.plan import BASE, BeforeAfter, Plan, Prepared, Probe, ScoredImages, right_answers
 from efface.protocols.probes.requests import at_most
 from efface.protocols.world import grid_of
+from efface.request.names import name_key, plain_words
 from efface.request.record import Request
 from efface.settings import Settings
 
@@ -79,7 +79,7 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
 def _jobs(evaluation: EvaluationInput) -> list[Job]:
     """At most n of each artist."""
     if evaluation.prompts is not None:
-        jobs = read_prompts(evaluation.prompts, evaluation.seed)
+        jobs = evaluation.prompt_file("style").jobs
         if unlabelled := [job.prompt for job in jobs if not job.concept]:
             raise BadInput(
                 f"'{unlabelled[0]}' has no artist; the file of prompts needs a column 'artist' or 'concept'."
@@ -91,7 +91,7 @@ def _jobs(evaluation: EvaluationInput) -> list[Job]:
             for k, (thing, style) in enumerate(grid.cells())
         ]
     else:
-        evaluation.prompts_for("style")
+        evaluation.prompt_file("style")
         return []
     return at_most(jobs, evaluation.n)
 
@@ -115,7 +115,8 @@ def _erased(request: Request, jobs: Sequence[Job], judge: Judge) -> dict[str, st
 def _is_same(artist: str, concept: str, judge: Judge) -> bool:
     """Whether a concept means an artist: `Van Gogh` is `Vincent van Gogh`, by its words or to the judge."""
     words, name = plain_words(artist), plain_words(concept).removesuffix(" style")
-    return words == name or words.endswith(f" {name}") or name.endswith(f" {words}") or judge.same(artist, concept)
+    within = words.endswith(f" {name}") or name.endswith(f" {words}")
+    return within or name_key(words) == name_key(name) or judge.same(artist, concept)
 
 
 #: Distances (n,) of pairs of images (H, W, 3).

@@ -9,8 +9,8 @@ from typing import Literal
 
 from efface.errors import BadFile, BadInput
 from efface.generation.folder import SUFFIXES
-from efface.judges.shared.questions import plain_words
 from efface.models.builtin import World
+from efface.request.names import name_key, plain_words
 
 Domain = Literal["object", "style"]
 DOMAINS: tuple[Domain, Domain] = ("object", "style")
@@ -61,10 +61,10 @@ class ObjectStyleGrid:
     def meaning(self, name: str) -> tuple[Domain, str] | None:
         """The object or style that a concept means ("Van Gogh style" means "Van Gogh"); None if it is neither."""
         names = spellings(name)
-        names |= {plain_words(self.words[word]) for word in names & self.words.keys()}
+        names |= {name_key(self.words[word]) for word in names & self.words.keys()}
         for domain, labels in zip(DOMAINS, (self.objects, self.styles), strict=True):
             for label in labels:
-                if plain_words(label) in names:
+                if name_key(label) in names:
                     return domain, label
         return None
 
@@ -83,14 +83,14 @@ class ObjectStyleGrid:
 
 
 def spellings(name: str) -> set[str]:
-    """A concept's plain words, and the same without "style" at the end."""
-    return {plain_words(name), plain_words(name).removesuffix(" style")}
+    """The key of a concept's name, and the same without "style" at the end."""
+    return {name_key(name), name_key(plain_words(name).removesuffix(" style"))}
 
 
 def grid_of(world: World) -> ObjectStyleGrid:
     """The grid of a model's world, without the cells that the denoiser was not trained on."""
-    words = {plain_words(w): thing.name for thing in world.objects for w in (*thing.synonyms, *thing.held_out)}
-    words |= {plain_words(w): style.name for style in world.styles for w in style.words}
+    words = {name_key(w): thing.name for thing in world.objects for w in (*thing.synonyms, *thing.held_out)}
+    words |= {name_key(w): style.name for style in world.styles for w in style.words}
     return ObjectStyleGrid(
         tuple(thing.name for thing in world.objects),
         tuple(style.name for style in world.styles),

@@ -6,12 +6,10 @@ read.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 
-from efface.errors import BadInput
+from efface.errors import BadFile
+from efface.tables import read_table
 
 #: Columns of prompts to preserve; a CSV's first one in this order is read.
 _COLUMNS = ("concept", "artist", "name", "prompt")
@@ -21,31 +19,15 @@ def read_preserved(path: Path) -> list[str]:
     """Read the prompts to preserve, each once.
 
     Raises:
-        BadInput: The file cannot be read, has no such column, or is empty.
+        BadFile: The file cannot be read, has no such column, or is empty.
     """
-    try:
-        # `splitlines` would also end a row at a form feed or U+2028 within a field.
-        lines = StringIO(path.read_text(encoding="utf-8-sig"), newline="")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"Cannot read {path}: it is not UTF-8 text.") from error
-    except OSError as error:
-        raise BadInput(f"Cannot read {path}: {error.strerror}.") from error
-    values = _column(path, lines) if path.suffix.lower() == ".csv" else lines
-    prompts = list(dict.fromkeys(value.strip() for value in values if value.strip()))
+    table = read_table(path, "prompts to preserve", _COLUMNS[0], _COLUMNS)
+    column = next((name for name in _COLUMNS if name in table.columns), None)
+    if table.columns and column is None:
+        names = ", ".join(filter(None, table.columns))
+        raise BadFile(f"{path} has none of the columns {', '.join(_COLUMNS)}, only {names}; rename one.")
+    values = [row.values.get(column or "", "") for row in table.rows]
+    prompts = list(dict.fromkeys(filter(None, values)))
     if not prompts:
-        raise BadInput(f"{path} is empty; write one prompt a line, or a CSV with a column {' or '.join(_COLUMNS)}.")
+        raise BadFile(f"{path} is empty; write one prompt a line, or a CSV with a column {' or '.join(_COLUMNS)}.")
     return prompts
-
-
-def _column(path: Path, lines: Iterable[str]) -> list[str]:
-    try:
-        reader = csv.DictReader(lines, skipinitialspace=True)
-        columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
-        chosen = next((columns[name] for name in _COLUMNS if name in columns), None)
-        if columns and chosen is None:
-            raise BadInput(
-                f"{path} has none of the columns {', '.join(_COLUMNS)}, only {', '.join(columns)}; rename one."
-            )
-        return [row[chosen] or "" for row in reader]
-    except csv.Error as error:
-        raise BadInput(f"{path} is not a CSV file: {error}.") from error

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from efface.errors import BadInput
 from efface.judges.base import Pixels, Scores
-from efface.judges.shared.questions import plain_words, split_rule
+from efface.judges.shared.questions import split_rule
 from efface.judges.shared.weights import version_of
 from efface.models.pretrained import image_processor, open_network
+from efface.request.names import name_key, plain_words
 
 # With more classes than this, the answers that matter would be lost among those for all other classes.
 _FEW = 100
@@ -58,21 +59,22 @@ class ClassifierJudge:
         self.name, self.version = name, f"{version}, top-1 of {self._rivals} classes"
         self.logits = logits
         self.classes = tuple(words[0] for words in classes)
+        self._words = list(dict.fromkeys(plain_words(word) for words in classes for word in words))
         self._indices: dict[str, tuple[int, ...]] = {}
         for index, words in enumerate(classes):
-            for word in {plain_words(word) for word in words}:
+            for word in {name_key(word) for word in words}:
                 self._indices[word] = (*self._indices.get(word, ()), index)
         known = [word for word in alternatives if self.knows(word)]
         self._peers = self.classes if len(classes) <= _FEW else tuple(known)
 
     def knows(self, concept: str) -> bool:
-        return plain_words(split_rule(concept)[0]) in self._indices
+        return name_key(split_rule(concept)[0]) in self._indices
 
     def peers(self, concept: str) -> tuple[str, ...]:
         return tuple(name for name in self._peers if not self.same(name, concept))
 
     def same(self, one: str, other: str) -> bool:
-        first, second = (self._indices.get(plain_words(split_rule(words)[0])) for words in (one, other))
+        first, second = (self._indices.get(name_key(split_rule(words)[0])) for words in (one, other))
         return first is not None and first == second
 
     def threshold(self, concept: str) -> float:
@@ -97,9 +99,9 @@ class ClassifierJudge:
     def _classes_of(self, concept: str) -> tuple[tuple[int, ...], int]:
         """The classes that a question names, and the k of its top-k rule."""
         word, rule = split_rule(concept)
-        indices = self._indices.get(plain_words(word))
+        indices = self._indices.get(name_key(word))
         if indices is None:
-            near = get_close_matches(plain_words(word), self._indices, n=5, cutoff=0.5) or self.classes[:5]
+            near = get_close_matches(plain_words(word), self._words, n=5, cutoff=0.5) or self.classes[:5]
             known = f"it knows {len(self.classes)} classes, such as {', '.join(near)}"
             raise BadInput(f"The judge '{self.name}' cannot recognise '{word}'; {known}.")
         top = _TOP.fullmatch(rule or "top1")

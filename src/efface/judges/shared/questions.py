@@ -1,4 +1,4 @@
-"""The syntax of questions: spellings with the same meaning, paths, and rules such as `nudity@0.6`."""
+"""The syntax of questions: paths, and rules such as `nudity@0.6`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from efface.errors import BadInput
-from efface.request.record import folded
-
-
-def plain_words(concept: str) -> str:
-    """A concept in lower case, without article, hyphens and underscores (`vincent-van-gogh`, `golf_ball`)."""
-    words = folded(concept).replace("_", " ").replace("-", " ").split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
 def digest_of_words(words: Iterable[str]) -> str:

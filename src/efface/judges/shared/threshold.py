@@ -11,7 +11,8 @@ import numpy as np
 
 from efface.errors import BadInput
 from efface.judges.base import Pixels, Scores
-from efface.judges.shared.questions import plain_words, split_rule, threshold_of
+from efface.judges.shared.questions import split_rule, threshold_of
+from efface.request.names import name_key
 
 ScorePixels = Callable[[Pixels], Mapping[str, Scores]]
 
@@ -39,18 +40,18 @@ class ThresholdJudge:
     ) -> None:
         self.name, self.version = name, version
         self.measure = measure
-        self._questions = {plain_words(word): question for word, question in questions.items()}
-        self._questions |= {plain_words(question): question for question in questions.values()}
+        self._questions = {name_key(word): question for word, question in questions.items()}
+        self._questions |= {name_key(question): question for question in questions.values()}
         self._threshold, self._floor = threshold, threshold if floor is None else floor
 
     def knows(self, concept: str) -> bool:
-        return plain_words(split_rule(concept)[0]) in self._questions
+        return name_key(split_rule(concept)[0]) in self._questions
 
     def peers(self, concept: str) -> tuple[str, ...]:
         return ()
 
     def same(self, one: str, other: str) -> bool:
-        first, second = (self._questions.get(plain_words(split_rule(words)[0])) for words in (one, other))
+        first, second = (self._questions.get(name_key(split_rule(words)[0])) for words in (one, other))
         return first is not None and first == second
 
     def threshold(self, concept: str) -> float:
@@ -67,7 +68,7 @@ class ThresholdJudge:
     def _question(self, concept: str) -> str:
         word, rule = split_rule(concept)
         threshold_of(rule, self._threshold)
-        question = self._questions.get(plain_words(word))
+        question = self._questions.get(name_key(word))
         if question is None:
             known = ", ".join(dict.fromkeys(self._questions.values()))
             raise BadInput(f"The judge '{self.name}' cannot recognise '{word}'; it knows: {known}.")

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 
 from efface.generation.jobs import Job
-from efface.judges.shared.questions import plain_words
 from efface.models.builtin import World
 from efface.protocols.plan import Probe
 from efface.protocols.probes.requests import adversarial_probes
 from efface.protocols.world import grid_of, spellings
+from efface.request.names import name_key
 from efface.request.record import Concept, Request
 
 _Cell = tuple[str, str, str]  # template, object, style or empty
@@ -62,7 +62,7 @@ class ClosedWorldProbes:
         name, guide = concept.name, concept.guide
         meaning = self._meaning(name) or name
         # Templates bring articles and "style": the prompt takes the catalogue's word.
-        word = next(word for word in self._words(meaning) if plain_words(word) in spellings(name))
+        word = next(word for word in self._words(meaning) if name_key(word) in spellings(name))
         aliases = concept.aliases or tuple(other for other in self._words(meaning) if other != word)
         neighbours = [other for other in self._near(concept) if other not in self._erased]
         return [

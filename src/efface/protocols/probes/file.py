@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from efface.errors import BadFile
 from efface.generation.jobs import Job, with_next_seed
-from efface.generation.prompts import read_labelled_prompts
+from efface.generation.prompts import PromptFile
 from efface.protocols.plan import FORGETTING, Probe
-from efface.request.record import Request, folded
+from efface.request.names import name_key
+from efface.request.record import Request
 
 _METRICS = {
     "prompt": "forget",
@@ -27,44 +27,43 @@ _METRICS = {
 }
 
 
-def with_file(probes: Sequence[Probe], path: Path, request: Request, n: int, seed: int) -> list[Probe]:
+def with_file(probes: Sequence[Probe], file: PromptFile, request: Request, n: int) -> list[Probe]:
     """The file's probes, and for rates without a prompt in the file, those of `probes`.
 
     Args:
         probes: The request's own.
-        path: The file.
+        file: The prompts of the file.
         request: What was erased.
         n: Number of images of each concept for `forget`, and in all for `retain`; half as many for the others. Each
             prompt is used at least once.
-        seed: Seed of rows that give none.
 
     Raises:
-        BadFile: The file cannot be read, or has no prompt for an erased concept.
+        BadFile: The file has no prompt for an erased concept, or it is not clear what its prompts should show.
     """
-    probes_of_rows = probes_of_file(path, request, n, seed)
+    probes_of_rows = probes_of_file(file, request, n)
     in_file = {_rate_of(probe) for probe in probes_of_rows}
     return [*probes_of_rows, *(probe for probe in probes if _rate_of(probe) not in in_file)]
 
 
-def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Probe]:
+def probes_of_file(file: PromptFile, request: Request, n: int) -> list[Probe]:
     """The file's own probes.
 
     Args:
-        path: The file.
+        file: The prompts of the file.
         request: What was erased.
         n: Number of images, as in `with_file`.
-        seed: Seed of rows that give none.
 
     Raises:
-        BadFile: The file cannot be read, or has no prompt for an erased concept.
+        BadFile: The file has no prompt for an erased concept, or it is not clear what its prompts should show.
     """
     erased = {name_key(word): concept for concept in request.concepts for word in (*concept.aliases, concept.name)}
     adjacent = {name_key(word) for concept in request.concepts for word in concept.adjacent}
     groups: dict[tuple[str, str | None], list[Job]] = {}
-    for kind, job in read_labelled_prompts(path, seed):
+    file.check_labels()
+    for kind, job in ((row.kind, row.job) for row in file.rows):
         if not job.concept and len(request.concepts) > 1:
             raise BadFile(
-                f"{path} does not say which concept '{job.prompt[:40]}' should show, and the eraser has "
+                f"{file.path} does not say which concept '{job.prompt[:40]}' should show, and the eraser has "
                 f"{len(request.concepts)}; add a column 'concept'."
             )
         concept = erased.get(name_key(job.concept or request.names[0]))
@@ -76,18 +75,13 @@ def probes_of_file(path: Path, request: Request, n: int, seed: int) -> list[Prob
             groups.setdefault(("adjacent" if near else "retain", None), []).append(job)
     for concept in request.concepts:
         if ("forget", concept.name) not in groups:
-            raise BadFile(f"{path} has no prompt for '{concept.name}', which was erased; give its rows that concept.")
+            raise BadFile(f"{file.path} has no prompt for '{concept.name}', which was erased; {_concepts_of(file)}.")
     guides = {concept.name: concept.guide for concept in request.concepts}
     return [
         Probe(metric, job.concept, job, guides.get(job.concept))
         for (metric, _), jobs in groups.items()
         for job in _in_turn(jobs, n if metric in ("forget", "retain") else n // 2)
     ]
-
-
-def name_key(concept: str) -> str:
-    """A name without case, spaces and punctuation: `Golf Ball`, `golf_ball` and `GolfBall` are one."""
-    return "".join(letter for letter in folded(concept) if letter.isalnum())
 
 
 def _in_turn(jobs: Sequence[Job], n: int) -> list[Job]:
@@ -102,3 +96,12 @@ def _in_turn(jobs: Sequence[Job], n: int) -> list[Job]:
 def _rate_of(probe: Probe) -> tuple[str, str]:
     """The rate, for which one prompt in the file replaces all others: of erased concepts, concept by concept."""
     return probe.metric, probe.concept if probe.metric in FORGETTING else ""
+
+
+def _concepts_of(file: PromptFile) -> str:
+    """Which concepts a file has, and in which column, for a message."""
+    column, names = file.columns.get("concept", ("",))[0], list(dict.fromkeys(job.concept for job in file.jobs))
+    if not column:
+        return "give its rows a column 'concept'"
+    more = ", ..." if len(names) > 5 else ""
+    return f"its column '{column}' has {', '.join(names[:5])}{more}; --concept-column takes another"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from efface import BadInput
-from efface.methods.trained.ablate.prompts import read_prompt_file, target_prompt, templates, usable
+from efface.methods.trained.ablate.prompts import read_anchor_prompts, target_prompt, templates, usable
 from efface.methods.training.objective import seeded
 from efface.request.record import Concept
 
@@ -65,10 +65,10 @@ def test_prompts_are_lines_or_a_column(tmp_path: Path) -> None:
     lines, table = tmp_path / "a.txt", tmp_path / "a.csv"
     lines.write_text("a dog\n\n  a small dog \n", encoding="utf-8-sig")
     table.write_text('case_number,Prompt\n1,"a dog, running"\n2,\n3,a dog\n')
-    assert read_prompt_file(lines) == ["a dog", "a small dog"]
-    assert read_prompt_file(table) == ["a dog, running", "a dog"]
+    assert read_anchor_prompts(lines) == ["a dog", "a small dog"]
+    assert read_anchor_prompts(table) == ["a dog, running", "a dog"]
     table.write_text("id,prompt\n1,a dog\u2028running\n2,a\x0cdog\n", encoding="utf-8")
-    assert read_prompt_file(table) == ["a dog\u2028running", "a\x0cdog"]
+    assert read_anchor_prompts(table) == ["a dog\u2028running", "a\x0cdog"]
     lines.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="UTF-8"):
-        read_prompt_file(lines)
+        read_anchor_prompts(lines)

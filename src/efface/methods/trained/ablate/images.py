@@ -24,7 +24,7 @@ from efface.files import sha256_of_tensors
 from efface.methods.base import CopyDetector, Pictures
 from efface.methods.trained.ablate.augment import View
 from efface.methods.trained.ablate.config import AblateConfig
-from efface.methods.trained.ablate.prompts import anchor_of, generated_captions, read_prompt_file, templates, usable
+from efface.methods.trained.ablate.prompts import anchor_of, generated_captions, read_anchor_prompts, templates, usable
 from efface.models.model import Model
 from efface.request.record import Concept
 
@@ -130,7 +130,7 @@ class AnchorImages:
             self.source = self._read(Path(config.datapath), config.prompts)
             return
         if config.prompts:
-            captions = usable(read_prompt_file(Path(config.prompts)), concept, config.prompts)
+            captions = usable(read_anchor_prompts(Path(config.prompts)), concept, config.prompts)
         elif config.prompt_gen_model:
             captions = generated_captions(
                 concept, config.prompt_gen_model, config.num_class_prompts, config.seed, model.device
@@ -211,7 +211,7 @@ class AnchorImages:
         """Read the images of a folder, with the prompts from the folder or from a file."""
         pictures = self._pictures.read(folder)
         read = [(caption, square(torch.from_numpy(pixels.copy()), self._size)) for caption, pixels in pictures]
-        captions = read_prompt_file(Path(prompts)) if prompts else [caption for caption, _ in read]
+        captions = read_anchor_prompts(Path(prompts)) if prompts else [caption for caption, _ in read]
         if len(captions) != len(read):
             raise BadFile(
                 f"{folder} has {len(read)} images but {prompts} has {len(captions)} prompts; give one prompt per image."

@@ -18,24 +18,23 @@ training continues with the same prompts.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from efface.errors import BadFile, BadRequest
-from efface.files import cache_folder, keep_in_cache, read_text, sha256_of_file
+from efface.files import cache_folder, keep_in_cache, sha256_of_file
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.ablate.augment import random_choice
 from efface.models.pretrained import open_network, open_part
 from efface.request.record import Concept, Kind
+from efface.tables import read_table
 
 #: Prompts of an object or a person.
 OBJECT = (
@@ -76,21 +75,17 @@ def templates(concept: Concept) -> list[str]:
     return [template.format(concept.name if concept.kind == "memorised" else guide) for template in words]
 
 
-def read_prompt_file(path: Path) -> list[str]:
+def read_anchor_prompts(path: Path) -> list[str]:
     """Read the lines of a text file, or the column `prompt` of a CSV.
 
     Raises:
         BadFile: The file cannot be read, has no such column, or has no prompt.
     """
-    # `splitlines` would also split rows at a form feed or U+2028 within a field.
-    lines: Iterable[str] = StringIO(read_text(path, "anchor prompts"), newline="")
-    if path.suffix.lower() == ".csv":
-        rows = csv.DictReader(lines, skipinitialspace=True)
-        columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
-        if "prompt" not in columns:
-            raise BadFile(f"{path} has no column 'prompt' (columns: {', '.join(columns) or 'none'}); rename one.")
-        lines = [row[columns["prompt"]] or "" for row in rows]
-    prompts = [line.strip() for line in lines if line.strip()]
+    table = read_table(path, "anchor prompts", "prompt")
+    if "prompt" not in table.columns:
+        names = ", ".join(filter(None, table.columns)) or "none"
+        raise BadFile(f"{path} has no column 'prompt' (columns: {names}); rename one.")
+    prompts = table.texts("prompt")
     if not prompts:
         raise BadFile(f"{path} has no anchor prompt; write one per line, or a CSV with a column 'prompt'.")
     return prompts
