@@ -282,3 +282,36 @@ def test_a11_fid_is_the_distance_to_the_images_of_the_unedited_model(evaluated: 
     same = fid(features("base", "dog"), features("base", "dog"), draws=20)
     assert same.value == pytest.approx(0, abs=1e-6)
     assert metrics["target_fid"]["value"] > 1e-3
+
+
+def test_a9_checkpoints_of_a_folder_are_evaluated_by_their_names(
+    evaluated: Callable[..., Outcome], delta: Path, tiny_model: Model
+):
+    folder = Path("logs/vangogh/checkpoints")
+    folder.mkdir(parents=True)
+    for name, scale in (("step_100.ckpt", 1.0), ("step_20.ckpt", 0.5), ("last.ckpt", 1.0)):
+        state = torch.load(delta, weights_only=True)["state_dict"]
+        torch.save({"state_dict": {key: scale * tensor for key, tensor in state.items()}}, folder / name)
+    edited = {name: tensor + 0.1 for name, tensor in tiny_model.weights("denoiser") if "to_k" in name}
+    torch.save({name.removeprefix("denoiser."): tensor for name, tensor in edited.items()}, folder / "step_30.pt")
+    (folder / "step_40.txt").write_text("no checkpoint")
+    Path("cat.yaml").write_text("concepts: [{name: cat, guide: dog}]\n")
+    command = ("logs", "--request", "cat.yaml")
+    answer = evaluated(*command, "--filter", r"step_\d+", "-o", "regular", "--json").json()
+    assert list(answer["erasers"]) == ["base", "step_20", "step_30", "step_100"]
+    kids = {name: each["metrics"]["target_kid"]["value"] for name, each in answer["erasers"].items() if name != "base"}
+    assert len(set(kids.values())) == 3
+    answer = evaluated(*command, "--filter", "step_*.ckpt", "-o", "pattern", "--json").json()
+    assert list(answer["erasers"]) == ["base", "step_20", "step_100"]
+
+
+def test_a9_filters_that_cannot_be_used(refused: Callable[..., str], delta: Path):
+    Path("logs").mkdir()
+    delta.rename("logs/step_1.ckpt")
+    command = ("evaluate", "--protocol", "ablation", "--filter")
+    assert "it has step_1.ckpt" in refused(*command, "epoch", "logs")
+    assert "neither a regular expression" in refused(*command, "step_(", "logs")
+    assert "give the folder" in refused(*command, "step", "logs/step_1.ckpt")
+    assert "give the folder" in refused(*command, "step", "missing")
+    Path("empty").mkdir()
+    assert "it has none" in refused(*command, "step", "empty")

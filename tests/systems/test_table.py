@@ -21,8 +21,8 @@ LINES = [line for system in SYSTEMS.values() for line in system.lines]
 PENDING = {
     *("U1", "U5", "U7", "U8", "U9", "U10"),
     "S1",
-    *("A5", "A6", "A8", "A9", "A10", "A12", "A16"),
-    *("E6", "E7", "E8", "E9", "E10"),
+    *("A5", "A6", "A8", "A10", "A12", "A16"),
+    *("E6", "E9", "E10"),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     EraserLike: TypeAlias = Eraser | Path | str
 
+#: File endings of the formats that `efface import` reads.
+_CHECKPOINTS = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 _SUFFIX, _STATE = ".safetensors", ".checkpoint.safetensors"
 _STEP = re.compile(r"component-\d+-(step-\d+)")
 
@@ -62,6 +65,7 @@ def named_erasers(
     erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
     model: ModelLike | None = None,
     device: str | torch.device = "auto",
+    names: str | None = None,
 ) -> dict[str, Eraser]:
     """Erasers by the name that a report gives them.
 
@@ -69,6 +73,7 @@ def named_erasers(
         erasers: Erasers; files, folders of files, or patterns; or erasers by name.
         model: The model that files of other tools were made for; see `load_eraser`.
         device: The device to open a model's name on.
+        names: The files of folders to use; see `eraser_files`.
 
     Returns:
         Erasers by name: files first, then erasers in memory. A file's name is its stem; an eraser in memory has the
@@ -80,7 +85,8 @@ def named_erasers(
     if isinstance(erasers, Mapping):
         return {name: load_eraser(eraser, model, device) for name, eraser in erasers.items()}
     named: dict[str, EraserLike] = {}
-    named |= eraser_files([str(eraser) for eraser in eraser_list(erasers) if isinstance(eraser, (str, Path))])
+    files = [str(eraser) for eraser in eraser_list(erasers) if isinstance(eraser, (str, Path))]
+    named |= eraser_files(files, names)
     for eraser in eraser_list(erasers):
         if isinstance(eraser, (str, Path)):
             continue
@@ -98,11 +104,13 @@ def default_name(request: Request) -> str:
     return f"{names}{more}-{request.method}"
 
 
-def eraser_files(arguments: Sequence[str]) -> dict[str, Path]:
+def eraser_files(arguments: Sequence[str], names: str | None = None) -> dict[str, Path]:
     """Find the files that arguments name.
 
     Args:
         arguments: Files, folders of files, or patterns.
+        names: A regular expression, or a shell pattern, for the names of the files of each folder and its subfolders.
+            They may be of any format that `efface import` reads. None means the erasers in the folder itself.
 
     Returns:
         Files by name, in the order of the arguments. The files of a folder or pattern are sorted by the numbers in
@@ -111,12 +119,36 @@ def eraser_files(arguments: Sequence[str]) -> dict[str, Path]:
     Raises:
         BadInput: An argument matches no file, or two files have the same name.
     """
-    paths = list(dict.fromkeys(path for argument in arguments for path in _matches(argument)))
-    names = _names_of(paths)
-    for name in names:
-        if names.count(name) > 1 or name == "base":
+    found = (_filtered(argument, names) if names is not None else _matches(argument) for argument in arguments)
+    paths = list(dict.fromkeys(path for several in found for path in several))
+    taken = _names_of(paths)
+    for name in taken:
+        if taken.count(name) > 1 or name == "base":
             raise BadInput(f"The eraser name '{name}' is taken; rename one file: reports use the file's name.")
-    return dict(zip(names, paths, strict=True))
+    return dict(zip(taken, paths, strict=True))
+
+
+def _filtered(argument: str, names: str) -> list[Path]:
+    """The checkpoints in a folder whose names match a regular expression or a shell pattern."""
+    folder = Path(argument)
+    if not folder.is_dir():
+        raise BadInput(f"--filter selects files of a folder, and {argument} is none; give the folder.")
+    try:
+        matches = re.compile(names).search
+    except re.error as error:
+        if not has_magic(names):
+            raise BadInput(f"The filter '{names}' is neither a regular expression ({error}) nor a pattern.") from error
+        matches = None
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.suffix in _CHECKPOINTS and file.is_file() and not file.name.endswith(_STATE)
+    ]
+    chosen = [file for file in files if fnmatch(file.name, names) or (matches and matches(file.name))]
+    if not chosen:
+        some = ", ".join(sorted(file.name for file in files)[:3])
+        raise BadInput(f"No checkpoint in {argument} matches '{names}'; {f'it has {some}' if some else 'it has none'}.")
+    return sorted(chosen, key=_by_number)
 
 
 def _matches(argument: str) -> list[Path]:

@@ -44,6 +44,7 @@ def evaluate(
     prompts: Path | str | None = None,
     concept_column: str | None = None,
     data: Path | str | None = None,
+    filter: str | None = None,
     settings: Mapping[str, Scalar] | None = None,
     attacks: Sequence[str] | None = None,
     request: Request | Path | str | None = None,
@@ -78,6 +79,8 @@ def evaluate(
         concept_column: The column of the file with the concept of each prompt; `none` for no column. By default, it is
             found by its name or its words.
         data: Pictures, a data set's folder or a file of statistics, for protocols that read them.
+        filter: A regular expression, or a shell pattern: the checkpoints to use of each folder and its subfolders, of
+            any format that `efface import` reads.
         settings: The protocol's settings.
         attacks: Names of attacks that search for adversarial prompts (`efface attacks`).
         request: A request, or its YAML file, to evaluate instead of what each eraser erased.
@@ -100,7 +103,7 @@ def evaluate(
     chosen = _judge_or_name(entry, model, judge, device)
     request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
     opened = model_from(model, device)
-    loaded = named_erasers(erasers, opened)
+    loaded = named_erasers(erasers, opened, names=filter)
     prompts, data = (path if path is None else Path(path) for path in (prompts, data))
     sampling = override(entry.sampling(opened, data), steps=steps, sampler=sampler, eta=eta, batch_size=batch_size)
     n = entry.n if n is None else n

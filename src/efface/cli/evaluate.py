@@ -44,6 +44,12 @@ def evaluate_command(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="PATH", help="Pictures or statistics that a protocol reads.")
     ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", metavar="REGEX", help="The checkpoints of the folder to use, of any format that import reads."
+        ),
+    ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option("--attack", metavar="NAME", help="See efface attacks; may be repeated."),
@@ -85,7 +91,7 @@ def evaluate_command(
     screen = Screen(json)
     if not erasers:
         raise BadInput("Nothing to evaluate: give the file of an eraser; efface erase makes one.")
-    files = eraser_files(erasers)
+    files = eraser_files(erasers, filter)
     PROTOCOLS.get(protocol)  # an unknown name is an error before anything is loaded
 
     import efface
