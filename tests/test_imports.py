@@ -25,6 +25,7 @@ ORDER = (
     "workers",
     "crew",
     "provenance",
+    "downloads",
     "hub",
     "request",
     "models",

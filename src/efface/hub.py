@@ -5,14 +5,17 @@ No downloaded file is executed: models are safetensors, configurations and token
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.errors import BadFile, BadInput
-from efface.files import atomic
+from efface.files import atomic, read_text
 
 if TYPE_CHECKING:
     from efface.progress import Progress
@@ -47,13 +50,14 @@ def fetch_model(name: str) -> Path:
     return Path(_downloaded(name, download, place))
 
 
-def fetch_i2p(name: str, target: Path, force: bool) -> Path:
+def fetch_i2p(name: str, target: Path, force: bool, sample: int | None = None) -> Path:
     """Download I2P's prompts, as published.
 
     Args:
         name: The data set's name on the hub.
         target: The file to write.
         force: Whether an existing file may be replaced.
+        sample: The number of prompts, spread evenly over the file; None for all.
 
     Raises:
         UnreachableError: The prompts cannot be downloaded.
@@ -64,17 +68,18 @@ def fetch_i2p(name: str, target: Path, force: bool) -> Path:
     place = f"download {I2P_FILE} from {HUB}/datasets/{name}, place it at {target}, and pass --prompts {target}"
     file = _downloaded(name, lambda: hf_hub_download(name, I2P_FILE, repo_type="dataset"), place)
     with atomic(target, force) as temporary:
-        temporary.write_bytes(Path(file).read_bytes())
+        temporary.write_bytes(Path(file).read_bytes() if sample is None else _sampled(Path(file), sample))
     return target
 
 
-def fetch_unlearncanvas(name: str, target: Path, progress: Progress | None = None) -> Path:
+def fetch_unlearncanvas(name: str, target: Path, progress: Progress | None = None, sample: int | None = None) -> Path:
     """Download UnlearnCanvas' pictures to `target/STYLE/OBJECT/NUMBER.jpg`; existing files are not written again.
 
     Args:
         name: The data set's name on the hub.
         target: The folder to write to.
         progress: The progress callback.
+        sample: The number of pictures, from as few files as they need; None for all.
 
     Raises:
         UnreachableError: The pictures cannot be downloaded.
@@ -86,18 +91,47 @@ def fetch_unlearncanvas(name: str, target: Path, progress: Progress | None = Non
         f"download the pictures of {HUB}/datasets/{name}, place them as {target}/STYLE/OBJECT/NUMBER.jpg, "
         f"and pass --data {target}"
     )
-    folder = _downloaded(
-        name, lambda: snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]), place
-    )
-    shards = sorted(Path(folder).rglob("*.parquet"))
     numbers: Counter[Path] = Counter()
-    for index, shard in enumerate(shards):
-        _unpack(shard, target, numbers)
-        if progress:
-            progress("pictures", index + 1, len(shards))
+    if sample is not None:
+        _fetch_some(name, target, sample, numbers, place, progress)
+    else:
+        folder = _downloaded(
+            name, lambda: snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]), place
+        )
+        shards = sorted(Path(folder).rglob("*.parquet"))
+        for index, shard in enumerate(shards):
+            _unpack(shard, target, numbers)
+            if progress:
+                progress("pictures", index + 1, len(shards))
     if not numbers:
         raise BadFile(f"{name} has no picture whose text names an object and a style; is it UnlearnCanvas?")
     return target
+
+
+def _fetch_some(
+    name: str, target: Path, sample: int, numbers: Counter[Path], place: str, progress: Progress | None
+) -> None:
+    """Download one file of the data set after the other, until there are enough pictures."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    listed: list[str] = []
+    _downloaded(name, lambda: str(listed.extend(HfApi().list_repo_files(name, repo_type="dataset"))), place)
+    for shard in sorted(file for file in listed if file.endswith(".parquet")):
+        path = _downloaded(name, partial(hf_hub_download, name, shard, repo_type="dataset"), place)
+        _unpack(Path(path), target, numbers, sample)
+        if progress:
+            progress("pictures", numbers.total(), sample)
+        if numbers.total() >= sample:
+            return
+
+
+def _sampled(file: Path, sample: int) -> bytes:
+    """The header of a CSV and some of its rows, spread evenly, as CSV."""
+    header, *rows = csv.reader(StringIO(read_text(file, "prompts"), newline=""))
+    count = min(sample, len(rows))
+    text = StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *(rows[i * len(rows) // count] for i in range(count))])
+    return text.getvalue().encode()
 
 
 def _downloaded(name: str, download: Callable[[], str], place: str) -> str:
@@ -117,8 +151,8 @@ def _downloaded(name: str, download: Callable[[], str], place: str) -> str:
         raise UnreachableError(f"{name} was not downloaded ({reason}): {place}.") from error
 
 
-def _unpack(shard: Path, target: Path, numbers: Counter[Path]) -> None:
-    """Write the pictures of one file; `numbers` counts those of each cell."""
+def _unpack(shard: Path, target: Path, numbers: Counter[Path], most: int | None = None) -> None:
+    """Write the pictures of one file, until there are `most` of all files; `numbers` counts those of each cell."""
     import pyarrow.parquet as pq
 
     file: Any = pq.ParquetFile(shard)
@@ -128,6 +162,8 @@ def _unpack(shard: Path, target: Path, numbers: Counter[Path]) -> None:
             caption = _CAPTION.fullmatch(row["text"] or "")
             if not caption or not row["image"] or not row["image"]["bytes"]:
                 continue
+            if most is not None and numbers.total() >= most:
+                return
             thing, style = (re.sub(r"\W+", "_", words.strip()) for words in caption.groups())
             folder = target / style / thing
             numbers[folder] += 1

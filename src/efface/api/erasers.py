@@ -119,8 +119,8 @@ def eraser_files(arguments: Sequence[str], names: str | None = None) -> dict[str
     Raises:
         BadInput: An argument matches no file, or two files have the same name.
     """
-    found = (_filtered(argument, names) if names is not None else _matches(argument) for argument in arguments)
-    paths = list(dict.fromkeys(path for several in found for path in several))
+    matched = (_filtered(argument, names) if names is not None else _matches(argument) for argument in arguments)
+    paths = list(dict.fromkeys(path for several in matched for path in several))
     taken = _names_of(paths)
     for name in taken:
         if taken.count(name) > 1 or name == "base":
