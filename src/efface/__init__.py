@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     from efface.api.fetch import fetch as fetch
     from efface.api.generate import generate as generate
     from efface.api.generate_classes import generate_classes as generate_classes
+    from efface.api.generate_each import generate_each as generate_each
+    from efface.api.generate_grid import generate_grid as generate_grid
     from efface.api.import_eraser import import_eraser as import_eraser
     from efface.api.inspect import inspect as inspect
     from efface.api.judge import judge as judge
+    from efface.api.judge_each import judge_each as judge_each
+    from efface.api.judge_each import read_challenge_results as read_challenge_results
     from efface.api.train_judge import train_judge as train_judge
     from efface.edits.kinds import TextEdit as TextEdit
     from efface.edits.kinds import WeightEdit as WeightEdit
@@ -73,12 +77,16 @@ _MODULES = {
     "fetch": "efface.api.fetch",
     "generate": "efface.api.generate",
     "generate_classes": "efface.api.generate_classes",
+    "generate_each": "efface.api.generate_each",
+    "generate_grid": "efface.api.generate_grid",
     "import_eraser": "efface.api.import_eraser",
     "inspect": "efface.api.inspect",
     "judge": "efface.api.judge",
+    "judge_each": "efface.api.judge_each",
     "open_judge": "efface.judges",
     "open_model": "efface.models",
     "propose_adjacent": "efface.api.evaluate",
+    "read_challenge_results": "efface.api.judge_each",
     "train_judge": "efface.api.train_judge",
 }
 

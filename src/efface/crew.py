@@ -53,6 +53,21 @@ def worker_count(workers: int | None, gpus: str | None) -> tuple[int, list[str]]
     return len(words), [names[int(word)] for word in words]
 
 
+def refuse_several(workers: int | None, gpus: str | None, option: str) -> None:
+    """Refuse several processes for work that each of them would do completely.
+
+    Args:
+        workers: The number that the user gives (`--workers`).
+        gpus: The GPUs (`--gpus`).
+        option: The option whose work several processes share.
+
+    Raises:
+        BadInput: An option asks for several processes, or a launcher has started several.
+    """
+    if workers is not None or gpus is not None or Worker.current().count > 1:
+        raise BadInput(f"Several processes (--workers, --gpus, a launcher) need {option}; give it, or use one process.")
+
+
 class Crew:
     """The processes of one run: this one, and the helpers that it starts.
 

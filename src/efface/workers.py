@@ -18,9 +18,11 @@ import os
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
@@ -88,7 +90,7 @@ def share_items(
 
     Args:
         folder: The folder of the logs, one per item and one per worker.
-        items: Names of the items, distinct as file names.
+        items: Distinct names of the items.
         is_done: Whether the output of an item exists.
         do: Computes an item. Any exception is a failure of this item alone.
         worker: This process.
@@ -106,14 +108,14 @@ def share_items(
     except OSError as error:
         raise BadFile(f"Cannot write logs to {folder}: {error.strerror}.") from error
     failures: dict[str, str] = {}
-    pending = list(items)
+    pending, logs = list(items), _log_names(items)
     with log, _stopped_by_sigterm():
         while pending and not worker.orphaned:
             waiting: list[str] = []
             for index, item in enumerate(pending):
                 if worker.orphaned:
                     break
-                outcome = "" if is_done(item) else _attempt(folder, item, is_done, do, worker, log)
+                outcome = "" if is_done(item) else _attempt(folder / logs[item], item, is_done, do, worker, log)
                 if outcome is None:
                     waiting.append(item)
                 elif outcome:
@@ -128,7 +130,7 @@ def share_items(
 
 
 def _attempt(
-    folder: Path,
+    path: Path,
     item: str,
     is_done: Callable[[str], bool],
     do: Callable[[str], None],
@@ -140,7 +142,7 @@ def _attempt(
     Returns:
         An empty text if it is finished, the error if it failed in this run, and None if another process computes it.
     """
-    with (folder / f"{slug(item, 120)}.log").open("a+", encoding="utf-8") as own:
+    with path.open("a+", encoding="utf-8") as own:
         try:
             if fcntl is not None:
                 fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,6 +166,14 @@ def _attempt(
             return message
         _write(f"worker {worker.rank} finished {item} in {time.perf_counter() - started:.1f} s", own, log)
         return ""
+
+
+def _log_names(items: Sequence[str]) -> dict[str, str]:
+    """The file name of each item's log: its words in ASCII, with a hash if another item has the same words."""
+    words = Counter(slug(item, 120) for item in items)
+    names = {item: slug(item, 120) for item in items}
+    ends = {item: f"-{sha256(item.encode()).hexdigest()[:8]}" if words[names[item]] > 1 else "" for item in items}
+    return {item: f"{names[item]}{ends[item]}.log" for item in items}
 
 
 def _failure(log: IO[str], since: float) -> str | None:

@@ -38,7 +38,7 @@ def test_the_challenges_columns_are_the_parts_of_its_score(tmp_path: Path) -> No
         ("forget", "golf ball"): 12,
         ("indirect", "golf ball"): 6,
         ("adversarial", "golf ball"): 6,
-        ("adjacent", "Van Gogh"): 6,
+        ("adjacent", "Van Gogh"): 10,
         ("retain", "Blue Jay"): 12,
     }
     forget = [probe for probe in found if probe.metric == "forget"]
@@ -60,7 +60,7 @@ def test_a_name_is_known_however_it_is_written(tmp_path: Path, name: str) -> Non
 def test_every_prompt_is_drawn_at_least_once(tmp_path: Path) -> None:
     found = probes_of_file(read_prompt_file(challenge(tmp_path)), Request.make("golf ball"), 2)
     assert counted(found)["forget", "golf ball"] == 5
-    assert len({probe.job.prompt for probe in found if probe.metric == "retain"}) == 10
+    assert len({probe.job.prompt for probe in found if probe.metric == "retain"}) == 20
 
 
 def test_no_image_is_asked_for_twice(tmp_path: Path) -> None:

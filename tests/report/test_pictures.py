@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from efface.protocols import BASE
-from efface.report.pictures import data_url, open_picture, pairs_of, spread, write_grid
+from efface.report.pictures import before_and_after, data_url, open_picture, pairs_of, spread, write_grid
 
 
 def test_pairs_share_prompt_and_seed_and_need_both_sides(evaluation):
@@ -40,7 +40,7 @@ def test_small_pictures_are_inlined_exactly_and_large_ones_smaller(tmp_path):
 def test_the_grid_has_a_row_before_and_a_row_after(evaluation, tmp_path):
     made = evaluation()
     found = pairs_of(made.erasers[BASE], made.erasers["eraser"], "forget")[:5]
-    write_grid([("cat → dog", found), ("empty", [])], tmp_path / "grid.png")
+    write_grid([before_and_after("cat → dog", found), before_and_after("empty", [])], tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as sheet:
         assert sheet.width > 5 * 96
         assert sheet.height > 2 * 96

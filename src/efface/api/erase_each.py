@@ -95,6 +95,8 @@ def erase_each(
     concepts = read_concepts(Path(dataset), concept_column)
     requests = _requests(Path(dataset), concepts, to, kind, preserve, method, settings or {})
     paths = {name: folder / f"{default_name(request)}.safetensors" for name, request in requests.items()}
+    if len(set(paths.values())) < len(paths):
+        raise BadFile(f"{dataset}: two concepts have the same letters in ASCII, and their erasers the same file name.")
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"Cannot write erasers to {folder}: it is a file; give a folder with -o.")
     missing = [name for name, path in paths.items() if force or not path.exists()]

@@ -82,8 +82,16 @@ def named_erasers(
     Raises:
         BadInput: An argument matches no file, a file is no eraser, or two erasers have the same name.
     """
-    if isinstance(erasers, Mapping):
-        return {name: load_eraser(eraser, model, device) for name, eraser in erasers.items()}
+    named = erasers if isinstance(erasers, Mapping) else named_sources(erasers)
+    return {name: load_eraser(eraser, model, device) for name, eraser in named.items()}
+
+
+def named_sources(erasers: EraserLike | Sequence[EraserLike]) -> dict[str, EraserLike]:
+    """Files of erasers, and erasers in memory, by the name that a report gives them; no file is read.
+
+    Raises:
+        BadInput: An argument matches no file, or two erasers have the same name.
+    """
     named: dict[str, EraserLike] = {}
     files = [str(eraser) for eraser in eraser_list(erasers) if isinstance(eraser, (str, Path))]
     named |= eraser_files(files, names)
@@ -94,7 +102,7 @@ def named_erasers(
         if name in named:
             raise BadInput(f"Two erasers have the name '{name}'; give a mapping from names to erasers instead.")
         named[name] = eraser
-    return {name: load_eraser(eraser, model, device) for name, eraser in named.items()}
+    return named
 
 
 def default_name(request: Request) -> str:

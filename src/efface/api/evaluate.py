@@ -19,6 +19,7 @@ from efface.judges import Judge, open_judge
 from efface.judges.wrappers import NoJudge
 from efface.protocols import PROTOCOLS, Evaluation, Protocol
 from efface.protocols.neighbours import propose_neighbours
+from efface.protocols.plan import BASE
 from efface.protocols.run import run_protocol
 from efface.report.document import PAGE, write_report
 from efface.request.record import Request
@@ -154,6 +155,9 @@ def evaluate(
             trust_torchscript=trust_torchscript,
             progress=progress,
         )
+        if entry.write:
+            erasers_alone = {name: result.images for name, result in evaluation.erasers.items() if name != BASE}
+            entry.write(erasers_alone, out)
         report = write_report(evaluation, out, title)
     if file:
         file.log()

@@ -131,7 +131,7 @@ def generate(
         prompts = file.jobs
     elif only is not None:
         raise BadInput("--only selects rows of a file of prompts; give one with --prompts.")
-    jobs = _jobs(prompts, n, seed, size, file_names)
+    jobs = jobs_from(prompts, n, seed, size, file_names)
     opened, attached = model_from(model, device), None
     if eraser is not None:
         attached = compose_erasers(*(load_eraser(one, opened) for one in eraser_list(eraser)), force=force)
@@ -149,10 +149,21 @@ def generate(
     return GenerateResult(out, tuple(images), time.perf_counter() - started)
 
 
-def _jobs(
+def jobs_from(
     prompts: str | Sequence[str | Job], n: int, seed: int, size: tuple[int, int] | None, file_names: str
 ) -> list[Job]:
-    """One job per image."""
+    """One job per image; the arguments are those of `generate`.
+
+    Args:
+        prompts: Prompts or jobs.
+        n: The number of images per prompt.
+        seed: The seed of the first image of each prompt that has none of its own.
+        size: Width and height in pixels, of jobs that have none of their own.
+        file_names: "prompt" or "case".
+
+    Raises:
+        BadInput: There is no prompt, or an argument cannot be used.
+    """
     if file_names not in ("prompt", "case"):
         raise BadInput(f"Unknown file names '{file_names}': write prompt, or case for the column case_number.")
     several = [prompts] if isinstance(prompts, str) else prompts

@@ -18,7 +18,7 @@ from efface.errors import BadInput
 from efface.files import check_writable
 from efface.generation import Image, read_folder
 from efface.generation.folder import read_folders
-from efface.judges import HasTable, Judge, Verdict, WritesResults, judge_images, open_judge, write_verdicts
+from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, write_verdicts
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
@@ -77,7 +77,6 @@ class JudgeResult(VerbResult):
         judge: The judge.
         questions: By question, the number of each answer, and the rate of yes.
         verdicts: One verdict per image and question, images first.
-        results_path: The file in the judge's own format, of a judge whose users expect one.
         table: With `table`, the questions of each row of the judge's table, by column.
     """
 
@@ -85,7 +84,6 @@ class JudgeResult(VerbResult):
     judge: JudgeIdentity
     questions: Mapping[str, AnswerCounts]
     verdicts: tuple[Verdict, ...]
-    results_path: Path | None = None
     table: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property
@@ -150,17 +148,12 @@ def judge(
     cells = _cells(opened) if table else {}
     asked = list(dict.fromkeys([*asked, *(text for of_row in cells.values() for text in of_row.values())]))
     thresholds = {text: opened.threshold(text) for text in asked if opened.knows(text)}
-    results_path = path.parent / opened.results if path is not None and isinstance(opened, WritesResults) else None
-    if results_path is not None:
-        check_writable(results_path, force)
     verdicts = judge_images(opened, pictures, asked, progress)
     if path is not None:
         write_verdicts(path, verdicts, force)
-    if results_path is not None and isinstance(opened, WritesResults):
-        opened.write_results(results_path, pictures, verdicts, force)
     counts = {text: _counts(pictures, [row for row in verdicts if row.question == text]) for text in asked}
     identity = JudgeIdentity(opened.name, opened.version, thresholds)
-    return JudgeResult(path, identity, counts, tuple(verdicts), results_path, cells)
+    return JudgeResult(path, identity, counts, tuple(verdicts), cells)
 
 
 def _cells(judge: Judge) -> dict[str, dict[str, str]]:

@@ -82,13 +82,14 @@ def _write_grid(evaluation: Evaluation, path: Path) -> None:
     from efface.protocols import BASE
     from efface.report import write_grid
     from efface.report.headline import erased_by
-    from efface.report.pictures import pairs_of, spread
+    from efface.report.pictures import before_and_after, pairs_of, spread
     from efface.report.words import erasers_of
 
-    base, rows = evaluation.erasers[BASE], []
+    base, blocks = evaluation.erasers[BASE], []
     for name, result in erasers_of(evaluation).items():
         subject = ", ".join(erased_by(evaluation, name))
-        rows.append((f"{subject}: erased", spread(pairs_of(base, result, "forget"), COLUMNS)))
-        rows.append((f"the rest, with {subject} erased", spread(pairs_of(base, result, "retain"), COLUMNS)))
+        for title, metric in ((f"{subject}: erased", "forget"), (f"the rest, with {subject} erased", "retain")):
+            if pairs := spread(pairs_of(base, result, metric), COLUMNS):
+                blocks.append(before_and_after(title, pairs))
     with atomic(path) as temporary:
-        write_grid(rows, temporary)
+        write_grid(blocks, temporary)

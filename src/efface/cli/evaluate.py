@@ -66,6 +66,10 @@ def evaluate_command(
     n: Annotated[
         int | None, typer.Option("-n", metavar="N", min=2, help="Images a concept (default: the protocol's).")
     ] = None,
+    per_prompt: Annotated[
+        int | None,
+        typer.Option("--per-prompt", metavar="N", min=1, help="Of err: N images of each prompt of --prompts alone."),
+    ] = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
@@ -89,6 +93,7 @@ def evaluate_command(
     from efface.protocols import PROTOCOLS
 
     screen = Screen(json)
+    options = {**scalar_options(settings or []), **({} if per_prompt is None else {"per_prompt": per_prompt})}
     if not erasers:
         raise BadInput("Nothing to evaluate: give the file of an eraser; efface erase makes one.")
     files = eraser_files(erasers, filter)
@@ -110,7 +115,7 @@ def evaluate_command(
             prompts=prompts,
             concept_column=concept_column,
             data=data,
-            settings=scalar_options(settings or []),
+            settings=options,
             attacks=attack,
             request=request,
             steps=steps,

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from efface.cli.options import BatchSize, ConceptColumn, Device, Eta, Json, Model, Sampler, Seed, Steps
+from efface.cli.options import (
+    BatchSize,
+    ConceptColumn,
+    Device,
+    Eta,
+    Gpus,
+    Json,
+    Model,
+    Sampler,
+    Seed,
+    Steps,
+    Workers,
+)
 from efface.errors import BadInput
 
 
 def generate_command(
+    context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="Prompts.")] = None,
     prompts_file: Annotated[
         Path | None,
@@ -37,6 +50,24 @@ def generate_command(
             help="An eraser, or any file that import reads; several are composed.",
         ),
     ] = None,
+    each_eraser: Annotated[
+        Path | None,
+        typer.Option(
+            "--each-eraser",
+            metavar="DIR",
+            help="With --prompts FILE.csv: each eraser of a folder, into OUT/EDITED CONCEPT/PROMPTED CONCEPT.",
+        ),
+    ] = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            "--grid",
+            metavar="FILE.png",
+            help="Also one picture: a row of the unedited model, and a row of each --eraser alone.",
+        ),
+    ] = None,
     strength: Annotated[
         float,
         typer.Option("--strength", metavar="X", help="Strength of the eraser: 0 changes nothing, 1 erases fully."),
@@ -53,7 +84,8 @@ def generate_command(
     ] = "prompt",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Attach an eraser that was made for another model; replaces no image.")
+        bool,
+        typer.Option("--force", "-f", help="Attach an eraser of another model; replace --grid, but no other image."),
     ] = False,
     model: Model = "emoji",
     device: Device = "auto",
@@ -64,31 +96,52 @@ def generate_command(
 
     Images that the folder already contains are not generated again, so an interrupted run resumes.
     """
+    from efface.cli.generate_each import run_each
     from efface.cli.output import Screen
+    from efface.crew import refuse_several
     from efface.files import slug
 
     screen = Screen(json)
+    settings: dict[str, Any] = {
+        "model": model,
+        "n": n,
+        "strength": strength,
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "eta": eta,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "force": force,
+    }
+    if each_eraser is not None:
+        if not prompts_file or prompts or eraser or classes or grid or only or file_names != "prompt":
+            raise BadInput(
+                "--each-eraser takes a dataset with --prompts FILE.csv, and no other prompt, --eraser, --classes, "
+                "--grid, --only or --file-names."
+            )
+        folder = out or Path(f"{slug(prompts_file.stem)}-{slug(each_eraser.name)}")
+        run_each(
+            context.obj,
+            screen,
+            prompts_file,
+            each_eraser,
+            folder,
+            workers,
+            gpus,
+            concept_column=concept_column,
+            **settings,
+        )
+        return
+    refuse_several(workers, gpus, "--each-eraser DIR")
     if classes is not None:
         from efface.cli.generate_classes import run_classes
 
-        unused = {"prompts": prompts, "--prompts": prompts_file, "--only": only, "--file-names": file_names != "prompt"}
-        settings = {"strength": strength, "steps": steps, "guidance": guidance, "sampler": sampler, "eta": eta}
-        run_classes(
-            screen,
-            classes,
-            out,
-            unused,
-            n=n,
-            numbered=numbered,
-            concept_column=concept_column,
-            model=model,
-            eraser=eraser,
-            seed=seed,
-            device=device,
-            force=force,
-            batch_size=batch_size,
-            **settings,
-        )
+        unused = {"prompts": prompts, "--prompts": prompts_file, "--only": only, "--grid": grid}
+        unused |= {"--file-names": file_names != "prompt"}
+        settings |= {"numbered": numbered, "concept_column": concept_column, "eraser": eraser}
+        run_classes(screen, classes, out, unused, **settings)
         return
     if numbered:
         raise BadInput("--numbered names the folders of classes; give --classes FILE.csv, or leave it out.")
@@ -97,31 +150,20 @@ def generate_command(
     work = prompts_file.stem if prompts_file else (prompts or [""])[0]
     folder = out or Path("-".join(slug(name) for name in (work, *(path.stem for path in eraser or []))))
 
-    from efface import generate
+    from efface import generate, generate_grid
 
+    chosen = prompts_file or prompts or []
+    settings |= {"only": only, "concept_column": concept_column, "file_names": file_names, "folder": folder}
     with screen.progress() as progress:
-        result = generate(
-            prompts_file or prompts or [],
-            concept_column=concept_column,
-            only=only,
-            model=model,
-            eraser=eraser,
-            strength=strength,
-            n=n,
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            eta=eta,
-            seed=seed,
-            batch_size=batch_size,
-            file_names=file_names,
-            device=device,
-            folder=folder,
-            force=force,
-            progress=progress,
-        )
-    screen.say(f"{folder}: {len(result.rows)} images in {result.seconds:.1f} s")
-    reasons = [image.error for image in result.outcomes if image.error is not None]
+        if grid is None:
+            result = generate(chosen, eraser=eraser, progress=progress, **settings)
+            images = result.outcomes
+        else:
+            result = generate_grid(chosen, grid, eraser or (), progress=progress, **settings)
+            images = [image for row in result.rows.values() for image in row.outcomes]
+    reasons = [image.error for image in images if image.error is not None]
+    where = str(folder) if grid is None else f"{grid} and {folder}"
+    screen.say(f"{where}: {len(images) - len(reasons)} images in {result.seconds:.1f} s")
     if reasons:
         screen.say(f"{len(reasons)} images could not be generated: {reasons[0]}")
     screen.answer(result.to_json())

@@ -7,18 +7,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efface.cli.options import Device, Force, Json, TrustTorchscript, UnusedModel, UnusedSeed, scalar_options
+from efface.cli.options import (
+    ConceptColumn,
+    Device,
+    Force,
+    Gpus,
+    Json,
+    TrustTorchscript,
+    UnusedModel,
+    UnusedSeed,
+    Workers,
+    scalar_options,
+)
+from efface.errors import BadInput
 
 if TYPE_CHECKING:
     from efface.api.judge import AnswerCounts
 
 
 def judge_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images.")],
+    context: typer.Context,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A folder of images; or a file evaluation_results.csv, to print its rates."),
+    ],
     question: Annotated[
         list[str] | None,
         typer.Option("--question", "-q", metavar="CONCEPT", help="A concept to look for; may be repeated."),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE.csv", help="Ask about the concept of each EDITED/PROMPTED folder in DIR."
+        ),
+    ] = None,
+    concept_column: ConceptColumn = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     judge: Annotated[
         str, typer.Option("--judge", metavar="NAME", help="Name of the judge: see efface judges.")
     ] = "emoji",
@@ -27,7 +52,10 @@ def judge_command(
         typer.Option("--table", help="Count the images of each of the judge's classes (nudenet), also in subfolders."),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE.parquet", help="Output file of the verdicts.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE.parquet", help="Output file of the verdicts; of the results with --prompts."
+        ),
     ] = None,
     trust_torchscript: TrustTorchscript = False,
     force: Force = False,
@@ -41,10 +69,38 @@ def judge_command(
     An image that cannot be judged is an error in the file, never a "no". efface judge train trains a judge.
     """
     from efface import judge as judge_images
+    from efface import read_challenge_results
+    from efface.cli.judge_each import print_results, run_each
     from efface.cli.output import Screen
+    from efface.crew import refuse_several
     from efface.files import slug
 
     screen = Screen(json)
+    if prompts is None:
+        refuse_several(workers, gpus, "--prompts FILE.csv")
+    elif question or table or folder.is_file():
+        raise BadInput("--prompts needs a folder of images, and no --question or --table: its file names the concepts.")
+    if folder.is_file():
+        if question or table:
+            raise BadInput(f"{folder} is a file of results, which has the answers; leave out --question and --table.")
+        print_results(screen, read_challenge_results(folder))
+        return
+    if prompts is not None:
+        run_each(
+            context.obj,
+            screen,
+            folder,
+            prompts,
+            workers,
+            gpus,
+            concept_column=concept_column,
+            judge=judge,
+            out=out,
+            trust_torchscript=trust_torchscript,
+            device=device,
+            force=force,
+        )
+        return
     target = out or Path(f"{slug(folder.resolve().name)}.parquet")
     with screen.progress() as progress:
         result = judge_images(
@@ -73,8 +129,7 @@ def judge_command(
         screen.say(f"{text}: {counts.rate or 'no verdict'}{doubts}")
     if result.errors and in_table:
         screen.say(f"{result.errors} answers are errors; they are in no count.")
-    files = f"{target} and {result.results_path}" if result.results_path else str(target)
-    screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {files}")
+    screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {target}")
     screen.answer(result.to_json())
     if result.errors:
         raise typer.Exit(1)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from efface.errors import BadFile
-from efface.files import slug
+from efface.generation.jobs import Job
 from efface.generation.labels import CONCEPT_COLUMNS, label_column
+from efface.generation.prompts import read_prompt_file
+from efface.request.names import name_key
 from efface.tables import Table, read_table
 
 
@@ -47,14 +49,37 @@ def read_concepts(path: Path, concept_column: str | None = None) -> list[Dataset
         if not name:
             continue
         concept = DatasetConcept(name, row.values.get("guide") or None, row.values.get("concept_type", ""))
-        known = found.setdefault(slug(name, 120), concept)
+        known = found.setdefault(name_key(name), concept)
         if known.guide is None:
-            found[slug(name, 120)] = replace(known, guide=concept.guide)
+            found[name_key(name)] = replace(known, guide=concept.guide)
         elif concept.guide not in (None, known.guide):
             raise BadFile(f"{table.where(row)}: '{name}' has two guides, {known.guide} and {concept.guide}.")
     if not found:
         raise BadFile(f"{path} names no concept; write one per row.")
     return list(found.values())
+
+
+def prompts_by_concept(path: Path, seed: int = 0, concept_column: str | None = None) -> dict[str, list[Job]]:
+    """Read the prompts of each concept of a dataset, by the concept's name, in the order of the file.
+
+    Args:
+        path: A CSV, TSV or JSON file.
+        seed: The seed of rows without one. If a prompt occurs again, it gets the next seed.
+        concept_column: The column of concepts. By default, it is found by its name or its words.
+
+    Raises:
+        BadFile: The file cannot be read, names no concept, or a prompt has no concept.
+    """
+    names = {name_key(concept.name): concept.name for concept in read_concepts(path, concept_column)}
+    prompts: dict[str, list[Job]] = {}
+    for job in read_prompt_file(path, seed, concept_column).jobs:
+        if not job.concept:
+            raise BadFile(
+                f"{path} does not say which concept '{job.prompt[:40]}' should show; fill the concept's column."
+            )
+        name = names[name_key(job.concept)]
+        prompts.setdefault(name, []).append(replace(job, concept=name))
+    return prompts
 
 
 def read_concept_rows(path: Path, concept_column: str | None = None) -> tuple[str, Table]:

@@ -54,6 +54,8 @@ class Job:
         embedding: The embedding that replaces that of the prompt; the prompt is then a description only.
         case_number: The number of its row in a published file of prompts, for the metadata; jobs that differ only in it
             are equal.
+        prompt_type: The type of the prompt in a dataset, for the metadata: "direct", "indirect" or "adversarial"; empty
+            if it has none. Jobs that differ only in it are equal.
         file_name: The name of its file. `None` means a name of the prompt, the seed and the settings.
     """
 
@@ -66,6 +68,7 @@ class Job:
     height: int | None = None
     embedding: Embedding | None = None
     case_number: int | None = field(default=None, compare=False)
+    prompt_type: str = field(default="", compare=False)
     file_name: str | None = None
 
     def __post_init__(self) -> None:

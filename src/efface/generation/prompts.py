@@ -28,6 +28,7 @@ _WIDTH = ("width", "sd_image_width")
 _HEIGHT = ("height", "sd_image_height")
 _CASE = ("case_number",)
 _CHALLENGE = ("direct_prompt", "indirect_prompt", "adversarial_prompt")
+_TYPES = {column: column.removesuffix("_prompt") for column in _CHALLENGE}
 _ROLES = {"seed": _SEED, "guidance": _GUIDANCE, "width": _WIDTH, "height": _HEIGHT, "case number": _CASE}
 
 
@@ -203,6 +204,7 @@ def _jobs_of_row(row: TableRow, prompts: list[str], label: str, where: str) -> l
         if prompt := row.values.get(column, ""):
             try:
                 job = Job(prompt, seed or 0, guidance, concept, width=width, height=height, case_number=case)
+                job = replace(job, prompt_type=_TYPES.get(_kind(column), ""))
             except BadInput as error:
                 raise BadFile(f"{where}: {error}") from error
             jobs.append((_kind(column), job, seed is not None, row))

@@ -53,10 +53,12 @@ class Recipe:
 
         Args:
             model: The model.
-            sampling: The sampling settings.
+            sampling: The sampling settings. Without a `clip_skip`, that of the eraser's request applies.
             eraser: The eraser. `None` for the unedited model.
             strength: The eraser's strength.
         """
+        if eraser and sampling.clip_skip is None:
+            sampling = replace(sampling, clip_skip=eraser.request.clip_skip or None)
         precision = f"{model.device.type} {str(model.dtype).removeprefix('torch.')}"
         return cls(model.name, model.hash, precision, eraser and eraser.hash, strength, sampling)
 
@@ -86,6 +88,8 @@ class Recipe:
             deciding["file_name"] = job.file_name
         key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
         named = {"file_name": file_name(job.prompt, job.seed, key), "concept": job.concept, "model": self.model}
+        if job.prompt_type:
+            named["prompt_type"] = job.prompt_type
         case = {} if job.case_number is None else {"case_number": job.case_number}
         return {**named, **case, **deciding, "key": key}
 
@@ -124,10 +128,7 @@ def generate_images(
     Raises:
         BadFile: `out` cannot be written, is a folder with other content, or has an image with the name of a new one.
     """
-    sampling = sampling or Sampling.default(model)
-    if eraser and sampling.clip_skip is None:
-        sampling = replace(sampling, clip_skip=eraser.request.clip_skip or None)
-    recipe = Recipe.of(model, sampling, eraser, strength)
+    recipe = Recipe.of(model, sampling or Sampling.default(model), eraser, strength)
     rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
     with MemoryWriter() if out is None else FolderWriter(out) as folder:
         served = _from_cache(folder, {key: row for key, (row, _) in rows.items()}) if use_cache else set[str]()
@@ -138,7 +139,8 @@ def generate_images(
         if progress:
             progress(what, done, len(rows))
         uncached = [rows[key][1] for key in keys]
-        for index, pixels in sample(model, uncached, sampling, eraser, strength=strength, force=force, wanted=missing):
+        settings = recipe.sampling
+        for index, pixels in sample(model, uncached, settings, eraser, strength=strength, force=force, wanted=missing):
             row, _ = rows[keys[index]]
             if pixels is None:
                 folder.fail(row, _NOT_FINITE)

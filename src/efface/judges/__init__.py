@@ -19,7 +19,6 @@ from efface.judges.base import (
     JudgeOptions,
     ReferenceJudge,
     Verdict,
-    WritesResults,
 )
 from efface.judges.shared.questions import is_path
 from efface.judges.verdicts import answer_of, judge_images, read_verdicts, score_images, write_verdicts
@@ -44,7 +43,6 @@ __all__ = [
     "JudgeOptions",
     "ReferenceJudge",
     "Verdict",
-    "WritesResults",
     "answer_of",
     "judge_images",
     "open_judge",

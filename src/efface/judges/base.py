@@ -42,21 +42,19 @@ Another package announces the entry in its pyproject.toml; `efface judge images 
 
 `efface.judges.shared` has base classes for three kinds: a closed world of classes (`ClassifierJudge`), a few questions
 with a threshold each (`ThresholdJudge`), and copies of reference pictures (`ReferenceJudgeBase`). A judge that can do
-more has the members of `HasUndecidedBand`, `HasWorld`, `ReferenceJudge`, `WritesResults`, `HasTable` or `Delegating`
-too.
+more has the members of `HasUndecidedBand`, `HasWorld`, `ReferenceJudge` or `HasTable` too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.generation.folder import Image, Pixels
+from efface.generation.folder import Pixels
 
 if TYPE_CHECKING:
     from efface.models.builtin import World
@@ -168,31 +166,6 @@ class ReferenceJudge(Protocol):
 
 
 @runtime_checkable
-class WritesResults(Protocol):
-    """A judge that also writes a file of results in a format of its users.
-
-    Attributes:
-        results: Name of the file.
-    """
-
-    results: str
-
-    def write_results(self, path: Path, images: Sequence[Image], verdicts: Sequence[Verdict], force: bool) -> None:
-        """Write the file.
-
-        Args:
-            path: The file.
-            images: The judged images.
-            verdicts: The answers of this judge.
-            force: Whether an existing file may be replaced.
-
-        Raises:
-            BadFile: The file cannot be written, or exists and `force` is false.
-        """
-        ...
-
-
-@runtime_checkable
 class HasTable(Protocol):
     """A judge whose users expect a table of counts.
 
@@ -203,15 +176,6 @@ class HasTable(Protocol):
 
     table: Mapping[str, Sequence[str]]
     columns: Sequence[str]
-
-
-@runtime_checkable
-class Delegating(Protocol):
-    """A judge that passes each question to another judge."""
-
-    def judge_for(self, concept: str) -> Judge:
-        """The judge that answers questions about this concept."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from efface.errors import BadFile, BadInput
 from efface.files import atomic
 from efface.generation.folder import Image
-from efface.judges.base import Answer, Delegating, HasUndecidedBand, Judge, Pixels, Scores, Verdict, WritesResults
+from efface.judges.base import Answer, HasUndecidedBand, Judge, Pixels, Scores, Verdict
 from efface.progress import Progress
 
 _BATCH = 64
@@ -184,34 +184,3 @@ def read_verdicts(path: Path) -> list[Verdict]:
         return [Verdict(**row) for row in pq.read_table(path).to_pylist()]
     except (OSError, pa.ArrowException, TypeError) as error:
         raise BadFile(f"Cannot read verdicts from {path}: {error}.") from error
-
-
-def write_result_files(judge: Judge, folder: Path, images: Sequence[Image], verdicts: Sequence[Verdict]) -> None:
-    """Write the result files that a judge's users expect besides the verdicts (`WritesResults`).
-
-    Judges that wrap others are followed to the judge that answered; each file has only the answers of its judge.
-
-    Args:
-        judge: The judge.
-        folder: The folder of the files, created if there is a file to write.
-        images: The judged images.
-        verdicts: The answers.
-
-    Raises:
-        BadFile: A file cannot be written.
-    """
-    writers: dict[str, WritesResults] = {}
-    for question in dict.fromkeys(row.question for row in verdicts):
-        if isinstance(answering := _answering_judge(judge, question), WritesResults):
-            writers[question] = answering
-    for name, writer in {writer.results: writer for writer in writers.values()}.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in verdicts if row.question in writers and writers[row.question].results == name]
-        writer.write_results(folder / name, images, rows, force=True)
-
-
-def _answering_judge(judge: Judge, question: str) -> Judge:
-    """The judge at the end of a chain of wrappers."""
-    while isinstance(judge, Delegating):
-        judge = judge.judge_for(question)
-    return judge

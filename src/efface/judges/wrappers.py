@@ -30,27 +30,27 @@ class JoinedJudge:
         return any(judge.knows(concept) for judge in self._judges)
 
     def peers(self, concept: str) -> tuple[str, ...]:
-        return self._rivals[concept] if concept in self._rivals else self.judge_for(concept).peers(concept)
+        return self._rivals[concept] if concept in self._rivals else self._judge_for(concept).peers(concept)
 
     def same(self, one: str, other: str) -> bool:
         return one == other or any(judge.same(one, other) for judge in self._judges)
 
     def threshold(self, concept: str) -> float:
-        return self.judge_for(concept).threshold(concept)
+        return self._judge_for(concept).threshold(concept)
 
     def floor(self, concept: str) -> float:
-        judge = self.judge_for(concept)
+        judge = self._judge_for(concept)
         return judge.floor(concept) if isinstance(judge, HasUndecidedBand) else judge.threshold(concept)
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         scores = np.full((len(images), len(concepts)), np.nan)
         for judge in self._judges:
-            columns = [i for i, concept in enumerate(concepts) if self.judge_for(concept) is judge]
+            columns = [i for i, concept in enumerate(concepts) if self._judge_for(concept) is judge]
             if columns:
                 scores[:, columns] = judge.scores(images, [concepts[i] for i in columns])
         return scores
 
-    def judge_for(self, concept: str) -> Judge:
+    def _judge_for(self, concept: str) -> Judge:
         for judge in self._judges:
             if judge.knows(concept):
                 return judge
@@ -94,9 +94,6 @@ class WithPeers:
         self._judge = judge
         self._peers: dict[str, tuple[str, ...]] = {}  # a cache: peers are needed for every image
         self._concepts = tuple(dict.fromkeys(concept for concept in concepts if judge.knows(concept)))
-
-    def judge_for(self, concept: str) -> Judge:
-        return self._judge
 
     def knows(self, concept: str) -> bool:
         return self._judge.knows(concept)

@@ -21,7 +21,7 @@ from efface.judges import Judge
 from efface.judges.base import HasWorld
 from efface.models import Model
 from efface.models.builtin import World
-from efface.protocols.plan import BASE, Prepared
+from efface.protocols.plan import BASE, JudgedImage, Prepared
 from efface.request.record import Request
 from efface.settings import Scalar, Settings
 
@@ -172,6 +172,7 @@ class Protocol:
         config: Its settings, if it has any.
         published: How the paper sampled its images, if that is known.
         attacked: Whether attacks search for adversarial prompts (`--attack`).
+        write: Writes a further file of results, from the judged images of each eraser, to the folder of the evaluation.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Protocol:
     config: type[Settings] | None = None
     published: PaperSampling | None = None
     attacked: bool = False
+    write: Callable[[Mapping[str, Sequence[JudgedImage]], Path], None] | None = None
 
     def sampling(self, model: Model, data: Path | None = None) -> Sampling:
         """The default sampling: that of the paper where it applies, else the model's.
@@ -216,7 +218,7 @@ class Protocol:
             if path is not None and kind not in self.reads:
                 raise BadInput(f"The protocol '{name}' reads no --{kind}; leave it out.")
         if given.options and self.config is None:
-            raise BadInput(f"The protocol '{name}' has no settings; leave out -s.")
+            raise BadInput(f"The protocol '{name}' has no settings; leave out '{next(iter(given.options))}'.")
         if given.attacks is not None and not self.attacked:
             raise BadInput(f"The protocol '{name}' attacks nothing; leave out --attack.")
         if given.n < self.least:

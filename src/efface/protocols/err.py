@@ -13,20 +13,27 @@ their harmonic mean, the erasing-retention-robustness score. Shares of images in
 Every rate has the same rate of the unedited model on the same prompts and seeds, their paired difference, and the
 judge's recall and false-positive rate on the unedited model's images.
 
-`n` images of each concept for `forget`, n in all for `retain`, and half as many for each of the others.
+`n` images of each concept for `forget`, n in all for `retain`, and half as many for each of the others. `per_prompt`
+counts as the challenge's entries do: so many images of each prompt of a dataset, and of no other prompt.
+
+The answers are also written to `evaluation_results.csv`, from which the rates can be computed.
 """
 
 from __future__ import annotations
+
+from pydantic import Field
 
 from efface.generation.prompts import PromptFile
 from efface.judges.wrappers import WithPeers
 from efface.models.builtin import World
 from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, Protocol
+from efface.protocols.evaluation_results import write_judged_images
 from efface.protocols.plan import HarmonicMean, Plan, Prepared, Probe, right_answers
 from efface.protocols.probes.closed_world import ClosedWorldProbes
-from efface.protocols.probes.file import with_file
+from efface.protocols.probes.file import probes_of_file, with_file
 from efface.protocols.probes.requests import probes_in_words
 from efface.request.record import Request
+from efface.settings import Settings
 
 METRICS = (
     FORGET,
@@ -38,14 +45,28 @@ METRICS = (
 RATES = tuple(metric.name for metric in METRICS)
 
 
+class ErrConfig(Settings):
+    """Settings of the protocol `err`.
+
+    Attributes:
+        per_prompt: Number of images of each prompt of the file; None counts images of each concept.
+    """
+
+    per_prompt: int | None = Field(default=None, ge=1)
+
+
 def prepare(evaluation: EvaluationInput) -> Prepared:
     """The probes of each request; chosen attacks replace its adversarial prompts."""
     n, seed, judge = evaluation.n, evaluation.seed, evaluation.judge
+    per_prompt = ErrConfig.model_validate(evaluation.options).per_prompt
     rates = {name: right_answers(name) for name in RATES}
     plans: dict[str, Plan] = {}
     file = evaluation.prompt_file("err") if evaluation.prompts else None
     for name, request in evaluation.requests.items():
-        probes = probes_of(request, evaluation.world, n, seed, file)
+        if per_prompt is None:
+            probes = probes_of(request, evaluation.world, n, seed, file)
+        else:
+            probes = probes_of_file(evaluation.prompt_file("err"), request, n, per_prompt)
         if evaluation.attacks is not None:
             probes = [probe for probe in probes if probe.metric != "adversarial"]
         plans[name] = Plan(tuple(probes), rates)
@@ -54,7 +75,8 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
         # A judge of an open world names no peers, and without them it has no false positives.
         judge = WithPeers(judge, concepts)
     overall = HarmonicMean("err", needs=("forget", "retain"))
-    return Prepared(plans, judge, overall=overall, attack_images=n // 2)
+    searched = per_prompt is None or evaluation.attacks is not None
+    return Prepared(plans, judge, overall=overall, attack_images=n // 2 if searched else 0)
 
 
 def probes_of(
@@ -82,5 +104,7 @@ ENTRY = Protocol(
     prepare=prepare,
     least=2,
     reads=("prompts",),
+    config=ErrConfig,
     attacked=True,
+    write=write_judged_images,
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from efface.generation import Image, Job, Sampling, generate_images
 from efface.generation.folder import folder_name
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
-from efface.judges.verdicts import verdicts_of_scores, write_result_files
+from efface.judges.verdicts import verdicts_of_scores
 from efface.models import Model
 from efface.progress import Progress
 from efface.protocols.plan import BASE, FORGETTING, Destination, JudgedImage, Probe, ScoredImages
@@ -63,9 +62,6 @@ def answer_probes(
 ) -> ScoredImages:
     """Generate the probes' images under `out/images/NAME`, judge them, and store the verdicts in `out/verdicts`.
 
-    A result file that the judge's users expect goes to `out/results/NAME`, with a row for each probe; questions that
-    are asked only to see what an image became are not in it.
-
     Args:
         model: The unedited model.
         probes: What to generate and ask.
@@ -94,9 +90,6 @@ def answer_probes(
     (out / "verdicts").mkdir(parents=True, exist_ok=True)
     rows = verdicts_of_scores(judge, images, questions, scores, errors)
     write_verdicts(out / "verdicts" / f"{stem}.parquet", rows)
-    asked = {(probe.job, probe.concept) for probe in probes}
-    rows_of_probes = [row for row, key in zip(rows, product(jobs, questions), strict=True) if key in asked]
-    write_result_files(judge, out / "results" / stem, images, rows_of_probes)
     return ScoredImages(
         dict(zip(jobs, images, strict=True)),
         questions,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from efface.generation import Job
 from efface.protocols import JudgedImage, Result
@@ -120,26 +120,52 @@ def open_picture(path: Path | None) -> Image.Image | None:
         return None
 
 
-def write_grid(rows: Iterable[tuple[str, Sequence[Pair]]], path: Path) -> None:
-    """Write one PNG: for each labelled row, the pictures before and, below them, after."""
-    rows = [(label, list(row)) for label, row in rows if row]
-    columns = max((len(row) for _, row in rows), default=1)
-    margin = 64
-    size = (margin + columns * (CELL + GAP) + GAP, sum(LABEL + 2 * (CELL + GAP) + GAP for _ in rows) + GAP)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
+@dataclass(frozen=True)
+class GridBlock:
+    """Pictures under a title, in labelled rows.
+
+    Attributes:
+        title: The title.
+        rows: The label of each row, and its pictures; None leaves a place empty.
+    """
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[Image.Image | None]]]
+
+
+def before_and_after(title: str, pairs: Sequence[Pair]) -> GridBlock:
+    """A block with the pictures before and, below them, after."""
+    before = [open_picture(pair.before.path) for pair in pairs]
+    after = [open_picture(pair.after.path) for pair in pairs]
+    return GridBlock(title, [("before", before), ("after", after)])
+
+
+def write_grid(blocks: Sequence[GridBlock], path: Path, cell: int = CELL) -> None:
+    """Write one PNG with all blocks, one below the other.
+
+    Args:
+        blocks: The blocks.
+        path: The file.
+        cell: The width and height of a picture's place; pictures are scaled to fit.
+    """
     font = ImageFont.load_default(13)
+    columns = max((len(pictures) for block in blocks for _, pictures in block.rows), default=1)
+    margin = max([64, *(2 * GAP + round(font.getlength(label)) for block in blocks for label, _ in block.rows)])
+    title = max((round(font.getlength(block.title)) for block in blocks), default=0)
+    width = max(margin + columns * (cell + GAP), title + GAP) + GAP
+    height = sum(LABEL + len(block.rows) * (cell + GAP) + GAP for block in blocks) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
     y = GAP
-    for label, row in rows:
-        draw.text((GAP, y + 2), label, fill="black", font=font)
+    for block in blocks:
+        draw.text((GAP, y + 2), block.title, fill="black", font=font)
         y += LABEL
-        for word, images in (("before", [p.before for p in row]), ("after", [p.after for p in row])):
-            draw.text((GAP, y + CELL // 2 - 8), word, fill="#555555", font=font)
-            for column, image in enumerate(images):
-                picture = open_picture(image.path)
+        for label, pictures in block.rows:
+            draw.text((GAP, y + cell // 2 - 8), label, fill="#555555", font=font)
+            for column, picture in enumerate(pictures):
                 if picture is not None:
-                    side = picture.resize((CELL, CELL), Image.Resampling.LANCZOS)
-                    sheet.paste(side, (margin + column * (CELL + GAP), y))
-            y += CELL + GAP
+                    scaled = ImageOps.contain(picture, (cell, cell), Image.Resampling.LANCZOS)
+                    sheet.paste(scaled, (margin + column * (cell + GAP), y))
+            y += cell + GAP
         y += GAP
     sheet.save(path, "PNG", optimize=True)

@@ -1,8 +1,9 @@
 """Prompts from a file: the U&ME challenge's CSV, or prompts with the concept that each should show.
 
 Of a row about an erased concept, `prompt` and `direct_prompt_1` to `_5` count for `forget`, `indirect_prompt_1` to `_5`
-for `indirect` and `adversarial_prompt` for `adversarial`. Direct prompts of other rows count for `adjacent` where the
-request lists their concept as a neighbour, else for `retain`. Rows without a concept are about the erased one.
+for `indirect` and `adversarial_prompt` for `adversarial`. Direct and indirect prompts of other rows count for
+`adjacent` where the request lists their concept as a neighbour, else for `retain`. Rows without a concept are about the
+erased one.
 
 Image i of a prompt has the row's seed + i, or if it gives none, the run's; a seed that another row gives is left out.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from efface.errors import BadFile
-from efface.generation.jobs import Job, with_next_seed
+from efface.generation.jobs import Job, repeated, with_next_seed
 from efface.generation.prompts import PromptFile
 from efface.protocols.plan import FORGETTING, Probe
 from efface.request.names import name_key
@@ -45,13 +46,14 @@ def with_file(probes: Sequence[Probe], file: PromptFile, request: Request, n: in
     return [*probes_of_rows, *(probe for probe in probes if _rate_of(probe) not in in_file)]
 
 
-def probes_of_file(file: PromptFile, request: Request, n: int) -> list[Probe]:
+def probes_of_file(file: PromptFile, request: Request, n: int, per_prompt: int | None = None) -> list[Probe]:
     """The file's own probes.
 
     Args:
         file: The prompts of the file.
         request: What was erased.
         n: Number of images, as in `with_file`.
+        per_prompt: Number of images of each prompt, in place of `n`.
 
     Raises:
         BadFile: The file has no prompt for an erased concept, or it is not clear what its prompts should show.
@@ -70,18 +72,19 @@ def probes_of_file(file: PromptFile, request: Request, n: int) -> list[Probe]:
         metric = _METRICS[kind]
         if concept is not None:
             groups.setdefault((metric, concept.name), []).append(replace(job, concept=concept.name))
-        elif metric == "forget":
+        elif metric != "adversarial":
             near = name_key(job.concept) in adjacent
             groups.setdefault(("adjacent" if near else "retain", None), []).append(job)
     for concept in request.concepts:
         if ("forget", concept.name) not in groups:
             raise BadFile(f"{file.path} has no prompt for '{concept.name}', which was erased; {_concepts_of(file)}.")
     guides = {concept.name: concept.guide for concept in request.concepts}
-    return [
-        Probe(metric, job.concept, job, guides.get(job.concept))
-        for (metric, _), jobs in groups.items()
-        for job in _in_turn(jobs, n if metric in ("forget", "retain") else n // 2)
-    ]
+    probes: list[Probe] = []
+    for (metric, _), group in groups.items():
+        count = n if metric in ("forget", "retain") else n // 2
+        jobs = _in_turn(group, count) if per_prompt is None else repeated(group, per_prompt)
+        probes += [Probe(metric, job.concept, job, guides.get(job.concept)) for job in jobs]
+    return probes
 
 
 def _in_turn(jobs: Sequence[Job], n: int) -> list[Job]:
