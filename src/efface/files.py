@@ -91,6 +91,16 @@ class _WritableError(Exception):
     """Ends a successful trial of writing."""
 
 
+def check_suffix(path: Path, suffix: str) -> None:
+    """Check that the name of a file to write ends as files of its format do, since other tools go by the name.
+
+    Raises:
+        BadFile: It ends in another way.
+    """
+    if path.suffix.lower() != suffix:
+        raise BadFile(f"{path} would be a {suffix} file under another name; name it {path.with_suffix(suffix).name}.")
+
+
 def check_writable(path: Path, force: bool) -> None:
     """Check that a file can be written, before long work starts.
 
@@ -166,3 +176,13 @@ def keep_in_cache(place: Path, write: Callable[[Path], object]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic(place) as temporary:
             write(temporary)
+
+
+def public_name(name: str) -> str:
+    """A model's or file's name for files that are shared: a local path without its folders; other names as they are."""
+    path = Path(name)
+    try:
+        is_local = path.is_absolute() or name.startswith(("./", "../", "~")) or path.exists()
+    except (OSError, ValueError):  # a text that cannot be a path
+        is_local = False
+    return (path.name or name) if is_local else name

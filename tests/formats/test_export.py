@@ -177,13 +177,14 @@ def test_what_a_lora_cannot_hold_is_refused(text_eraser: Eraser, tiny_model: Mod
     norm = WeightEdit("denoiser.conv_norm_out.weight", delta=torch.ones(16))
     words = WeightEdit("text_encoder.embeddings.token_embedding.weight", delta=torch.ones(1))
     for edit in (bias, norm):
-        for format in ("lora", "kohya"):
-            with pytest.raises(BadInput, match="LoRA cannot represent"):
-                export(weights(text_eraser, edit), format, path, model=tiny_model, rank=4)
+        with pytest.raises(BadInput, match=r"LoRA cannot represent.*kohya.*uce"):
+            export(weights(text_eraser, edit), "lora", path, model=tiny_model, rank=4)
     encoder: Any = tiny_model.text_encoder
     words = replace(words, delta=torch.ones_like(encoder.embeddings.token_embedding.weight))
     with pytest.raises(BadInput, match="LoRA cannot represent"):
         export(weights(text_eraser, words), "lora", path, model=tiny_model, rank=4)
+    with pytest.raises(BadInput, match="kohya's files cannot contain"):
+        export(weights(text_eraser, words), "kohya", path, model=tiny_model)
     with pytest.raises(BadInput, match="only the denoiser"):
         export(weights(text_eraser, words), "uce", path, model=tiny_model)
     with pytest.raises(BadInput, match="no parameter"):
@@ -195,7 +196,7 @@ def test_what_a_lora_cannot_hold_is_refused(text_eraser: Eraser, tiny_model: Mod
     guard = efface.erase(tiny_model, "cat", method="negative")
     for format in EXPORTERS.names():
         with pytest.raises(BadInput, match="in no weight"):
-            export(guard, format, path, model=tiny_model)
+            export(guard, format, tmp_path / f"x{EXPORTERS.get(format).suffix}", model=tiny_model)
     assert not list(tmp_path.iterdir())
 
 
@@ -337,7 +338,7 @@ def test_another_model_is_refused_unless_forced(text_eraser: Eraser, other_sd: P
     other = open_model(other_sd)
     for format in EXPORTERS.names():
         with pytest.raises(efface.WrongBase):
-            export(text_eraser, format, tmp_path / "x.safetensors", model=other)
+            export(text_eraser, format, tmp_path / f"x{EXPORTERS.get(format).suffix}", model=other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         export(text_eraser, "lora", tmp_path / "x.safetensors", model=other, force=True)

@@ -11,7 +11,7 @@ from efface.api.erasers import load_eraser
 from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
-from efface.files import check_writable
+from efface.files import check_suffix, check_writable
 from efface.formats import EXPORTERS
 from efface.formats.folder import check_folder
 
@@ -74,6 +74,8 @@ def export(
         BadInput: The eraser cannot be written in that format, or not there; the message says why.
     """
     exporter, target = EXPORTERS.get(format), Path(path)
+    if exporter.suffix:
+        check_suffix(target, exporter.suffix)
     (check_writable if exporter.suffix else check_folder)(target, force)
     opened = model_from(model, device)
     loaded = load_eraser(eraser, opened)

@@ -34,7 +34,7 @@ def compose_command(
     Example: efface compose cat.safetensors dog.safetensors --without cat -o dog-only.safetensors
     """
     from efface.cli.output import Screen
-    from efface.files import check_writable, slug
+    from efface.files import check_suffix, check_writable, slug
 
     screen = Screen(json)
     if not erasers:
@@ -42,6 +42,7 @@ def compose_command(
     if len(erasers) == 1 and not without:
         raise BadInput("A single eraser needs no composing; give another, or a concept to restore with --without.")
     target = out or Path(f"{slug('-'.join(path.stem for path in erasers))}-composed.safetensors")
+    check_suffix(target, ".safetensors")
     check_writable(target, force)
 
     from efface import compose

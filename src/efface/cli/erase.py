@@ -104,7 +104,7 @@ def erase_command(
     """
     from efface.api.erasers import default_name
     from efface.cli.output import Screen
-    from efface.files import check_writable, made_folder
+    from efface.files import check_suffix, check_writable, made_folder
     from efface.request.record import Request
 
     screen = Screen(json)
@@ -156,6 +156,7 @@ def erase_command(
             raise BadInput(f"The concepts are in {config}; give them, --to, --kind and --goal there or here, not both.")
         request = _extended(Request.from_yaml(config), preserve or [], method, options)
     target = out or (run.folder or Path()) / f"{default_name(request)}.safetensors"
+    check_suffix(target, ".safetensors")
     if out or target.parent.exists():  # a folder that a configuration names is made
         check_writable(target, force)
 

@@ -38,10 +38,11 @@ def import_command(
     Example: efface import erased.pt --concept "Van Gogh" --kind style --model sd-folder -o van-gogh.safetensors
     """
     from efface.cli.output import Screen
-    from efface.files import check_writable, slug
+    from efface.files import check_suffix, check_writable, slug
 
     screen = Screen(json)
     target = out or Path(f"{slug(file.stem)}-imported.safetensors")
+    check_suffix(target, ".safetensors")
     check_writable(target, force)
 
     from efface import import_eraser

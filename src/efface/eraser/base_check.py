@@ -22,7 +22,7 @@ from torch import Tensor
 from efface.edits.kinds import TextEdit, WeightEdit
 from efface.eraser.record import Base, EraserRecord
 from efface.errors import WrongBase
-from efface.files import sha256_of_tensors
+from efface.files import public_name, sha256_of_tensors
 from efface.models.text.embedded import embedding_margin
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def base_of(model: Model, embedded: Embedded) -> Base:
     """The base that `model` is, recognised by how it embeds the first few of the edited prompts."""
     probes = list(dict.fromkeys(embedded.prompts))[:_PROBES]
     rows = embedded.take([embedded.prompts.index(probe) for probe in probes])
-    return Base(model.name, model.family, model.part_hash("text_encoder"), tuple(probes), rows.last_tokens)
+    return Base(public_name(model.name), model.family, model.part_hash("text_encoder"), tuple(probes), rows.last_tokens)
 
 
 def check_base(eraser: EraserRecord, model: Model, force: bool = False) -> None:

@@ -9,14 +9,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from efface.errors import BadFile
-from efface.files import atomic
+from efface.files import atomic, public_name
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -70,7 +70,19 @@ def provenance_json(eraser: Eraser) -> str:
 
     header = header_of(eraser)
     records = {name: header[name] for name in ("request", "provenance")}
-    return json.dumps({"eraser": eraser.hash, "model": eraser.base.model, **records})
+    return json.dumps(_without_paths({"eraser": eraser.hash, "model": eraser.base.model, **records}))
+
+
+def _without_paths(value: Any) -> Any:
+    """A JSON value in which local paths are replaced by the names of their files, since the file is shared."""
+    if isinstance(value, str):
+        return public_name(value)
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {name: _without_paths(item) for name, item in items}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in cast("list[Any]", value)]
+    return value
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, force: bool, **metadata: Any) -> None:

@@ -1,6 +1,7 @@
 """A complete model in diffusers' layout with the eraser baked in: `DiffusionPipeline.from_pretrained(DIR)`.
 
-`efface.json`, next to `model_index.json`, has the provenance.
+Parts that the eraser does not change are copied from the model's folder. `efface.json`, next to `model_index.json`, has
+the provenance.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from efface.eraser.attach import bake
 from efface.errors import BadFile
 from efface.formats.base import Exported, Exporter, provenance_json
+from efface.formats.unchanged import restore_unchanged
 from efface.models.storage.folder import INDEX
 
 if TYPE_CHECKING:
@@ -26,7 +28,11 @@ _PROVENANCE = "efface.json"
 
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    return write_baked(eraser, model, path, force, lambda folder: model.pipeline().save_pretrained(folder))
+    def save(folder: Path) -> None:
+        model.pipeline().save_pretrained(folder)
+        restore_unchanged(folder, model.folder)
+
+    return write_baked(eraser, model, path, force, save)
 
 
 def write_baked(eraser: Eraser, model: Model, path: Path, force: bool, save: Callable[[Path], object]) -> Exported:

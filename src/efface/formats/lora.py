@@ -11,7 +11,8 @@ Files that are read become low-rank edits with alpha folded in:
 
     change of a module's weight = alpha / r up @ down
 
-With peft's rslora the factor is alpha / sqrt(r), and without alpha it is 1.
+With peft's rslora the factor is alpha / sqrt(r), and without alpha it is 1. Differences of whole weights and biases,
+under `diff` and `diff_b`, are read too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from efface.edits.kinds import WeightEdit
 from efface.errors import BadFile
 from efface.formats.base import Exported, Exporter, save_tensors
 from efface.formats.low_rank import Factors, low_rank
+from efface.formats.model_spec import model_spec
 from efface.formats.names import kohya_names, parameter_names, unwrapped
 from efface.formats.reading import Checkpoint
 
@@ -44,6 +46,7 @@ _PIECE = re.compile(
     r"[._]lora(?:_linear_layer)?[._](?P<side>A|B|down|up)(?:\.default)?\.weight|(?:[._]lora)?\.(?P<alpha>alpha))$"
 )
 _FACTORS = ("lora", "hada_", "lokr_")  # LoHa and LoKr, the last two, are recognised to be refused
+_DIFFERENCE = re.compile(r"(?P<module>.+)\.(?P<key>diff|diff_b)$")
 _METADATA = "lora_adapter_metadata"
 
 
@@ -58,7 +61,7 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
             module = f"{factors.part}.text_model.{factors.module.removeprefix('text_model.')}"
             names = [f"{module}.lora_linear_layer.{name}.weight" for name in ("down", "up")]
         tensors |= zip(names, factors.tensors(), strict=True)
-    save_tensors(path, tensors, eraser, force)
+    save_tensors(path, tensors, eraser, force, **model_spec(eraser, model))
     return exported_lora(path, modules)
 
 
@@ -98,7 +101,7 @@ def lora_edits(checkpoint: Checkpoint, model: Model) -> list[WeightEdit]:
     """
     kohya = is_kohya(checkpoint)
     table = kohya_names(model) if kohya else _modules(model)
-    settings, edits = _settings(checkpoint), list[WeightEdit]()
+    settings, edits = _settings(checkpoint), _differences(checkpoint, table, model)
     for module, pieces in _pieces(checkpoint).items():
         full = table.get(module if kohya else _plain(module))
         if full is None:
@@ -117,6 +120,26 @@ def lora_edits(checkpoint: Checkpoint, model: Model) -> list[WeightEdit]:
     return edits
 
 
+def _differences(checkpoint: Checkpoint, table: Mapping[str, str], model: Model) -> list[WeightEdit]:
+    """The weight edits of differences, under `diff` for weights and `diff_b` for biases.
+
+    Raises:
+        BadFile: A difference is for another model.
+    """
+    edits: list[WeightEdit] = []
+    for name, read in checkpoint.tensors.items():
+        piece = _DIFFERENCE.match(name)
+        if piece is None:
+            continue
+        full = table.get(piece["module"], "").removesuffix(".weight")
+        parameter = f"{full}.{'bias' if piece['key'] == 'diff_b' else 'weight'}"
+        edit = WeightEdit(parameter, delta=read().float().contiguous())
+        if not full or not edit.fits(_shape(model, parameter)):
+            raise BadFile(f"{checkpoint.path} is for another model: '{name}' does not fit {model.name}.")
+        edits.append(edit)
+    return edits
+
+
 def _shape(model: Model, full: str) -> torch.Size:
     part, _, name = full.partition(".")
     return model.part(part).get_parameter(name).shape
@@ -126,6 +149,8 @@ def _pieces(checkpoint: Checkpoint) -> dict[str, _Pieces]:
     """The factors of each module, by its name in the file."""
     modules: dict[str, _Pieces] = {}
     for name, read in checkpoint.tensors.items():
+        if _DIFFERENCE.match(name):
+            continue
         piece = _PIECE.match(name)
         if piece is None:
             raise BadFile(

@@ -7,6 +7,7 @@ eigendecomposition of the smaller side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -79,18 +80,33 @@ def low_rank(eraser: Eraser, model: Model, rank: int | None) -> list[Factors]:
         BadInput: A LoRA cannot represent a change, such as that of a bias or a norm, or a dense one if `rank` is None;
             or there is no change.
     """
-    modules = [_factors(change, rank) for change in parameter_changes(eraser, model)]
-    largest = max((factors.rank for factors in modules), default=0)
-    if not largest:
+    modules = [factors_of(change, rank) for change in parameter_changes(eraser, model)]
+    if not any(factors.rank for factors in modules):
         raise BadInput("The eraser changes no weight; there is nothing to export.")
+    return padded_to_one_rank(modules)
+
+
+def padded_to_one_rank(modules: Sequence[Factors]) -> list[Factors]:
+    """The factors, padded with zeros to the largest of their ranks."""
+    largest = max((factors.rank for factors in modules), default=0)
     return [factors.padded(largest) for factors in modules]
 
 
-def _factors(change: ParameterChange, rank: int | None) -> Factors:
+def factors_of(change: ParameterChange, rank: int | None) -> Factors:
+    """The factors of one change.
+
+    Args:
+        change: The change.
+        rank: The largest rank. None means that the change must be of low rank.
+
+    Raises:
+        BadInput: A LoRA cannot represent the change.
+    """
     full, module = f"{change.part}.{change.name}", change.name.removesuffix(".weight")
     if change.weight.ndim not in (2, 4) or module == change.name or "embeddings." in change.name:
         raise BadInput(
-            f"The eraser changes {full}, which a LoRA cannot represent; export it as diffusers or single-file."
+            f"The eraser changes {full}, which a LoRA cannot represent; export it as kohya (biases and norms), uce, "
+            "diffusers or single-file."
         )
     if change.rest is None and change.up is not None and change.down is not None:
         up, down = change.up, change.down
@@ -99,7 +115,8 @@ def _factors(change: ParameterChange, rank: int | None) -> Factors:
             return Factors(change.part, module, change.weight.shape, up.float(), down.float(), 0.0, size)
     if rank is None:
         raise BadInput(
-            f"The eraser's change of {full} is not of low rank; pass --rank, e.g. --rank 16, to approximate it."
+            f"The eraser's change of {full} is not of low rank; pass --rank, e.g. --rank 16, to approximate it, or "
+            "export it as kohya without --rank, which is exact."
         )
     up, down, lost, size = _leading(change.matrix, rank)
     return Factors(change.part, module, change.weight.shape, up.float(), down.float(), lost, size)

@@ -1,0 +1,49 @@
+"""The metadata by which other programs recognise the base model of a LoRA file.
+
+A1111 shows a file for SDXL if `ss_base_model_version` begins with "sdxl_", for SD 2.x if `ss_v2` is "True", and for
+SD 1.x otherwise. `modelspec.*` are the keys of Stability's convention (https://github.com/Stability-AI/ModelSpec).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from efface.eraser.eraser import Eraser
+    from efface.models import Model
+
+_V2_WIDTH = 1024  # the text width of SD 2.x; 768 is that of 1.x
+
+
+def model_spec(eraser: Eraser, model: Model) -> dict[str, str]:
+    """The metadata of a LoRA for a model; empty for a family that has no entry in the convention.
+
+    Args:
+        eraser: The eraser.
+        model: Its model.
+    """
+    if model.family not in ("sd", "sdxl"):
+        return {}
+    is_v = model.scheduler_config.get("prediction_type") == "v_prediction"
+    is_v2 = model.family == "sd" and (model.width == _V2_WIDTH or is_v)
+    if model.family == "sdxl":
+        version, architecture, side = "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024
+    elif is_v2:
+        version, side = ("sd_v2_v", 768) if is_v else ("sd_v2", 512)
+        architecture = "stable-diffusion-v2-768-v" if is_v else "stable-diffusion-v2-512"
+    else:
+        version, architecture, side = "sd_v1", "stable-diffusion-v1", 512
+    stability = "https://github.com/Stability-AI/generative-models"
+    concepts = ", ".join(eraser.concepts)
+    spec: dict[str, Any] = {
+        "sai_model_spec": "1.0.0",
+        "architecture": f"{architecture}/lora",
+        "implementation": stability if model.family == "sdxl" else "diffusers",
+        "title": f"{concepts} erased by {eraser.method}",
+        "description": f"Erases {concepts} at strength 1. Made by efface.",
+        "resolution": f"{side}x{side}",
+        "prediction_type": "v" if is_v else "epsilon",
+        "usage_hint": "strength 1",
+    }
+    named = {f"modelspec.{name}": str(value) for name, value in spec.items()}
+    return {"ss_base_model_version": version, "ss_v2": str(is_v2), **named}
