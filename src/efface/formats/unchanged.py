@@ -50,12 +50,12 @@ def _is_unchanged(saved: Path, source: Path, part: str) -> bool:
     files = sorted((saved / part).glob("*.safetensors"))
     if not files:
         return True
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
-        found |= _tensors(file)
+        tensors |= _tensors(file)
     folder = Folder(source)
     before = {name.removeprefix(_PREFIX): tensor for name, tensor in folder.tensors(part, folder.names(part))}
-    known = {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
+    known = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     return known.keys() <= before.keys() and all(
         torch.equal(tensor, before[name].to(tensor.dtype)) for name, tensor in known.items()
     )
