@@ -82,12 +82,16 @@ def named_erasers(
     Raises:
         BadInput: An argument matches no file, a file is no eraser, or two erasers have the same name.
     """
-    named = erasers if isinstance(erasers, Mapping) else named_sources(erasers)
+    named = erasers if isinstance(erasers, Mapping) else named_sources(erasers, names)
     return {name: load_eraser(eraser, model, device) for name, eraser in named.items()}
 
 
-def named_sources(erasers: EraserLike | Sequence[EraserLike]) -> dict[str, EraserLike]:
+def named_sources(erasers: EraserLike | Sequence[EraserLike], names: str | None = None) -> dict[str, EraserLike]:
     """Files of erasers, and erasers in memory, by the name that a report gives them; no file is read.
+
+    Args:
+        erasers: Erasers; files, folders of files, or patterns.
+        names: The files of folders to use; see `eraser_files`.
 
     Raises:
         BadInput: An argument matches no file, or two erasers have the same name.
