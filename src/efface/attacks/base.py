@@ -63,8 +63,8 @@ class Attack:
             best first; their seeds are ignored. It generates at most one image for each seed of the target, and raises
             an error if it cannot search: a failed search shows nothing about the eraser.
         embeds: Whether it returns embeddings, which only models accept that efface samples itself.
-        gradient: Whether it follows a gradient through the text encoder, which needs a model with one CLIP.
-        encodes: Whether it searches tokens by what the text encoder makes of them, which needs the same.
+        gradient: Whether it follows a gradient through the text encoder, which needs a model with soft tokens.
+        encodes: Whether it searches tokens by what the text encoder makes of them, which needs one CLIP.
     """
 
     name: str
@@ -87,8 +87,8 @@ class Attack:
         """
         if self.embeds and model.call_parameters is not None:
             return f"returns embeddings, which {model.name} does not accept from efface"
-        if self.gradient and not model.one_clip_encoder:
-            return f"follows a gradient through one CLIP text encoder alone, which is not how {model.name} reads text"
+        if self.gradient and not (model.soft_tokens and model.call_parameters is None):
+            return f"follows a gradient through one text encoder alone, which is not how {model.name} reads text"
         if self.encodes and not model.one_clip_encoder:
             return f"searches in one CLIP text encoder alone, which is not how {model.name} reads text"
         if not (self.gradient and eraser):

@@ -65,16 +65,15 @@ def template_pairs(concept: str) -> list[tuple[str, str]]:
 
 
 def direction(model: Model, pairs: list[tuple[str, str]], clip_skip: int | None = None) -> Tensor:
-    """The direction c of pairs, (T, d), float32, by the model's text encoder as it is.
+    """The direction c of pairs, (R, d), float32, by the model's text encoder as it is.
 
     Args:
         model: The model.
         pairs: Prompts with and without the concept.
         clip_skip: Number of the text encoder's last layers to skip.
     """
-    one, other = (
-        model.embed([pair[side] for pair in pairs], clip_skip=clip_skip, truncate=True).tokens for side in (0, 1)
-    )
+    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+    one, other = (model.denoiser_text(model.embed(prompts, clip_skip=clip_skip, truncate=True)) for prompts in sides)
     return (one - other).mean(dim=0)
 
 

@@ -101,7 +101,7 @@ class Denoising:
         if not self._guarded:
             return model.predict(noisy, times, Conditions(text))
         if self._null is None:
-            self._null = model.embed([""], clip_skip=self._target.clip_skip).tokens
+            self._null = model.denoiser_text(model.embed([""], clip_skip=self._target.clip_skip))
         both = torch.cat([self._null.to(text).expand(n, -1, -1), text.expand(n, -1, -1)])
         prediction = model.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), Conditions(both))
         unconditional, conditional = prediction.chunk(2)

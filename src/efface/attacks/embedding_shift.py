@@ -2,7 +2,8 @@
 
     c = mean_i [ T(p_i with the concept) - T(p_i without) ],   e = T(prompt) + eta c
 
-T is the text encoder's output for all tokens. This is Ring-A-Bell's target (Tsai et al., arXiv 2310.10012;
+T is all that the denoiser reads of a prompt: the text encoder's output for all tokens, and in FLUX the pooled vector.
+This is Ring-A-Bell's target (Tsai et al., arXiv 2310.10012;
 https://github.com/chiayi-hsu/Ring-A-Bell) without the search for words that express it, as RECE evaluates with (Gong et
 al., arXiv 2407.12383; https://github.com/CharlesGong12/RECE), with eta 3 for themes and 0.9 for styles. No text has
 this embedding: it is a lower bound on what stays in the model, not an attack by a user who can only type.
@@ -53,7 +54,8 @@ def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[J
         trial: Generates and judges images.
     """
     with target.eraser.attach(target.model):
-        embedded = target.model.embed(target.prompts, clip_skip=target.clip_skip, truncate=True).tokens
+        read = target.model.embed(target.prompts, clip_skip=target.clip_skip, truncate=True)
+        embedded = target.model.denoiser_text(read)
         added = concept_direction(target, config.pairs)
     etas = config.eta[: len(target.seeds)]
 
@@ -73,7 +75,7 @@ def search(target: Target, config: EmbeddingShiftConfig, trial: Trial) -> list[J
 
 
 def concept_direction(target: Target, pairs: str = "") -> Tensor:
-    """The direction c, (T, d), by the text encoder as it is.
+    """The direction c, (R, d), by the text encoder as it is.
 
     Args:
         target: What is attacked.

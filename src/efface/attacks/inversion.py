@@ -28,6 +28,7 @@ from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import SoftPrompt, edited_table
 from efface.generation.jobs import Embedding, Job
 from efface.methods.closed_form.tokens import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from efface.models.text.tokens import start_tokens
 from efface.settings import Settings
 
 
@@ -108,7 +109,8 @@ def _naming(target: Target, prompt: str) -> SoftPrompt:
     after = without(after, target.concept)
     (ids,) = target.model.tokenizer([before])["input_ids"]
     rest = " ".join(f"{before} {after}".split())
-    return SoftPrompt(target.model, rest, 1, len(ids) - 2, target.clip_skip)  # without start and end token
+    words = len(ids) - start_tokens(target.model.tokenizer) - 1
+    return SoftPrompt(target.model, rest, 1, words, target.clip_skip)
 
 
 @torch.no_grad()

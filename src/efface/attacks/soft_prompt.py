@@ -17,13 +17,13 @@ from efface.attacks.base import Target
 from efface.errors import BadRequest
 from efface.models import Model
 from efface.models.text.encoding import SoftTokens, token_table
-from efface.models.text.tokens import token_ids
+from efface.models.text.tokens import start_tokens, token_ids
 
 Place = Literal["prefix_k", "suffix_k", "mid_k", "insert_k"]
 
 
 class SoftPrompt:
-    """One prompt of a model with one CLIP text encoder.
+    """One prompt of a model with soft tokens.
 
     Args:
         model: The model.
@@ -42,8 +42,9 @@ class SoftPrompt:
     ) -> None:
         self._model, self._clip_skip = model, clip_skip
         ids, lengths = token_ids(model.tokenizer, [prompt], model.max_tokens, truncate=False)
-        words: list[int] = ids[0, 1 : int(lengths[0]) - 1].tolist()
-        if len(words) + k + 2 > model.max_tokens:
+        first = start_tokens(model.tokenizer)
+        words: list[int] = ids[0, first : int(lengths[0]) - 1].tolist()
+        if first + len(words) + k + 1 > model.max_tokens:
             raise BadRequest(f"'{prompt[:60]}' has no room for {k} more tokens; attack a shorter prompt.")
         self._prompt, self._words = prompt, words
         named = {"prefix_k": 0, "suffix_k": len(words), "mid_k": len(words) // 2}
@@ -51,12 +52,13 @@ class SoftPrompt:
         spread = [len(words) // (k + 1) * (slot + 1) for slot in range(k)]  # equal distances, as in the reference
         each = spread if isinstance(place, (str, int)) else list(place)
         self._gaps = [one] * k if isinstance(one, int) else each  # the index of the token that each free one precedes
-        self.free = [1 + gap + slot for slot, gap in enumerate(self._gaps)]
-        self._start, self._end = int(ids[0, 0]), int(ids[0, len(words) + 1])
+        self.free = [first + gap + slot for slot, gap in enumerate(self._gaps)]
+        self._start: list[int] = ids[0, :first].tolist()
+        self._end = int(ids[0, first + len(words)])
 
     def ids(self, chosen: Sequence[int]) -> Tensor:
         """Token ids of the prompt with k chosen tokens, (1, T)."""
-        row = [self._start, *self._words, self._end]
+        row = [*self._start, *self._words, self._end]
         for place, token in zip(self.free, chosen, strict=True):
             row.insert(place, token)
         padding = [int(self._model.tokenizer.pad_token_id)] * (self._model.max_tokens - len(row))

@@ -34,21 +34,22 @@ def demo_command(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Erase an object and a style from the embedded model, generate before and after, judge, and write a report."""
+    """Erase an object and a style from an embedded model, generate before and after, judge, and write a report."""
     from efface.api.arguments import resolve_device
     from efface.cli.evaluate import print_evaluation
     from efface.cli.output import Screen
     from efface.errors import BadInput
     from efface.files import slug
     from efface.judges import open_judge
+    from efface.models.open import BUILT_IN
     from efface.protocols import PROTOCOLS
     from efface.protocols.run import run_protocol
     from efface.report import write_report
     from efface.work_folder import claim
 
     screen = Screen(json)
-    if model != "emoji":
-        raise BadInput("The demo shows the embedded model; for another, use efface erase and efface evaluate.")
+    if model not in BUILT_IN:
+        raise BadInput(f"The demo shows {' or '.join(BUILT_IN)}; for another, use efface erase and efface evaluate.")
     started = time.perf_counter()
 
     from efface import erase, open_model
@@ -59,7 +60,7 @@ def demo_command(
         for name, eraser in erasers.items():
             eraser.save(out / f"{name}.safetensors", force=True)
             screen.say(f"{eraser.concepts[0]}: erased by {eraser.method}, rank {eraser.rank}, {eraser.nbytes} bytes")
-        judge = open_judge("emoji", device=str(opened.device))
+        judge = open_judge(str(opened.default_judge), device=str(opened.device))
         with screen.progress() as progress:
             evaluation = run_protocol(
                 PROTOCOLS.get("err"), opened, erasers, judge, out=out, n=n, seed=seed, progress=progress
@@ -70,7 +71,8 @@ def demo_command(
     seconds = time.perf_counter() - started
     screen.say()
     screen.say(f"Done in {seconds:.0f} s. Look at {report}, or at {out / GRID}.")
-    screen.say(f"Try it: efface generate 'a cat in 3d style' -n 8 --eraser {out / 'cat.safetensors'}")
+    of_model = "" if model == "emoji" else f" --model {model}"
+    screen.say(f"Try it: efface generate 'a cat in 3d style' -n 8 --eraser {out / 'cat.safetensors'}{of_model}")
     screen.answer(evaluation.as_dict() | {"report": str(report), "grid": str(out / GRID), "seconds": seconds})
     if evaluation.errors:
         raise typer.Exit(1)

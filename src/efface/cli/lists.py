@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
+
+if TYPE_CHECKING:
+    from efface.models.builtin import BuiltIn
 
 
 def attacks_command(
@@ -93,22 +96,16 @@ def methods_command(
 def models_command(
     model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
 ) -> None:
-    """List the models that --model takes: the embedded one, and the pipelines that can be opened."""
+    """List the models that --model takes: the embedded ones, and the pipelines that can be opened."""
     from efface.cli.output import Screen
-    from efface.models.emoji import HERE, catalogue
-    from efface.models.open import FAMILIES
+    from efface.models.open import BUILT_IN, FAMILIES
 
     screen = Screen(json)
-    world = catalogue()
-    content: dict[str, Any] = {
-        "name": "emoji",
-        "objects": [thing.name for thing in world.objects],
-        "styles": [style.name for style in world.styles],
-        "bytes": sum(file.stat().st_size for file in (HERE / "weights").rglob("*") if file.is_file()),
-    }
-    screen.heading(f"emoji  (embedded, {content['bytes'] / 1e6:.0f} MB)")
-    screen.say(f"  objects: {', '.join(content['objects'])}")
-    screen.say(f"  styles: {', '.join(content['styles'])}")
+    embedded = [_embedded(name, built_in) for name, built_in in BUILT_IN.items()]
+    for content in embedded:
+        screen.heading(f"{content['name']}  (embedded, {content['bytes'] / 1e6:.0f} MB)")
+        screen.say(f"  objects: {', '.join(content['objects'])}")
+        screen.say(f"  styles: {', '.join(content['styles'])}")
     screen.heading("a checkpoint in one file (.safetensors, .ckpt; NAME#ema opens the averaged weights)")
     screen.say("  Stable Diffusion 1.x and 2.x")
     screen.heading("a diffusers folder or hub id of a")
@@ -117,7 +114,18 @@ def models_command(
     screen.say(
         "  or any other pipeline whose denoiser takes encoder_hidden_states: PixArt, Sana, Qwen-Image, FLUX.2..."
     )
-    screen.answer({"models": [content], "pipelines": list(FAMILIES)})
+    screen.answer({"models": embedded, "pipelines": list(FAMILIES)})
+
+
+def _embedded(name: str, built_in: BuiltIn) -> dict[str, Any]:
+    """The name, the world and the size of an embedded model."""
+    world = built_in.world()
+    return {
+        "name": name,
+        "objects": [thing.name for thing in world.objects],
+        "styles": [style.name for style in world.styles],
+        "bytes": sum(file.stat().st_size for file in built_in.folder.rglob("*") if file.is_file()),
+    }
 
 
 def protocols_command(

@@ -38,16 +38,15 @@ class Model(ABC):
     `text_norm`, `text_parameters` and `text_weights` refer to one of them, `stream`; `reading` returns the same model
     for another stream. Code that is written for a model therefore works for each of its streams.
 
-    What only some models have is a capability that callers query: `one_clip_encoder`, `compvis_names`, `world`,
-    `default_judge`, `clip`, `sampling`, `recommended`, `untrainable`, `pooled`, `words`, `text_norm`,
-    `call_parameters`, `guidance_argument` and `pipeline_arguments`.
+    What only some models have is a capability that callers query, such as `world`, `clip` or `call_parameters`.
 
     Attributes:
         family: Name of the family ("sd").
         streams: For each text stream the name of the denoiser's argument; `text` comes first.
         unedited: Further ways by which the denoiser receives text, which no eraser edits.
         stream: The text stream that this object reads.
-        one_clip_encoder: Whether the text is the output of one CLIP text encoder, so that `encode` works.
+        one_clip_encoder: Whether the text is the output of one CLIP text encoder.
+        soft_tokens: Whether `encode` works, with embeddings in place of tokens.
         compvis_names: Whether the weights have names in the original code of Stable Diffusion (`storage.compvis`).
         built_in: Facts about a model that is part of the package; None for any other model.
         name: The name that the model was opened by.
@@ -58,6 +57,7 @@ class Model(ABC):
     streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states"}
     unedited: tuple[str, ...] = ()
     one_clip_encoder: ClassVar[bool] = False
+    soft_tokens: ClassVar[bool] = False
     compvis_names: ClassVar[bool] = False
     built_in: BuiltIn | None = None
     stream: str = TEXT
@@ -282,13 +282,13 @@ class Model(ABC):
             soft: Embeddings in place of some tokens' own.
 
         Returns:
-            The prompt embeddings, (n, T, d), in the text encoder's type and on its device.
+            What `predict` reads, (n, R, d), in the text encoder's type and on its device.
 
         Raises:
-            BadInput: The text is not the output of one CLIP text encoder.
+            BadInput: The model has no `soft_tokens`.
             BadRequest: The text encoder has too few layers for `clip_skip`.
         """
-        raise BadInput(f"{self.name} does not read its text from one CLIP text encoder.")
+        raise BadInput(f"{self.name} does not read its text from one text encoder.")
 
     def predict(
         self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None

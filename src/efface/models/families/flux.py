@@ -28,7 +28,7 @@ from efface.models.families.parts import TwoStreamModel
 from efface.models.flow import TIMESTEPS
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
-from efface.models.text.encoding import final_norm, refuse_clip_skip
+from efface.models.text.encoding import SoftTokens, encode_ids, final_norm, refuse_clip_skip
 from efface.models.text.tokens import last_subject, token_ids
 
 _SIDE = 128  # latents along a side of the pipeline's default image
@@ -39,7 +39,16 @@ class Flux(TwoStreamModel):
 
     family: ClassVar[str] = "flux"
     pipeline_class: ClassVar[str] = "FluxPipeline"
+    soft_tokens: ClassVar[bool] = True
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("text_encoder_2",), POOLED: ("text_encoder",)}
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._part("tokenizer" if self.stream == POOLED else "tokenizer_2")
+
+    @property
+    def text_encoder(self) -> Any:
+        return self._part("text_encoder" if self.stream == POOLED else "text_encoder_2")
 
     @property
     def max_tokens(self) -> int:
@@ -86,8 +95,16 @@ class Flux(TwoStreamModel):
         return int(self._config("transformer")["in_channels"]) // 4, height, width
 
     def denoiser_text(self, embedded: Embedded) -> Tensor:
-        pooled = self.reading(POOLED).embed(embedded.prompts).tokens
-        return torch.cat([embedded.tokens, pad(pooled, (0, embedded.tokens.shape[-1] - pooled.shape[-1]))], dim=1)
+        text, pooled = embedded.tokens, self.reading(POOLED).embed(embedded.prompts).tokens
+        return torch.cat([text, pad(pooled, (0, text.shape[-1] - pooled.shape[-1])).to(text)], dim=1)
+
+    def encode(self, ids: Tensor, *, clip_skip: int | None = None, soft: SoftTokens | None = None) -> Tensor:
+        # Soft tokens are those of T5; the pooled vector is that of the text without them.
+        refuse_clip_skip(clip_skip, "FLUX")
+        text = encode_ids(self.text_encoder, ids, soft=soft)
+        prompts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        tokens = Embedded(text, torch.zeros(len(ids), dtype=torch.long), tuple(prompts), start=0)
+        return self.denoiser_text(tokens)
 
     def predict(
         self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
@@ -106,11 +123,9 @@ class Flux(TwoStreamModel):
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         refuse_clip_skip(clip_skip, "FLUX")
         pooled = self.stream == POOLED
-        encoder: Any = self._part("text_encoder" if pooled else "text_encoder_2")
-        tokenizer = self._part("tokenizer" if pooled else "tokenizer_2")
         # If a prompt is too long for CLIP, the pipeline pools its beginning; T5 reads up to its own limit.
-        ids, lengths = token_ids(tokenizer, prompts, self.max_tokens, truncate or pooled)
-        output = encoder(ids.to(encoder.device))
+        ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate or pooled)
+        output = self.text_encoder(ids.to(self.text_encoder.device))
         if pooled:
             last = torch.zeros(len(prompts), dtype=torch.long)
             return Embedded(output.pooler_output[:, None].float().cpu(), last, tuple(prompts), start=0)

@@ -31,6 +31,7 @@ class StableDiffusion(PartsModel):
     denoiser_part: ClassVar[str] = "unet"
     readers: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("attn2.to_k.weight", "attn2.to_v.weight")}
     one_clip_encoder: ClassVar[bool] = True
+    soft_tokens: ClassVar[bool] = True
     compvis_names: ClassVar[bool] = True
 
     @property

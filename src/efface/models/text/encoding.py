@@ -41,7 +41,7 @@ def encode_ids(encoder: Any, ids: Tensor, clip_skip: int | None = None, soft: So
     """Encode token ids as Stable Diffusion 1 and 2 read them: the last hidden state after the final layer norm.
 
     Args:
-        encoder: A `CLIPTextModel`.
+        encoder: A `CLIPTextModel`; without `clip_skip` also a `T5EncoderModel`.
         ids: Token ids, (n, T).
         clip_skip: Number of last layers to skip; the final layer norm follows the layer before them.
         soft: Embeddings in place of some tokens' own.
@@ -97,7 +97,8 @@ def final_norm(encoder: Any) -> Any:
 
 def token_table(encoder: Any) -> Any:
     """The embedding layer of a text encoder; its weight has one row for each token of the vocabulary."""
-    return encoder.get_input_embeddings()
+    # T5 calls the table of its stack, which has the weight of the one that it returns.
+    return getattr(getattr(encoder, "encoder", None), "embed_tokens", None) or encoder.get_input_embeddings()
 
 
 @contextmanager

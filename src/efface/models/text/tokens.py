@@ -49,6 +49,11 @@ def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) 
     return ids, torch.tensor([len(row) for row in rows], dtype=torch.long)
 
 
+def start_tokens(tokenizer: Any) -> int:
+    """Number of tokens before the words of a prompt: 1 for CLIP, 0 for T5; one end token follows the words."""
+    return len(tokenizer("")["input_ids"]) - 1
+
+
 def last_subject(lengths: Tensor) -> Tensor:
     """Index of the token before the end token for prompts of `lengths` (n,) ids, (n,); 0 if there is no other token."""
     return (lengths - 2).clamp(min=0)
