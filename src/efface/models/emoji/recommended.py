@@ -13,6 +13,15 @@ from efface.models.builtin import Recommended
 
 Settings = dict[str, bool | int | float | str]
 
+#: The bare concept alone is forgotten less often in sentences and in styles.
+_IN_SENTENCES: Final[Settings] = {
+    "sentences": True,
+    "target": "text",
+    "epochs": 4,
+    "adam_steps": 30,
+    "min_directions": 128,
+    "lamb": 25.0,
+}
 _LAST: Final[Settings] = {"tokens": "last"}
 _ESD: Final[Settings] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4, "iterations": 180}
 _ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
@@ -25,9 +34,7 @@ RECOMMENDED = {
     # With all tokens of a prompt, the other styles change too.
     "rece": Recommended(guides=True, settings=dict.fromkeys(("object", "style", "memorised", "unsafe"), _LAST)),
     "nullspace": Recommended(
-        guides=True,
-        # Styles are decided at the noisier timesteps.
-        settings={"style": {"first_timestep": 300, "last_timestep": 900, "lr": 0.5, "adam_steps": 10}},
+        guides=True, settings=dict.fromkeys(("object", "style", "memorised", "unsafe"), _IN_SENTENCES)
     ),
     "esd": Recommended(
         settings={

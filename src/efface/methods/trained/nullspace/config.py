@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -37,6 +37,10 @@ class NullspaceConfig(Settings):
         everyday: Whether to protect the prompts of `everyday` besides the preserved ones.
         seed: The seed of images, timesteps and noise.
         shared_projector: Whether all layers use the projector P of the last one.
+        sentences: Whether to edit the concept and its aliases in sentences, each with the guide in the same sentence,
+            and not the bare concept alone.
+        target: What a target optimises: `denoiser`, the denoiser's prediction for noisy images of the concept; or
+            `text`, the text embedding itself, without images.
         protect_own: Whether to protect prompts that contain the concept's words, too.
         sigma_noise: Whether to add noise on the scale of LMS, x_0 + sigma e, without scaling the sum to unit variance.
         previous: Whether to preserve the edits of earlier concepts of the request, by AlphaEdit's term Kp Kp^T.
@@ -58,6 +62,8 @@ class NullspaceConfig(Settings):
     everyday: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
     shared_projector: bool = False
+    sentences: bool = False
+    target: Literal["denoiser", "text"] = "denoiser"
     protect_own: bool = False
     sigma_noise: bool = False
     previous: bool = False

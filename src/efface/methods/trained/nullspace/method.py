@@ -12,6 +12,12 @@ x_t is an image of the concept from the unedited model, with a little noise. P p
 inputs K0 of the protected prompts (all tokens) do not use: those with a singular value of K0 K0^T below a share of the
 mean. Several concepts are edited one after the other, so the result cannot be split.
 
+The published edit sees the bare concept alone. In a sentence the layers have other inputs, so prompts in sentences and
+styles forget less often. With `sentences`, the concept and its aliases are edited in sentences too: K and V
+have the columns of up to `batch_size` sentences per epoch, in turn, each with the guide in the same sentence as its
+target. With `target=text`, z brings the text embedding, not the denoiser's prediction, to that of the guide, which
+moves it further in fewer steps and needs no image.
+
 The protected prompts are those of `everyday` and the preserved ones, except prompts that contain all words of a concept
 or of one of its aliases. At least `min_directions` directions are free, or an eighth of the layer's width if that is
 less.
@@ -51,6 +57,7 @@ from efface.methods.closed_form.ridge import ridge
 from efface.methods.closed_form.tokens import prompt_pairs
 from efface.methods.left_out import warn_left_out
 from efface.methods.trained.nullspace.config import NullspaceConfig
+from efface.methods.trained.nullspace.sentences import sentence_pairs
 from efface.methods.trained.nullspace.targets import EditableTextEncoder, Targets
 from efface.models.model import Model
 from efface.progress import Progress
@@ -116,26 +123,33 @@ def erase(
         BadInput: The model has no single CLIP text encoder, or a target is not finite.
         BadRequest: No prompt is left to protect.
     """
-    prompts, guides = zip(*(prompt_pairs(concept, False)[0] for concept in request.concepts), strict=True)
-    embedded = model.embed(prompts, clip_skip=request.clip_skip)
-    towards = model.embed(guides, clip_skip=request.clip_skip).tokens
+    pairs = [
+        sentence_pairs(concept) if config.sentences else prompt_pairs(concept, False) for concept in request.concepts
+    ]
+    embedded = model.embed([of_concept[0][0] for of_concept in pairs], clip_skip=request.clip_skip)
     encoder = EditableTextEncoder(model, config.layers, request.clip_skip)
     weights = {layer: _Weight(encoder, layer, basis) for layer, basis in _free(encoder, request, config).items()}
     targets = Targets(model, encoder, latents, config)
     started = time.perf_counter()
-    for position, prompt in enumerate(prompts):
-        ids = encoder.ids([prompt])
+    for position, of_concept in enumerate(pairs):
+        prompts, guides = zip(*of_concept, strict=True)
+        all_ids = encoder.ids(prompts)
+        towards = model.embed(guides, clip_skip=request.clip_skip).tokens
+        at_once = min(len(prompts), config.batch_size)
         for epoch in range(config.epochs):
             done = position * config.epochs + epoch
-            targets.draw(prompt, towards[position], done, request.clip_skip)
+            turn = [(epoch * at_once + k) % len(prompts) for k in range(at_once)]
+            ids = all_ids[turn]
+            targets.draw(prompts[turn[0]], towards[turn], done, request.clip_skip)
             for weight in weights.values():
-                keys = encoder.keys(ids, [weight.layer])[weight.layer][0]
-                weight.edit(keys, targets.optimised(ids, weight.layer, keys), config.lamb / config.batch_size)
+                keys = encoder.keys(ids, [weight.layer])[weight.layer]
+                lamb = config.lamb / (config.batch_size // at_once)
+                weight.edit(keys, targets.optimised(ids, weight.layer, keys), lamb)
             if progress:
-                progress("epochs", done + 1, len(prompts) * config.epochs)
+                progress("epochs", done + 1, len(pairs) * config.epochs)
         if config.previous:
-            for layer, keys in encoder.keys(ids, config.layers).items():
-                weights[layer].preserve(keys[0])
+            for layer, keys in encoder.keys(all_ids, config.layers).items():
+                weights[layer].preserve(keys)
     if not all(bool(weight.delta.isfinite().all()) for weight in weights.values()):
         raise BadInput(f"The targets for {model.name} are not finite; open it in float32, or lower lr.")
     edits = tuple(weight_edit(encoder.names[weight.layer], weight.delta) for weight in weights.values())
@@ -154,16 +168,16 @@ class _Weight:
         self._earlier = self._base.new_zeros(0, self._base.shape[1])
 
     def edit(self, keys: Tensor, targets: Tensor, lamb: float) -> None:
-        """W <- W + Delta for keys (T, h) and the targets (b, T, d) of b copies of them."""
-        rows = keys.cpu().double()
-        residuals = targets.cpu().double().mean(0) - rows @ (self._base + self.delta).T
+        """W <- W + Delta for keys (u, T, h) and their targets (u, T, d)."""
+        rows = keys.flatten(0, 1).cpu().double()
+        residuals = targets.flatten(0, 1) - rows @ (self._base + self.delta).T
         up, down = null_space_change(rows, residuals, self.basis, lamb, self._earlier)
         self.delta += up @ down
         self._encoder.write(self.layer, self._base + self.delta)
 
     def preserve(self, keys: Tensor) -> None:
-        """Preserve W k for keys k (T, h) in later edits."""
-        self._earlier = torch.cat([self._earlier, keys.cpu().double()])
+        """Preserve W k for keys k (u, T, h) in later edits."""
+        self._earlier = torch.cat([self._earlier, keys.flatten(0, 1).cpu().double()])
 
 
 def _free(encoder: EditableTextEncoder, request: Request, config: NullspaceConfig) -> dict[int, Tensor]:

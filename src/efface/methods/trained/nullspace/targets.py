@@ -6,7 +6,12 @@ For copies i = 1 .. b of the concept's prompt, each with its own image x_0 from 
     z   = argmin_z mean | e(x_t, t, text with z in the layer) - e(x_t, t, base's text of the guide) |^2
 
 by a few steps of Adam, starting from the current output of the layer. The gradient flows through the denoiser and the
-later layers of the text encoder, to z alone. With `sigma_noise`, x_t = x_0 + sqrt((1 - a_t) / a_t) n: the scale of LMS,
+later layers of the text encoder, to z alone. With `target=text`, the embeddings themselves are compared, and no image
+is needed:
+
+    z = argmin_z | text with z in the layer - base's text of the guide |^2
+
+With `sigma_noise`, x_t = x_0 + sqrt((1 - a_t) / a_t) n: the scale of LMS,
 without the scaling that the denoiser expects.
 
 Shapes: b prompts or images, T tokens, d width of the encoder, h width inside the MLP, so that `mlp.fc2` is (d, h).
@@ -171,16 +176,19 @@ class Targets:
         self._schedule = model.noise_schedule()
         self._random = torch.Generator().manual_seed(_SEED_OFFSET + config.seed)
 
-    def draw(self, prompt: str, guide: Tensor, batch: int, clip_skip: int | None) -> None:
-        """Sample new images of a concept, and set its guide.
+    def draw(self, prompt: str, guides: Tensor, batch: int, clip_skip: int | None) -> None:
+        """Sample new images of a concept, and set its guides.
 
         Args:
             prompt: The prompt of the concept.
-            guide: The base's text embedding of the guide, (T, d).
+            guides: The base's text embedding of the guide of each of the u edited prompts, (u, T, d).
             batch: The number of earlier batches, which determines the seeds.
             clip_skip: The number of last layers of the text encoder to skip.
         """
         config = self._config
+        self._guides = self._for_images(guides.to(self._model.device))
+        if config.target == "text":
+            return
         first = config.seed + batch * config.batch_size
         self._images = self._latents(
             prompt,
@@ -190,41 +198,48 @@ class Targets:
             sampler=config.sampler,
             clip_skip=clip_skip,
         )
-        self._guide = guide.to(self._model.device).expand(config.batch_size, -1, -1)
+        self._images = self._images[: len(self._guides)]
+
+    def _for_images(self, of_prompts: Tensor) -> Tensor:
+        """Copies of the entries of u prompts (u, ...), one for each image: prompt by prompt, equally many of each."""
+        return of_prompts.repeat_interleave(self._config.batch_size // len(of_prompts), dim=0)
 
     def optimised(self, ids: Tensor, layer: int, keys: Tensor) -> Tensor:
-        """Optimise the target z of a layer for each image.
+        """Optimise the target z of a layer for each image, and take the mean of each prompt.
 
         Args:
-            ids: The token ids of the prompt, (1, T).
+            ids: The token ids of the u prompts, (u, T).
             layer: The layer.
-            keys: The inputs of the layer for the prompt, (T, h).
+            keys: The inputs of the layer for the prompts, (u, T, h).
 
         Returns:
-            The targets, (b, T, d).
+            The targets, (u, T, d), float64.
         """
-        config, copies = self._config, self._config.batch_size
+        config = self._config
         with torch.no_grad():
             start = self._encoder.values(layer, keys)
         loss = self.loss(ids, layer)
-        z = start.expand(copies, -1, -1).clone().requires_grad_()
+        z = self._for_images(start).clone().requires_grad_()
         adam = torch.optim.Adam([z], lr=config.lr)
         with torch.enable_grad():
             for _ in range(config.adam_steps):
                 (z.grad,) = torch.autograd.grad(loss(z), z)
                 adam.step()
-        return z.detach()
+        return z.detach().cpu().double().unflatten(0, (len(ids), -1)).mean(1)
 
     def loss(self, ids: Tensor, layer: int) -> Callable[[Tensor], Tensor]:
-        """The loss as a function of a layer's values z (b, T, d), for token ids (1, T) and new timesteps and noise."""
-        config, copies = self._config, self._config.batch_size
+        """The loss as a function of a layer's values z (b, T, d), for token ids (u, T) and new timesteps and noise."""
+        if self._config.target == "text":
+            ids = self._for_images(ids)
+            return lambda z: F.mse_loss(self._encoder.text(ids, layer, z), self._guides)
+        config, copies = self._config, len(self._images)
         t = torch.randint(config.first_timestep, config.last_timestep + 1, (copies,), generator=self._random)
         noise = torch.randn(self._images.shape, generator=self._random)
         add_noise = self._add_unscaled_noise if config.sigma_noise else self._schedule.add_noise
         noisy = add_noise(self._images.cpu(), noise, t).to(self._model.device)
-        t, ids = t.to(self._model.device), ids.expand(copies, -1)
+        t, ids = t.to(self._model.device), self._for_images(ids)
         with torch.no_grad():
-            wanted = self._model.predict(noisy, t, Conditions(self._guide))
+            wanted = self._model.predict(noisy, t, Conditions(self._guides))
 
         def loss(z: Tensor) -> Tensor:
             text = self._encoder.text(ids, layer, z)
