@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from efface.methods.base import CopyDetector, Latents, Measure, Pictures, Recognised, Tool
     from efface.models import Model
 
+_LOGGER = logging.getLogger(__name__)
+_CAPITALISED = re.compile(r"[A-Z][a-z]+")
+_JOINED = re.compile(r"(?:[A-Z][a-z]{2,}){2,}")
 #: Judges images for debiasing where no judge is named: that of UCE's script.
 _CLIP = "clip:openai/clip-vit-base-patch32"
 
@@ -113,7 +118,7 @@ def erase(
         _check_judge_is_used(request, judge)
     opened, context = model_from(model, device), context or RunContext()
     earlier = [load_eraser(one, opened) for one in eraser_list(after)]
-    request, sources = with_recommended(opened, request)
+    request, sources = with_recommended(opened, _in_words(opened, request))
     if model_config is not None:
         check_architecture(opened, Path(model_config))
     tools: dict[Tool, Callable[[], Any]] = {
@@ -140,6 +145,24 @@ def _extended(request: Request, preserve: Sequence[str], options: Mapping[str, S
         "options": {**request.options, **options},
     }
     return Request.model_validate({**request.model_dump(), **merged})
+
+
+def _in_words(model: Model, request: Request) -> Request:
+    """The request with names such as BlueJay, as the U&ME challenge writes them, in words.
+
+    A name that is one token of the model's tokenizer, such as PlayStation, remains.
+    """
+
+    def in_words(name: str | None) -> str | None:
+        if name is None or not _JOINED.fullmatch(name) or len(model.tokenizer.tokenize(name)) == 1:
+            return name
+        words = " ".join(_CAPITALISED.findall(name))
+        _LOGGER.info("'%s' is read as '%s'.", name, words)
+        return words
+
+    update = [{"name": in_words(concept.name), "guide": in_words(concept.guide)} for concept in request.concepts]
+    concepts = tuple(concept.model_copy(update=names) for concept, names in zip(request.concepts, update, strict=True))
+    return request.model_copy(update={"concepts": concepts})
 
 
 def _with_settings(request: Request, has_preserve_file: bool, seed: int | None) -> Request:

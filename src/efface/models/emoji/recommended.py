@@ -17,8 +17,8 @@ Settings = dict[str, bool | int | float | str]
 _IN_SENTENCES: Final[Settings] = {
     "sentences": True,
     "target": "text",
-    "epochs": 4,
-    "adam_steps": 30,
+    "epochs": 3,
+    "adam_steps": 15,
     "min_directions": 128,
     "lamb": 25.0,
 }
