@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def compose(
-    *erasers: EraserLike,
+    *erasers: EraserLike | Sequence[EraserLike],
     without: str | Sequence[str] = (),
     model: ModelLike | None = None,
     device: str | torch.device = "auto",
@@ -34,7 +34,8 @@ def compose(
         >>> dog = efface.compose(both, without="cat")
 
     Args:
-        *erasers: Erasers or their files, in the order in which they are applied where the order matters.
+        *erasers: Erasers or their files, or lists of these, in the order in which they are applied where the order
+            matters.
         without: Concepts to restore.
         model: The model that the erasers were made for. Restoring concepts that speed, oce, negative or sld erased
             needs it.
@@ -46,7 +47,8 @@ def compose(
         BadRequest: They contradict each other, cannot act at the same time, or cannot be split.
         NeedsModel: Restoring needs the model, and none is given.
     """
-    composed = compose_erasers(*(load_eraser(eraser) for eraser in erasers), force=force)
+    given = [one for item in erasers for one in (item if isinstance(item, (list, tuple)) else (item,))]
+    composed = compose_erasers(*map(load_eraser, given), force=force)
     if not without:
         return composed
     names = [without] if isinstance(without, str) else without

@@ -49,6 +49,8 @@ def load_eraser(eraser: EraserLike, model: ModelLike | None = None, device: str 
 
     if isinstance(eraser, Eraser):
         return eraser
+    if not isinstance(eraser, (str, Path)):
+        raise BadInput(f"An eraser or its file is expected, and this is a {type(eraser).__name__}.")
     if model is None or is_eraser_file(Path(eraser)):
         return Eraser.load(eraser)
     from efface.api.import_eraser import imported_eraser

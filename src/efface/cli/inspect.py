@@ -26,6 +26,9 @@ def inspect_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file of the eraser with its certificate.")
     ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Print all entries of long records, such as the hashes of parameters.")
+    ] = False,
     force: Force = False,
     model: Model = "emoji",
     device: Device = "auto",
@@ -49,7 +52,7 @@ def inspect_command(
     )
     content = result.to_json()
     screen.heading(what or model)
-    screen.table(("", ""), list(_rows(content)))
+    screen.table(("", ""), list(_rows(content, details)))
     if content.get("certificate"):
         screen.say(LIMITS)
     elif certify and isinstance(result, EraserInfo):
@@ -57,12 +60,17 @@ def inspect_command(
     screen.answer(content)
 
 
-def _rows(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested record as rows of a table."""
+_ENTRIES = 24  # rows of one record
+
+
+def _rows(content: dict[str, Any], details: bool, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested record as rows of a table; of a record with many entries, their number if not `details`."""
     rows: list[tuple[str, str]] = []
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            rows += _rows(value, f"{prefix}{key}.")
+            inner = _rows(value, details, f"{prefix}{key}.")
+            few = details or len(inner) <= _ENTRIES
+            rows += inner if few else [(prefix + key, f"{len(inner)} entries; --details prints them")]
         elif isinstance(value, list):
             shown = ", ".join(str(item) for item in value[:8])
             rows.append((prefix + key, shown if len(value) <= 8 else f"{shown}, ... ({len(value)})"))

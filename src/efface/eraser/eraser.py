@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from efface.models.model import Model
 
 
+_SHOWN = 5  # concepts
+
+
 class Eraser(EraserRecord):
     """An edit that makes a model forget concepts, with everything that is needed to restore some of them.
 
@@ -41,6 +44,12 @@ class Eraser(EraserRecord):
         eraser = cls.__new__(cls)
         eraser.__dict__.update(vars(record), parts=tuple(cls.of(part) for part in record.parts))
         return eraser
+
+    def __repr__(self) -> str:
+        more = len(self.concepts) - _SHOWN
+        names = ", ".join(self.concepts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        size = f"rank {self.rank}, {self.nbytes:,} bytes"
+        return f"<Eraser of {names}: {self.method}, {self.kind_of_edit} edit of {size}, for {self.base.model}>"
 
     def save(self, path: Path | str, force: bool = False) -> None:
         """Write one safetensors file.
