@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from efface.api.arguments import model_from
-from efface.api.erasers import load_eraser
+from efface.api.erasers import eraser_list, load_eraser
 from efface.eraser.eraser import compose_erasers
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def compose(
         BadRequest: They contradict each other, cannot act at the same time, or cannot be split.
         NeedsModel: Restoring needs the model, and none is given.
     """
-    given = [one for item in erasers for one in (item if isinstance(item, (list, tuple)) else (item,))]
+    given = [one for item in erasers for one in eraser_list(item)]
     composed = compose_erasers(*map(load_eraser, given), force=force)
     if not without:
         return composed

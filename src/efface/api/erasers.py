@@ -43,6 +43,7 @@ def load_eraser(eraser: EraserLike, model: ModelLike | None = None, device: str 
 
     Raises:
         BadFile: The file is missing, damaged, or not an eraser.
+        BadInput: The argument is neither an eraser nor a file.
     """
     from efface.eraser.eraser import Eraser
     from efface.eraser.file import is_eraser_file
