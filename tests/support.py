@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from efface import Eraser, TextEdit, WeightEdit
@@ -163,3 +164,13 @@ class Processes:
     def _answer(self) -> str:
         assert self._server.stdout
         return self._server.stdout.readline().strip()
+
+
+def two_shades(size: tuple[int, int], colour: tuple[int, int, int]) -> Image.Image:
+    """A picture of one colour, but for its last column: pictures of one colour alone count as broken."""
+    other = list(colour)
+    channel = other.index(0) if 0 in other else 0
+    other[channel] += 40 if other[channel] < 200 else -40
+    picture = Image.new("RGB", size, colour)
+    picture.paste((other[0], other[1], other[2]), (size[0] - 1, 0, *size))
+    return picture

@@ -21,6 +21,7 @@ ORDER = (
     "progress",
     "files",
     "tables",
+    "image_files",
     "work_folder",
     "workers",
     "crew",

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
 from efface.files import slug
-from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, read_picture, read_rows
+from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, read_rows
 from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
+from efface.image_files import read_picture
 from efface.judges.base import Judge, ReferenceJudge
 from efface.judges.verdicts import answer_of
 from efface.models import Model

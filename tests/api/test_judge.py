@@ -8,6 +8,7 @@ from PIL import Image
 import efface
 from efface import BadInput
 from efface.judges import read_verdicts
+from support import two_shades
 
 COLOURS = {"a": 250, "b": 200, "c": 20}
 
@@ -20,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     rows = [{"file_name": f"{name}.png", "prompt": "x" if name == "a" else "y"} for name in (*COLOURS, "broken")]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, grey in COLOURS.items():
-        Image.new("RGB", (8, 8), (grey, grey, grey)).save(folder / f"{name}.png")
+        two_shades((8, 8), (grey, grey, grey)).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"x")
     return folder
 
@@ -37,7 +38,7 @@ def test_it_returns_what_the_command_prints(answer, brightness, folder):
 
 def test_images_may_be_in_memory(brightness, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    arrays = [np.full((8, 8, 3), grey, np.uint8) for grey in COLOURS.values()]
+    arrays = [np.asarray(two_shades((8, 8), (grey, grey, grey))) for grey in COLOURS.values()]
     before = sorted(tmp_path.rglob("*"))
     judge = efface.open_judge("brightness")
     for images in (

@@ -8,6 +8,7 @@ from PIL import Image
 from efface import Eraser
 from efface.files import slug
 from efface.metrics.rates import rate_with_interval, wilson
+from support import two_shades
 
 
 def test_erase_writes_the_eraser_and_answers_as_agreed(efface, tiny_sd):
@@ -95,11 +96,14 @@ def test_generate_draws_once_and_then_finds_its_work_done(efface, tiny_sd, erase
 def test_judge_writes_verdicts_and_counts(efface, judges):
     Path("images").mkdir()
     for name in ("a", "b"):
-        Image.new("RGB", (16, 16), "red").save(f"images/{name}.png")
+        two_shades((16, 16), (255, 0, 0)).save(f"images/{name}.png")
     answer = efface("judge", "images", "--judge", "sure", "-q", "cat", "-q", "dog", "--json").json()
     assert answer["questions"]["cat"]["yes"] == 2
     assert answer["questions"]["dog"]["rate"]["n"] == 2
     assert Path(answer["verdicts"]).is_file()
+
+
+COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
 
 
 def judged_folder(folder: str, rows: Sequence[tuple[str | None, str]]) -> None:
@@ -107,7 +111,7 @@ def judged_folder(folder: str, rows: Sequence[tuple[str | None, str]]) -> None:
     Path(folder).mkdir()
     lines: list[str] = []
     for i, (prompt, colour) in enumerate(rows):
-        Image.new("RGB", (16, 16), colour).save(f"{folder}/{i}.png")
+        two_shades((16, 16), COLOURS[colour]).save(f"{folder}/{i}.png")
         lines.append(json.dumps({"file_name": f"{i}.png"} | ({} if prompt is None else {"prompt": prompt})))
     Path(folder, "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -135,7 +139,14 @@ def test_a_failing_judge_is_an_error_and_never_an_answer(efface, judges, eraser,
     Image.new("RGB", (16, 16), "red").save("images/a.png")
     ended = efface("judge", "images", "--judge", judge, "-q", "cat", "--json")
     assert ended.code == 1
-    assert ended.json()["questions"]["cat"] == {"yes": 0, "no": 0, "undecided": 0, "error": 1, "rate": None}
+    assert ended.json()["questions"]["cat"] == {
+        "yes": 0,
+        "no": 0,
+        "undecided": 0,
+        "error": 1,
+        "broken": 0,
+        "rate": None,
+    }
     ended = efface("evaluate", eraser, "--judge", judge, "-n", 2, "--steps", 2, "--model", tiny_sd, "--json")
     assert ended.code == 1
     assert ended.json()["erasers"]["cat"]["metrics"] == {}

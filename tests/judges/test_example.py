@@ -5,13 +5,13 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from PIL import Image
 
 import efface.judges.base
 from efface.generation.folder import read_folder
 from efface.judges import JudgeEntry, judge_images
 from efface.judges.base import JudgeOptions
 from efface.registry import Registry
+from support import two_shades
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_the_example_judges(example: str, tmp_path: Path, monkeypatch: pytest.Mo
     registry: Registry[JudgeEntry] = Registry("judge", {}, "efface.judges")
     assert registry.names() == ("red",)
     judge = registry.get("red").open(JudgeOptions())
-    for name, colour in (("0.png", "red"), ("1.png", "green")):
-        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    for name, colour in (("0.png", (255, 0, 0)), ("1.png", (0, 255, 0))):
+        two_shades((8, 8), colour).save(tmp_path / name)
     assert [row.answer for row in judge_images(judge, read_folder(tmp_path), ["red"])] == ["yes", "no"]
     assert len(example.splitlines()) < 40

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Picture
 
 from efface.errors import BadFile, BadInput
 from efface.generation import read_folder
 from efface.judges import judge_images, read_verdicts, write_verdicts
 from efface.judges.base import Pixels, Scores
-from support import StubJudge
+from support import StubJudge, two_shades
 
 
 class Redness(StubJudge):
@@ -32,8 +31,8 @@ class Redness(StubJudge):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, colour in {"a": (255, 0, 0), "b": (10, 0, 0), "c": (0, 0, 255), "d": (0, 255, 0)}.items():
-        Picture.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
-    Picture.new("RGB", (9, 5), (255, 0, 0)).save(tmp_path / "e.png")
+        two_shades((4, 4), colour).save(tmp_path / f"{name}.png")
+    two_shades((9, 5), (255, 0, 0)).save(tmp_path / "e.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "f.png").write_bytes(whole[:50])
     return tmp_path

@@ -17,7 +17,8 @@ from efface.api.result import VerbResult
 from efface.errors import BadInput
 from efface.files import check_writable
 from efface.generation import Image, read_folder
-from efface.generation.folder import read_folders
+from efface.generation.folder import read_folders, skipped_files
+from efface.image_files import as_rgb
 from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, write_verdicts
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
@@ -54,6 +55,7 @@ class AnswerCounts(VerbResult):
         no: Images that do not.
         undecided: Images about which the judge is undecided.
         error: Images that could not be judged; they never count as "no".
+        broken: Images of one colour, such as those that a safety checker replaced; they never count as "no".
         rate: The share of yes among yes and no, with its interval; None without any such answer.
     """
 
@@ -61,6 +63,7 @@ class AnswerCounts(VerbResult):
     no: int
     undecided: int
     error: int
+    broken: int
     rate: Measured | None
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class JudgeResult(VerbResult):
         judge: The judge.
         questions: By question, the number of each answer, and the rate of yes.
         verdicts: One verdict per image and question, images first.
+        skipped: Files beside the images that are not read.
         table: With `table`, the questions of each row of the judge's table, by column.
     """
 
@@ -84,6 +88,7 @@ class JudgeResult(VerbResult):
     judge: JudgeIdentity
     questions: Mapping[str, AnswerCounts]
     verdicts: tuple[Verdict, ...]
+    skipped: tuple[str, ...] = ()
     table: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property
@@ -100,7 +105,13 @@ class JudgeResult(VerbResult):
             for row, cells in self.table.items()
         }
         table = {"table": counted} if counted else {}
-        return {"verdicts": path, "judge": self.judge.to_json(), "questions": questions, **table}
+        return {
+            "verdicts": path,
+            "judge": self.judge.to_json(),
+            "questions": questions,
+            "skipped": list(self.skipped),
+            **table,
+        }
 
 
 def judge(
@@ -148,12 +159,13 @@ def judge(
     cells = _cells(opened) if table else {}
     asked = list(dict.fromkeys([*asked, *(text for of_row in cells.values() for text in of_row.values())]))
     thresholds = {text: opened.threshold(text) for text in asked if opened.knows(text)}
+    skipped = skipped_files(Path(images), pictures) if isinstance(images, (str, Path)) else ()
     verdicts = judge_images(opened, pictures, asked, progress)
     if path is not None:
         write_verdicts(path, verdicts, force)
     counts = {text: _counts(pictures, [row for row in verdicts if row.question == text]) for text in asked}
     identity = JudgeIdentity(opened.name, opened.version, thresholds)
-    return JudgeResult(path, identity, counts, tuple(verdicts), cells)
+    return JudgeResult(path, identity, counts, tuple(verdicts), skipped, cells)
 
 
 def _cells(judge: Judge) -> dict[str, dict[str, str]]:
@@ -180,7 +192,7 @@ def _image(image: Pictures.Image | NDArray[np.uint8] | Image, index: int) -> Ima
     """An image in memory, whose file name is its number."""
     if isinstance(image, Image):
         return image
-    array = np.asarray(image if isinstance(image, np.ndarray) else image.convert("RGB"), dtype=np.uint8)
+    array = np.asarray(image if isinstance(image, np.ndarray) else as_rgb(image), dtype=np.uint8)
     if array.ndim != 3 or array.shape[2] != 3:
         raise BadInput(f"Image {index} has the shape {array.shape}; give arrays (height, width, 3) of bytes.")
     return Image({"file_name": str(index)}, None, None, array)
@@ -190,7 +202,7 @@ def _counts(images: Sequence[Image], verdicts: Sequence[Verdict]) -> AnswerCount
     """The answers to one question, one verdict per image."""
     counts = Counter(verdict.answer for verdict in verdicts)
     rate = _rate(images, verdicts)
-    return AnswerCounts(counts["yes"], counts["no"], counts["undecided"], counts["error"], rate)
+    return AnswerCounts(counts["yes"], counts["no"], counts["undecided"], counts["error"], counts["broken"], rate)
 
 
 def _rate(images: Sequence[Image], verdicts: Sequence[Verdict]) -> Measured | None:

@@ -123,10 +123,17 @@ def judge_command(
         counts = result.questions[text]
         doubts = "".join(
             f", {number} {name}"
-            for name, number in (("undecided", counts.undecided), ("error", counts.error))
+            for name, number in (
+                ("undecided", counts.undecided),
+                ("error", counts.error),
+                ("broken (one colour)", counts.broken),
+            )
             if number
         )
         screen.say(f"{text}: {counts.rate or 'no verdict'}{doubts}")
+    if result.skipped:
+        named = ", ".join(result.skipped[:5]) + (", ..." if len(result.skipped) > 5 else "")
+        screen.say(f"{len(result.skipped)} files are no images and are left out: {named}")
     if result.errors and in_table:
         screen.say(f"{result.errors} answers are errors; they are in no count.")
     screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {target}")

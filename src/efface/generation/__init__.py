@@ -9,9 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from efface.generation.folder import Image, read_folder, read_picture
+from efface.generation.folder import Image, read_folder
 from efface.generation.jobs import SAMPLERS, Embedding, Job, Sampling, jobs_for, repeated
 from efface.generation.prompts import read_prompts
+from efface.image_files import read_picture
 
 if TYPE_CHECKING:
     from efface.generation.run import Recipe, generate_images

@@ -20,20 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from efface.errors import BadFile
 from efface.files import atomic, cache_folder, keep_in_cache
+from efface.image_files import Pixels, is_picture, read_picture
 
 METADATA, ERRORS = "metadata.jsonl", "errors.jsonl"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _PENDING = 64
 
 Row = Mapping[str, Any]
-#: A picture, of shape (H, W, 3), or several of one size, of shape (n, H, W, 3).
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -65,19 +61,6 @@ class Image:
         return read_picture(self.path)
 
 
-def read_picture(path: Path) -> Pixels:
-    """Read a picture file, as an array of shape (H, W, 3).
-
-    Raises:
-        OSError: The file is missing, damaged or of another kind.
-    """
-    try:
-        with Picture.open(path) as picture:
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (SyntaxError, ValueError, Picture.DecompressionBombError) as error:
-        raise OSError(f"{path.name}: {error}") from error
-
-
 def write_picture(path: Path, pixels: Pixels) -> None:
     """Write a picture of shape (H, W, 3) as PNG."""
     Picture.fromarray(pixels).save(path, format="PNG", compress_level=4)
@@ -97,12 +80,30 @@ def read_folder(path: Path) -> list[Image]:
         if not isinstance(name, str) or not (path / name).resolve().is_relative_to(path.resolve()):
             raise BadFile(f"{path / METADATA} names {name!r}, which is not a file in its folder.")
     if not rows:
-        rows = [{"file_name": f.name} for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES]
+        rows = [{"file_name": f.name} for f in sorted(path.iterdir()) if is_picture(f)]
     images = [Image(row, path / row["file_name"]) for row in rows]
     images += [Image(row, None, str(row.get("error"))) for row in read_rows(path / ERRORS)]
     if not images:
         raise BadFile(f"{path} has no images; use a folder of pictures, or one that `efface generate` wrote.")
     return images
+
+
+def skipped_files(path: Path, images: Iterable[Image]) -> tuple[str, ...]:
+    """The files of a folder, and of folders in which images are, that are not among its images.
+
+    Args:
+        path: The folder.
+        images: Its images.
+    """
+    read = {image.path for image in images if image.path}
+    folders = sorted({path, *(file.parent for file in read)})
+    files = (file for folder in folders for file in sorted(folder.iterdir()) if file.is_file())
+    own = (METADATA, ERRORS)
+    return tuple(
+        str(file.relative_to(path))
+        for file in files
+        if file not in read and file.name not in own and file.name[0] != "."
+    )
 
 
 def read_folders(path: Path) -> list[Image]:
@@ -123,7 +124,7 @@ def read_folders(path: Path) -> list[Image]:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(file.name in (METADATA, ERRORS) or file.suffix.lower() in SUFFIXES for file in folder.iterdir())
+    return any(file.name in (METADATA, ERRORS) or is_picture(file) for file in folder.iterdir())
 
 
 def file_name(prompt: str, seed: int, key: str) -> str:

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from efface.models.builtin import World
 
 Scores = NDArray[np.float64]
-Answer = Literal["yes", "no", "undecided", "error"]
+Answer = Literal["yes", "no", "undecided", "error", "broken"]
 
 
 class Judge(Protocol):

@@ -7,7 +7,7 @@ They never count as "no": a broken judge would otherwise make every model look s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +15,18 @@ import numpy as np
 from efface.errors import BadFile, BadInput
 from efface.files import atomic
 from efface.generation.folder import Image
+from efface.image_files import is_blank
 from efface.judges.base import Answer, HasUndecidedBand, Judge, Pixels, Scores, Verdict
 from efface.progress import Progress
 
 _BATCH = 64
+BLANK = "the image is of one colour"
 
 
 def judge_images(
     judge: Judge, images: Sequence[Image], concepts: Sequence[str], progress: Progress | None = None
 ) -> list[Verdict]:
-    """Ask every question about every image.
+    """Ask every question about every image. The answer about a blank image, such as a censored one, is `broken`.
 
     Args:
         judge: The judge.
@@ -38,8 +40,13 @@ def judge_images(
     Raises:
         BadInput: The judge does not know one of the concepts.
     """
-    scores, errors = score_images(judge, images, concepts, progress)
-    return verdicts_of_scores(judge, images, concepts, scores, errors)
+    blank: set[int] = set()
+    scores, errors = score_images(judge, images, concepts, progress, blank)
+    rows = verdicts_of_scores(judge, images, concepts, scores, errors)
+    return [
+        replace(row, answer="broken", error=BLANK) if index // len(concepts) in blank and row.answer != "error" else row
+        for index, row in enumerate(rows)
+    ]
 
 
 def verdicts_of_scores(
@@ -87,7 +94,11 @@ def answer_of(judge: Judge, concept: str, score: float) -> Answer:
 
 
 def score_images(
-    judge: Judge, images: Sequence[Image], concepts: Sequence[str], progress: Progress | None = None
+    judge: Judge,
+    images: Sequence[Image],
+    concepts: Sequence[str],
+    progress: Progress | None = None,
+    blank: set[int] | None = None,
 ) -> tuple[Scores, list[str]]:
     """Score every image for every question.
 
@@ -96,6 +107,7 @@ def score_images(
         images: The n images.
         concepts: The m questions.
         progress: The progress callback, called after each batch.
+        blank: Receives the indices of blank images.
 
     Returns:
         Scores of shape (n, m), NaN on errors; and the error of each image, or an empty string.
@@ -116,6 +128,8 @@ def score_images(
                 pixels[i] = images[i].pixels()
             except OSError as error:
                 errors[i] = f"the image cannot be read: {error}"
+        if blank is not None:
+            blank |= {i for i, image in pixels.items() if is_blank(image)}
         for group in _same_size(pixels):
             _score(judge, group, pixels, concepts, scores, errors)
         if progress:

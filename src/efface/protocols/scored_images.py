@@ -17,6 +17,7 @@ from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation import Image, Job, Sampling, generate_images
 from efface.generation.folder import folder_name
+from efface.image_files import is_blank
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts_of_scores
@@ -164,7 +165,7 @@ def is_broken(pixels: NDArray[np.uint8]) -> bool:
     """
     x = pixels.astype(np.float64)
     variance = float(x.var(axis=(0, 1)).mean())
-    if variance < 4.0:
+    if is_blank(pixels):
         return True
     down, right = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]
     return float((down**2).mean() + (right**2).mean()) / 2 > 1.3 * variance

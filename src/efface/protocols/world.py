@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from efface.errors import BadFile, BadInput
-from efface.generation.folder import SUFFIXES
+from efface.image_files import is_picture
 from efface.models.builtin import World
 from efface.request.names import name_key, plain_words
 
@@ -110,7 +110,7 @@ def read_grid(folder: Path) -> ObjectStyleGrid:
         raise BadFile(f"Cannot read pictures from {folder}: it is not a folder.")
     pictures: dict[tuple[str, str], list[Path]] = {}
     for path in folder.glob("*/*/*"):
-        if path.suffix.lower() in SUFFIXES:
+        if is_picture(path):
             style, thing = path.relative_to(folder).parts[:2]
             pictures.setdefault((thing, style), []).append(path)
     if not pictures:

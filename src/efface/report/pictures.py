@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from efface.generation import Job
+from efface.image_files import read_picture
 from efface.protocols import JudgedImage, Result
 
 CELL, GAP, LABEL = 96, 4, 22
@@ -114,9 +115,8 @@ def open_picture(path: Path | None) -> Image.Image | None:
     if path is None:
         return None
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+        return Image.fromarray(read_picture(path))
+    except OSError:
         return None
 
 

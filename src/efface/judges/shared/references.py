@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 from typing_extensions import Self
 
 from efface.errors import BadFile, BadInput
-from efface.generation.folder import read_folder, read_picture
+from efface.generation.folder import read_folder
+from efface.image_files import read_picture
 from efface.judges.base import Pixels
 from efface.judges.shared.questions import is_path
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_file
-from efface.generation.folder import METADATA, SUFFIXES, read_folder
+from efface.generation.folder import METADATA, read_folder
+from efface.image_files import is_picture
 from efface.judges.training.network import TrainSettings
 
 
@@ -57,7 +58,7 @@ def find_labelled_pictures(folder: Path, labels: str) -> list[tuple[Path, str]]:
         raise BadInput(f"Unknown labels '{labels}': write style or object for folders, or a column of {METADATA}.")
     if not folder.is_dir():
         raise BadFile(f"Cannot read pictures from {folder}: it is not a folder.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if is_picture(path))
     pictures: list[tuple[Path, str]] = []
     for path in paths:
         *way, _ = path.relative_to(folder).parts

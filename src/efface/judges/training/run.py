@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from efface.errors import BadFile
 from efface.files import atomic
-from efface.generation.folder import read_picture
+from efface.image_files import read_picture
 from efface.judges.shared.classifier import TransformersClassifier
 from efface.judges.training.network import TrainSettings, head_of, new_classifier
 from efface.judges.training.pictures import Split, read_split

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from efface.edits.solution import Solution
 from efface.errors import BadFile, BadRequest
+from efface.image_files import read_picture
 from efface.methods.base import CopyDetector, Method, Pictures, SnapshotWriter
 from efface.methods.trained.ablate.augment import View, augmented, mirrored, unchanged_view
 from efface.methods.trained.ablate.config import AblateConfig
@@ -246,10 +246,9 @@ def check_ablation(request: Request, config: AblateConfig, copies: CopyDetector 
             "A memorised image needs a copy detector; give one with --judge sscd:FILE --trust-torchscript."
         )
     try:
-        with Image.open(config.mem_impath) as picture:
-            picture.load()
+        read_picture(Path(config.mem_impath))
     except OSError as error:
-        raise BadFile(f"Cannot read the memorised image {config.mem_impath}: it is not a complete image.") from error
+        raise BadFile(f"Cannot read the memorised image {config.mem_impath}: {error}.") from error
 
 
 ENTRY = Method(

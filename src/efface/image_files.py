@@ -1,0 +1,138 @@
+"""Reading pictures: the one place where image files are decoded.
+
+A picture is read as it looks in a viewer: turned by its EXIF orientation, on white where it is transparent, in sRGB and
+with 8 bits of the range of its own depth. Of an animation, the first frame is read. The content of a file decides its
+format; formats whose readers start other programs, such as EPS, are rejected.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+#: A picture, of shape (H, W, 3), or several of one size, of shape (n, H, W, 3).
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+#: The usual names of pictures. Files with other names are pictures if their content is.
+SUFFIXES = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib", ".avif",
+})  # fmt: skip
+#: The first bytes of the formats that are read, and what they mean.
+_MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM")
+_BOXES = {b"WEBP": (b"RIFF", 0), b"avif": (b"ftyp", 4), b"avis": (b"ftyp", 4)}
+_OTHERS = {
+    b"%!PS": "EPS", b"\xc5\xd0\xd3\xc6": "EPS", b"%PDF": "PDF", b"8BPS": "PSD", b"PK\x03\x04": "a ZIP archive",
+    b"version https://git-lfs": "a git-lfs pointer", b"<svg": "SVG", b"<?xml": "XML", b"<!DOCTYPE": "HTML",
+    b"<html": "HTML", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL": "JPEG XL", b"P6": "PPM", b"qoif": "QOI",
+}  # fmt: skip
+_BLANK_VARIANCE = 4.0
+
+
+def read_picture(path: Path) -> Pixels:
+    """Read a picture file, as an array of shape (H, W, 3).
+
+    Raises:
+        OSError: The file is missing, damaged or of another format; the message names the format.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            return np.asarray(as_rgb(picture), dtype=np.uint8)
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise OSError(f"{path.name} is {_format_of(path)}, and not a picture of the formats {formats}") from error
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture in RGB, as it looks in a viewer.
+
+    Args:
+        picture: A picture of any mode.
+
+    Raises:
+        ValueError: Its numbers have no range that is known.
+    """
+    is_png = picture.format == "PNG"
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(picture, is_png)).convert("RGB")
+    profile = picture.info.get("icc_profile")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture).convert("RGB")
+    return _in_srgb(picture, profile)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture, by its name or else by its content."""
+    if not path.is_file() or path.name.startswith("."):
+        return False
+    return path.suffix.lower() in SUFFIXES or _has_picture(_head(path))
+
+
+def is_blank(pixels: Pixels) -> bool:
+    """Whether a picture (H, W, 3) is of one colour, up to a standard deviation of 2 of 255."""
+    return float(pixels.astype(np.float64).var(axis=(0, 1)).mean()) < _BLANK_VARIANCE
+
+
+def _eight_bits(picture: Image.Image, is_png: bool) -> NDArray[np.uint8]:
+    """Grey values of more than 8 bits, (H, W), scaled from their full range to 0 to 255."""
+    values = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise ValueError("its numbers are negative or not finite")
+    if picture.mode == "F":
+        full = 1.0 if values.max() <= 1 else 255.0
+    else:
+        # Pillow reads grey PNGs of 16 bits as 32 bits in some versions.
+        sixteen = picture.mode.startswith("I;16") or is_png or values.max() <= 65535
+        full = 65535.0 if sixteen else 2.0**32 - 1
+    if values.max() > full:
+        raise ValueError(f"its numbers are above {full:g}")
+    return np.round(values * (255 / full)).astype(np.uint8)
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert a picture to RGB, by its colour profile if it has one for another space than sRGB."""
+    mode = picture.mode if picture.mode in ("RGB", "CMYK", "L", "LAB") else "RGB"
+    picture = picture.convert(mode) if picture.mode != mode else picture
+    try:
+        if mode == "LAB":
+            source = ImageCms.createProfile("LAB")
+        elif profile:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        else:
+            return picture.convert("RGB")
+        if mode != "LAB" and "srgb" in ImageCms.getProfileDescription(source).lower():
+            return picture.convert("RGB")
+        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):  # a profile that is damaged or of another mode, which viewers ignore too
+        return picture.convert("RGB")
+    assert converted is not None, "a copy, since inPlace is false"
+    return converted
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
+
+
+def _has_picture(head: bytes) -> bool:
+    boxes = (head[8:12] == kind and head[at:].startswith(start) for kind, (start, at) in _BOXES.items())
+    return head.startswith(_MAGIC) or any(boxes)
+
+
+def _format_of(path: Path) -> str:
+    head = _head(path)
+    if _has_picture(head):
+        return "damaged"
+    if head[4:8] == b"ftyp":
+        return "HEIC or a video"
+    known = (name for start, name in _OTHERS.items() if head.lstrip().startswith(start))
+    return next(known, "empty" if not head else "of an unknown format")
