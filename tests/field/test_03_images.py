@@ -53,7 +53,8 @@ def test_what_is_transparent_is_white(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"cat{suffix}"
     half = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     half.putpixel((0, 0), (200, 100, 50, 255))
-    half.save(path, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+    options: dict[str, Any] = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+    half.save(path, **options)
     pixels = read_picture(path)
     assert pixels[0, 0].tolist() == [200, 100, 50]
     assert (pixels[1:] == 255).all()
@@ -133,7 +134,8 @@ def test_the_folder_of_a_judge(tmp_path: Path, efface: Efface) -> None:
     folder.mkdir()
     names = ("a.png", "b.gif", "c.tif", "d.jfif", "e.avif", "f.bmp", "g.webp")
     for name in names:
-        cat().save(folder / name, **({"format": "JPEG", "quality": 95} if name == "d.jfif" else {}))
+        options: dict[str, Any] = {"quality": 95} if name == "d.jfif" else {}
+        cat().save(folder / name, **options)
     cat().save(folder / "h.picture", format="PNG")
     Image.new("RGB", (64, 64)).save(folder / "i.png")
     Image.new("RGB", (64, 64), (250, 250, 250)).save(folder / "j.png")

@@ -65,7 +65,7 @@ def test_s7_an_image_of_other_settings_is_not_replaced(efface: Efface, tiny_sd: 
     command = ("generate", "--prompts", "prompts.csv", "--file-names", "case", "--model", tiny_sd, "-o", "images")
     assert efface(*command, "--steps", 2).code == 0
     before = {path.name: path.read_bytes() for path in Path("images").iterdir()}
-    ended = efface(*command, "--steps", 3)
+    ended = efface(*command, "--steps", 2, "--guidance", 3)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "12_0.png was generated with other settings" in ended.err
     assert {path.name: path.read_bytes() for path in Path("images").iterdir()} == before

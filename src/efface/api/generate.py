@@ -14,9 +14,10 @@ from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
-from efface.generation import Image, Job, Sampling, generate_images, repeated
+from efface.generation import Image, Job, Recipe, Sampling, generate_images, repeated
 from efface.generation.jobs import repeated_by_case
 from efface.generation.prompts import read_prompt_file
+from efface.generation.runs import check_one_run, remove_other_runs
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,8 @@ def generate(
         device: The device to open a model's name on.
         folder: The folder to write images and metadata to. Images that it contains already are not generated again.
             Without a folder, the images stay in memory.
-        force: Whether the eraser may be attached to another model than its own.
+        force: Whether images of another run in the folder, with another eraser, model or sampler, are replaced; and
+            whether the eraser may be attached to another model than its own.
         progress: The progress callback.
 
     Raises:
@@ -140,6 +142,11 @@ def generate(
     settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "eta": eta, "batch_size": batch_size}
     sampling = override(Sampling.default(opened), **settings)
     out = None if folder is None else Path(folder)
+    if attached and sampling.clip_skip is None:
+        sampling = replace(sampling, clip_skip=attached.request.clip_skip or None)
+    if out is not None:
+        row = Recipe.of(opened, sampling, attached, strength).row(jobs[0])
+        (remove_other_runs if force else check_one_run)(out, row)
     started = time.perf_counter()
     images = generate_images(
         opened, jobs, sampling, out=out, eraser=attached, strength=strength, force=force, progress=progress

@@ -18,6 +18,7 @@ from efface.errors import BadInput
 from efface.files import check_writable
 from efface.generation import Image, read_folder
 from efface.generation.folder import read_folders, skipped_files
+from efface.generation.runs import runs_in_one_folder
 from efface.image_files import as_rgb
 from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, write_verdicts
 from efface.metrics.base import Measured
@@ -81,6 +82,7 @@ class JudgeResult(VerbResult):
         questions: By question, the number of each answer, and the rate of yes.
         verdicts: One verdict per image and question, images first.
         skipped: Files beside the images that are not read.
+        runs: The largest number of runs of `efface generate` whose images are in one folder.
         table: With `table`, the questions of each row of the judge's table, by column.
     """
 
@@ -89,6 +91,7 @@ class JudgeResult(VerbResult):
     questions: Mapping[str, AnswerCounts]
     verdicts: tuple[Verdict, ...]
     skipped: tuple[str, ...] = ()
+    runs: int = 0
     table: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property
@@ -110,6 +113,7 @@ class JudgeResult(VerbResult):
             "judge": self.judge.to_json(),
             "questions": questions,
             "skipped": list(self.skipped),
+            "runs": self.runs,
             **table,
         }
 
@@ -165,7 +169,8 @@ def judge(
         write_verdicts(path, verdicts, force)
     counts = {text: _counts(pictures, [row for row in verdicts if row.question == text]) for text in asked}
     identity = JudgeIdentity(opened.name, opened.version, thresholds)
-    return JudgeResult(path, identity, counts, tuple(verdicts), skipped, cells)
+    runs = runs_in_one_folder(pictures)
+    return JudgeResult(path, identity, counts, tuple(verdicts), skipped, runs, cells)
 
 
 def _cells(judge: Judge) -> dict[str, dict[str, str]]:

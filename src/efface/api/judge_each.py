@@ -16,7 +16,8 @@ from efface.crew import Crew
 from efface.errors import BadFile, BadInput
 from efface.files import check_writable, slug
 from efface.generation.dataset import read_concepts
-from efface.generation.folder import ERRORS, SUFFIXES, Image, read_folders
+from efface.generation.folder import ERRORS, Image, read_folders
+from efface.image_files import is_picture
 from efface.judges import Judge, judge_images, open_judge, read_verdicts, write_verdicts
 from efface.protocols.evaluation_results import JOINT, RESULTS, ResultRow, rates_of_models, read_results, write_results
 from efface.request.names import name_key
@@ -229,7 +230,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(path.name == ERRORS or path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+    return any(path.name == ERRORS or is_picture(path) for path in folder.rglob("*"))
 
 
 def _folder_of(judge: Judge) -> str:

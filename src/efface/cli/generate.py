@@ -85,7 +85,9 @@ def generate_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", "-f", help="Attach an eraser of another model; replace --grid, but no other image."),
+        typer.Option(
+            "--force", "-f", help="Replace images of another run, and --grid; attach an eraser of another model."
+        ),
     ] = False,
     model: Model = "emoji",
     device: Device = "auto",

@@ -131,6 +131,8 @@ def judge_command(
             if number
         )
         screen.say(f"{text}: {counts.rate or 'no verdict'}{doubts}")
+    if result.runs > 1:
+        screen.say(f"{folder} has images of {result.runs} runs, which are judged as one set.")
     if result.skipped:
         named = ", ".join(result.skipped[:5]) + (", ..." if len(result.skipped) > 5 else "")
         screen.say(f"{len(result.skipped)} files are no images and are left out: {named}")

@@ -98,11 +98,11 @@ def skipped_files(path: Path, images: Iterable[Image]) -> tuple[str, ...]:
     read = {image.path for image in images if image.path}
     folders = sorted({path, *(file.parent for file in read)})
     files = (file for folder in folders for file in sorted(folder.iterdir()) if file.is_file())
-    own = (METADATA, ERRORS)
+    metadata_files = (METADATA, ERRORS)
     return tuple(
         str(file.relative_to(path))
         for file in files
-        if file not in read and file.name not in own and file.name[0] != "."
+        if file not in read and file.name not in metadata_files and file.name[0] != "."
     )
 
 
