@@ -121,8 +121,8 @@ def test_torchscript_is_run_where_it_is_trusted(refused, eraser, tiny_sd):
     assert "Cannot read SSCD's weights" in refused(*command, "--trust-torchscript")
 
 
-def test_err_has_no_settings_and_reads_no_data(refused, eraser, judges, tiny_sd):
-    assert "no settings" in refused("evaluate", eraser, *QUICK, "-s", "a=1", "--model", tiny_sd)
+def test_err_refuses_unknown_settings_and_reads_no_data(refused, eraser, judges, tiny_sd):
+    assert "Unknown option 'a'" in refused("evaluate", eraser, *QUICK, "-s", "a=1", "--model", tiny_sd)
 
 
 def test_a_debiasing_eraser_is_told_what_to_do_instead(refused, efface, judges, tiny_sd):
