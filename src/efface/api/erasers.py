@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from efface.errors import BadInput
 from efface.files import slug
@@ -50,7 +50,7 @@ def load_eraser(eraser: EraserLike, model: ModelLike | None = None, device: str 
 
     if isinstance(eraser, Eraser):
         return eraser
-    if not isinstance(eraser, (str, Path)):
+    if not isinstance(cast("object", eraser), (str, Path)):
         raise BadInput(f"An eraser or its file is expected, and this is a {type(eraser).__name__}.")
     if model is None or is_eraser_file(Path(eraser)):
         return Eraser.load(eraser)
