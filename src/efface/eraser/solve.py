@@ -16,6 +16,7 @@ from efface.eraser.record import EraserRecord
 from efface.eraser.streams import join
 from efface.errors import BadRequest
 from efface.methods import METHODS
+from efface.methods.closed_form.capacity import warn_beyond_capacity
 from efface.models.model import TEXT
 from efface.provenance import versions
 
@@ -63,6 +64,7 @@ def solve_request(
         started = time.perf_counter()
         solution = method.erase(model.reading(stream), request, settings, **given)
         assert solution.embedded is not None
+        warn_beyond_capacity(model.reading(stream), request, solution.edits, method.uses_guides)
         of_stream = base_of(model.reading(stream), solution.embedded)
         seconds = {"embed": time.perf_counter() - started - solution.solve_seconds, "solve": solution.solve_seconds}
         solutions[stream] = replace(solution, notes={**_provenance(solution, seconds), **(notes or {})})
