@@ -9,8 +9,9 @@ Shapes: n prompts, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
+from itertools import count, takewhile
 from typing import Any, cast
 
 import torch
@@ -34,7 +35,7 @@ def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) 
     Raises:
         BadRequest: A prompt has more than `longest` tokens, and `truncate` is false.
     """
-    rows: list[list[int]] = tokenizer(prompts)["input_ids"]
+    rows: list[list[int]] = tokenizer(with_all_vectors(tokenizer, prompts))["input_ids"]
     for index, row in enumerate(rows):
         if len(row) > longest:
             if not truncate:
@@ -47,6 +48,29 @@ def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) 
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
     return ids, torch.tensor([len(row) for row in rows], dtype=torch.long)
+
+
+def with_all_vectors(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """Prompts in which a word of textual inversion with several vectors stands for all of them, as pipelines read it.
+
+    The tokens of such a word are `<toy>`, `<toy>_1`, `<toy>_2` and so on; users write `<toy>`.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        prompts: The prompts.
+    """
+    added = frozenset(map(str, tokenizer.get_added_vocab()))
+    words = [word for word in sorted(added, key=len, reverse=True) if f"{word}_1" in added]
+    return [_with_all_vectors(tokenizer, prompt, words, added) if words else prompt for prompt in prompts]
+
+
+def _with_all_vectors(tokenizer: Any, prompt: str, words: Sequence[str], added: Collection[str]) -> str:
+    tokens = set(tokenizer.tokenize(prompt))
+    for word in words:
+        if word in tokens:
+            further = takewhile(added.__contains__, (f"{word}_{index}" for index in count(1)))
+            prompt = prompt.replace(word, " ".join((word, *further)))
+    return prompt
 
 
 def start_tokens(tokenizer: Any) -> int:

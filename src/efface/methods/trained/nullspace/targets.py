@@ -35,7 +35,7 @@ from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.models.denoising import Conditions, NoiseSchedule
 from efface.models.model import Model
 from efface.models.text.encoding import encode_ids
-from efface.models.text.tokens import token_ids
+from efface.models.text.tokens import token_ids, with_all_vectors
 
 _FC2 = re.compile(r"(?:^|\.)layers\.(\d+)\.mlp\.fc2$")
 
@@ -85,8 +85,9 @@ class EditableTextEncoder:
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """The token ids (b, T), padded, and truncated if they are too long."""
+        texts = with_all_vectors(self._tokenizer, prompts)
         padded = self._tokenizer(
-            list(prompts), padding="max_length", max_length=self._longest, truncation=True, return_tensors="pt"
+            texts, padding="max_length", max_length=self._longest, truncation=True, return_tensors="pt"
         )
         return padded["input_ids"].to(self.encoder.device)
 
