@@ -60,6 +60,12 @@ def erase_command(
         bool,
         typer.Option("--certify", help="Compute a bound on how far any embedding, or any text, restores a concept."),
     ] = False,
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            "--clip-skip", metavar="N", min=0, help="Number of the text encoder's last layers that the pipeline skips."
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.yaml", help="A request; other options add to it.")
     ] = None,
@@ -114,6 +120,8 @@ def erase_command(
         from efface.cli.erase_each import refuse, run_each
 
         refuse(concepts, config, goal, judge, preserve_file, certify, after)
+        if clip_skip is not None:
+            raise BadInput("--clip-skip is not supported with --each; make the erasers one by one, or leave it out.")
         run_each(
             context.obj,
             screen,
@@ -149,12 +157,15 @@ def erase_command(
             method=method or "uce",
             goal=goal or "erase",
             options=options,
+            clip_skip=clip_skip,
         )
         _print_anchors(screen, concepts, request)
     else:
         if concepts or to or kind or goal:
             raise BadInput(f"The concepts are in {config}; give them, --to, --kind and --goal there or here, not both.")
         request = _extended(Request.from_yaml(config), preserve or [], method, options)
+        if clip_skip is not None:
+            request = request.model_copy(update={"clip_skip": clip_skip})
     target = out or (run.folder or Path()) / f"{default_name(request)}.safetensors"
     check_suffix(target, ".safetensors")
     if out or target.parent.exists():  # a folder that a configuration names is made
