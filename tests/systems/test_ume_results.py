@@ -186,3 +186,19 @@ def test_u8_input_that_cannot_be_used(efface: Efface, refused: Callable[..., str
 def write_eraser(efface: Efface) -> Path:
     assert efface("erase", "cat", "-o", "cat.safetensors").code == 0
     return Path("cat.safetensors")
+
+
+def test_u9_the_workflow_of_the_entry(efface: Efface):
+    """Erasers, images and answers for four concepts of the example, and their rates by the ten lines above."""
+    rows = (Path(__file__).parents[2] / "examples" / "challenge.csv").read_text(encoding="utf-8").splitlines()
+    Path("dataset.csv").write_text("\n".join(rows[:5]), encoding="utf-8")
+    assert efface("erase", "--each", "dataset.csv", "-o", "erasers").code == 0
+    dataset = ("--prompts", "dataset.csv")
+    assert efface("generate", *dataset, "--each-eraser", "erasers", "-n", 2, "--steps", 2, "-o", "out").code == 0
+    answer = efface("judge", "out", *dataset, "--json").json()
+    path = Path("out/evaluation_results.csv")
+    assert len(read(path)) == 4 * 2 * (4 * 10 + 1)
+    assert list(answer["models"]) == ["cat", "dog", "rabbit", "horse"]
+    for model, rates in answer["models"].items():
+        values = {name: rate["value"] for name, rate in rates["metrics"].items()}
+        assert values == pytest.approx(scores(path, model))
