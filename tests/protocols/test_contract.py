@@ -77,6 +77,8 @@ def case(name: str, tmp_path: Path, tiny_clip: Path, colours: Callable[..., Judg
         return Case(detector, ("red", "unsafe"), {"prompts": prompts})
     if name == "imagenette":
         return Case(judge, given={"options": {"classes": "cat,dog"}})
+    if name == "iterative":
+        return Case(judge, given={"options": {**features, "others": "dog"}})
     if name == "memorised":
         judge = CopyJudge(lambda images: images.mean((2, 3)), "1")
         return Case(judge, ("red cat", "memorised"), {"data": pictures("originals") / "originals" / "0.png"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -75,3 +76,32 @@ def test_s3_erasers_that_protect_each_other_are_composed_in_silence(efface: Effa
         assert efface(*erase, name, "--preserve", other, "-o", f"{name}.safetensors").code == 0
     ended = efface("compose", "cat.safetensors", "dog.safetensors", "-o", "two.safetensors")
     assert "do not protect" not in ended.err
+
+
+def test_s3_the_effect_of_each_event_over_time(efface: Efface, refused: Callable[..., str]):
+    """Erase a church, erase a guitar, restore the church; on the embedded model, with its judge."""
+    assert efface("erase", "church", "-o", "church.safetensors").code == 0
+    assert efface("erase", "guitar", "--after", "church.safetensors", "-o", "both.safetensors").code == 0
+    Path("events.txt").write_text("erase church\nerase guitar\nrestore church\n")
+    command = ("evaluate", "both.safetensors", "--protocol", "iterative", "-n", 2, "-s", "others=fish", "--steps", 10)
+    answer = efface(*command, "-s", "events=events.txt", "-o", "report", "--json").json()
+    assert list(answer["erasers"]) == ["base", "both 1", "both 2", "both 3"]
+
+    def over_time(concept: str) -> list[float]:
+        return [result["metrics"][f"accuracy_{concept}"]["value"] for result in answer["erasers"].values()]
+
+    assert over_time("church") == [1, 0, 0, 1]
+    assert over_time("guitar") == [1, 1, 0, 0]
+    assert over_time("fish") == [1, 1, 1, 1]
+    assert {"distance_church", "kid_church"} <= answer["erasers"]["both 1"]["metrics"].keys()
+    assert 'id="over-time"' in Path("report/report.html").read_text(encoding="utf-8")
+    for events, reason in (
+        ("restore church", "is not erased"),
+        ("gone.txt", "Cannot read events"),
+        ("erase cat", "cat"),
+    ):
+        assert reason in refused(*command, "-s", f"events={events}", "-o", "other")
+    Path("empty.txt").touch()
+    assert "has no events" in refused(*command, "-s", "events=empty.txt", "-o", "other")
+    Path("request.yaml").write_text("concepts: [church]\n")
+    assert "leave --request out" in refused(*command, "--request", "request.yaml", "-o", "other")

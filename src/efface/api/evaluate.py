@@ -129,6 +129,9 @@ def evaluate(
         "attacks": attacks and list(attacks),
         **({"concept_column": concept_column} if concept_column else {}),
     }
+    if entry.states is not None:
+        states = entry.attached(loaded, settings or {}, opened, request)
+        work["states"] = {name: eraser.hash for name, eraser in states.items()}
     if sampling.eta:
         work["eta"] = sampling.eta
     temporary = TemporaryDirectory(prefix="efface-") if folder is None else None

@@ -11,7 +11,7 @@ PROTOCOLS: Registry[Protocol] = Registry(
     "protocol",
     {
         name: f"efface.protocols.{name}:ENTRY"
-        for name in ("ablation", "coco", "err", "i2p", "imagenette", "memorised", "style", "unlearncanvas")
+        for name in ("ablation", "coco", "err", "i2p", "imagenette", "iterative", "memorised", "style", "unlearncanvas")
     },
     "efface.protocols",
 )

@@ -173,6 +173,8 @@ class Protocol:
         published: How the paper sampled its images, if that is known.
         attacked: Whether attacks search for adversarial prompts (`--attack`).
         write: Writes a further file of results, from the judged images of each eraser, to the folder of the evaluation.
+        states: Replaces each eraser by the erasers that are attached at several times; takes the erasers by name, the
+            settings and the unedited model.
     """
 
     name: str
@@ -188,6 +190,27 @@ class Protocol:
     published: PaperSampling | None = None
     attacked: bool = False
     write: Callable[[Mapping[str, Sequence[JudgedImage]], Path], None] | None = None
+    states: Callable[[Mapping[str, Eraser], Mapping[str, Scalar], Model], Mapping[str, Eraser]] | None = None
+
+    def attached(
+        self, erasers: Mapping[str, Eraser], options: Mapping[str, Scalar], model: Model, request: Request | None
+    ) -> Mapping[str, Eraser]:
+        """The erasers that are attached, one after the other; the given ones, if the protocol has no `states`.
+
+        Args:
+            erasers: By name.
+            options: The protocol's settings.
+            model: The unedited model.
+            request: What to ask about instead of what the erasers erased.
+
+        Raises:
+            BadInput: The protocol has `states`, and they do not fit the erasers, or there is a request.
+        """
+        if self.states is None:
+            return erasers
+        if request is not None:
+            raise BadInput(f"The protocol '{self.name}' takes its concepts from the erasers; leave --request out.")
+        return self.states(erasers, options, model)
 
     def sampling(self, model: Model, data: Path | None = None) -> Sampling:
         """The default sampling: that of the paper where it applies, else the model's.

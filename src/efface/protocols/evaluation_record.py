@@ -46,7 +46,12 @@ def evaluation_record(
         "model": {"name": model.name, "hash": model.hash},
         "precision": Recipe.of(model, sampling).precision,
         "erasers": {
-            name: {"hash": e.hash, "method": e.method, "request": e.request.model_dump(mode="json")}
+            name: {
+                "hash": e.hash,
+                "method": e.method,
+                "request": e.request.model_dump(mode="json"),
+                **{key: e.provenance[key] for key in ("event", "scenario") if key in e.provenance},
+            }
             for name, e in erasers.items()
         },
         "judge": {

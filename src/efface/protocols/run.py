@@ -91,6 +91,7 @@ def run_protocol(
             or an eraser is not of this model.
     """
     check_erasers(erasers)
+    erasers = protocol.attached(erasers, options or {}, model, request)
     n = protocol.n if n is None else n
     sampling = common_clip_skip(sampling or protocol.sampling(model, data), erasers)
     requests = {name: request or eraser.request for name, eraser in erasers.items()}

@@ -73,7 +73,7 @@ def prepare(evaluation: EvaluationInput) -> Prepared:
         ]
         plans[name] = Plan(tuple(probes), rates, tuple(jobs))
     judge = WithPeers(evaluation.judge, (job.concept for job in jobs))
-    return Prepared(plans, judge, _Movement(jobs, erased, _pair_distance(evaluation, config)))
+    return Prepared(plans, judge, _Movement(jobs, erased, pair_distance(evaluation, config)))
 
 
 def _jobs(evaluation: EvaluationInput) -> list[Job]:
@@ -166,8 +166,13 @@ class _Movement:
         return moved, unread
 
 
-def _pair_distance(evaluation: EvaluationInput, config: StyleConfig) -> tuple[str, str, PairDistance]:
-    """LPIPS if there are weights, else the distance of features."""
+def pair_distance(evaluation: EvaluationInput, config: StyleConfig) -> tuple[str, str, PairDistance]:
+    """LPIPS if there are weights, else the distance of features: its name, its version and its function.
+
+    Args:
+        evaluation: The evaluation.
+        config: The settings.
+    """
     if config.lpips:
         files = [part.strip() for part in config.lpips.split(",")]
         net = Lpips(*files, side=config.side, device=evaluation.model.device)

@@ -26,6 +26,7 @@ from efface.report.destinations import PLACES, DestinationShare, destination_sha
 from efface.report.grids import failures, groups, title_of, unanswered
 from efface.report.headline import THRESHOLDS, Headline, axes_of, erased_by, headline
 from efface.report.plot import plots
+from efface.report.timeline import timelines
 from efface.report.words import Series, erasers_of, series_of
 
 FIGURES = 3
@@ -69,6 +70,7 @@ def page(evaluation: Evaluation, title: str | None = None) -> str:
             protocol=evaluation.protocol,
             cards=_cards(evaluation),
             plots=list(plots(evaluation)),
+            timelines=list(timelines(evaluation)),
             comparisons=evaluation.comparisons,
             series=series_of(evaluation),
             groups=list(groups(evaluation)),
