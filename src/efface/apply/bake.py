@@ -13,6 +13,7 @@ from efface.edits.kinds import Edit, TextEdit, WeightEdit, hash_of
 from efface.errors import BadInput, WrongBase
 from efface.models.active import Active, register
 from efface.models.modules import unfuse
+from efface.models.placement import check_editable
 
 if TYPE_CHECKING:
     from efface.models.model import Model
@@ -34,7 +35,12 @@ class Baked:
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace `parameter` by `change(parameter)`, of the same shape, and store the original."""
+        """Replace `parameter` by `change(parameter)`, of the same shape, and store the original.
+
+        Raises:
+            BadInput: The parameter is not in memory, or quantised.
+        """
+        check_editable(f"of shape {tuple(parameter.shape)}", parameter)
         if parameter not in self._originals:
             self._originals[parameter] = parameter.detach().clone()
         parameter.copy_(change(parameter.detach()))
@@ -52,7 +58,7 @@ def bake_edits(edits: Sequence[Edit], model: Model) -> Baked:
     """Write text and weight edits into a model's weights.
 
     Raises:
-        BadInput: The model has a LoRA loaded, or lacks a parameter that is edited.
+        BadInput: The model has a LoRA loaded, lacks a parameter that is edited, or its weights cannot be edited.
         WrongBase: A parameter has another shape.
     """
     denoiser = model.denoiser
@@ -67,6 +73,10 @@ def bake_edits(edits: Sequence[Edit], model: Model) -> Baked:
         for edit in reversed([edit for edit in edits if isinstance(edit, TextEdit)]):
             for name in model.reading(edit.stream).text_parameters():
                 baked.write(denoiser.get_parameter(name), edit.on)
+        if edits and not len(baked):
+            raise BadInput(
+                f"No weight of {model.name} reads the text as a plain parameter (quantised?); attach instead."
+            )
     except BaseException:
         baked.undo()
         raise

@@ -14,6 +14,7 @@ from efface.errors import BadInput
 from efface.models.builtin import BuiltIn
 from efface.models.emoji import EMOJI
 from efface.models.model import Model
+from efface.models.placement import check_in_memory
 from efface.models.storage.folder import INDEX, Folder
 from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
 
@@ -67,11 +68,12 @@ def open_model(
             ones.
 
     Raises:
-        BadInput: There is no such model; the message lists what was tried.
+        BadInput: There is no such model, and the message lists what was tried; or its weights are not in memory.
     """
     if isinstance(model, Model):
         return model
     if not isinstance(model, (str, Path)):
+        check_in_memory(getattr(model, "components", {}))
         kind = type(model)
         family = _known([ancestor.__name__ for ancestor in kind.__mro__]) or _generic(kind, kind.__name__)
         return family.from_pipeline(model)
