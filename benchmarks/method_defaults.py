@@ -1,8 +1,7 @@
-"""Forget and retain rates of rece and nullspace without any option on the embedded model.
+"""Forget and retain rates of rece without any option on the embedded model.
 
-    python benchmarks/method_defaults.py                ten objects, five styles, the weapon theme
-    python benchmarks/method_defaults.py --only rece    measures one method, and writes no result
-    python benchmarks/method_defaults.py --quick        two concepts and few images; writes no result
+    python benchmarks/method_defaults.py            ten objects, five styles, the weapon theme
+    python benchmarks/method_defaults.py --quick    two concepts and few images; writes no result
 
 Each concept is erased alone, the four weapons together, as by `efface erase NAME --method METHOD`, with the guides and
 settings that the model recommends. The `err` protocol with the embedded judge evaluates each eraser. The published
@@ -23,7 +22,8 @@ from efface.request.record import Kind
 from pages import RESULTS, Page
 from quality import OBJECTS, WEAPONS, Rows, Setting, benchmark, details, mean, of_setting, overview
 
-SETTINGS = {method: Setting(method, guided=False) for method in ("rece", "nullspace")}
+METHODS = ("rece",)
+SETTINGS = {method: Setting(method, guided=False) for method in METHODS}
 
 
 def with_published(content: Rows) -> Rows:
@@ -65,7 +65,7 @@ clustered by prompt. `base` is the unedited model.
 
 {details(content, SETTINGS)}
 """
-    return Page("Defaults of rece and nullspace", " ".join(finding(rows, method) for method in SETTINGS), body)
+    return Page(f"Defaults of {' and '.join(METHODS)}", " ".join(finding(rows, method) for method in SETTINGS), body)
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = (
+    "defaults",
+    "method_defaults",
     "closed_form_quality",
     "uce_quality",
     "trained_quality",

@@ -20,6 +20,7 @@ WHOLE, FIRST = 13, 8  # a table with more rows than WHOLE is cut to its FIRST ro
 GROUPS = {
     "What methods forget and retain": (
         "defaults",
+        "method_defaults",
         "closed_form_quality",
         "uce_quality",
         "trained_quality",
