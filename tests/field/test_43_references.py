@@ -11,8 +11,8 @@ from efface import BadRequest, Concept, Model, Request
 from efface.attacks import Target
 from efface.attacks.inversion import InversionConfig, search
 from efface.attacks.soft_prompt import SoftPrompt
-from efface.judges.shared.questions import plain_words
 from efface.methods.closed_form.tokens import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from efface.request.names import plain_words
 from efface.tools import latents_of
 from support import Trial
 
