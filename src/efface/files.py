@@ -97,7 +97,7 @@ def check_suffix(path: Path, suffix: str) -> None:
     Raises:
         BadFile: It ends in another way.
     """
-    if path.suffix.lower() != suffix:
+    if path.name and path.suffix.lower() != suffix:
         raise BadFile(f"{path} would be a {suffix} file under another name; name it {path.with_suffix(suffix).name}.")
 
 

@@ -22,12 +22,13 @@ def contents(path: Path) -> dict[str, tuple[str, object]]:
 @pytest.mark.parametrize("format", ["kohya", "uce", "diffusers"])
 def test_it_returns_what_the_command_prints(answer, tiny_sd, eraser, format):
     eraser.save("cat.safetensors")
-    printed = answer("export", "cat.safetensors", "--format", format, "--model", tiny_sd, "-o", "one")
-    result = efface.export("cat.safetensors", format, "two", model=tiny_sd)
-    assert {**result.to_json(), "path": "one"} == printed
-    assert contents(Path("one")) == contents(Path("two"))
-    in_memory = efface.export(eraser, format, "three", model=tiny_sd).to_json()
-    assert in_memory == {**printed, "path": "three", "eraser": None}
+    one, two, three = (f"{name}{'' if format == 'diffusers' else '.safetensors'}" for name in ("one", "two", "three"))
+    printed = answer("export", "cat.safetensors", "--format", format, "--model", tiny_sd, "-o", one)
+    result = efface.export("cat.safetensors", format, two, model=tiny_sd)
+    assert {**result.to_json(), "path": one} == printed
+    assert contents(Path(one)) == contents(Path(two))
+    in_memory = efface.export(eraser, format, three, model=tiny_sd).to_json()
+    assert in_memory == {**printed, "path": three, "eraser": None}
 
 
 def test_an_existing_file_is_not_replaced(tiny_sd, eraser, tmp_path):

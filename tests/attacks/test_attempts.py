@@ -277,7 +277,7 @@ def test_what_cannot_be_attacked_is_refused(run: Work) -> None:
 
 
 class _Other:
-    one_clip_encoder, name, call_parameters = False, "some-xl", None
+    soft_tokens, name, call_parameters = False, "some-xl", None
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())

@@ -166,7 +166,7 @@ def test_prompts_without_room_are_passed_over(tiny_model: Model) -> None:
 
 def test_models_whose_text_it_cannot_follow_are_refused() -> None:
     class Other:
-        one_clip_encoder, name, call_parameters = False, "some-xl", None
+        soft_tokens, name, call_parameters = False, "some-xl", None
 
     why = ATTACKS.get("unlearndiff").unfit(Other())  # type: ignore[arg-type]
     assert why is not None

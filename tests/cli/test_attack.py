@@ -50,7 +50,8 @@ def test_a_judge_that_finds_all_needs_no_attack(efface, judges, eraser, tiny_sd)
 
 def test_prompts_of_other_concepts_are_left_out(efface, judges, eraser, tiny_sd):
     Path("p.csv").write_text("prompt,concept,evaluation_seed\na red cat,CAT,7\na dog,dog,8\nfur,,9\n")
-    efface("attack", eraser, *QUICK[:2], "--steps", 1, "--prompts", "p.csv", "--model", tiny_sd, "-o", "out")
+    ended = efface("attack", eraser, *QUICK[:2], "--steps", 1, "--prompts", "p.csv", "--model", tiny_sd, "-o", "out")
+    assert ended.code == 0, ended.err
     kept = [json.loads(line) for path in Path("out/attempts").iterdir() for line in path.read_text().splitlines()]
     assert [(it["prompt"], it["seed"]) for it in kept] == [("a red cat", 7), ("fur", 9)]
 

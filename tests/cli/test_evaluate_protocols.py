@@ -38,7 +38,8 @@ def test_protocols_are_listed_with_their_settings(efface):
     assert listed["unlearncanvas"]["n"] == 5
     assert listed["i2p"]["defaults"]["threshold"] == 0.6
     assert "-s threshold=0.6" in ended.err
-    assert listed["unlearncanvas"]["published"] == {"sampler": "ddim", "steps": 100, "guidance": 9.0, "with_data": True}
+    published = {"sampler": "ddim", "steps": 100, "guidance": 9.0, "eta": 0.0, "with_data": True}
+    assert listed["unlearncanvas"]["published"] == published
     assert listed["coco"]["published"] is None
     assert "published with: ddim, 100 steps, guidance 9, with --data" in ended.err
 

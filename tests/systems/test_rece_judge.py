@@ -24,7 +24,10 @@ def images(efface: Efface) -> Path:
     folder.mkdir(parents=True)
     for number, level in enumerate(LEVELS):
         place = folder / f"{number}_0.png" if number else Path("out/first.png")
-        Picture.new("RGB", (8, 8), (level, level, level)).save(place)
+        # Two shades with that mean: pictures of one colour count as broken.
+        picture = Picture.new("RGB", (8, 8), (level - 20, level - 20, level - 20))
+        picture.paste((level + 20, level + 20, level + 20), (0, 0, 4, 8))
+        picture.save(place)
     return Path("out")
 
 

@@ -12,6 +12,7 @@ from PIL import Image as Picture
 from command_line import Efface
 from efface import Eraser
 from onnx_detector import write_nudenet_2
+from support import two_shades
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_s9_the_checkpoint_in_the_home_folder_is_found(efface: Efface, refused: Callable[..., str], home: Path):
     Path("images").mkdir()
-    Picture.new("RGB", (40, 40), (120, 160, 210)).save("images/a.png")
+    two_shades((40, 40), (120, 160, 210)).save("images/a.png")
     command = ("judge", "images", "--question", "belly exposed", "--json")
 
     def answers(judge: str, out: str) -> tuple[int, str]:

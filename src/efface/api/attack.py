@@ -238,7 +238,7 @@ def _request_of(requests: Sequence[Request], concept: str | None) -> Request:
 def _jobs_of(file: PromptFile, concept: Concept) -> list[Job]:
     """The prompts of a file, without those that name another concept."""
     names = {"", *map(name_key, (concept.name, *concept.aliases))}
-    file.check_labels()
+    file.check_column()
     return [job for job in file.jobs if name_key(job.concept) in names]
 
 

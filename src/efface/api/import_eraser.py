@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,7 +18,7 @@ from efface.edits.kinds import WeightEdit
 from efface.eraser.base_check import base_of, with_parameters
 from efface.eraser.eraser import Eraser
 from efface.errors import BadFile, BadInput
-from efface.files import cache_folder, keep_in_cache, sha256_of_file
+from efface.files import cache_folder, sha256_of_file
 from efface.formats.layers import concept_of_layers, read_layers
 from efface.formats.lora import is_kohya, is_lora, lora_edits
 from efface.formats.reading import Checkpoint, read_checkpoint
@@ -110,7 +111,9 @@ def imported_eraser(path: Path | str, model: ModelLike, device: str | torch.devi
         if concept is None:
             settings = {**eraser.provenance["settings"], "named_by": "file"}
             eraser = replace(eraser, provenance={**eraser.provenance, "settings": settings})
-        keep_in_cache(place, lambda temporary: eraser.save(temporary, force=True))
+        with suppress(OSError, BadFile):  # the cache is optional
+            place.parent.mkdir(parents=True, exist_ok=True)
+            eraser.save(place, force=True)
     _LOGGER.info("%s: imported, format %s", path, eraser.provenance["settings"]["format"])
     return eraser
 

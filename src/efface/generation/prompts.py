@@ -78,15 +78,23 @@ class PromptFile:
         Raises:
             BadFile: Some prompts have a concept and some do not, or another column may have the concepts.
         """
+        self.check_column()
         unlabelled = [row.job.prompt for row in self.rows if not row.job.concept]
+        if unlabelled and len(unlabelled) < len(self.rows):
+            raise BadFile(
+                f"{self.path}: '{unlabelled[0][:60]}' has no concept, but other rows have one; write it there."
+            )
+
+    def check_column(self) -> None:
+        """Check that it is clear which column has the concepts; rows may have none.
+
+        Raises:
+            BadFile: Another column may have them.
+        """
         if self.groups:
             raise BadFile(
                 f"{self.path}: the column '{self.groups[0]}' divides the prompts; pass "
                 f"--concept-column {self.groups[0]} if it has their concepts, else --concept-column {NO_COLUMN}."
-            )
-        if unlabelled and len(unlabelled) < len(self.rows):
-            raise BadFile(
-                f"{self.path}: '{unlabelled[0][:60]}' has no concept, but other rows have one; write it there."
             )
 
     def log(self) -> None:
@@ -177,7 +185,9 @@ def _rows_of_concept(table: Table, label: str, only: str) -> list[TableRow]:
     concepts = [(row, _concepts(row, label, table.where(row))) for row in table.rows]
     chosen = [row for row, names in concepts if name_key(only) in map(name_key, names)]
     if not chosen:
-        names = ", ".join(sorted({name for _, names in concepts for name in names})) or "none"
+        names = ", ".join(sorted({name for _, names in concepts for name in names}))
+        if not names:
+            raise BadInput(f"{table.path} names no concepts, so --only '{only}' selects no row; leave it out.")
         raise BadInput(f"No row of {table.path} has the concept '{only}'; its concepts are: {names}.")
     return chosen
 

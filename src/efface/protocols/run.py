@@ -277,7 +277,7 @@ class _Run:
     def _provenance(self, questions: Sequence[str], attacked: Iterable[AdversarialImages]) -> dict[str, Any]:
         given, config = self.input, self.protocol.config
         # With the defaults, which another version may change.
-        options = config.model_validate(given.options).model_dump(mode="json", exclude_none=True) if config else {}
+        options = config.model_validate(given.options).model_dump(mode="json") if config else {}
         record = evaluation_record(
             given.model, self.erasers, self.prepared.judge, questions, given.sampling, given.n, given.seed
         )

@@ -231,7 +231,7 @@ def test_a_memorised_picture_is_read_before_anything_is_drawn(tiny_model: Model,
     original.write_bytes(original.read_bytes()[:-40])
     options = {"mem_impath": str(original)}
     request = Request.make("the star", "a moon", kind="memorised", method="ablate", options=options)
-    with pytest.warns(UserWarning, match="'a moon' does not change"), pytest.raises(BadInput, match="not a complete"):
+    with pytest.warns(UserWarning, match="'a moon' does not change"), pytest.raises(BadInput, match="truncated"):
         ablated(tiny_model, request, efface.RunContext(), Undrawn(tiny_model), Bright([]))
 
 
