@@ -97,6 +97,7 @@ def check_suffix(path: Path, suffix: str) -> None:
     Raises:
         BadFile: It ends in another way.
     """
+    # A folder without a name, such as ".", is refused when it is written.
     if path.name and path.suffix.lower() != suffix:
         raise BadFile(f"{path} would be a {suffix} file under another name; name it {path.with_suffix(suffix).name}.")
 

@@ -8,7 +8,6 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,8 +16,9 @@ from efface.api.arguments import model_from
 from efface.edits.kinds import WeightEdit
 from efface.eraser.base_check import base_of, with_parameters
 from efface.eraser.eraser import Eraser
+from efface.eraser.file import write_record
 from efface.errors import BadFile, BadInput
-from efface.files import cache_folder, sha256_of_file
+from efface.files import cache_folder, keep_in_cache, sha256_of_file
 from efface.formats.layers import concept_of_layers, read_layers
 from efface.formats.lora import is_kohya, is_lora, lora_edits
 from efface.formats.reading import Checkpoint, read_checkpoint
@@ -111,9 +111,8 @@ def imported_eraser(path: Path | str, model: ModelLike, device: str | torch.devi
         if concept is None:
             settings = {**eraser.provenance["settings"], "named_by": "file"}
             eraser = replace(eraser, provenance={**eraser.provenance, "settings": settings})
-        with suppress(OSError, BadFile):  # the cache is optional
-            place.parent.mkdir(parents=True, exist_ok=True)
-            eraser.save(place, force=True)
+        record = eraser
+        keep_in_cache(place, lambda temporary: write_record(record, temporary, force=True))
     _LOGGER.info("%s: imported, format %s", path, eraser.provenance["settings"]["format"])
     return eraser
 

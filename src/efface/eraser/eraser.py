@@ -10,6 +10,7 @@ from efface.eraser.compose import compose_records
 from efface.eraser.file import read_record, write_record
 from efface.eraser.record import EraserRecord
 from efface.eraser.restore import only_concepts
+from efface.files import check_suffix
 from efface.request.record import folded
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class Eraser(EraserRecord):
         """Write one safetensors file.
 
         Raises:
-            BadFile: The file exists and `force` is false, or it cannot be written.
+            BadFile: The file exists and `force` is false, it cannot be written, or its name does not end as those of
+                its format do.
         """
+        check_suffix(Path(path), ".safetensors")
         write_record(self, Path(path), force)
 
     @classmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 from efface.edits.kinds import describe, edit_from
 from efface.eraser.record import Base, EraserRecord
 from efface.errors import BadFile, BadInput
-from efface.files import atomic, check_suffix, sha256_of_tensors
+from efface.files import atomic, sha256_of_tensors
 from efface.request.record import Request
 
 FORMAT = 1
@@ -36,7 +36,6 @@ def write_record(eraser: EraserRecord, path: Path, force: bool) -> None:
     Raises:
         BadFile: The file exists and `force` is false, or it cannot be written.
     """
-    check_suffix(path, ".safetensors")
     # One copy each: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
     header = header_of(eraser)

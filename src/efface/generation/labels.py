@@ -33,7 +33,7 @@ def label_column(table: Table, prompts: Sequence[str], taken: Collection[str], c
         chosen: The column that the user names, or `none`. None means to search for it.
 
     Raises:
-        BadFile: There is no such column, or several may be it.
+        BadFile: There is no such column, or several columns could have the concepts.
     """
     if chosen is not None:
         column = chosen.strip().casefold()

@@ -28,7 +28,7 @@ from efface.generation.folder import Pixels
 from efface.generation.jobs import Job, Sampling
 from efface.generation.schedulers import make_scheduler
 from efface.models import Model
-from efface.models.denoising import Conditions, guided
+from efface.models.denoising import Conditions, encoding_of_latents, guided
 from efface.models.flow import model_input, scaled_noise, set_timesteps
 from efface.progress import Progress
 
@@ -229,7 +229,7 @@ def _denoise(
 def _decode(model: Model, latents: Tensor) -> tuple[Pixels, NDArray[np.bool_]]:
     """Decode latents (b, C, h, w) to pixels (b, H, W, 3), and return which images are finite, (b,)."""
     vae = model.vae
-    latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+    latents = encoding_of_latents(latents, vae.config)
     at_once = max(1, _DECODED_AT_ONCE // (latents[0, 0].numel() * model.pixels_per_latent**2))
     decoded = torch.cat(
         [vae.decode(part.to(vae.dtype), return_dict=False)[0].float() for part in latents.split(at_once)]

@@ -29,6 +29,20 @@ from efface.errors import BadInput
 from efface.models.flow import FlowSchedule, is_flow
 
 
+def latents_of_encoding(encoded: Tensor, config: Any) -> Tensor:
+    """Latents as the denoiser reads them, (b, C, h, w), from the output of an autoencoder with this configuration."""
+    return (encoded - _shift(config)) * config.scaling_factor
+
+
+def encoding_of_latents(latents: Tensor, config: Any) -> Tensor:
+    """The inverse of `latents_of_encoding`: what the autoencoder decodes, (b, C, h, w)."""
+    return latents / config.scaling_factor + _shift(config)
+
+
+def _shift(config: Any) -> float:
+    return getattr(config, "shift_factor", None) or 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Conditions:
     """What a denoiser reads besides the noisy latents and the timestep.
@@ -156,7 +170,10 @@ class NoiseSchedule:
         raise BadInput(f"The model predicts '{kind}'; only the prediction of noise and of velocities is supported.")
 
 
-def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule | FlowSchedule:
+Schedule = NoiseSchedule | FlowSchedule
+
+
+def noise_schedule(config: Mapping[str, Any]) -> Schedule:
     """How a model adds noise in training, and what it predicts of it.
 
     Args:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 TIMESTEPS = 1000
+_FLOW_MATCH = "FlowMatch"  # how the names of such schedulers begin
 
 
 class FlowSchedule:
@@ -50,7 +51,7 @@ class FlowSchedule:
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Whether the scheduler of this configuration is for a model that is trained by flow matching."""
-    return str(config.get("_class_name", "")).startswith("FlowMatch")
+    return str(config.get("_class_name", "")).startswith(_FLOW_MATCH)
 
 
 def set_timesteps(scheduler: Any, steps: int, latent_shape: tuple[int, ...], device: torch.device | str) -> None:
@@ -65,7 +66,7 @@ def set_timesteps(scheduler: Any, steps: int, latent_shape: tuple[int, ...], dev
         latent_shape: Shape (C, h, w) of the latents.
         device: The device of the timesteps.
     """
-    if not is_flow({"_class_name": type(scheduler).__name__}):
+    if not type(scheduler).__name__.startswith(_FLOW_MATCH):
         scheduler.set_timesteps(steps, device=device)
         return
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift

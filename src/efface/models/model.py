@@ -19,8 +19,7 @@ from typing_extensions import Self
 
 from efface.errors import BadInput
 from efface.models.builtin import BuiltIn, Recommended, World
-from efface.models.denoising import Conditions, NoiseSchedule, call_denoiser, noise_schedule
-from efface.models.flow import FlowSchedule
+from efface.models.denoising import Conditions, Schedule, call_denoiser, noise_schedule
 from efface.models.modules import state_of
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens
@@ -108,7 +107,9 @@ class Model(ABC):
     def reading(self, stream: str) -> Self:
         """The same model, with shared parts, for another of its text streams."""
         assert stream in self.streams
-        other = self if stream == self.stream else copy(self)
+        if stream == self.stream:
+            return self
+        other = copy(self)
         other.stream = stream
         return other
 
@@ -307,7 +308,7 @@ class Model(ABC):
         device, dtype = self.device, self.dtype
         return call_denoiser(self.denoiser, x.to(device, dtype), t.to(device), conditions.to(device, dtype), parameters)
 
-    def noise_schedule(self) -> NoiseSchedule | FlowSchedule:
+    def noise_schedule(self) -> Schedule:
         """How the model adds noise in training, and what it predicts of it."""
         return noise_schedule(self.scheduler_config)
 

@@ -43,6 +43,7 @@ from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, g
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
+from efface.models.denoising import latents_of_encoding
 from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Request
@@ -157,9 +158,7 @@ class Ablate(Objective):
         device, b = self._model.device, len(views)
         mean, deviation = self._encoded(views)
         spread = torch.randn(mean.shape, generator=generator).to(device)
-        config = self._model.vae.config
-        shift = getattr(config, "shift_factor", None) or 0.0
-        latents = (mean + deviation * spread - shift) * config.scaling_factor
+        latents = latents_of_encoding(mean + deviation * spread, self._model.vae.config)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         t = torch.randint(self._schedule.timesteps, (b,), generator=generator).to(device)
         return self._schedule.add_noise(latents, noise, t), t, self._schedule.target(latents, noise, t)
