@@ -39,8 +39,9 @@ from efface.judges import Judge, open_judge
 from efface.metrics.rates import wilson
 from efface.models import Model
 from efface.models.emoji import catalogue
-from efface.protocols import Probe
-from efface.protocols.scored_images import answer_probes
+from efface.protocols import Plan, Probe
+from efface.protocols.run_images import RunImages
+from efface.protocols.scored_images import score_probes
 from generation import (
     BATCHES,
     REFERENCE,
@@ -69,7 +70,9 @@ def ours(model: Model, eraser: efface.Eraser, judge: Judge, jobs: list[Job], sam
     """Generate and judge images as a protocol does; with an eraser, no image comes from the cache."""
     probes = [Probe("retain", "cat", job) for job in jobs]
     with tempfile.TemporaryDirectory() as folder:
-        answer_probes(model, probes, judge, questions(), sampling, Path(folder), "eraser", eraser)
+        run = RunImages(model, sampling, {"eraser": eraser}, Path(folder), use_cache=False)
+        images = run.of(Plan(tuple(probes)), "eraser")
+        score_probes(images, probes, judge, questions(), Path(folder), "eraser")
 
 
 def plain(model: Model, judge: Judge, jobs: list[Job], sampling: Sampling) -> np.ndarray:

@@ -70,3 +70,26 @@ def test_a_protocol_may_be_given_itself(brightness, eraser, tiny_sd, request_fil
     assert result.protocol == "err"
     with pytest.raises(BadInput, match="Choose a --judge"):
         efface.evaluate(eraser, entry, model=tiny_sd)
+
+
+def no_image(*_: object, wanted: set[int], **__: object) -> tuple[()]:
+    """The sampler of a machine on which nothing is generated."""
+    assert not wanted
+    return ()
+
+
+def test_two_stages_give_the_result_of_one_with_attacks_too(
+    brightness, eraser, tiny_sd, request_file, answer, monkeypatch
+):
+    def run(folder: str, stage: str | None = None) -> Evaluation:
+        options: dict[str, Any] = {"judge": "brightness", "n": 8, "steps": 1, "request": request_file, "stage": stage}
+        return efface.evaluate({"cat": eraser}, model=tiny_sd, folder=folder, **options)
+
+    whole = run("one").as_dict()
+    assert whole["erasers"]["cat"]["attacks"]
+    assert run("two", "generate").report is None
+    monkeypatch.setattr("efface.generation.run._libraries", lambda: "those of another machine")
+    monkeypatch.setattr("efface.generation.run.sample", no_image)
+    assert run("two", "judge").as_dict() == whole
+    with pytest.raises(BadInput, match="give one"):
+        efface.evaluate(eraser, model=tiny_sd, judge="brightness", stage="generate")

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from efface.api.arguments import judge_name, model_from, override
 from efface.api.erasers import named_erasers
@@ -21,6 +21,7 @@ from efface.protocols import PROTOCOLS, Evaluation, Protocol
 from efface.protocols.neighbours import propose_neighbours
 from efface.protocols.plan import BASE
 from efface.protocols.run import run_protocol
+from efface.protocols.run_images import Stage
 from efface.report.document import PAGE, write_report
 from efface.request.record import Request
 from efface.work_folder import claim
@@ -54,6 +55,8 @@ def evaluate(
     eta: float | None = None,
     batch_size: int | None = None,
     trust_torchscript: bool = False,
+    base: Path | str | None = None,
+    stage: str | None = None,
     device: str | torch.device = "auto",
     folder: Path | str | None = None,
     force: bool = False,
@@ -90,6 +93,10 @@ def evaluate(
         eta: The share of DDPM's noise that DDIM adds in each step; by default the protocol's.
         batch_size: The number of images that are denoised together; changes speed only.
         trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
+        base: A folder with images of the unedited model, such as an earlier evaluation: an image with the prompt, the
+            seed and the settings is copied, and only the others are generated.
+        stage: "generate" generates all images of the evaluation in the folder. "judge" then does the rest with these
+            images and with the same other arguments, also on another machine. By default, both are done.
         device: The device to open a model's name on.
         folder: The folder of images, verdicts and report. An interrupted evaluation resumes in it. Without a folder,
             all are in a temporary folder, which exists as long as the returned object.
@@ -100,6 +107,10 @@ def evaluate(
     Raises:
         BadInput: An argument cannot be used; the message says what to change.
     """
+    if stage not in (None, *get_args(Stage)):
+        raise BadInput(f"Unknown stage '{stage}'; there is: {', '.join(get_args(Stage))}.")
+    if stage and folder is None:
+        raise BadInput("The images of a stage stay in a folder; give one.")
     entry = PROTOCOLS.get(protocol) if isinstance(protocol, str) else protocol
     chosen = _judge_or_name(entry, model, judge, device)
     request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
@@ -115,7 +126,7 @@ def evaluate(
             raise BadInput(f"Nothing says what {name} erases; give --request FILE.yaml, or import it with --concept.")
     work: dict[str, Any] = {
         "erasers": {name: eraser.hash for name, eraser in loaded.items()},
-        "model": str(model) if isinstance(model, (str, Path)) else opened.name,
+        "model": opened.hash,
         "protocol": entry.name,
         "judge": chosen if isinstance(chosen, str) or chosen is None else f"{chosen.name} {chosen.version}",
         "n": n,
@@ -124,7 +135,7 @@ def evaluate(
         "steps": sampling.steps,
         "request": request and request.model_dump(mode="json"),
         "prompts": file and sha256_of_file(file.path),
-        "data": data and str(data),
+        "data": data and (sha256_of_file(data) if data.is_file() else data.resolve().name),
         "options": dict(settings or {}),
         "attacks": attacks and list(attacks),
         **({"concept_column": concept_column} if concept_column else {}),
@@ -156,8 +167,12 @@ def evaluate(
             options=settings,
             attacks=attacks,
             trust_torchscript=trust_torchscript,
+            base_images=None if base is None else Path(base),
+            stage=cast("Stage | None", stage),
             progress=progress,
         )
+        if stage == "generate":
+            return evaluation
         if entry.write:
             erasers_alone = {name: result.images for name, result in evaluation.erasers.items() if name != BASE}
             entry.write(erasers_alone, out)

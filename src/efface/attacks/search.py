@@ -13,6 +13,7 @@ from pathlib import Path
 from efface.attacks.base import Attack, Target
 from efface.eraser.eraser import Eraser
 from efface.generation import Job, Sampling, generate_images
+from efface.generation.stored_images import StoredImages
 from efface.judges import Judge, answer_of, score_images
 from efface.methods.base import Latents
 from efface.models import Model
@@ -57,6 +58,7 @@ class AttackRun:
         latents: Generates latents with the unedited model, for attacks that need them.
         words: Further words for the concept.
         stores_images: Whether images of the unedited model go into the cache.
+        replay: Whether all images are in the folder, from an earlier run on any machine, so that none is generated.
         progress: The progress callback of image generation.
         what: The name of the images in progress reports.
     """
@@ -70,6 +72,7 @@ class AttackRun:
     latents: Latents
     words: tuple[str, ...] = ()
     stores_images: bool = True
+    replay: bool = False
     progress: Progress | None = None
     what: str = "images"
 
@@ -134,6 +137,7 @@ class AttackRun:
             out=folder,
             eraser=eraser,
             use_cache=self.stores_images and eraser is None,
+            existing=StoredImages(folder, complete=True) if self.replay else None,
             progress=self.progress,
             what=self.what,
         )

@@ -74,6 +74,14 @@ def evaluate_command(
     sampler: Sampler = None,
     eta: Eta = None,
     batch_size: BatchSize = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", metavar="DIR", help="Images of the unedited model, to use instead of generating them."),
+    ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", metavar="NAME", help="generate, or judge what was generated; default: both."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")] = None,
     force: Force = False,
     model: Model = "emoji",
@@ -104,6 +112,7 @@ def evaluate_command(
     if propose_adjacent:
         _print_proposed(screen, efface.propose_adjacent(files, model=model, request=request, device=device))
         return
+    folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
     with screen.progress() as progress:
         evaluation = efface.evaluate(
             files,
@@ -123,13 +132,18 @@ def evaluate_command(
             eta=eta,
             batch_size=batch_size,
             trust_torchscript=trust_torchscript,
+            base=base,
+            stage=stage,
             device=device,
-            folder=out or Path(slug(f"{protocol}-{'-'.join(files)}")),
+            folder=folder,
             force=force,
             progress=progress,
         )
-    print_evaluation(screen, evaluation)
-    screen.say(f"Report: {evaluation.report}")
+    if stage == "generate":
+        screen.say(f"{folder} has the images of {', '.join(evaluation.erasers)}; now run this with --stage judge.")
+    else:
+        print_evaluation(screen, evaluation)
+        screen.say(f"Report: {evaluation.report}")
     screen.answer(evaluation.to_json())
     if evaluation.errors:
         raise typer.Exit(1)

@@ -115,7 +115,7 @@ def read_folders(path: Path) -> list[Image]:
         BadFile: There is no such folder, no folder has an image, or metadata names a file outside of its folder.
     """
     below = [folder for folder in sorted(path.rglob("*")) if folder.is_dir() and _has_images(folder)]
-    images = {image.row["file_name"]: image for image in (read_folder(path) if _has_images(path) or not below else ())}
+    images = {image.row["file_name"]: image for image in (read_folder(path) if not below or _has_images(path) else ())}
     for folder in below:
         for image in read_folder(folder):
             name = str(folder.relative_to(path) / str(image.row["file_name"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
 from importlib.metadata import version
@@ -18,9 +18,19 @@ from typing import Any
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadFile
-from efface.generation.folder import FolderWriter, Image, MemoryWriter, cache_image, cached_image, file_name, is_cached
+from efface.generation.folder import (
+    FolderWriter,
+    Image,
+    MemoryWriter,
+    Row,
+    cache_image,
+    cached_image,
+    file_name,
+    is_cached,
+)
 from efface.generation.jobs import Job, Sampling
-from efface.generation.sampling import sample
+from efface.generation.sampling import image_size, sample
+from efface.generation.stored_images import StoredImages
 from efface.models import Model
 from efface.progress import Progress
 
@@ -104,6 +114,7 @@ def generate_images(
     strength: float = 1.0,
     force: bool = False,
     use_cache: bool = False,
+    existing: StoredImages | None = None,
     progress: Progress | None = None,
     what: str = "images",
 ) -> list[Image]:
@@ -119,6 +130,7 @@ def generate_images(
         strength: The eraser's strength.
         force: Whether the eraser may be attached to a model that is not its base. It does not replace images.
         use_cache: Whether to take images from the cache, and to store new ones there.
+        existing: Images that are copied to `out` and not generated.
         progress: The progress callback, called after each image.
         what: The name of the work for the progress callback.
 
@@ -126,12 +138,17 @@ def generate_images(
         One image per job, in the jobs' order. An image that could not be made has an error.
 
     Raises:
-        BadFile: `out` cannot be written, is a folder with other content, or has an image with the name of a new one.
+        BadFile: `out` cannot be written, is a folder with other content, or has an image with the name of a new one;
+            or an existing image cannot be used.
     """
     recipe = Recipe.of(model, sampling or Sampling.default(model), eraser, strength)
-    rows = {row["key"]: (row, job) for row, job in ((recipe.row(job), job) for job in jobs)}
+    available = {job: image for job in jobs if existing and (image := find_image(existing, model, recipe, job))}
+    described = {job: available[job].row if job in available else recipe.row(job) for job in jobs}
+    rows = {row["key"]: (row, job) for job, row in described.items()}
     with MemoryWriter() if out is None else FolderWriter(out) as folder:
-        served = _from_cache(folder, {key: row for key, (row, _) in rows.items()}) if use_cache else set[str]()
+        served = _from_existing(folder, available.values())
+        if use_cache:
+            served |= _from_cache(folder, {key: row for key, (row, _) in rows.items() if key not in served})
         keys = [key for key in rows if key not in served]
         missing = {index for index, key in enumerate(keys) if key not in folder.rows}
         _check_names(folder, {key: row for key, (row, _) in rows.items()})
@@ -155,10 +172,39 @@ def generate_images(
                 if key in folder.rows:
                     image = folder.image(key)
                     cache_image(key, image.pixels() if image.path is None else image.path)
-        return [folder.image(recipe.row(job)["key"]) for job in jobs]
+        return [folder.image(described[job]["key"]) for job in jobs]
 
 
-def _check_names(folder: FolderWriter | MemoryWriter, rows: Mapping[str, dict[str, Any]]) -> None:
+def find_image(existing: StoredImages, model: Model, recipe: Recipe, job: Job) -> Image | None:
+    """The existing image of a job; None if it is not there.
+
+    Args:
+        existing: The images.
+        model: The model.
+        recipe: The recipe of the image.
+        job: The job.
+
+    Raises:
+        BadFile: An existing image cannot be used; see `StoredImages.find`.
+    """
+    return existing.find(recipe.row(job), image_size(model, job) if model.call_parameters is None else None)
+
+
+def _from_existing(folder: FolderWriter | MemoryWriter, images: Iterable[Image]) -> set[str]:
+    """Copy existing images, or their errors, to the folder, and return their keys."""
+    served: set[str] = set()
+    for image in images:
+        key = str(image.row["key"])
+        served.add(key)
+        if image.error is not None:
+            folder.fail(image.row, image.error)
+        elif key not in folder.rows:
+            folder.add(image.row, image.pixels())
+    folder.settle()
+    return served
+
+
+def _check_names(folder: FolderWriter | MemoryWriter, rows: Mapping[str, Row]) -> None:
     """Refuse to replace an image that has the same name and other settings.
 
     Raises:
@@ -170,7 +216,7 @@ def _check_names(folder: FolderWriter | MemoryWriter, rows: Mapping[str, dict[st
             raise BadFile(f"{row['file_name']} was generated with other settings; choose another folder.")
 
 
-def _from_cache(folder: FolderWriter | MemoryWriter, rows: Mapping[str, dict[str, Any]]) -> set[str]:
+def _from_cache(folder: FolderWriter | MemoryWriter, rows: Mapping[str, Row]) -> set[str]:
     """Copy images from the cache to the folder, and return the keys that the cache has.
 
     A run stores its images in the cache at its end only, so that a resumed run forms batches from the same jobs.

@@ -136,7 +136,7 @@ def _batches(model: Model, jobs: Sequence[Job], sampling: Sampling) -> list[_Bat
     groups: dict[tuple[int, int, bool], list[int]] = {}
     for index, job in enumerate(jobs):
         guidance = sampling.guidance if job.guidance is None else job.guidance
-        groups.setdefault((*_size(model, job), guidance != 1), []).append(index)
+        groups.setdefault((*image_size(model, job), guidance != 1), []).append(index)
     batches: list[_Batch] = []
     for (height, width, has_guidance), indices in groups.items():
         # 33 jobs with a batch size of 32 run as 17 + 16, not as 32 + 1 with 31 unused slots.
@@ -146,8 +146,12 @@ def _batches(model: Model, jobs: Sequence[Job], sampling: Sampling) -> list[_Bat
     return batches
 
 
-def _size(model: Model, job: Job) -> tuple[int, int]:
-    """Height and width in pixels."""
+def image_size(model: Model, job: Job) -> tuple[int, int]:
+    """Height and width of a job's image in pixels.
+
+    Raises:
+        BadInput: The model cannot generate this size.
+    """
     factor = model.pixels_per_latent
     _, h, w = model.latent_shape
     height, width = job.height or h * factor, job.width or w * factor

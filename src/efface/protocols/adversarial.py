@@ -48,6 +48,7 @@ class Attackers:
         sampling: How images are generated.
         out: The folder of the run; searches are stored under `searches`, so that an interrupted search resumes.
         chosen: Names of attacks; None takes those of `efface.attacks.DEFAULT` that fit the model.
+        replay: Whether all images of the searches are in the folder, so that none is generated.
         progress: The progress callback.
 
     Raises:
@@ -59,6 +60,7 @@ class Attackers:
     sampling: Sampling
     out: Path
     chosen: Sequence[str] | None = None
+    replay: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -132,6 +134,7 @@ class Attackers:
             self.sampling,
             latents_of(self.model),
             words=concept.aliases,
+            replay=self.replay,
             progress=self.progress,
             what=f"{attack} on {name}",
         )

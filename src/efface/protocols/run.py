@@ -17,8 +17,9 @@ from typing import Any
 from efface.apply.weight_change import weight_change
 from efface.eraser.certificate import valid_certificate
 from efface.eraser.eraser import Eraser
-from efface.generation import Sampling, generate_images
-from efface.generation.folder import folder_name
+from efface.errors import BadInput
+from efface.generation import Image, Sampling
+from efface.generation.stored_images import StoredImages
 from efface.judges import Judge
 from efface.metrics.base import Measured
 from efface.metrics.rates import harmonic_mean, paired_difference
@@ -39,7 +40,8 @@ from efface.protocols.counting import (
 from efface.protocols.evaluation_record import evaluation_record, input_record
 from efface.protocols.plan import BASE, UNNAMED, FailedImage, JudgedImage, Plan, Prepared, ScoredImages
 from efface.protocols.results import Calibration, Evaluation, Result
-from efface.protocols.scored_images import answer_probes, judged_images, questions_of, reading_error, union_of_probes
+from efface.protocols.run_images import RunImages, Stage
+from efface.protocols.scored_images import judged_images, questions_of, reading_error, score_probes, union_of_probes
 from efface.request.record import Request
 from efface.settings import Scalar
 
@@ -63,6 +65,8 @@ def run_protocol(
     options: Mapping[str, Scalar] | None = None,
     attacks: Sequence[str] | None = None,
     trust_torchscript: bool = False,
+    base_images: Path | None = None,
+    stage: Stage | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate erasers side by side against the unedited model.
@@ -84,11 +88,13 @@ def run_protocol(
         attacks: Names of attacks that replace given adversarial prompts. None uses given prompts, and for a concept
             without any, the attacks of `efface.attacks.DEFAULT`.
         trust_torchscript: Whether a TorchScript file that a setting names may run.
+        base_images: A folder with images of the unedited model, which are copied and not generated.
+        stage: "generate" generates the images and measures nothing; "judge" generates nothing. None does both.
         progress: The progress callback.
 
     Raises:
         BadInput: The protocol does not take an input, the judge cannot recognise a concept, an eraser's name is taken,
-            or an eraser is not of this model.
+            an eraser is not of this model, or images of `base_images` or of the stage "generate" cannot be used.
     """
     check_erasers(erasers)
     erasers = protocol.attached(erasers, options or {}, model, request)
@@ -110,9 +116,13 @@ def run_protocol(
         concept_column,
     )
     protocol.check(evaluation)
-    attackers = Attackers(model, judge, sampling, out, attacks, progress)
+    attackers = Attackers(model, judge, sampling, out, attacks, stage == "judge", progress)
     prepared = protocol.prepare(evaluation)
-    return _Run(protocol, evaluation, prepared, attackers, erasers, out, progress).evaluation()
+    if stage and not prepared.stores_images:
+        raise BadInput(f"The protocol '{protocol.name}' removes its images, which two stages need; leave --stage out.")
+    base = StoredImages(base_images, subfolders=True) if base_images and stage != "judge" else None
+    images = RunImages(model, sampling, erasers, out, prepared.stores_images, base, stage, progress)
+    return _Run(protocol, evaluation, prepared, attackers, erasers, images, out, stage).evaluation()
 
 
 @dataclass(frozen=True)
@@ -122,20 +132,29 @@ class _Run:
     prepared: Prepared
     attackers: Attackers
     erasers: Mapping[str, Eraser]
+    images: RunImages
     out: Path
-    progress: Progress | None
+    stage: Stage | None
 
     def evaluation(self) -> Evaluation:
         judge, plans = self.prepared.judge, dict(self.prepared.plans)
         questions = questions_of(judge, (probe for plan in plans.values() for probe in plan.probes))
+        self.images.check({BASE: _union(plans.values()), **plans})
         attacked = self._attacked()
         for name, outcome in attacked.items():
             plans[name] = replace(plans[name], probes=(*plans[name].probes, *outcome.probes))
         union = _union(plans.values())
+        if self.stage == "generate":
+            results = {BASE: self._generated(union)}
+            results |= {name: self._generated(plans[name], name) for name in self.erasers}
+            unmeasured = Calibration(judge.name, judge.version, None, None)
+            return Evaluation(
+                self.protocol.name, unmeasured, results, self._provenance(questions, attacked.values(), ())
+            )
         base = self._answers(union, questions)
         results = {BASE: self._result(BASE, union, base, base)}
         for name, eraser in self.erasers.items():
-            answers = self._answers(plans[name], questions, name, eraser)
+            answers = self._answers(plans[name], questions, name)
             result = self._compared(name, plans[name], answers, base, attacked[name].failed)
             results[name] = replace(result, **self._weights(eraser))
         rates = calibrate(union.probes, base, judge) if self.prepared.labelled else (None, None)
@@ -147,7 +166,7 @@ class _Run:
             self.protocol.name,
             Calibration(judge.name, judge.version, *rates),
             results,
-            self._provenance(questions, attacked.values()),
+            self._provenance(questions, attacked.values(), base.images.values()),
             comparisons(results, {name: plans[name].rates for name in self.erasers}),
             self.protocol.metrics,
             self.prepared.overall.name if self.prepared.overall else "",
@@ -164,39 +183,16 @@ class _Run:
             for name, eraser in self.erasers.items()
         }
 
-    def _answers(
-        self, plan: Plan, questions: tuple[str, ...], name: str = BASE, eraser: Eraser | None = None
-    ) -> ScoredImages:
+    def _generated(self, plan: Plan, name: str = BASE) -> Result:
+        """The outcome of the first stage for one model: its images that could not be generated."""
+        images = self.images.of(plan, name)
+        failed = tuple(FailedImage(job, image.error) for job, image in images.items() if image.error is not None)
+        return Result({}, errors=len(failed), failed_images=failed)
+
+    def _answers(self, plan: Plan, questions: tuple[str, ...], name: str = BASE) -> ScoredImages:
         """The images of one model; those of probes with the judge's scores."""
-        model, sampling, stored = self.input.model, self.input.sampling, self.prepared.stores_images
-        answers = ScoredImages({}, questions, {}, {})
-        if plan.probes:
-            answers = answer_probes(
-                model,
-                plan.probes,
-                self.prepared.judge,
-                questions,
-                sampling,
-                self.out,
-                name,
-                eraser,
-                self.progress,
-                use_cache=stored,
-            )
-        jobs = [job for job in dict.fromkeys(plan.jobs) if job not in answers.images]
-        if not jobs:
-            return answers
-        images = generate_images(
-            model,
-            jobs,
-            sampling,
-            out=self.out / "images" / folder_name(name),
-            eraser=eraser,
-            use_cache=stored and eraser is None,
-            progress=self.progress,
-            what=f"more images of {name}" if plan.probes else f"images of {name}",
-        )
-        return replace(answers, images={**answers.images, **dict(zip(jobs, images, strict=True))})
+        images = self.images.of(plan, name)
+        return score_probes(images, plan.probes, self.prepared.judge, questions, self.out, name)
 
     def _result(
         self, name: str, plan: Plan, answers: ScoredImages, base: ScoredImages, failed: Sequence[JudgedImage] = ()
@@ -274,13 +270,17 @@ class _Run:
         change = weight_change(eraser.edits, self.input.model) if self.prepared.overall else None
         return {"weight_change": change, "certificate": valid_certificate(self.input.model, eraser) or None}
 
-    def _provenance(self, questions: Sequence[str], attacked: Iterable[AdversarialImages]) -> dict[str, Any]:
+    def _provenance(
+        self, questions: Sequence[str], attacked: Iterable[AdversarialImages], images: Iterable[Image]
+    ) -> dict[str, Any]:
         given, config = self.input, self.protocol.config
         # With the defaults, which another version may change.
         options = config.model_validate(given.options).model_dump(mode="json") if config else {}
         record = evaluation_record(
             given.model, self.erasers, self.prepared.judge, questions, given.sampling, given.n, given.seed
         )
+        if precisions := {str(image.row["precision"]) for image in images}:  # of another machine, in two stages
+            record["precision"] = ", ".join(sorted(precisions))
         record["inputs"] = input_record(options, given.prompts, given.data)
         if any(outcome.probes or outcome.failed for outcome in attacked):
             record["attacks"] = self.attackers.settings

@@ -6,23 +6,20 @@ to nothing recognisable, or to blank or noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
-from efface.generation import Image, Job, Sampling, generate_images
+from efface.generation import Image, Job
 from efface.generation.folder import folder_name
 from efface.image_files import is_blank
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
 from efface.judges.verdicts import verdicts_of_scores
-from efface.models import Model
-from efface.progress import Progress
 from efface.protocols.plan import BASE, FORGETTING, Destination, JudgedImage, Probe, ScoredImages
 
 
@@ -49,54 +46,32 @@ def questions_of(judge: Judge, probes: Iterable[Probe]) -> tuple[str, ...]:
     return tuple(questions)
 
 
-def answer_probes(
-    model: Model,
+def score_probes(
+    images: Mapping[Job, Image],
     probes: Sequence[Probe],
     judge: Judge,
     questions: tuple[str, ...],
-    sampling: Sampling,
     out: Path,
     name: str = BASE,
-    eraser: Eraser | None = None,
-    progress: Progress | None = None,
-    use_cache: bool = True,
 ) -> ScoredImages:
-    """Generate the probes' images under `out/images/NAME`, judge them, and store the verdicts in `out/verdicts`.
+    """Judge the probes' images, and store the verdicts in `out/verdicts`.
 
     Args:
-        model: The unedited model.
-        probes: What to generate and ask.
+        images: The images of one model by job, those of the probes first.
+        probes: What to ask.
         judge: The judge.
-        questions: The questions about every image.
-        sampling: How images are generated.
+        questions: The questions about every image of a probe.
         out: The folder of the run.
         name: The eraser's name in results.
-        eraser: The eraser, None for the unedited model.
-        progress: The progress callback.
-        use_cache: Whether images of the unedited model go through the cache, where other evaluations find them.
     """
-    jobs = list(dict.fromkeys(probe.job for probe in probes))
-    stem = folder_name(name)
-    images = generate_images(
-        model,
-        jobs,
-        sampling,
-        out=out / "images" / stem,
-        eraser=eraser,
-        use_cache=use_cache and eraser is None,
-        progress=progress,
-        what=f"images of {name}",
-    )
-    scores, errors = score_images(judge, images, questions)
+    asked = {probe.job: images[probe.job] for probe in probes}
+    if not asked:
+        return ScoredImages(images, questions, {}, {})
+    scores, errors = score_images(judge, list(asked.values()), questions)
     (out / "verdicts").mkdir(parents=True, exist_ok=True)
-    rows = verdicts_of_scores(judge, images, questions, scores, errors)
-    write_verdicts(out / "verdicts" / f"{stem}.parquet", rows)
-    return ScoredImages(
-        dict(zip(jobs, images, strict=True)),
-        questions,
-        dict(zip(jobs, scores, strict=True)),
-        dict(zip(jobs, errors, strict=True)),
-    )
+    rows = verdicts_of_scores(judge, list(asked.values()), questions, scores, errors)
+    write_verdicts(out / "verdicts" / f"{folder_name(name)}.parquet", rows)
+    return ScoredImages(images, questions, dict(zip(asked, scores, strict=True)), dict(zip(asked, errors, strict=True)))
 
 
 def judged_images(probes: Sequence[Probe], answers: ScoredImages, judge: Judge) -> tuple[JudgedImage, ...]:
