@@ -20,6 +20,10 @@ class BadFile(BadInput):
     """A file that cannot be read, written or trusted."""
 
 
+class NoInterval(BadInput):
+    """Images from which no interval can be computed, so that a number would claim certainty."""
+
+
 class WrongBase(BadInput):
     """An eraser used with a model that it was not made for."""
 

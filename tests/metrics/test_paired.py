@@ -46,7 +46,9 @@ def test_scores_cancel_what_prompts_share() -> None:
     first = [(rng.normal(0, 10) + rng.normal(0, 0.1, 3)).tolist() for _ in range(20)]
     second = [[score + 0.5 for score in scores] for scores in first]
     test = paired_scores(first, second)
-    assert (test.value, test.low, test.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert test.value == pytest.approx(0.5)
+    # All 20 differences are equal. The interval allows for exceptions: z^2 / (20 + z^2) of the prompts, by 1 each.
+    assert (test.low, test.high) == pytest.approx((0.5 - 0.161125, 0.5 + 0.161125), abs=1e-5)
     assert p_of(test) < 0.01
     assert test.n == 60
 
@@ -71,7 +73,8 @@ def test_distances_of_the_same_images_cancel(normal: Any) -> None:
     prompts = tuple(f"prompt {i}" for i in range(30))
     reference, first = normal(40, seed=1), normal(30, mean=0.5, prompts=prompts)
     same = paired_distances(cmmd.cmmd_statistic, first, first, reference, draws=50)
-    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert (same.value, same.p) == (0, 1)
+    assert same.low < 0 < same.high, "an interval of width 0 would claim certainty"
     worse = Features(first.values + 0.5, "test", prompts)
     test = paired_distances(kid.kid_statistic(), first, worse, reference, draws=100)
     separate = [kid.kid(images, reference, draws=100) for images in (first, worse)]

@@ -29,6 +29,8 @@ from efface.protocols import Calibration
 from efface.protocols.base import check_erasers, common_clip_skip, world_of
 from efface.protocols.err import probes_of
 from efface.protocols.evaluation_record import evaluation_record
+from efface.report.attack_headline import attack_headline
+from efface.report.headline import Headline
 from efface.request.names import name_key
 from efface.request.record import Concept, Request
 from efface.tools import latents_of
@@ -74,13 +76,24 @@ class AttackEvaluation(VerbResult):
         """The number of prompts without an answer because of a failure."""
         return sum(result.errors for result in self.erasers.values())
 
+    def headline(self, name: str) -> Headline:
+        """Whether the attack brings the concept back from one eraser, as far as the intervals allow.
+
+        Args:
+            name: The eraser's name.
+        """
+        return attack_headline(self.concept, self.judge.recall, self.erasers[name])
+
     def to_json(self) -> dict[str, Any]:
         """The object that `efface attack --json` prints; attempts are in the folder's `attack.json`."""
         return {
             "attack": self.attack,
             "concept": self.concept,
             "judge": self.judge.as_dict(),
-            "erasers": {name: result.as_dict() for name, result in self.erasers.items()},
+            "erasers": {
+                name: {**result.as_dict(), "headline": self.headline(name).text}
+                for name, result in self.erasers.items()
+            },
             "settings": dict(self.settings),
             "provenance": dict(self.provenance),
             "out": self.out and str(self.out),

@@ -100,6 +100,8 @@ def attack_command(
             force=force,
             progress=progress,
         )
+    for name in result.erasers:
+        screen.heading(f"{name}: {result.headline(name).text}")
     screen.say(f"{result.concept}, without an eraser: {interval(result.judge.recall)}")
     rows = [
         [

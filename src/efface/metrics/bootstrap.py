@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from efface.errors import BadInput
 from efface.metrics.base import Measured
 
+#: The 97.5% quantile of the normal distribution.
+Z = 1.959963984540054
 #: Number of resamples of a mean.
 DRAWS = 2000
 
@@ -48,6 +50,30 @@ def shifted(value: float, draws: Array) -> Array:
     """
     usable = draws[np.isfinite(draws)]
     return usable - usable.mean() + value
+
+
+def all_alike(clusters: Sequence[Cluster]) -> bool:
+    """Whether all clusters have the same mean, so that resampling them has no spread."""
+    return len({math.fsum(c) / len(c) for c in clusters}) == 1
+
+
+def interval_of_mean(clusters: Sequence[Cluster], value: float) -> tuple[float, float]:
+    """The interval of the mean over resampled units, which is never of width 0.
+
+    If all units have the same mean, resampling has no spread. Of n units without an exception, Wilson's upper bound of
+    the share of exceptions is z^2 / (n + z^2). An exception is taken to differ by the value itself, at least by 1: one
+    event in a count.
+
+    Args:
+        clusters: The units: prompts, or the images of the only prompt.
+        value: The mean.
+    """
+    low, high = percentiles(resampled_means(clusters, np.random.default_rng(0)))
+    scale = max(1.0, abs(value))
+    if high - low < 1e-9 * scale:
+        reach = scale * Z**2 / (len(clusters) + Z**2)
+        return value - reach, value + reach
+    return min(low, value), max(high, value)
 
 
 def by_prompt(values: Sequence[float], prompts: Sequence[str] | None) -> list[list[float]]:
@@ -88,8 +114,10 @@ def mean_with_interval(clusters: Sequence[Cluster], extractor: str, note: str = 
     if n < 2:
         raise BadInput(f"A mean with an interval needs at least two images; there is {n or 'none'}.")
     value = math.fsum(math.fsum(c) for c in resampled) / n
-    low, high = percentiles(resampled_means(resampled, np.random.default_rng(0)))
-    return Measured(value, min(low, value), max(high, value), n, "score", extractor, note)
+    low, high = interval_of_mean(resampled, value)
+    if value >= 0:
+        low = max(low, min(0.0, *(min(c) for c in resampled)))  # a score that is never negative has no negative mean
+    return Measured(value, low, high, n, "score", extractor, note)
 
 
 def weights(labels: Sequence[str] | None, n: int, draws: int, rng: np.random.Generator) -> Array:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.errors import BadInput
+from efface.errors import BadInput, NoInterval
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Statistic, percentiles, shifted, weights
 from efface.metrics.features import Features
@@ -46,10 +46,17 @@ def measure_distance(
         floor: The lowest possible distance.
 
     Raises:
+        NoInterval: Too few images differ.
         BadInput: The sets come from different extractors, or there are too few draws.
     """
-    values = statistic(images.values, reference.values, *resamples(images, reference, draws))
-    low, high = percentiles(shifted(values[0], values[1:]))
+    w, v = resamples(images, reference, draws)
+    # Equal sets that are resampled together have no spread, and are resampled independently.
+    for v_used in (v, resample(reference, draws, seed=1)):
+        values = statistic(images.values, reference.values, w, v_used)
+        resampled = shifted(values[0], values[1:])
+        if draws_differ(resampled):
+            break
+    low, high = interval_of_draws(resampled, len(images))
     note = f"against {len(reference)} images{'; ' if note else ''}{note}"
     return Measured(float(values[0]), max(low, floor), high, len(images), "score", images.extractor, note)
 
@@ -70,18 +77,56 @@ def resamples(images: Features, reference: Features, draws: int) -> tuple[Array,
     Raises:
         BadInput: The sets come from different extractors, or there are too few draws.
     """
+    check_same_extractor(images, reference)
+    if draws < 20:
+        raise BadInput(f"An interval needs at least 20 draws, not {draws}.")
+    prompts = set(images.prompts or ())
+    together = len(prompts) > 1 and prompts == set(reference.prompts or ())
+    return resample(images, draws, seed=0), resample(reference, draws, seed=0 if together else 1)
+
+
+def check_same_extractor(images: Features, reference: Features) -> None:
+    """Check that two sets can be compared.
+
+    Raises:
+        BadInput: They come from different extractors.
+    """
     if images.extractor != reference.extractor:
         raise BadInput(
             f"Features of '{images.extractor}' and of '{reference.extractor}' have no distance: "
             "extract both sets with one extractor."
         )
-    if draws < 20:
-        raise BadInput(f"An interval needs at least 20 draws, not {draws}.")
-    prompts = set(images.prompts or ())
-    together = len(prompts) > 1 and prompts == set(reference.prompts or ())
-    w = weights(images.prompts, len(images), draws, np.random.default_rng(0))
-    v = weights(reference.prompts, len(reference), draws, np.random.default_rng(0 if together else 1))
-    return w, v
+
+
+def resample(images: Features, draws: int, seed: int) -> Array:
+    """Resampling weights (1 + draws, n) of one set, with ones in the first row.
+
+    Args:
+        images: The n images.
+        draws: Number of resamples.
+        seed: The seed of the random generator.
+    """
+    return weights(images.prompts, len(images), draws, np.random.default_rng(seed))
+
+
+def draws_differ(draws: Array) -> bool:
+    """Whether resampled distances (n,) differ."""
+    return len(draws) > 1 and float(np.ptp(draws)) > 1e-12 * float(np.abs(draws).max())
+
+
+def interval_of_draws(draws: Array, images: int) -> tuple[float, float]:
+    """The interval of resampled distances (n,).
+
+    Args:
+        draws: The distances.
+        images: Number of images of the set.
+
+    Raises:
+        NoInterval: The distances do not differ, so that an interval would claim certainty.
+    """
+    if not draws_differ(draws):
+        raise NoInterval(f"A distance of {images} images has no interval, as too few of them differ: use more images.")
+    return percentiles(draws)
 
 
 def terms(kernel: Kernel, x: Array, y: Array, w: Array, v: Array, unbiased: bool) -> Array:

@@ -24,8 +24,8 @@ import numpy as np
 
 from efface.errors import BadFile, BadInput
 from efface.metrics.base import Measured, MetricEntry
-from efface.metrics.bootstrap import Array, percentiles, shifted, weights
-from efface.metrics.distance import measure_distance
+from efface.metrics.bootstrap import Array, shifted, weights
+from efface.metrics.distance import interval_of_draws, measure_distance
 from efface.metrics.features import Features
 
 ENOUGH = 10_000
@@ -102,7 +102,7 @@ def fid_to_statistics(images: Features, reference: FeatureStatistics, draws: int
         draws: Number of resamples of the images.
 
     Raises:
-        BadInput: The statistics are of another extractor.
+        BadInput: The statistics are of another extractor, or too few images differ.
     """
     if images.values.shape[1] != len(reference.mean):
         raise BadInput(
@@ -113,7 +113,7 @@ def fid_to_statistics(images: Features, reference: FeatureStatistics, draws: int
     root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
     w = weights(images.prompts, len(images), draws, np.random.default_rng(0))
     distances = np.array([_distance(*_moments(images.values, p), reference.mean, root) for p in w])
-    low, high = percentiles(shifted(distances[0], distances[1:]))
+    low, high = interval_of_draws(shifted(distances[0], distances[1:]), len(images))
     note = "against given statistics" + (f"; {BIASED}" if len(images) < ENOUGH else "")
     return Measured(float(distances[0]), max(low, 0), high, len(images), "score", images.extractor, note)
 

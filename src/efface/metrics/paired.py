@@ -19,8 +19,8 @@ import numpy as np
 
 from efface.errors import BadInput
 from efface.metrics.base import Measured
-from efface.metrics.bootstrap import Array, Cluster, Statistic, percentiles, resampled_means, shifted, units
-from efface.metrics.distance import resamples
+from efface.metrics.bootstrap import Array, Cluster, Statistic, interval_of_mean, resampled_means, shifted, units
+from efface.metrics.distance import check_same_extractor, draws_differ, interval_of_draws, resample, resamples
 from efface.metrics.features import Features
 from efface.metrics.rates import paired_difference
 
@@ -73,7 +73,7 @@ def paired_scores(first: Sequence[Cluster], second: Sequence[Cluster]) -> Measur
         raise BadInput(f"A paired test needs at least two pairs of images; there is {n or 'none'}.")
     value = math.fsum(math.fsum(c) for c in resampled) / n
     draws = resampled_means(resampled, np.random.default_rng(0))
-    low, high = percentiles(draws)
+    low, high = interval_of_mean(resampled, value)
     return Measured(value, low, high, n, "score", p=_two_sided(draws), test=_BOOTSTRAP)
 
 
@@ -90,18 +90,21 @@ def paired_distances(
         draws: Number of resamples, each of the same images of both and of the reference.
 
     Raises:
-        BadInput: The sets are not of the same prompts or not of one extractor.
+        BadInput: The sets are not of the same prompts or not of one extractor, or too few images differ.
     """
     if len(first) != len(second) or first.prompts != second.prompts:
         raise BadInput(_UNPAIRED)
+    check_same_extractor(second, reference)
+    w, v = resamples(first, reference, draws)
+    of_second = statistic(second.values, reference.values, w, v)
     # Sets of one length and the same prompts are resampled alike.
-    of_second, of_first = (
-        statistic(images.values, reference.values, *resamples(images, reference, draws)) for images in (second, first)
-    )
-    values = of_second - of_first
+    values = of_second - statistic(first.values, reference.values, w, v)
     resampled = shifted(values[0], values[1:])
-    low, high = percentiles(resampled)
     p = _two_sided(resampled)
+    if not draws_differ(resampled):  # equal sets, which independent resamples tell apart
+        values = of_second - statistic(first.values, reference.values, resample(first, draws, seed=2), v)
+        resampled = shifted(values[0], values[1:])
+    low, high = interval_of_draws(resampled, len(first))
     return Measured(float(values[0]), low, high, len(first), "score", p=p, test=_BOOTSTRAP)
 
 

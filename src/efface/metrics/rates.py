@@ -22,9 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from efface.metrics.base import Measured
-from efface.metrics.bootstrap import DRAWS, Array, Cluster, percentiles, resampled_means, units
-
-_Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
+from efface.metrics.bootstrap import DRAWS, Array, Cluster, Z, all_alike, percentiles, resampled_means, units
 
 
 def rate_with_interval(clusters: Sequence[Cluster]) -> Measured:
@@ -40,7 +38,7 @@ def rate_with_interval(clusters: Sequence[Cluster]) -> Measured:
     n = int(counts.sum())
     value = math.fsum(math.fsum(c) for c in full) / n
     if trials := _independent_trials(full):
-        return Measured(value, *_wilson_interval(value, trials), n)
+        return Measured(value, *wilson_interval(value, trials), n)
     low, high = percentiles(resampled_means(full, np.random.default_rng(0)))
     return Measured(value, low, high, n)
 
@@ -49,7 +47,7 @@ def wilson(successes: int, n: int) -> Measured:
     """The rate of `successes` in `n` independent draws with Wilson's score interval."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a rate needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    return Measured(successes / n, *_wilson_interval(successes / n, n), n)
+    return Measured(successes / n, *wilson_interval(successes / n, n), n)
 
 
 def harmonic_mean(parts: Sequence[Sequence[Cluster]]) -> Measured:
@@ -89,29 +87,29 @@ def paired_difference(before: Sequence[Cluster], after: Sequence[Cluster]) -> Me
     n = sum(map(len, changes))
     value = math.fsum(math.fsum(c) for c in changes) / n
     clusters = units(changes)
-    if _all_alike(clusters):
+    if all_alike(clusters):
         bound = wilson(0, len(clusters)).high
         return Measured(value, max(value - bound, -1.0), min(value + bound, 1.0), n)
     low, high = percentiles(resampled_means(clusters, np.random.default_rng(0)))
     return Measured(value, low, high, n)
 
 
-def _wilson_interval(p: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a rate p over n draws; n p need not be whole, as prompts with equal rates are draws."""
-    low, high = _wilson_bounds(p, n, np.array([-_Z, _Z])).tolist()
+def wilson_interval(p: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate.
+
+    Args:
+        p: The rate.
+        n: The number of draws. Neither n nor n p need be whole, as prompts with equal rates are draws.
+    """
+    low, high = _wilson_bounds(p, n, np.array([-Z, Z])).tolist()
     # At rates of 0 and 1 the bound is exactly 0 or 1; rounding must not push it past the rate itself.
     return 0.0 if p == 0 else low, 1.0 if p == 1 else high
 
 
-def _wilson_bounds(p: float, n: int, z: Array) -> Array:
+def _wilson_bounds(p: float, n: float, z: Array) -> Array:
     """Wilson's bounds of a rate over n draws: lower bounds for z < 0, upper bounds for z > 0."""
     z2 = z**2
     return (p + z2 / (2 * n)) / (1 + z2 / n) + z / (1 + z2 / n) * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-
-
-def _all_alike(clusters: Sequence[Cluster]) -> bool:
-    """Whether all clusters have the same mean, so that resampling them has no spread."""
-    return len({math.fsum(c) / len(c) for c in clusters}) == 1
 
 
 def _independent_trials(clusters: Sequence[Cluster]) -> int:
@@ -119,7 +117,7 @@ def _independent_trials(clusters: Sequence[Cluster]) -> int:
 
     The images of a single prompt are independent draws. Several prompts with equal rates count as one draw each.
     """
-    return len(units(clusters)) if _all_alike(clusters) else 0
+    return len(units(clusters)) if all_alike(clusters) else 0
 
 
 def _draws(clusters: Sequence[Cluster], p: float, rng: np.random.Generator) -> Array:

@@ -22,10 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from efface.errors import NoInterval
 from efface.generation import Job
 from efface.judges import Judge
 from efface.judges.wrappers import WithPeers
@@ -210,7 +212,9 @@ class _GroupScores:
         note = "the unedited model's" + (f", mean over {len(pairs)} sets" if len(pairs) > 1 else "")
         note += distance.note if len(x) < ENOUGH else ""
         statistic = mean_of(distance.statistic, [len(pair[0]) for pair in pairs])
-        return BeforeAfter(measure_distance(statistic, x, y, distance.draws, note, distance.floor))
+        with suppress(NoInterval):
+            return BeforeAfter(measure_distance(statistic, x, y, distance.draws, note, distance.floor))
+        return None
 
 
 def _own_score(table: Vectors, texts: Mapping[Job, tuple[str, str]], column: Mapping[str, int]) -> ScoreOfJob:

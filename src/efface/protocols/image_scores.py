@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from efface.errors import BadFile
+from efface.errors import BadFile, NoInterval
 from efface.generation import Job, read_picture
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import Array, Cluster, Statistic, mean_with_interval
@@ -118,7 +119,7 @@ def common_images(one: Vectors, other: Vectors) -> tuple[Vectors, Vectors]:
 def distance(
     measure: Callable[[Features, Features], Measured], x: Vectors, y: Vectors, version: str
 ) -> Measured | None:
-    """The distance between two sets of images; None for fewer than two of either.
+    """The distance between two sets of images; None for fewer than two of either, or if too few differ.
 
     Args:
         measure: The distance.
@@ -128,9 +129,10 @@ def distance(
     """
     if len(x) < 2 or len(y) < 2:
         return None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(NoInterval):
         warnings.simplefilter("ignore")  # about small sets, which the number's note repeats
         return measure(as_set(x, version), as_set(y, version))
+    return None
 
 
 def to_reference(
@@ -155,14 +157,15 @@ def to_reference(
     edited, unedited = common_images(after, after if before is None else before)
     if len(edited) < 2:
         return None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(NoInterval):
         warnings.simplefilter("ignore")
         value = measure(as_set(edited, version), reference)
         if before is None:
             return BeforeAfter(value)
         base = measure(as_set(unedited, version), reference)
-    change = paired_distances(statistic, as_set(unedited, version), as_set(edited, version), reference, draws)
-    return BeforeAfter(value, base, _with_note(change, version))
+        change = paired_distances(statistic, as_set(unedited, version), as_set(edited, version), reference, draws)
+        return BeforeAfter(value, base, _with_note(change, version))
+    return None
 
 
 def mean_score(version: str, after: ScoreOfJob, before: ScoreOfJob | None = None) -> BeforeAfter | None:

@@ -31,7 +31,7 @@ from efface.generation import Job
 from efface.judges import Judge
 from efface.judges.wrappers import WithPeers
 from efface.metrics.base import Measured
-from efface.metrics.bootstrap import Array, percentiles, resampled_means, units
+from efface.metrics.bootstrap import Array, all_alike, interval_of_mean, percentiles, resampled_means, units
 from efface.metrics.features import Pixels
 from efface.metrics.lpips import Lpips
 from efface.protocols.base import FORGET, RETAIN, EvaluationInput, Metric, PaperSampling, Protocol
@@ -199,6 +199,10 @@ def minus(e: ScoreOfJob, u: ScoreOfJob, version: str) -> BeforeAfter | None:
     rng = np.random.default_rng(0)
     parts = [units(clusters_of(scores)) for scores in (e, u)]
     value = float(np.mean(list(e.values())) - np.mean(list(u.values())))
+    if all(map(all_alike, parts)):  # no spread: the reach of both means adds up
+        means = (float(np.mean(part[0])) for part in parts)
+        reach = sum(interval_of_mean(part, mean)[1] - mean for part, mean in zip(parts, means, strict=True))
+        return BeforeAfter(Measured(value, value - reach, value + reach, len(e) + len(u), "score", version))
     low, high = percentiles(resampled_means(parts[0], rng) - resampled_means(parts[1], rng))
     return BeforeAfter(Measured(value, min(low, value), max(high, value), len(e) + len(u), "score", version))
 

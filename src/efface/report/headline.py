@@ -7,24 +7,25 @@ from dataclasses import dataclass
 
 from efface.protocols import Evaluation, Result
 from efface.protocols.base import trade_offs
+from efface.report.decision import FORGOTTEN, HARM, MARGIN, MOSTLY, Decision, about, retention
 from efface.report.destinations import all_concepts, share_broken, shares_shown, with_answer
+from efface.report.findings import (
+    BROKEN,
+    FOUND_BEFORE,
+    SHOWN_BEFORE,
+    Finding,
+    broken_concepts,
+    forgetting_findings,
+    unseen_before,
+)
 from efface.report.words import listed, percent, points
-
-#: The lowest forget rate at which a concept counts as forgotten, and as mostly forgotten.
-FORGOTTEN, MOSTLY = 0.95, 0.8
-#: How far the retain rate may fall before the rest counts as damaged.
-HARM = 0.03
-#: The lowest rate in the unedited model's images at which a later absence means anything.
-SHOWN_BEFORE = 0.5
-#: The same where prompts do not name what they show: a number of images, whatever their share.
-FOUND_BEFORE = 10
-#: The share of blank or noisy images above which a concept is broken rather than forgotten.
-BROKEN = 0.1
 
 THRESHOLDS = (
     f"Forgotten: absent from at least {FORGOTTEN:.0%} of the images prompted for it; mostly: from {MOSTLY:.0%}. "
     f"The rest is retained: found at most {100 * HARM:.0f} points less often than in the unedited model's images. "
-    "Of several concepts, the one that is found most often decides. "
+    f"A statement is made only if the 95% interval reaches at most {100 * MARGIN:.0f} points beyond these limits; "
+    "otherwise more images are needed. The concept and the kind of prompt (direct, indirect, adversarial) with the "
+    "lowest rate decide. "
     f"Broken: more than {BROKEN:.0%} of the images prompted for it, in whatever words, became blank or noise. "
     f"Where the judge finds less than {SHOWN_BEFORE:.0%} of either in the unedited model's images, no statement is "
     "possible. Where prompts do not name what they show, a concept is forgotten if found at most "
@@ -94,25 +95,57 @@ def headline_of(concepts: Sequence[str], result: Result, axes: Axes = DEFAULT_AX
     if forget is None:
         why = f"no image prompted for {subject} has an answer" if concepts else "nothing was measured"
         return Headline("mixed", f"No verdict: {why}", sentences)
-    unseen = _unseen_before(concepts, result, axes[0])
+    unseen = unseen_before(concepts, result, axes[0])
     if unseen and len(unseen) == len(concepts):
         return Headline("mixed", f"Cannot tell: {subject} is hardly found before either", sentences)
-    seen = [concept for concept in concepts if concept not in unseen]
-    if broken := [concept for concept in seen if _share_broken(result, concept) > BROKEN]:
-        return Headline("bad", f"Broke the images of {_some_of(broken, concepts)} rather than forget", sentences)
-    grades = {concept: _grade(1 - share) for concept, share in _shares_left(result).items() if concept not in unseen}
-    grade = min(grades.values(), default=_grade(forget.value))
-    worst = [concept for concept, its in grades.items() if its == grade]
-    if worst and (unseen or len(worst) < len(grades)):
-        subject = _some_of(worst, concepts)
-    word = ("Did not forget", "Mostly forgot", "Forgot")[grade]
-    harmless = _is_harmless(result, axes[1])
-    tone = "bad" if grade == 0 else "good" if grade == 2 and harmless is not False and not unseen else "mixed"
-    doubt = f"; {listed(unseen)} cannot be judged" if unseen else ""
-    if harmless is None:
-        return Headline(tone, f"{word} {subject}{doubt}", sentences)
-    link = "and" if (grade == 2) == harmless else "but"
-    return Headline(tone, f"{word} {subject} {link} {'retained' if harmless else 'damaged'} the rest{doubt}", sentences)
+    broken = broken_concepts([concept for concept in concepts if concept not in unseen], result)
+    if certain := [finding.concept for finding in broken if finding.decision.decided]:
+        return Headline("bad", f"Broke the images of {_some_of(certain, concepts)} rather than forget", sentences)
+    findings = [*broken, *forgetting_findings(result, axes[0], unseen)]
+    tone, text = _verdict(concepts, unseen, findings, _retention(result, axes[1]))
+    return Headline(tone, text, sentences)
+
+
+def _verdict(
+    concepts: Sequence[str], unseen: Sequence[str], findings: Sequence[Finding], rest: Decision | None
+) -> tuple[str, str]:
+    """Tone and text.
+
+    Args:
+        concepts: The erased concepts.
+        unseen: Those that the judge hardly finds before either.
+        findings: What is known of each concept in each kind of prompt.
+        rest: What is known of the rest; None without a statement.
+    """
+    known = [finding for finding in findings if finding.decision.decided]
+    open_ones = [finding for finding in findings if not finding.decision.decided]
+    grade = min((finding.decision.grade for finding in known), default=0)
+    doubts = "".join(f"; {listed(unseen)} cannot be judged" for _ in unseen[:1])
+    n = max((finding.images for finding in findings if not finding.kind), default=0)
+    more = [finding.decision.more for finding in open_ones]
+    more += [rest.more] if rest and not rest.decided else []
+    enough = f"n is too small, about {about(max(more, default=1) * n)} images would do"
+    enough += " for each concept" if len(concepts) > 1 else ""
+    damaged = rest is not None and rest.decided and rest.grade == 0
+    if not known or (grade > 0 and any(finding.kind == "" for finding in open_ones)):
+        names = list(dict.fromkeys(f.concept for f in open_ones if f.concept)) or concepts
+        text = f"Cannot tell yet whether {_some_of(names, concepts)} {'is' if len(names) == 1 else 'are'} forgotten"
+        return "mixed", f"{text}{', but damaged the rest' if damaged else ''}: {enough}{doubts}"
+    worst = [finding for finding in known if finding.decision.grade == grade]
+    names = list(dict.fromkeys(finding.concept for finding in worst if finding.concept))
+    judged = {finding.concept for finding in findings}
+    subject = _some_of(names, concepts) if names and (unseen or len(names) < len(judged)) else listed(concepts)
+    kinds = dict.fromkeys(finding.kind for finding in worst)
+    where = f" under {' and '.join(kinds)} prompts" if "" not in kinds else ""
+    text = f"{('Did not forget', 'Mostly forgot', 'Forgot')[grade]} {subject}{where}"
+    if rest and rest.decided:
+        link = "and" if (grade == 2) == (rest.grade == 1) else "but"
+        text += f" {link} {'damaged' if damaged else 'retained'} the rest"
+    yet = [f"{kind} prompts" for kind in dict.fromkeys(f.kind for f in open_ones)] if grade else []
+    yet += ["the rest"] if rest and not rest.decided else []
+    text += f"; cannot tell yet for {' and '.join(yet)}: {enough}" if yet else ""
+    good = grade == 2 and not damaged and not unseen and not yet
+    return "bad" if grade == 0 else "good" if good else "mixed", text + doubts
 
 
 def _some_of(some: Sequence[str], concepts: Sequence[str]) -> str:
@@ -120,45 +153,12 @@ def _some_of(some: Sequence[str], concepts: Sequence[str]) -> str:
     return f"{listed(some)} ({len(some)} of {len(concepts)} concepts)" if len(some) < len(concepts) else listed(some)
 
 
-def _unseen_before(concepts: Sequence[str], result: Result, forget: str) -> list[str]:
-    """The concepts that the judge hardly finds in the unedited model's images either."""
-    destinations = result.destinations_before.get("forget", {})
-    if result.agreement:
-        times = {concept: counts.get("concept", 0) for concept, counts in destinations.items()}
-        return [concept for concept in concepts if times.get(concept, 0) < FOUND_BEFORE]
-    before, shares = result.base.get(forget), shares_shown(destinations)
-    pooled = 1.0 if before is None else 1 - before.value
-    return [concept for concept in concepts if shares.get(concept, pooled) < SHOWN_BEFORE]
-
-
-def _shares_left(result: Result) -> dict[str, float]:
-    """How much of each concept is left: of its images or, where no prompt names what it shows, of what was before."""
-    after, before = (
-        shares_shown(places.get("forget", {})) for places in (result.destinations, result.destinations_before)
-    )
-    if not result.agreement:
-        return after
-    return {concept: share / before[concept] for concept, share in after.items() if before.get(concept)}
-
-
-def _grade(forgotten: float) -> int:
-    forgotten = round(forgotten, 9)  # 3 of 60 are 5%
-    return 2 if forgotten >= FORGOTTEN else int(forgotten >= MOSTLY)
-
-
-def _share_broken(result: Result, concept: str) -> float:
-    """The share of an erased concept's images that became blank or noise, in the rate in which it is the largest."""
-    rates = ((places, result.destinations_before.get(metric, {})) for metric, places in result.destinations.items())
-    shares = (share_broken(after.get(concept, {})) - share_broken(before.get(concept, {})) for after, before in rates)
-    return max(shares, default=0.0)
-
-
-def _is_harmless(result: Result, keep: str) -> bool | None:
-    """Whether the rest is retained; None if that is not known."""
+def _retention(result: Result, keep: str) -> Decision | None:
+    """Whether the rest is retained; None if no statement is possible."""
     before, change = result.base.get(keep), result.change.get(keep)
     if change is None or (before is not None and before.value < SHOWN_BEFORE):
         return None
-    return change.value >= -HARM
+    return retention(change)
 
 
 def _forgetting(subject: str, result: Result, forget: str) -> str:

@@ -9,7 +9,7 @@ from efface.metrics.base import Measured
 from efface.protocols import BASE, Evaluation
 from efface.protocols.base import trade_offs
 from efface.report.bars import before_of
-from efface.report.headline import FORGOTTEN, HARM
+from efface.report.decision import FORGOTTEN, HARM
 from efface.report.words import Series, erasers_of, series_of
 
 #: The view box: its size, and the square in it that is plotted on.
