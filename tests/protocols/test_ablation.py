@@ -16,7 +16,7 @@ from efface.judges import open_judge
 from efface.metrics.clip_accuracy import clip_accuracy
 from efface.metrics.clip_score import ABLATION, clip_score
 from efface.metrics.features import extract, open_extractor
-from efface.metrics.kid import kid
+from efface.metrics.kid import kid_statistic
 from efface.models import Model
 from efface.models.clip import open_clip
 from efface.protocols import BASE, PROTOCOLS, Evaluation, EvaluationInput, JudgedImage, Result
@@ -36,7 +36,7 @@ def run(model: Model, eraser: efface.Eraser, judge: Any, out: Path, n: int = 2, 
 def found(emoji: Model, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     """A cat towards a dog; tiger and lion are its other neighbours."""
     eraser = efface.erase(emoji, "cat", to="dog")
-    return run(emoji, eraser, open_judge("emoji"), tmp_path_factory.mktemp("ablation") / "out")
+    return run(emoji, eraser, open_judge("emoji"), tmp_path_factory.mktemp("ablation") / "out", n=3)
 
 
 def shown(result: Result, metric: str, concept: str = "") -> list[JudgedImage]:
@@ -50,12 +50,12 @@ def pixels(shots: list[JudgedImage]) -> list[np.ndarray]:
 def test_the_sets(found: Evaluation) -> None:
     mine = found.erasers["mine"]
     sizes = {metric: len(shown(mine, metric)) for metric in ("forget", "anchor", "adjacent")}
-    assert sizes == {"forget": 8, "anchor": 8, "adjacent": 4}, "4 n, 4 n, and n of each hard negative"
+    assert sizes == {"forget": 12, "anchor": 12, "adjacent": 6}, "4 n, 4 n, and n of each hard negative"
     assert {shot.probe.concept for shot in shown(mine, "adjacent")} == {"tiger", "lion"}
     assert {shot.probe.guide for shot in shown(mine, "forget")} == {"dog"}
-    assert sum(mine.destinations["forget"]["cat"].values()) == 8
+    assert sum(mine.destinations["forget"]["cat"].values()) == 12
     assert set(mine.rates) == {"forget", "anchor", "hard_negative", "retain"}
-    assert mine.metrics["retain"].n == 12
+    assert mine.metrics["retain"].n == 18
 
 
 def test_clip_score_and_accuracy_are_the_metrics_own(found: Evaluation) -> None:
@@ -82,7 +82,8 @@ def test_kid_is_to_the_unedited_models_images_and_averages_the_hard_negatives(fo
 
     def of(metric: str, concept: str) -> float:
         sets = [extract(extractor, pixels(shown(result, metric, concept))) for result in (mine, base)]
-        return kid(*sets, draws=20).value
+        # The value alone: two images have no interval.
+        return kid_statistic()(*(one.values for one in sets), *(np.ones((1, len(one))) for one in sets))[0]
 
     assert mine.metrics["target_kid"].value == pytest.approx(of("forget", "cat"), abs=1e-6)
     average = np.mean([of("adjacent", "tiger"), of("adjacent", "lion")])
@@ -156,7 +157,8 @@ def test_the_published_files(tiny_model: Model, tiny_clip: Path, colours: Any, t
     prompts = {shot.probe.job.prompt for shot in mine.images}
     assert prompts == {"what a blue cat", "the blue cat", "what a cat", "the cat", "what a red cat", "the red cat"}
     assert {shot.probe.job.guidance for shot in mine.images} == {6.0}
-    assert mine.metrics["hard_negative_kid"].n == 4, "also of what the judge does not know"
+    assert "hard_negative_kid" not in mine.metrics, "two images of each have no interval"
+    assert mine.metrics["hard_negative_fid"].n == 4, "also of what the judge does not know"
     assert "apple cat" not in {shot.probe.concept for shot in mine.images}
 
     style = efface.erase(tiny_model, "van gogh", to="art", kind="style")
