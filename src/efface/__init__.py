@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from efface.errors import WrongBase as WrongBase
     from efface.judges import open_judge as open_judge
     from efface.models import Model as Model
+    from efface.models import Runtime as Runtime
     from efface.models import open_model as open_model
     from efface.progress import RunContext as RunContext
     from efface.request.record import Concept as Concept
@@ -62,6 +63,7 @@ _MODULES = {
     "Model": "efface.models",
     "Request": "efface.request.record",
     "RunContext": "efface.progress",
+    "Runtime": "efface.models",
     "TextEdit": "efface.edits.kinds",
     "UnknownName": "efface.errors",
     "WeightEdit": "efface.edits.kinds",

@@ -178,3 +178,22 @@ def test_usage_mistakes_are_one_line_too(refused):
     assert "magic" in refused("magic")
     assert "--magic" in refused("erase", "cat", "--magic")
     assert "--steps" in refused("generate", "a cat", "--steps", "many")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dtype", "float64"), "Unknown type 'float64'; use auto, float32, bf16 or fp16."),
+        (("--offload", "disk"), "Unknown offloading 'disk'; use none, model, group or sequential."),
+        (("--quantize", "nf4"), "Unknown quantisation 'nf4'; use none, int8 or fp8."),
+        (("--quantize", "int8", "--offload", "group"), "in whole parts only"),
+        (("--compile", "--offload", "sequential"), "cannot be compiled"),
+        (("--attention", "flash"), "has no backends"),
+    ],
+)
+def test_options_of_the_runtime_that_make_no_sense(refused, tiny_sd, options, said):
+    assert said in refused("generate", "a cat", "--model", tiny_sd, "--steps", 1, *options)
+
+
+def test_training_with_offloading(refused, tiny_sd):
+    assert "leave --offload out" in refused("erase", "cat", "--method", "esd", "--model", tiny_sd, "--offload", "group")

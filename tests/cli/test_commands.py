@@ -268,3 +268,14 @@ def test_names_never_become_paths():
     assert slug("Crème brûlée") == "creme-brulee"
     assert slug("猫") == "concept"
     assert "/" not in slug("a/b\\c")
+
+
+def test_the_options_of_the_runtime_reach_the_model(efface, tiny_sd):
+    made = efface("erase", "cat", "--model", tiny_sd, "--dtype", "bf16", "-o", "half.safetensors", "--json").json()
+    assert made["runtime"] == {"dtype": "bfloat16"}
+    assert "runtime" not in efface("erase", "cat", "--model", tiny_sd, "-o", "plain.safetensors", "--json").json()
+    options = ("--dtype", "bf16", "--offload", "model", "--quantize", "fp8", "--model", tiny_sd, "--json")
+    image = efface("generate", "a cat", "-e", "plain.safetensors", "--steps", 1, "-o", "images", *options)
+    assert image.code == 0, image.err
+    row = json.loads(Path("images/metadata.jsonl").read_text().splitlines()[0])
+    assert row["precision"] == "cpu bfloat16 fp8"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from efface.errors import BadInput
-from efface.models import Model, open_model
+from efface.models import Model, Runtime, open_model
 from efface.models.open import BUILT_IN
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from efface.generation import Sampling
 
     ModelLike: TypeAlias = Model | DiffusionPipeline | Path | str
+    DeviceLike: TypeAlias = str | torch.device | Runtime
 
 
 def resolve_device(device: str | torch.device) -> str:
@@ -49,19 +50,35 @@ def resolve_device(device: str | torch.device) -> str:
     return name
 
 
-def model_from(model: ModelLike, device: str | torch.device) -> Model:
+def runtime_from(device: DeviceLike) -> Runtime:
+    """The runtime that a user gives, on a device of this machine.
+
+    Args:
+        device: A device, `auto`, or a runtime.
+
+    Raises:
+        BadInput: The device is unknown, or this machine does not have it.
+    """
+    runtime = device if isinstance(device, Runtime) else Runtime(str(device))
+    return replace(runtime, device=resolve_device(runtime.device))
+
+
+def model_from(model: ModelLike, device: DeviceLike) -> Model:
     """The model that a user gives.
 
     Args:
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
-        device: The device to open a name on; an open model and a pipeline stay on theirs.
+        device: The device to open a name on, or how its parts are loaded and run; an open model and a pipeline stay as
+            they are.
 
     Raises:
-        BadInput: There is no such model or device.
+        BadInput: There is no such model or device, or a runtime is given for a pipeline.
     """
-    if isinstance(model, Model):
-        return model
-    return open_model(model, resolve_device(device)) if isinstance(model, (str, Path)) else open_model(model)
+    if isinstance(model, (str, Path)):
+        return open_model(model, runtime_from(device))
+    if not isinstance(model, Model) and isinstance(device, Runtime) and replace(device, device="auto") != Runtime():
+        raise BadInput("The pipeline is loaded already; call its own functions for offloading and the like.")
+    return open_model(model)
 
 
 def judge_name(model: Model | str, name: str | None) -> str:

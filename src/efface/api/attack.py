@@ -37,9 +37,7 @@ from efface.tools import latents_of
 from efface.work_folder import claim
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.eraser.eraser import Eraser
     from efface.progress import Progress
@@ -117,7 +115,7 @@ def attack(
     batch_size: int | None = None,
     keep_images: bool = False,
     trust_torchscript: bool = False,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     folder: Path | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -146,7 +144,7 @@ def attack(
         batch_size: The number of images that are denoised together; changes speed only.
         keep_images: Whether the images of an unsafe concept are stored, too.
         trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         folder: The folder of images and results. An interrupted attack resumes in it. Without a folder, only the
             returned object has the result.
         force: Whether other work in the folder may be replaced.
@@ -191,6 +189,7 @@ def attack(
         "erasers": {name: eraser.hash for name, eraser in loaded.items()},
         "model": str(model) if isinstance(model, (str, Path)) else opened.name,
         "device": str(opened.device),
+        **opened.runtime.facts(opened.dtype),
         "attack": {entry.name: config.model_dump(mode="json")},
         "concept": target.name,
         "judge": [judge.name, judge.version],

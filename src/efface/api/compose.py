@@ -10,9 +10,7 @@ from efface.api.erasers import eraser_list, load_eraser
 from efface.eraser.eraser import compose_erasers
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.eraser.eraser import Eraser
 
@@ -21,7 +19,7 @@ def compose(
     *erasers: EraserLike | Sequence[EraserLike],
     without: str | Sequence[str] = (),
     model: ModelLike | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     force: bool = False,
 ) -> Eraser:
     """Compose erasers into one, without a model, and restore single concepts.
@@ -39,7 +37,7 @@ def compose(
         without: Concepts to restore.
         model: The model that the erasers were made for. Restoring concepts that speed, oce, negative or sld erased
             needs it.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         force: Compose erasers of different models too.
 
     Raises:

@@ -27,9 +27,7 @@ from efface.request.record import Request
 from efface.settings import Scalar
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.edits.kinds import Edit
     from efface.judges import Judge
@@ -60,7 +58,7 @@ def erase(
     judge: Judge | str | None = None,
     trust_torchscript: bool = False,
     seed: int | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     context: RunContext | None = None,
     **options: Scalar,
 ) -> Eraser:
@@ -95,7 +93,7 @@ def erase(
             picture.
         trust_torchscript: Whether a judge's TorchScript file, which is a program, may be run.
         seed: The seed of a method that draws random numbers; other methods ignore it.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         context: Progress callback, and for methods that train the folder in which an interrupted training resumes.
         **options: The method's own settings; for the goal "debias" also `shares`. `preset="published"` applies the
             method's published defaults where the model recommends others.

@@ -21,9 +21,7 @@ from efface.workers import LOGS, Worker, share_items
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.progress import Progress
     from efface.settings import Scalar
 
@@ -56,7 +54,7 @@ def erase_each(
     kind: str | None = None,
     preserve: Sequence[str] = (),
     seed: int | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     force: bool = False,
     crew: Crew | None = None,
     progress: Progress | None = None,
@@ -82,7 +80,7 @@ def erase_each(
         kind: The kind of all concepts; by default that of the file, else object.
         preserve: Prompts to preserve; a concept is erased without itself in this list.
         seed: The seed of a method that draws random numbers.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         force: Whether existing erasers are replaced.
         crew: The processes that share the work; by default this one, and those that a launcher started.
         progress: The progress callback; it covers the erasers of all processes.

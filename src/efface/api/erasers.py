@@ -19,9 +19,7 @@ from efface.files import slug
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.eraser.eraser import Eraser
     from efface.request.record import Request
 
@@ -33,13 +31,13 @@ _SUFFIX, _STATE = ".safetensors", ".checkpoint.safetensors"
 _STEP = re.compile(r"component-\d+-(step-\d+)")
 
 
-def load_eraser(eraser: EraserLike, model: ModelLike | None = None, device: str | torch.device = "auto") -> Eraser:
+def load_eraser(eraser: EraserLike, model: ModelLike | None = None, device: DeviceLike = "auto") -> Eraser:
     """The eraser itself, or the one in a file.
 
     Args:
         eraser: An eraser, its file, or with a model any file that `efface import` reads.
         model: The model that the file of another tool was made for. Without one, such a file is refused.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
 
     Raises:
         BadFile: The file is missing, damaged, or not an eraser.
@@ -67,7 +65,7 @@ def eraser_list(erasers: EraserLike | Sequence[EraserLike]) -> Sequence[EraserLi
 def named_erasers(
     erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
     model: ModelLike | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     names: str | None = None,
 ) -> dict[str, Eraser]:
     """Erasers by the name that a report gives them.
@@ -75,7 +73,7 @@ def named_erasers(
     Args:
         erasers: Erasers; files, folders of files, or patterns; or erasers by name.
         model: The model that files of other tools were made for; see `load_eraser`.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         names: The files of folders to use; see `eraser_files`.
 
     Returns:

@@ -27,9 +27,7 @@ from efface.request.record import Request
 from efface.work_folder import claim
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.progress import Progress
     from efface.settings import Scalar
@@ -57,7 +55,7 @@ def evaluate(
     trust_torchscript: bool = False,
     base: Path | str | None = None,
     stage: str | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     folder: Path | str | None = None,
     force: bool = False,
     title: str | None = None,
@@ -97,7 +95,7 @@ def evaluate(
             seed and the settings is copied, and only the others are generated.
         stage: "generate" generates all images of the evaluation in the folder. "judge" then does the rest with these
             images and with the same other arguments, also on another machine. By default, both are done.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         folder: The folder of images, verdicts and report. An interrupted evaluation resumes in it. Without a folder,
             all are in a temporary folder, which exists as long as the returned object.
         force: Whether other work in the folder may be replaced.
@@ -127,6 +125,7 @@ def evaluate(
     work: dict[str, Any] = {
         "erasers": {name: eraser.hash for name, eraser in loaded.items()},
         "model": opened.hash,
+        **opened.runtime.facts(opened.dtype),
         "protocol": entry.name,
         "judge": chosen if isinstance(chosen, str) or chosen is None else f"{chosen.name} {chosen.version}",
         "n": n,
@@ -187,7 +186,7 @@ def propose_adjacent(
     *,
     model: ModelLike = "emoji",
     request: Request | Path | str | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
 ) -> dict[str, list[str]]:
     """Propose near neighbours of what was erased, by the text encoder, to list in a request under `adjacent`.
 
@@ -201,7 +200,7 @@ def propose_adjacent(
         erasers: Erasers; files, folders of files, or patterns; or erasers by name.
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
         request: A request, or its YAML file, to use instead of what each eraser erased.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
 
     Returns:
         By concept, the nearest words, the nearest first.
@@ -237,7 +236,7 @@ def named_concepts(requests: Sequence[Request], file: PromptFile | None = None) 
 
 
 def _judge_or_name(
-    protocol: Protocol, model: ModelLike, judge: Judge | str | None, device: str | torch.device
+    protocol: Protocol, model: ModelLike, judge: Judge | str | None, device: DeviceLike
 ) -> Judge | str | None:
     """The judge, or the name of the one to open; None for a protocol that asks none."""
     if not protocol.judged:

@@ -16,9 +16,7 @@ from efface.formats import EXPORTERS
 from efface.formats.folder import check_folder
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
 
 
@@ -52,7 +50,7 @@ def export(
     *,
     model: ModelLike = "emoji",
     rank: int | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     force: bool = False,
 ) -> ExportResult:
     """Write an eraser in the format of another tool: a LoRA, a complete model, or complete edited weights.
@@ -67,7 +65,7 @@ def export(
         path: The file to write, or the folder for `diffusers` and `text-encoder`.
         model: The model that the eraser was made for.
         rank: The largest rank of a LoRA; a change of higher rank is cut to its leading directions.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         force: Replace what is there, and export for another model than the eraser's.
 
     Raises:

@@ -20,10 +20,9 @@ from efface.generation.prompts import read_prompt_file
 from efface.generation.runs import check_one_run, remove_other_runs
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image as Pictures
 
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.generation.folder import Row
     from efface.progress import Progress
@@ -87,7 +86,7 @@ def generate(
     batch_size: int | None = None,
     file_names: str = "prompt",
     only: str | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     folder: Path | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -117,7 +116,7 @@ def generate(
         file_names: How files are named: by "prompt", seed and settings, or by "case": image i of the prompt with the
             case_number 12 is 12_i.png.
         only: The concept whose rows of the file of prompts are used; None uses all rows.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         folder: The folder to write images and metadata to. Images that it contains already are not generated again.
             Without a folder, the images stay in memory.
         force: Whether images of another run in the folder, with another eraser, model or sampler, are replaced; and

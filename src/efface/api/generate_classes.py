@@ -17,9 +17,7 @@ from efface.errors import BadFile
 from efface.generation.classes import read_classes
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.progress import Progress
 
@@ -53,7 +51,7 @@ def generate_classes(
     model: ModelLike = "emoji",
     eraser: EraserLike | Sequence[EraserLike] | None = None,
     seed: int = 0,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     force: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -77,7 +75,7 @@ def generate_classes(
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
         eraser: The eraser to attach, or its file; several are composed.
         seed: The seed of the first image of each class.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         force: Whether the eraser may be attached to another model than its own.
         progress: The progress callback; it covers all classes.
         **options: Further arguments of `efface.generate`: strength, steps, guidance, sampler, eta, size and batch_size.

@@ -23,9 +23,7 @@ from efface.request.names import name_key
 from efface.workers import LOGS, Worker, share_items
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.eraser.eraser import Eraser
     from efface.models import Model
@@ -71,7 +69,7 @@ def generate_each(
     eta: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     force: bool = False,
     crew: Crew | None = None,
     progress: Progress | None = None,
@@ -103,7 +101,7 @@ def generate_each(
         eta: The share of DDPM's noise that DDIM adds in each step.
         seed: The seed of the first image of each prompt that has none in the file.
         batch_size: The number of images that are denoised together; changes speed only.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         force: Whether the erasers may be attached to another model than their own.
         crew: The processes that share the work; by default this one, and those that a launcher started.
         progress: The progress callback; it covers the folders of all processes.

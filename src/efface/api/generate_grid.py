@@ -21,10 +21,9 @@ from efface.protocols import BASE
 from efface.report.pictures import CELL, GridBlock, write_grid
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image as Picture
 
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.api.erasers import EraserLike
     from efface.generation import Job
     from efface.progress import Progress
@@ -77,7 +76,7 @@ def generate_grid(
     file_names: str = "prompt",
     concept_column: str | None = None,
     only: str | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     folder: Path | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -99,7 +98,7 @@ def generate_grid(
         file_names: As for `efface.generate`.
         concept_column: As for `efface.generate`.
         only: As for `efface.generate`.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         folder: The folder of the images, with a folder for each row. Existing images are not generated again. Without a
             folder, the images stay in memory.
         force: Whether an existing PNG may be replaced, and erasers attached to another model than their own.

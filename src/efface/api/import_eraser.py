@@ -29,9 +29,7 @@ from efface.provenance import versions
 from efface.request.record import Request
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
 
 IMPORTED = "imported"
 Format = Literal["auto", "weights", "lora", "kohya", "layers"]
@@ -49,7 +47,7 @@ def import_eraser(
     kind: str = "object",
     format: str = "auto",
     ema: bool = False,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
 ) -> Eraser:
     """Make an eraser of the difference between an edited checkpoint, or a LoRA, and its base model.
 
@@ -68,7 +66,7 @@ def import_eraser(
         kind: Kind of the concepts: object, style, memorised or unsafe.
         format: The format that the file must have: weights, lora, kohya or layers; `auto` detects it.
         ema: Read the exponential moving averages of a CompVis checkpoint.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
 
     Raises:
         BadInput: The file cannot be read, is for another model, or changes nothing; or no concept is known.
@@ -84,7 +82,7 @@ def import_eraser(
     return _imported(path, model_from(model, device), request, format, ema)
 
 
-def imported_eraser(path: Path | str, model: ModelLike, device: str | torch.device = "auto") -> Eraser:
+def imported_eraser(path: Path | str, model: ModelLike, device: DeviceLike = "auto") -> Eraser:
     """The eraser of another tool's file, for the verbs that take erasers. It is imported once and cached.
 
     The log names the detected format. The concept is named after the file, unless the file says it; such a name is
@@ -93,7 +91,7 @@ def imported_eraser(path: Path | str, model: ModelLike, device: str | torch.devi
     Args:
         path: A file or folder that `import_eraser` reads.
         model: The base model that was edited.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
 
     Raises:
         BadInput: The file cannot be read, is for another model, or changes nothing.

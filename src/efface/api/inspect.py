@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.api.arguments import model_from, resolve_device
+from efface.api.arguments import model_from, runtime_from
 from efface.api.result import VerbResult, eraser_json
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import uncertified
@@ -17,9 +17,7 @@ from efface.errors import BadInput, BadRequest
 from efface.files import check_writable
 
 if TYPE_CHECKING:
-    import torch
-
-    from efface.api.arguments import ModelLike
+    from efface.api.arguments import DeviceLike, ModelLike
     from efface.models import Model
 
 
@@ -108,7 +106,7 @@ def inspect(
     certify: bool = False,
     model: ModelLike = "emoji",
     out: Path | str | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     force: bool = False,
 ) -> EraserInfo | ModelInfo:
     """Inspect an eraser or a model.
@@ -123,13 +121,13 @@ def inspect(
         certify: Compute the eraser's certificate for `model`.
         model: The model that the certificate is for.
         out: The file to write the eraser with its certificate to.
-        device: The device to open a model's name on.
+        device: The device to open a model's name on, or an `efface.Runtime`.
         force: Whether an existing file may be replaced.
 
     Raises:
         BadInput: There is no such eraser or model, or a certificate is not possible.
     """
-    where = resolve_device(device)
+    where = runtime_from(device)
     path = Path(subject) if isinstance(subject, (str, Path)) and _is_eraser_file(str(subject)) else None
     eraser = Eraser.load(path) if path else subject if isinstance(subject, Eraser) else None
     if certify and eraser is None:

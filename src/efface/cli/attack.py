@@ -22,9 +22,11 @@ from efface.cli.options import (
     TrustTorchscript,
     scalar_options,
 )
+from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
 
+@with_runtime(generates=True)
 def attack_command(
     erasers: Erasers = None,
     attack: Annotated[str, typer.Option("--attack", metavar="NAME", help="See efface attacks.")] = "unlearndiff",

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from efface.cli.options import Device, Force, Json, UnusedSeed
+from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
 
+@with_runtime(generates=False)
 def compose_command(
     erasers: Annotated[list[Path] | None, typer.Argument(metavar="ERASER...", help="Files of erasers.")] = None,
     without: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efface.cli.options import Device, Force, Json, Model, Seed
+from efface.cli.runtime import with_runtime
 
 if TYPE_CHECKING:
     from efface.protocols import Evaluation
@@ -23,6 +24,7 @@ GRID = "grid.png"
 COLUMNS = 10
 
 
+@with_runtime(generates=True)
 def demo_command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")] = Path(
         "efface-demo"
@@ -35,7 +37,7 @@ def demo_command(
     json: Json = False,
 ) -> None:
     """Erase an object and a style from an embedded model, generate before and after, judge, and write a report."""
-    from efface.api.arguments import resolve_device
+    from efface.api.arguments import model_from
     from efface.cli.evaluate import print_evaluation
     from efface.cli.output import Screen
     from efface.errors import BadInput
@@ -52,10 +54,10 @@ def demo_command(
         raise BadInput(f"The demo shows {' or '.join(BUILT_IN)}; for another, use efface erase and efface evaluate.")
     started = time.perf_counter()
 
-    from efface import erase, open_model
+    from efface import erase
 
     with claim(out, "demo", {"n": n, "seed": seed}, GRID, force):  # the grid is written last
-        opened = open_model(model, resolve_device(device))
+        opened = model_from(model, device)
         erasers = {slug(name): erase(opened, name, **how) for name, how in ERASED.items()}
         for name, eraser in erasers.items():
             eraser.save(out / f"{name}.safetensors", force=True)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from efface.cli.options import ConceptColumn, Force, Gpus, Json, TrustTorchscript, Workers, scalar_options
+from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
+    from efface.api.arguments import DeviceLike
     from efface.cli.output import Screen
     from efface.eraser.eraser import Eraser
     from efface.request.mu import MuRun
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from efface.settings import Scalar
 
 
+@with_runtime(generates=False)
 def erase_command(
     context: typer.Context,
     concepts: Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Concepts to erase.")] = None,
@@ -199,16 +202,16 @@ def erase_command(
     _print(screen, eraser, target, certify, time.perf_counter() - started)
 
 
-def _run(config: Path | None, model: str | None, device: str | None) -> MuRun:
+def _run(config: Path | None, model: str | None, device: DeviceLike | None) -> MuRun:
     """The model, folder and device that a configuration of mu names; none of them without such a file."""
-    from efface.api.arguments import resolve_device
+    from efface.api.arguments import runtime_from
     from efface.models.storage.single_file import EMA, SUFFIXES
     from efface.request.mu import MuRun
 
     run = MuRun.from_yaml(config) if config else None
     if run is None:
         return MuRun(None, None, None, None)
-    resolve_device(device or run.device or "auto")
+    runtime_from(device or run.device or "auto")
     if model:
         return replace(run, model=None, model_config=None)
     if run.model is None:
@@ -263,6 +266,8 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
     screen.say(f"See the effect: efface {next_step} {target}")
     seconds = {"total": total, "solve": eraser.provenance.get("seconds", {}).get("solve")}
     content = {**eraser_json(eraser, target), **sources_json(solved)}
+    if "runtime" in solved.provenance:
+        content["runtime"] = solved.provenance["runtime"]
     if "after" in eraser.provenance:
         content["after"] = eraser.provenance["after"]
     screen.answer({**content, "certificate": eraser.certificate, "seconds": seconds})

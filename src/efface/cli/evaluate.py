@@ -23,6 +23,7 @@ from efface.cli.options import (
     TrustTorchscript,
     scalar_options,
 )
+from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from efface.protocols.results import Destinations
 
 
+@with_runtime(generates=True)
 def evaluate_command(
     erasers: Erasers = None,
     protocol: Annotated[str, typer.Option("--protocol", "-p", metavar="NAME", help="See efface protocols.")] = "err",

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from efface.cli.options import Device, Force, Json, Model, UnusedSeed
+from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
 
+@with_runtime(generates=False)
 def export_command(
     eraser: Annotated[Path, typer.Argument(metavar="ERASER", help="The file of an eraser.")],
     format: Annotated[

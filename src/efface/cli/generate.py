@@ -20,9 +20,11 @@ from efface.cli.options import (
     Steps,
     Workers,
 )
+from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
 
+@with_runtime(generates=True)
 def generate_command(
     context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="Prompts.")] = None,

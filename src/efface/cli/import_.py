@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from efface.cli.options import Device, Force, Json, Model, UnusedSeed
+from efface.cli.runtime import with_runtime
 
 
+@with_runtime(generates=False)
 def import_command(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Edited weights, a LoRA or a folder of layers; no code in it is run.")

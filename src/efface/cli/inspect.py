@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from efface.cli.options import Device, Force, Json, Model, UnusedSeed
+from efface.cli.runtime import with_runtime
 
 
+@with_runtime(generates=False)
 def inspect_command(
     what: Annotated[
         str | None,

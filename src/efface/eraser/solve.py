@@ -57,6 +57,7 @@ def solve_request(
     # Guards, trained methods and debiasing solve once, for the stream of the tokens. Any other method solves once per
     # text stream, unless the request leaves the pooled embedding alone.
     tokens_only = method.edit == "guard" or method.trained or request.goal == "debias" or not request.pooled
+    runtime = {"runtime": facts} if (facts := model.runtime.facts(model.dtype)) else {}
     solutions: dict[str, Solution] = {}
     embeddings: dict[str, Any] = {}
     base = None
@@ -67,7 +68,7 @@ def solve_request(
         warn_beyond_capacity(model.reading(stream), request, solution.edits, method.uses_guides)
         of_stream = base_of(model.reading(stream), solution.embedded)
         seconds = {"embed": time.perf_counter() - started - solution.solve_seconds, "solve": solution.solve_seconds}
-        solutions[stream] = replace(solution, notes={**_provenance(solution, seconds), **(notes or {})})
+        solutions[stream] = replace(solution, notes={**_provenance(solution, seconds), **runtime, **(notes or {})})
         if base is None:
             base = of_stream
         else:

@@ -44,7 +44,7 @@ class Recipe:
     Attributes:
         model: The model's name.
         model_hash: The hash of the model's weights.
-        precision: Device and floating-point type.
+        precision: Device, floating-point type, and options of the runtime that can change numbers.
         eraser: The eraser's hash. `None` for the unedited model.
         strength: The eraser's strength.
         sampling: The sampling settings.
@@ -69,7 +69,9 @@ class Recipe:
         """
         if eraser and sampling.clip_skip is None:
             sampling = replace(sampling, clip_skip=eraser.request.clip_skip or None)
-        precision = f"{model.device.type} {str(model.dtype).removeprefix('torch.')}"
+        options = model.runtime.facts(model.dtype)
+        words = [model.device.type, options.pop("dtype", "float32"), *options.values()]
+        precision = " ".join("compiled" if word is True else word for word in words)
         return cls(model.name, model.hash, precision, eraser and eraser.hash, strength, sampling)
 
     def row(self, job: Job) -> dict[str, Any]:

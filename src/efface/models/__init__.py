@@ -2,6 +2,7 @@
 
 from efface.models.model import Model
 from efface.models.open import open_model
+from efface.models.runtime import Runtime
 from efface.models.text.embedded import Embedded
 
-__all__ = ["Embedded", "Model", "open_model"]
+__all__ = ["Embedded", "Model", "Runtime", "open_model"]

@@ -133,3 +133,38 @@ class BuiltIn:
     sampling: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
     pipeline_arguments: Mapping[str, int] = field(default_factory=dict[str, int])
     recommended: Mapping[str, Recommended] = field(default_factory=dict[str, Recommended])
+
+
+class BuiltInFacts:
+    """What is known of a model if it is part of the package, and of no other model.
+
+    Attributes:
+        built_in: The facts; None for any other model.
+    """
+
+    built_in: BuiltIn | None = None
+
+    @property
+    def world(self) -> World | None:
+        """The closed world that the model draws: its objects, styles and words; None for an open world."""
+        return None if self.built_in is None else self.built_in.world()
+
+    @property
+    def default_judge(self) -> str | None:
+        """Name of the judge for this model's images if the user names none; None if the user must choose."""
+        return None if self.world is None else self.world.judge
+
+    @property
+    def clip(self) -> str | None:
+        """Name, for `open_clip`, of a CLIP that was trained on this model's images; None if there is none."""
+        return None if self.world is None else self.world.clip
+
+    @property
+    def sampling(self) -> Mapping[str, float | str] | None:
+        """Sampling settings that this model's images are best with; None if its family or pipeline decides."""
+        return None if self.built_in is None else self.built_in.sampling
+
+    @property
+    def recommended(self) -> Mapping[str, Recommended]:
+        """Guides and settings that suit the model better than the published defaults, by method."""
+        return {} if self.built_in is None else self.built_in.recommended

@@ -18,9 +18,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from efface.errors import BadInput
-from efface.models.builtin import BuiltIn, Recommended, World
+from efface.models.builtin import BuiltInFacts
 from efface.models.denoising import Conditions, Schedule, call_denoiser, noise_schedule
 from efface.models.modules import state_of
+from efface.models.runtime import Runtime
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 TEXT, POOLED = "text", "pooled"  # names of text streams
 
 
-class Model(ABC):
+class Model(BuiltInFacts, ABC):
     """A text-to-image model whose parts are loaded when they are first used.
 
     A denoiser receives text by one or several streams: sequences of tokens, or one pooled vector. `embed`, `width`,
@@ -47,7 +48,7 @@ class Model(ABC):
         one_clip_encoder: Whether the text is the output of one CLIP text encoder.
         soft_tokens: Whether `encode` works, with embeddings in place of tokens.
         compvis_names: Whether the weights have names in the original code of Stable Diffusion (`storage.compvis`).
-        built_in: Facts about a model that is part of the package; None for any other model.
+        runtime: How its parts are loaded and run; that of a pipeline is up to its owner.
         name: The name that the model was opened by.
         folder: Its diffusers folder; None for a pipeline that was passed in.
     """
@@ -58,40 +59,15 @@ class Model(ABC):
     one_clip_encoder: ClassVar[bool] = False
     soft_tokens: ClassVar[bool] = False
     compvis_names: ClassVar[bool] = False
-    built_in: BuiltIn | None = None
+    runtime: Runtime = Runtime()
     stream: str = TEXT
     name: str
     folder: Path | None
 
     @property
-    def world(self) -> World | None:
-        """The closed world that the model draws: its objects, styles and words; None for an open world."""
-        return None if self.built_in is None else self.built_in.world()
-
-    @property
-    def default_judge(self) -> str | None:
-        """Name of the judge for this model's images if the user names none; None if the user must choose."""
-        return None if self.world is None else self.world.judge
-
-    @property
-    def clip(self) -> str | None:
-        """Name, for `open_clip`, of a CLIP that was trained on this model's images; None if there is none."""
-        return None if self.world is None else self.world.clip
-
-    @property
-    def sampling(self) -> Mapping[str, float | str] | None:
-        """Sampling settings that this model's images are best with; None if its family or pipeline decides."""
-        return None if self.built_in is None else self.built_in.sampling
-
-    @property
-    def recommended(self) -> Mapping[str, Recommended]:
-        """Guides and settings that suit the model better than the published defaults, by method."""
-        return {} if self.built_in is None else self.built_in.recommended
-
-    @property
     def untrainable(self) -> str | None:
         """Why the denoiser cannot be trained, as a predicate ("is of ..."); None if it can."""
-        return f"is of the family {self.family}; methods that train support Stable Diffusion 1 and 2"
+        return f"is of the family {self.family}; methods that train do not support it"
 
     # A pipeline takes longer to answer than attaching an eraser may take; these are read when they are first needed.
     @cached_property

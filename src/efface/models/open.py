@@ -15,6 +15,7 @@ from efface.models.builtin import BuiltIn
 from efface.models.emoji import EMOJI
 from efface.models.model import Model
 from efface.models.placement import check_in_memory
+from efface.models.runtime import Runtime, chosen_dtype
 from efface.models.storage.folder import INDEX, Folder
 from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
 
@@ -52,7 +53,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def open_model(
     model: str | Path | Model | DiffusionPipeline,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Runtime = "cpu",
     dtype: torch.dtype | None = None,
     config: str | Path | None = None,
 ) -> Model:
@@ -62,8 +63,9 @@ def open_model(
         model: `emoji`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with the suffix
             `#ema`, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are shared. A `Model`
             is returned unchanged.
-        device: The device of the parts; the parts of a pipeline stay where they are.
-        dtype: The type of the parts; None is float32, or the type of the pipeline.
+        device: The device of the parts, or how they are loaded and run; the parts of a pipeline stay as they are.
+        dtype: The type of the parts; None is that of the runtime, which is float32 for models of up to 3 B parameters,
+            or the type of the pipeline.
         config: A diffusers folder with the configuration and tokenizer of a checkpoint, if they are not the published
             ones.
 
@@ -84,8 +86,13 @@ def open_model(
     folder = checkpoint or _folder(name)
     pipeline = str(folder.index().get("_class_name"))
     family = _known([pipeline]) or _generic(pipeline, name)
-    opened: Model = family.from_folder(name, folder, torch.device(device), dtype or torch.float32)
-    opened.built_in = BUILT_IN.get(name)
+    runtime = device if isinstance(device, Runtime) else Runtime(str(device))
+    place = torch.device(runtime.device)
+    dtype = dtype or chosen_dtype(runtime, folder, family.denoiser_part, family.family, place)
+    opened: Model = family.from_folder(name, folder, place, dtype)
+    opened.built_in, opened.runtime = BUILT_IN.get(name), runtime
+    if runtime.is_changing:
+        opened.part("denoiser")  # an option that it does not support is an error before there is any output
     return opened
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput
 from efface.models.denoising import Conditions
+from efface.models.runtime import is_group_offloaded
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -119,10 +120,15 @@ def check_trainable(model: Model) -> None:
     """Check that the loop can train a model.
 
     Raises:
-        BadInput: The denoiser cannot be trained, or the model is in float16.
+        BadInput: The denoiser cannot be trained, its weights are offloaded or quantised, or the model is in float16.
     """
     if reason := model.untrainable:
         raise BadInput(f"{model.name} {reason}.")
+    if model.runtime.offload != "none" or is_group_offloaded(model.denoiser):
+        # Recomputed or reordered layers would find weights on the other device, and gradients would be wrong.
+        raise BadInput("A model that is offloaded cannot be trained; leave --offload out.")
+    if model.runtime.quantize != "none" or model.runtime.compile:
+        raise BadInput("A model that is quantised or compiled cannot be trained; leave --quantize and --compile out.")
     if model.dtype == torch.float16:
         raise BadInput("Gradients vanish in a float16 model; open it in float32 and set mixed_precision=fp16 instead.")
 

@@ -28,7 +28,7 @@ from efface.models.families.parts import TwoStreamModel
 from efface.models.flow import TIMESTEPS
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
-from efface.models.text.encoding import SoftTokens, encode_ids, final_norm, refuse_clip_skip
+from efface.models.text.encoding import SoftTokens, encode_ids, final_norm, input_device, refuse_clip_skip
 from efface.models.text.tokens import last_subject, token_ids
 
 _SIDE = 128  # latents along a side of the pipeline's default image
@@ -79,7 +79,7 @@ class Flux(TwoStreamModel):
 
     @property
     def sampling(self) -> Mapping[str, float | str] | None:
-        # The defaults of the pipeline, without guidance.
+        """The model's sampling settings: those of the pipeline, without guidance, unless the pipeline generates."""
         without_guidance = {"sampler": "own", "steps": 28, "guidance": 1.0, "batch_size": 4}
         return super().sampling or (None if self._distilled_guidance else without_guidance)
 
@@ -125,7 +125,7 @@ class Flux(TwoStreamModel):
         pooled = self.stream == POOLED
         # If a prompt is too long for CLIP, the pipeline pools its beginning; T5 reads up to its own limit.
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate or pooled)
-        output = self.text_encoder(ids.to(self.text_encoder.device))
+        output = self.text_encoder(ids.to(input_device(self.text_encoder)))
         if pooled:
             last = torch.zeros(len(prompts), dtype=torch.long)
             return Embedded(output.pooler_output[:, None].float().cpu(), last, tuple(prompts), start=0)

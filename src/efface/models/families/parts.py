@@ -19,8 +19,9 @@ from efface.files import sha256_of_tensors
 from efface.models.active import hash_with_active
 from efface.models.model import POOLED, TEXT, Model
 from efface.models.modules import state_of
-from efface.models.pretrained import load_part
-from efface.models.storage.folder import Folder
+from efface.models.pretrained import class_of, load_part
+from efface.models.runtime import offload_parts, prepare_denoiser
+from efface.models.storage.folder import Folder, has_weights
 from efface.models.text.embedded import Embedded
 
 if TYPE_CHECKING:
@@ -111,8 +112,20 @@ class PartsModel(Model):
     def _part(self, part: str) -> Any:
         if _PIPELINE in self._parts:
             return getattr(self._parts[_PIPELINE], part)
+        if self.runtime.offload != "none" and has_weights(class_of(self._disk, part)):
+            return getattr(self.pipeline(), part)  # parts make room for each other in the pipeline's order
+        return self._loaded(part)
+
+    def _loaded(self, part: str) -> Any:
         if part not in self._parts:
-            self._parts[part] = load_part(self._disk, part, self.device, self.dtype)
+            runtime, device = self.runtime, self.device
+            is_changed = part == self.denoiser_part and runtime.is_changing
+            first = torch.device("cpu") if is_changed or runtime.offload != "none" else device
+            loaded = load_part(self._disk, part, first, self.dtype)
+            if is_changed:
+                readers = [name for stream in self.streams for name in self.reading(stream).text_parameters()]
+                loaded = prepare_denoiser(loaded, runtime, device, self.dtype, readers)
+            self._parts[part] = loaded
         return self._parts[part]
 
     def _has(self, part: str) -> bool:
@@ -157,17 +170,20 @@ class PartsModel(Model):
 
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         names = self.text_parameters()
-        if self._denoiser_loaded:
+        if self._denoiser_loaded and self.runtime.offload != "sequential":
             yield from ((name, self.denoiser.get_parameter(name).detach()) for name in names)
         else:
             yield from self._disk.tensors(self.denoiser_part, names)
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:
-        return () if self._denoiser_loaded else self._disk.here(self.denoiser_part) or None
+        in_memory = self._denoiser_loaded and self.runtime.offload != "sequential"
+        return () if in_memory else self._disk.here(self.denoiser_part) or None
 
     def weights(self, part: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        if part != "denoiser" or self._denoiser_loaded:
+        # Weights that are quantised or on the device meta cannot be edited: the files still have the model's.
+        in_files = self.runtime.offload == "sequential" or self.runtime.quantize != "none"
+        if part != "denoiser" or (self._denoiser_loaded and not in_files):
             return super().weights(part, names)
         stored = self.denoiser_part
         return self._disk.tensors(stored, self._disk.names(stored) if names is None else names)
@@ -216,15 +232,18 @@ class PartsModel(Model):
                 scheduler: Any = getattr(diffusers, self.scheduler_config["_class_name"])
                 arguments[name] = scheduler.from_config(dict(self.scheduler_config))
             elif isinstance(value, list):
-                arguments[name] = self._part(name) if self._has(name) else None
+                arguments[name] = self._loaded(name) if self._has(name) else None
             elif value is not None:
                 arguments[name] = value
         if "requires_safety_checker" in arguments:
             arguments["requires_safety_checker"] = False
         try:
-            return kind(**arguments)
+            pipeline = kind(**arguments)
         except TypeError as error:
             raise BadInput(f"{self.name} lacks parts of a {self.pipeline_class} ({error}).") from error
+        if self.runtime.offload != "none":
+            offload_parts(pipeline, self.runtime.offload, self.device)
+        return pipeline
 
     @property
     def guided(self) -> bool | None:

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from efface.models.families.parts import TwoStreamModel
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
-from efface.models.text.encoding import encode_penultimate
+from efface.models.text.encoding import encode_penultimate, input_device
 from efface.models.text.tokens import last_subject, token_ids
 
 T5_TOKENS = 256  # the default of the pipeline
@@ -67,5 +67,5 @@ class StableDiffusion3(TwoStreamModel):
     def _t5(self, prompts: list[str], truncate: bool) -> Embedded:
         encoder: Any = self._part("text_encoder_3")
         ids, lengths = token_ids(self._part("tokenizer_3"), prompts, T5_TOKENS, truncate)
-        tokens = encoder(ids.to(encoder.device))[0].float().cpu()
+        tokens = encoder(ids.to(input_device(encoder)))[0].float().cpu()
         return Embedded(tokens, last_subject(lengths), tuple(prompts), start=0)

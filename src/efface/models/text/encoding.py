@@ -49,7 +49,7 @@ def encode_ids(encoder: Any, ids: Tensor, clip_skip: int | None = None, soft: So
     Returns:
         The hidden states, (n, T, d), in the encoder's type and on its device.
     """
-    ids = ids.to(encoder.device)
+    ids = ids.to(input_device(encoder))
     with _soft_tokens(encoder, soft):
         if not clip_skip:
             return encoder(ids)[0]
@@ -72,11 +72,16 @@ def encode_penultimate(encoder: Any, ids: Tensor, clip_skip: int | None = None) 
     Raises:
         BadRequest: The encoder has too few layers.
     """
-    output = encoder(ids.to(encoder.device), output_hidden_states=True)
+    output = encoder(ids.to(input_device(encoder)), output_hidden_states=True)
     states, skip = output.hidden_states, clip_skip or 0
     if skip + 2 > len(states):
         raise BadRequest(f"clip_skip is {skip}, but a text encoder has {len(states) - 1} layers; skip fewer.")
     return states[-(skip + 2)], output[0]
+
+
+def input_device(network: Any) -> torch.device:
+    """The device of a network's input; if layers are offloaded one by one, their hooks move it to the right device."""
+    return torch.device("cpu") if network.device.type == "meta" else network.device
 
 
 def refuse_clip_skip(clip_skip: int | None, family: str) -> None:
