@@ -24,6 +24,10 @@ class NoInterval(BadInput):
     """Images from which no interval can be computed, so that a number would claim certainty."""
 
 
+class NothingToImport(BadInput):
+    """A file with the weights of the model itself, where an edited model is expected."""
+
+
 class WrongBase(BadInput):
     """An eraser used with a model that it was not made for."""
 

@@ -6,8 +6,9 @@ of a method pass these tools to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,16 @@ from torch.nn import functional as F
 
 from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
-from efface.files import slug
-from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, read_rows
+from efface.files import atomic, slug
+from efface.generation.folder import (
+    METADATA,
+    Row,
+    cache_image,
+    cached_image,
+    read_folder,
+    read_rows,
+    write_picture,
+)
 from efface.generation.jobs import Job, Sampling
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
@@ -71,6 +80,7 @@ class CachedPictures:
         negative: str | None = None,
         clip_skip: int | None = None,
         what: str = "pictures",
+        folder: Path | None = None,
     ) -> list[Picture]:
         """Draw a picture of shape (H, W, 3) for each prompt and its seed.
 
@@ -83,9 +93,11 @@ class CachedPictures:
             negative: The negative prompt.
             clip_skip: Number of last layers of the text encoder to skip.
             what: The name of the work for the progress callback.
+            folder: Where the pictures stay, besides the cache, and are found by a later call.
 
         Raises:
             BadInput: The model's output is not finite.
+            BadFile: The folder cannot be written.
         """
         how = replace(
             Sampling.default(self._model),
@@ -96,9 +108,15 @@ class CachedPictures:
         )
         jobs = [Job(prompt, seed, negative=negative) for prompt, seed in zip(prompts, seeds, strict=True)]
         recipe = Recipe.of(self._model, how)
-        keys = [str(recipe.row(job)["key"]) for job in jobs]
+        rows = [recipe.row(job) for job in jobs]
+        keys = [str(row["key"]) for row in rows]
         wanted = list(dict(zip(keys, jobs, strict=True)).items())
-        pictures = {key: picture for key, _ in wanted if (picture := cached_image(key)) is not None}
+        stored = {} if folder is None else _stored_pictures(folder, set(keys))
+        pictures = {
+            key: picture
+            for key, _ in wanted
+            if (picture := stored[key] if key in stored else cached_image(key)) is not None
+        }
         for first in range(0, len(wanted), how.batch_size):
             batch = wanted[first : first + how.batch_size]
             if all(key in pictures for key, _ in batch):
@@ -113,6 +131,8 @@ class CachedPictures:
                 cache_image(key, pixels)
                 if self._progress:
                     self._progress(what, len(pictures), len(wanted))
+        if folder is not None:
+            _store_pictures(folder, {row["key"]: row for row in rows if row["key"] not in stored}, pictures)
         return [pictures[key] for key in keys]
 
     def read(self, folder: Path) -> Iterator[tuple[str, Picture]]:
@@ -158,6 +178,40 @@ class CachedPictures:
         raise BadFile(
             f"No folder in {folder} is of '{concept}', by its name or its metadata; name the folder with its images."
         )
+
+
+def _stored_pictures(folder: Path, keys: Collection[str]) -> dict[str, Picture]:
+    """The readable pictures of a folder, by key."""
+    pictures: dict[str, Picture] = {}
+    for row in read_rows(folder / METADATA):
+        if row.get("key") in keys:
+            with suppress(OSError):
+                pictures[str(row["key"])] = read_picture(folder / str(row["file_name"]))
+    return pictures
+
+
+def _store_pictures(folder: Path, rows: Mapping[str, Row], pictures: Mapping[str, Picture]) -> None:
+    """Add pictures to a folder, which other processes may do at the same time.
+
+    Args:
+        folder: The folder.
+        rows: The metadata of the pictures to add, by key.
+        pictures: The pictures by key.
+
+    Raises:
+        BadFile: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        known = {row.get("key") for row in read_rows(folder / METADATA)}
+        for key, row in rows.items():
+            with atomic(folder / str(row["file_name"])) as temporary:
+                write_picture(temporary, pictures[key])
+            if key not in known:
+                with (folder / METADATA).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise BadFile(f"Cannot write images to {folder}: {error.strerror or error}.") from error
 
 
 def _possible(sampler: Any, model: Model) -> Any:

@@ -99,7 +99,7 @@ def test_the_configuration_of_mu_with_overrides(efface, tiny_sd):
         ("image_size=33", "image_size"),
         ("iterations=0", "iterations"),
         ("preset=2024", "preset"),
-        ("report_to=wandb", "pip install wandb"),
+        ("report_to=trackio", "pip install trackio"),
         ("erase_from=" + "cat " * 40, "at most"),
     ],
 )

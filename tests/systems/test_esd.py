@@ -153,3 +153,11 @@ def test_e5_the_separator_splits_the_concept_into_prompts(efface: Efface, config
     assert split.hash != whole.hash
     rows = [json.loads(line) for line in Path("split.training/component-0.jsonl").read_text().splitlines()]
     assert len(rows) == 4
+
+
+def test_e6_wandb_logs_offline(efface: Efface, config: Callable[..., Path], wandb_offline: None):
+    assert efface("erase", "--config", config(iterations=3), "--report-to", "wandb", "-o", "x.safetensors").code == 0
+    (log,) = Path("wandb").glob("offline-run-*/*.wandb")
+    content = log.read_bytes()
+    assert b"line art/loss" in content
+    assert content.count(b"_step") >= 3

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.arguments import model_from, override
 from efface.api.erasers import eraser_list, load_eraser
 from efface.api.result import VerbResult
+from efface.api.track_images import check_image_tracker, track_images
 from efface.eraser.base_check import check_base
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
@@ -89,6 +90,7 @@ def generate(
     device: DeviceLike = "auto",
     folder: Path | str | None = None,
     force: bool = False,
+    report_to: str | None = None,
     progress: Progress | None = None,
 ) -> GenerateResult:
     """Generate images. Image i of a prompt has seed `seed + i`, whatever the batch size.
@@ -121,11 +123,13 @@ def generate(
             Without a folder, the images stay in memory.
         force: Whether images of another run in the folder, with another eraser, model or sampler, are replaced; and
             whether the eraser may be attached to another model than its own.
+        report_to: The tracker that logs the images of the folder: wandb.
         progress: The progress callback.
 
     Raises:
         BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
     """
+    check_image_tracker(report_to, None if folder is None else Path(folder))
     file = None
     if isinstance(prompts, Path):
         file = read_prompt_file(prompts, seed, concept_column, only)
@@ -152,7 +156,10 @@ def generate(
     )
     if file:
         file.log()
-    return GenerateResult(out, tuple(images), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    if report_to is not None and out is not None:
+        track_images(images, out.name)
+    return GenerateResult(out, tuple(images), seconds)
 
 
 def jobs_from(

@@ -17,7 +17,7 @@ from efface.edits.kinds import WeightEdit
 from efface.eraser.base_check import base_of, with_parameters
 from efface.eraser.eraser import Eraser
 from efface.eraser.file import write_record
-from efface.errors import BadFile, BadInput
+from efface.errors import BadFile, BadInput, NothingToImport
 from efface.files import cache_folder, keep_in_cache, sha256_of_file
 from efface.formats.layers import concept_of_layers, read_layers
 from efface.formats.lora import is_kohya, is_lora, lora_edits
@@ -160,7 +160,7 @@ def _imported(path: Path, model: Model, request: Request, format: str, ema: bool
         lora_edits(checkpoint, model) if is_lora(checkpoint) else weight_edits(checkpoint, model, ema)
     )
     if not edits:
-        raise BadInput(f"{path} is {model.name} itself: it changes nothing, so there is nothing to import.")
+        raise NothingToImport(f"{path} is {model.name} itself: it changes nothing, so there is nothing to import.")
     settings = {"format": detected, "ema": ema, "file": path.name, "sha256": digest or _digest(path)}
     base = base_of(model, model.embed(request.names, truncate=True))
     seconds = {"embed": solving - started, "solve": time.perf_counter() - solving}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efface.cli.options import ConceptColumn, Force, Gpus, Json, TrustTorchscript, Workers, scalar_options
+from efface.cli.options import ConceptColumn, Force, Gpus, Json, ReportTo, TrustTorchscript, Workers, scalar_options
 from efface.cli.runtime import with_runtime
 from efface.errors import BadInput
 
@@ -85,6 +85,7 @@ def erase_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Output file; a folder with --each.")
     ] = None,
+    report_to: ReportTo = None,
     force: Force = False,
     model: Annotated[
         str | None,
@@ -118,7 +119,7 @@ def erase_command(
 
     screen = Screen(json)
     started = time.perf_counter()
-    options = scalar_options(settings or [])
+    options = scalar_options([*(settings or []), *([f"report_to={report_to}"] if report_to else [])])
     if each is not None:
         from efface.cli.erase_each import refuse, run_each
 

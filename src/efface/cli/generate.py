@@ -15,6 +15,7 @@ from efface.cli.options import (
     Gpus,
     Json,
     Model,
+    ReportTo,
     Sampler,
     Seed,
     Steps,
@@ -85,6 +86,7 @@ def generate_command(
         typer.Option("--file-names", metavar="NAME", help="prompt, or case: image i of case_number 12 is 12_i.png."),
     ] = "prompt",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")] = None,
+    report_to: ReportTo = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -119,6 +121,8 @@ def generate_command(
         "device": device,
         "force": force,
     }
+    if report_to and (each_eraser or classes or grid):
+        raise BadInput("--report-to logs the images of one folder; leave out --each-eraser, --classes and --grid.")
     if each_eraser is not None:
         if not prompts_file or prompts or eraser or classes or grid or only or file_names != "prompt":
             raise BadInput(
@@ -160,7 +164,7 @@ def generate_command(
     settings |= {"only": only, "concept_column": concept_column, "file_names": file_names, "folder": folder}
     with screen.progress() as progress:
         if grid is None:
-            result = generate(chosen, eraser=eraser, progress=progress, **settings)
+            result = generate(chosen, eraser=eraser, report_to=report_to, progress=progress, **settings)
             images = result.outcomes
         else:
             result = generate_grid(chosen, grid, eraser or (), progress=progress, **settings)

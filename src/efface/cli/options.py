@@ -23,6 +23,9 @@ Sampler = Annotated[
 Eta = Annotated[
     float | None, typer.Option("--eta", metavar="X", help="Noise of DDIM: 0 (default) for none, 1 for that of DDPM.")
 ]
+ReportTo = Annotated[
+    str | None, typer.Option("--report-to", metavar="NAME", help="A tracker to log to, such as wandb.")
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", metavar="B", min=1, help="Images per batch; changes speed only.")
 ]

@@ -64,6 +64,8 @@ def with_recommended(model: Model, request: Request) -> tuple[Request, Sources]:
     settings: dict[str, Source] = {
         name: "user" if name in options else "published" for name in method.config.model_fields
     }
+    if preset == PUBLISHED:
+        options = {**method.published, **options}
     of_kind = recommended.settings.get(concepts[0].kind, {}) if recommended else {}
     for name, value in of_kind.items():
         if name not in options:

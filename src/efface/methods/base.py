@@ -6,8 +6,8 @@ solutions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from efface.edits.kinds import Edit, KindOfEdit
     from efface.edits.solution import Solution
     from efface.request.record import Goal, Request
-    from efface.settings import Settings
+    from efface.settings import Scalar, Settings
 
 Tool = Literal[
     "context",
@@ -80,6 +80,7 @@ class Pictures(Protocol):
         negative: str | None = None,
         clip_skip: int | None = None,
         what: str = "pictures",
+        folder: Path | None = None,
     ) -> Sequence[NDArray[np.uint8]]:
         """Generate one image for each prompt and its seed.
 
@@ -92,6 +93,7 @@ class Pictures(Protocol):
             negative: The negative prompt.
             clip_skip: The number of last layers of the text encoder to skip.
             what: The name of the task for the progress callback.
+            folder: Where the images stay, as a folder of images with metadata, and are found by a later call.
 
         Returns:
             The images, each (H, W, 3).
@@ -237,6 +239,7 @@ class Method:
         after: How the method erases concepts after other erasers (`efface.eraser.continual`): "edited", on the model
             that they have edited; "separate", on the base, if they are of the same method, because it protects their
             concepts exactly; None if it cannot.
+        published: Values of the published code that differ from the defaults, for `preset=published`.
     """
 
     name: str
@@ -253,6 +256,7 @@ class Method:
     needs: tuple[Tool, ...] = ()
     families: tuple[str, ...] | None = None
     after: Literal["edited", "separate"] | None = "edited"
+    published: Mapping[str, Scalar] = field(default_factory=dict[str, "Scalar"])
 
     @property
     def trained(self) -> bool:

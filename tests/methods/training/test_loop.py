@@ -265,8 +265,8 @@ def test_a_bfloat16_model_trains_float32_copies(tiny_sd: Path) -> None:
 
 
 def test_a_tracker_that_is_not_there_is_refused(tiny_model: Model, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="report_to=wandb"):
-        trained(tiny_model, "cat", report_to="wandb")
+    with pytest.raises(BadInput, match="report_to=trackio"):
+        trained(tiny_model, "cat", report_to="trackio")
 
 
 def test_tensorboard_shows_each_step_once_after_an_interruption(tiny_model: Model, tmp_path: Path) -> None:

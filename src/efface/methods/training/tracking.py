@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,10 @@ from efface.methods.training.objective import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+#: What to install for each tracker.
+PACKAGES = {"tensorboard": "'efface[tracking]'", "trackio": "trackio", "wandb": "'efface[wandb]'"}
 
 
 def check_tracker(config: TrainingConfig, folder: Path | None) -> None:
@@ -25,7 +30,7 @@ def check_tracker(config: TrainingConfig, folder: Path | None) -> None:
     if config.report_to is None:
         return
     if config.report_to not in [str(tracker) for tracker in get_available_trackers()]:
-        raise BadInput(f"report_to={config.report_to} needs a package; run `pip install {config.report_to}`.")
+        raise BadInput(f"report_to={config.report_to} needs a package; run `pip install {PACKAGES[config.report_to]}`.")
     if folder is None:
         raise BadInput(f"report_to={config.report_to} needs a folder; pass context=RunContext(folder=...).")
 
@@ -48,13 +53,20 @@ def track(accelerator: Accelerator, config: TrainingConfig, values: Mapping[str,
     try:
         if not accelerator.trackers:
             settings: dict[str, Any] = {key: value for key, value in config.model_dump().items() if value is not None}
-            accelerator.init_trackers("efface", settings, {"tensorboard": {"purge_step": step}})
+            name = Path(accelerator.project_dir or "").stem
+            options = {"tensorboard": {"purge_step": step}, "wandb": {"name": name, "dir": wandb_folder()}}
+            accelerator.init_trackers("efface", settings, options)
         accelerator.log(dict(values), step=step)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(
             f"report_to={config.report_to} failed ({reason}); fix that or leave it out, and run the same command again."
         ) from error
+
+
+def wandb_folder() -> str:
+    """The folder in which wandb makes its folder of the same name, which it would otherwise choose once per process."""
+    return os.environ.get("WANDB_DIR") or str(Path.cwd())
 
 
 def finish(accelerator: Accelerator) -> None:

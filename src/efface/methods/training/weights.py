@@ -10,7 +10,7 @@ Shapes: b samples, C latent channels, h and w latent size, R rows of text, d tex
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,15 @@ class Copies(Weights):
     def changes(self) -> tuple[Tensor, ...]:
         """The change of each parameter, of any shape, in the order of `names`."""
         return tuple(tensor - base for tensor, base in zip(self.tensors, self._base, strict=True))
+
+    @torch.no_grad()
+    def add(self, edits: Sequence[WeightEdit]) -> list[str]:
+        """Add changes to the trained copies, and return the names of the parameters that are not trained."""
+        tensors = {f"denoiser.{name}": tensor for name, tensor in zip(self.names, self.tensors, strict=True)}
+        for edit in edits:
+            if (tensor := tensors.get(edit.parameter)) is not None:
+                tensor.add_(edit.value(tensor.shape).to(tensor))
+        return [edit.parameter for edit in edits if edit.parameter not in tensors]
 
     @torch.no_grad()
     def edits(self) -> tuple[WeightEdit, ...]:

@@ -25,7 +25,8 @@ from efface.tools import CachedPictures
 def ablated(
     model: Model, request: Request, context: efface.RunContext, pictures: CachedPictures, copies: Any
 ) -> EraserRecord:
-    tools: Any = {"context": lambda: context, "pictures": lambda: pictures, "copies": lambda: copies}
+    tools: Any = {"context": context, "pictures": pictures, "copies": copies, "read_eraser": None}
+    tools = {name: lambda tool=tool: tool for name, tool in tools.items()}
     return solve_request(model, request, tools)
 
 

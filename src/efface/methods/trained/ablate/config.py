@@ -77,6 +77,8 @@ class AblateConfig(TrainingConfig):
         num_class_prompts: The number of prompts that it writes.
         datapath: A folder of anchor images, with their prompts in `metadata.jsonl`, to use instead of generated ones.
         mem_impath: The file of the memorised image.
+        resume_from_checkpoint_custom: A file to start from, in place of the base: an ablated checkpoint, a delta, or an
+            eraser, which changes only parameters that are trained. Its change is a part of the new eraser.
         sampling_steps: The sampling steps of the anchor images.
         guidance_scale: The guidance scale of the anchor images.
         sampler: The sampler of the anchor images.
@@ -100,6 +102,7 @@ class AblateConfig(TrainingConfig):
     num_class_prompts: int = Field(default=200, ge=1)
     datapath: str | None = None
     mem_impath: str | None = None
+    resume_from_checkpoint_custom: str | None = None
     sampling_steps: int = Field(default=25, ge=1)
     guidance_scale: float = Field(default=6.0, ge=0)
     sampler: str = "dpm++"

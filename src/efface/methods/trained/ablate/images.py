@@ -108,6 +108,7 @@ class AnchorImages:
         copies: Detects copies of a memorised image.
         size: The side S of the images.
         clip_skip: The number of last layers of the text encoder to skip.
+        folder: Where the generated images stay that are trained on; None to store none.
 
     Raises:
         BadFile: The folder or the file of prompts is not usable.
@@ -123,9 +124,11 @@ class AnchorImages:
         copies: CopyDetector | None,
         size: int,
         clip_skip: int | None,
+        folder: Path | None = None,
     ) -> None:
         self._concept, self._config, self._pictures, self._size = concept, config, pictures, size
         self._skip, self._copies = clip_skip, copies if concept.kind == "memorised" else None
+        self._folder = folder
         if config.datapath:
             self.source = self._read(Path(config.datapath), config.prompts)
             return
@@ -155,20 +158,21 @@ class AnchorImages:
         # A folder with fewer images than slots gives the same images to all slots.
         picked = list(range(slot, total, slots))[:count] or list(range(min(total, count)))
         names = [captions[index % len(captions)] for index in picked]
+        seeds = [config.seed + index // len(captions) for index in picked]
         if self.source.given:
             pictures = [self.source.given[index] for index in picked]
         else:
-            pictures = self._generated(names, [config.seed + index // len(captions) for index in picked])
-        copied = self._copied(pictures)
-        images = map(AnchorImage, names, pictures, picked)
-        originals = [image for image, is_copy in zip(images, copied, strict=True) if not is_copy]
+            pictures = self._generated(names, seeds, None if self._copies else self._folder)
+        originals = [index for index, is_copy in enumerate(self._copied(pictures)) if not is_copy]
         if not originals:
             raise BadRequest(
                 f"All anchor images of '{self._concept.name}' are copies; give other prompts with prompts=FILE."
             )
-        return originals
+        if self._copies and self._folder and not self.source.given:  # without the copies
+            self._generated([names[index] for index in originals], [seeds[index] for index in originals], self._folder)
+        return [AnchorImage(names[index], pictures[index], picked[index]) for index in originals]
 
-    def _generated(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
+    def _generated(self, prompts: Sequence[str], seeds: Sequence[int], folder: Path | None = None) -> list[Tensor]:
         config, concept = self._config, self._concept
         arrays = self._pictures.draw(
             prompts,
@@ -179,6 +183,7 @@ class AnchorImages:
             negative=concept.name if concept.kind == "unsafe" else None,
             clip_skip=self._skip,
             what=f"anchor pictures of {concept.name}",
+            folder=folder,
         )
         return [square(torch.from_numpy(pixels.copy()), self._size) for pixels in arrays]
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efface.edits.kinds import Edit, WeightEdit
 from efface.edits.solution import Solution
-from efface.errors import BadFile, BadRequest
+from efface.errors import BadFile, BadRequest, NothingToImport
+from efface.files import sha256_of_tensors, slug
 from efface.image_files import read_picture
-from efface.methods.base import CopyDetector, Method, Pictures, SnapshotWriter
+from efface.methods.base import CopyDetector, EraserReader, Method, Pictures, SnapshotWriter
 from efface.methods.trained.ablate.augment import View, augmented, mirrored, unchanged_view
 from efface.methods.trained.ablate.config import AblateConfig
 from efface.methods.trained.ablate.images import AnchorImage, AnchorImages, CachedEncoder
@@ -58,6 +60,11 @@ class Ablate(Objective):
         config: The settings.
         pictures: Generates and reads images.
         copies: Detects copies of a memorised image.
+        folder: Where generated images stay; None to store none.
+        start: The edits to start from.
+
+    Raises:
+        BadRequest: The edits change parameters that are not trained.
     """
 
     def __init__(
@@ -67,6 +74,8 @@ class Ablate(Objective):
         config: AblateConfig,
         pictures: Pictures,
         copies: CopyDetector | None = None,
+        folder: Path | None = None,
+        start: Sequence[Edit] = (),
     ) -> None:
         from accelerate import PartialState
 
@@ -75,18 +84,19 @@ class Ablate(Objective):
         self._chosen = config.chosen(self._concept.kind)
         self.iterations, self.clip_norm = self._chosen.train_max_steps, config.max_grad_norm
         self._base = BaseText(model, request.clip_skip)
-        self.weights: Weights
         self._reader: Reader
         if self._chosen.parameter_group == "embedding":
-            self.weights = self._reader = TokenRows(model, [self._concept.name], request.clip_skip)
+            weights = self._reader = TokenRows(model, [self._concept.name], request.clip_skip)
         else:
-            self.weights = Copies(model.denoiser, group_parameters(model.denoiser, self._chosen.parameter_group))
+            weights = Copies(model.denoiser, group_parameters(model.denoiser, self._chosen.parameter_group))
             self._reader = self._base
+        self.weights: Weights = weights
+        self._add(start, weights)
         self._networks = Networks(model, self.weights)
         self._schedule = model.noise_schedule()
         self._factor = model.pixels_per_latent
         size = min(model.latent_shape[1:]) * self._factor
-        anchors = AnchorImages(model, self._concept, config, pictures, copies, size, request.clip_skip)
+        anchors = AnchorImages(model, self._concept, config, pictures, copies, size, request.clip_skip, folder)
         self._targets = anchors.source.targets
         self._encoded = CachedEncoder(model.vae, model.device)
         processes = PartialState()
@@ -94,8 +104,19 @@ class Ablate(Objective):
         of_process = range(processes.process_index, self._slots, processes.num_processes)
         needed = self.iterations * self._chosen.batch_size
         self._images = {slot: anchors.of_slot(slot, self._slots, needed) for slot in of_process}
-        self.data = self._digest(anchors.source.digest)
+        digest = anchors.source.digest + (sha256_of_tensors(self.weights.state_dict()) if start else "")
+        self.data = self._digest(digest)
         self.notes: Mapping[str, Any] = {"anchors": list(anchors.source.captions), "targets": list(self._targets)}
+
+    def _add(self, edits: Sequence[Edit], weights: Copies | TokenRows) -> None:
+        """Add the edits of `resume_from_checkpoint_custom` to the weights."""
+        others = ["more than weights" for edit in edits if not isinstance(edit, WeightEdit)]
+        others += weights.add([edit for edit in edits if isinstance(edit, WeightEdit)])
+        if others:
+            raise BadRequest(
+                f"ablate cannot start from {self._config.resume_from_checkpoint_custom}: it changes {others[0]}, which "
+                f"parameter_group={self._chosen.parameter_group} does not train; choose another group, or --after."
+            )
 
     def optimizer(self) -> torch.optim.Optimizer:
         samples = self._chosen.batch_size * self._slots if self._config.scale_lr else 1
@@ -177,9 +198,10 @@ def erase(
     context: RunContext,
     write_snapshot: SnapshotWriter,
     pictures: Pictures,
+    read_eraser: EraserReader,
     copies: CopyDetector | None = None,
 ) -> Solution:
-    """Train each concept, starting from the base.
+    """Train each concept, starting from the base, or one from the weights of a file.
 
     Args:
         model: The model.
@@ -188,26 +210,37 @@ def erase(
         context: The folder for checkpoints, and the progress callback.
         write_snapshot: Writes erasers of intermediate steps.
         pictures: Generates and reads images.
+        read_eraser: Reads the file of `resume_from_checkpoint_custom`.
         copies: Detects copies of a memorised image.
 
     Raises:
-        BadRequest: The request or the settings cannot be used; see `check`.
+        BadRequest: The request or the settings cannot be used; see `check_ablation`.
     """
     check_trainable(model)
     model.embed(
         request.names, clip_skip=request.clip_skip
     )  # refuses a name that is too long before any image is generated
     check_ablation(request, config, copies)
+    start = _edits_to_start_from(config.resume_from_checkpoint_custom, read_eraser)
     notes: dict[str, Any] = {}
 
     def objective(part: Request) -> Ablate:
-        ablate = Ablate(model, part, config, pictures, copies)
+        folder = context.folder and context.folder / "images" / slug(part.names[0])
+        ablate = Ablate(model, part, config, pictures, copies, folder, start)
         notes[part.names[0]] = ablate.notes
         return ablate
 
     with frozen(model.text_encoder):
         solution = train_concepts(model, request, config, context, write_snapshot, objective)
     return replace(solution, notes={**solution.notes, "ablated": notes})
+
+
+def _edits_to_start_from(file: str | None, read_eraser: EraserReader) -> Sequence[Edit]:
+    """The edits of a file; none without a file, or if it has the weights of the model itself."""
+    try:
+        return read_eraser(file) if file else ()
+    except NothingToImport:
+        return ()
 
 
 def check_ablation(request: Request, config: AblateConfig, copies: CopyDetector | None) -> None:
@@ -225,6 +258,8 @@ def check_ablation(request: Request, config: AblateConfig, copies: CopyDetector 
     memorised = [concept for concept in request.concepts if concept.kind == "memorised"]
     for concept in request.concepts:
         anchor_of(concept)
+    if config.resume_from_checkpoint_custom and len(request.concepts) > 1:
+        raise BadRequest("resume_from_checkpoint_custom is the start of one concept; ablate the concepts one by one.")
     if not memorised:
         if config.mem_impath:
             raise BadRequest("mem_impath is for a memorised image; add --kind memorised, or leave it out.")
@@ -260,6 +295,7 @@ ENTRY = Method(
     erase=erase,
     combine=combine_components,
     uses_preserve=False,
-    needs=("context", "write_snapshot", "pictures", "copies"),
+    needs=("context", "write_snapshot", "pictures", "copies", "read_eraser"),
     families=("sd", "flux"),
+    published={"save_freq": 100},
 )

@@ -125,13 +125,32 @@ class TokenRows(Weights):
         return model.encode(prepared, clip_skip=self._skip, soft=SoftTokens(self.rows, index)).float()
 
     @torch.no_grad()
+    def add(self, edits: Sequence[WeightEdit]) -> list[str]:
+        """Add changes to the trained rows, and return the names of the parameters that have other changes."""
+        parameter, weight = self._table()
+        others: list[str] = []
+        for edit in edits:
+            change = edit.value(weight.shape).to(self.rows) if edit.parameter == parameter else None
+            if change is not None:
+                self.rows.add_(change[self._ids])
+                change = change.index_fill(0, self._ids, 0)
+            if change is None or change.any():
+                others.append(edit.parameter)
+        return others
+
+    @torch.no_grad()
     def edits(self) -> tuple[WeightEdit, ...]:
+        parameter, weight = self._table()
+        up = torch.zeros(len(weight), len(self._ids))
+        up[self._ids.cpu(), torch.arange(len(self._ids))] = 1
+        return (WeightEdit(parameter, up=up, down=(self.rows - self._base).cpu().contiguous()),)
+
+    def _table(self) -> tuple[str, Tensor]:
+        """The full name of the embedding table, and its values (V, d)."""
         (model,) = self._model
         weight: Tensor = token_table(model.text_encoder).weight
         (name,) = [name for name, parameter in model.text_encoder.named_parameters() if parameter is weight]
-        up = torch.zeros(len(weight), len(self._ids))
-        up[self._ids.cpu(), torch.arange(len(self._ids))] = 1
-        return (WeightEdit(f"text_encoder.{name}", up=up, down=(self.rows - self._base).cpu().contiguous()),)
+        return f"text_encoder.{name}", weight
 
 
 @contextmanager
