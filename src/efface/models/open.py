@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from efface.errors import BadInput
 from efface.models.builtin import BuiltIn
 from efface.models.emoji import EMOJI
 from efface.models.model import Model
+from efface.models.modules import plain
 from efface.models.placement import check_in_memory
 from efface.models.runtime import Runtime, chosen_dtype
 from efface.models.storage.folder import INDEX, Folder
@@ -48,6 +49,28 @@ FAMILIES = {
     "FluxControlNetPipeline": _FLUX,
 }
 
+# Further pipelines of a family are recognised by their denoiser and their text encoders.
+_PARTS: dict[str, dict[str, str]] = {
+    _SD: {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"},
+    _SDXL: {
+        "unet": "UNet2DConditionModel",
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+    },
+    _SD3: {
+        "transformer": "SD3Transformer2DModel",
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "text_encoder_3": "T5EncoderModel",
+    },
+    _FLUX: {
+        "transformer": "FluxTransformer2DModel",
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "T5EncoderModel",
+    },
+}
+_READING_TEXT = re.compile(r"unet|transformer|text_encoder|prior")
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -75,17 +98,24 @@ def open_model(
     if isinstance(model, Model):
         return model
     if not isinstance(model, (str, Path)):
-        check_in_memory(getattr(model, "components", {}))
+        if not isinstance(getattr(model, "components", None), dict):
+            raise BadInput(f"A {type(model).__name__} is neither the name of a model nor a diffusers pipeline.")
+        check_in_memory(model.components)
         kind = type(model)
-        family = _known([ancestor.__name__ for ancestor in kind.__mro__]) or _generic(kind, kind.__name__)
+        names = [ancestor.__name__ for ancestor in kind.__mro__]
+        parts = {name: type(plain(part)).__name__ for name, part in model.components.items() if part is not None}
+        family = _known(names) or _unlisted(kind, kind.__name__, set(model.components), parts)
         return family.from_pipeline(model)
     name = str(model)
     checkpoint = _checkpoint(name, config)
     if checkpoint is None and config is not None:
         raise BadInput(f"{name} is not a single-file checkpoint and takes no config; leave it out.")
     folder = checkpoint or _folder(name)
-    pipeline = str(folder.index().get("_class_name"))
-    family = _known([pipeline]) or _generic(pipeline, name)
+    index = folder.index()
+    pipeline = str(index.get("_class_name"))
+    entries = {part: entry for part, entry in index.items() if isinstance(entry, list)}
+    parts = {part: str(entry[-1]) for part, entry in entries.items() if entry and entry[-1]}
+    family = _known([pipeline]) or _unlisted(pipeline, name, set(entries), parts)
     runtime = device if isinstance(device, Runtime) else Runtime(str(device))
     place = torch.device(runtime.device)
     dtype = dtype or chosen_dtype(runtime, folder, family.denoiser_part, family.family, place)
@@ -97,17 +127,34 @@ def open_model(
 
 
 def _known(classes: list[str]) -> Any:
-    for pipeline in classes:
-        if pipeline in FAMILIES:
-            module, attribute = FAMILIES[pipeline].split(":")
-            return getattr(import_module(module), attribute)
-    return None
+    family = next((FAMILIES[pipeline] for pipeline in classes if pipeline in FAMILIES), None)
+    return None if family is None else _imported(family)
 
 
-def _generic(pipeline: str | type, name: str) -> Any:
+def _unlisted(pipeline: str | type, name: str, parts: Collection[str], classes: Mapping[str, str]) -> Any:
+    """The family whose pipelines have such parts, some of which may be left out; else the generic family.
+
+    Args:
+        pipeline: The pipeline, or its name.
+        name: The name that the model was opened by.
+        parts: The names of all its parts.
+        classes: The classes of those that are not left out.
+    """
     from efface.models.families.generic import family_of
 
-    return family_of(pipeline, name)
+    generic = family_of(pipeline, name)
+    reading = {part for part in parts if _READING_TEXT.search(part)}
+    read = {part: kind for part, kind in classes.items() if part in reading}
+    enough = any("encoder" in part for part in read) and any("encoder" not in part for part in read)
+    for family, expected in _PARTS.items():
+        if reading == expected.keys() and enough and read.items() <= expected.items():
+            return _imported(family)
+    return generic
+
+
+def _imported(family: str) -> Any:
+    module, attribute = family.split(":")
+    return getattr(import_module(module), attribute)
 
 
 def _checkpoint(name: str, config: str | Path | None) -> SingleFile | None:

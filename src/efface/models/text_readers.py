@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from efface.errors import BadInput
+from efface.models.modules import plain
 from efface.models.pretrained import no_progress_bar
 
 # Operations that pass each token on unchanged.
@@ -26,6 +28,37 @@ _SIDE = 64  # pixels: the smallest image that all pipelines can make
 
 class _Traced(Exception):  # noqa: N818 - not an error: the trace is complete
     pass
+
+
+def received_text(pipeline: Any, denoiser: nn.Module, argument: str, prompt: str) -> Tensor | None:
+    """The text (rows, T, d) of a prompt that the denoiser receives in its first call; the denoiser does not run.
+
+    Args:
+        pipeline: The pipeline.
+        denoiser: Its denoiser.
+        argument: Name of the denoiser's argument that is the text.
+        prompt: The prompt, which is the negative prompt too.
+
+    Returns:
+        The text, or None if the pipeline needs more than a prompt to run.
+    """
+    received: list[Any] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        received.append(_arguments(denoiser, args, kwargs).get(argument))
+        raise _Traced
+
+    handle = denoiser.register_forward_pre_hook(before, with_kwargs=True)
+    options = _smallest(pipeline.__call__)
+    texts = {name: prompt for name in ("prompt", "negative_prompt") if name in signature(pipeline.__call__).parameters}
+    try:
+        with torch.no_grad(), no_progress_bar(pipeline):
+            pipeline(**{**options, **texts})
+    except Exception:  # a pipeline that lacks an input can fail in any way; _Traced is expected
+        pass
+    finally:
+        handle.remove()
+    return received[0] if received and isinstance(received[0], Tensor) else None
 
 
 class _Trace(TorchFunctionMode):
@@ -70,8 +103,7 @@ def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tupl
     traces: list[_Trace] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        named = {**dict(zip(signature(denoiser.forward).parameters, args, strict=False)), **kwargs}
-        traces.append(_Trace(named[argument]))
+        traces.append(_Trace(_arguments(denoiser, args, kwargs)[argument]))
         traces[-1].__enter__()
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -105,6 +137,10 @@ def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tupl
     if not readers or None in readers or any(weight is other for weight in trace.readers for other in trace.elsewhere):
         raise BadInput(f"The maps that read the text of a {kind} read other inputs too; attach the eraser instead.")
     return tuple(dict.fromkeys(name for name in readers if name is not None))
+
+
+def _arguments(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(signature(plain(denoiser).forward).parameters, args, strict=False)), **kwargs}
 
 
 def _smallest(call: Callable[..., Any]) -> dict[str, Any]:

@@ -26,8 +26,18 @@ from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import refuse_clip_skip
-from efface.models.text.tokens import padded, recorded_ids, subjects
-from efface.models.text_readers import find_text_readers
+from efface.models.text.pipeline_text import (
+    contains_token,
+    encode_by_pipeline,
+    encoding_options,
+    moved_tokens,
+    text_of,
+)
+from efface.models.text.tokens import Subjects, joined_calls, offsets_by_masks, recorded_ids, subjects
+from efface.models.text_readers import find_text_readers, received_text
+
+_OFFSET = "offset"  # key among the parts: the position of a token in the text encoder less the one in the text
+_PROBES = (["a cat", "dog"], ["a cat", "the red dog in a house"])  # different lengths of prompts and of batches
 
 
 class Generic(PartsModel):
@@ -97,41 +107,75 @@ class Generic(PartsModel):
     def text_files(self) -> tuple[Path, ...] | None:
         return super().text_files if "readers" in self._parts else None
 
-    def _options(self) -> dict[str, Any]:
-        """Arguments of `encode_prompt`, with the defaults of the pipeline's call."""
-        pipeline = self.pipeline()
-        call = inspect.signature(pipeline.__call__).parameters
-        options: dict[str, Any] = {}
-        for name, parameter in inspect.signature(pipeline.encode_prompt).parameters.items():
-            default = call[name].default if name in call else parameter.default
-            if default is not inspect.Parameter.empty:
-                options[name] = default
-        fixed = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        return options | {name: value for name, value in fixed.items() if name in options}
-
-    def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
-        options = self._options()
+    def _options(self, clip_skip: int | None = None) -> dict[str, Any]:
+        options = encoding_options(self.pipeline())
         if "clip_skip" in options:
             options["clip_skip"] = clip_skip
         else:
             refuse_clip_skip(clip_skip, self.pipeline_class)
+        return options
+
+    def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         if not truncate:
             self._check_lengths(prompts)
+        tokens, mask, places = self._encoded(prompts, clip_skip)
+        read = None if mask is None else mask[:-2]
+        return Embedded(tokens.float().cpu()[:-2], places.last[:-2], tuple(prompts), places.start, attention_mask=read)
+
+    def _encoded(self, prompts: list[str], clip_skip: int | None = None) -> tuple[Tensor, Tensor | None, Subjects]:
+        """The text (n + 2, T, d) of prompts, of a word and of the empty prompt, its mask, and the prompts' subjects."""
         with recorded_ids(self.text_encoder) as calls:
             # A word and the empty prompt are added for comparison.
-            output: Any = self.pipeline().encode_prompt(**{**options, "prompt": [*prompts, "a", ""]})
-        outputs = output if isinstance(output, tuple) else (output,)
-        tokens, output_mask = padded(outputs[0])
-        masks = [out for out in outputs[1:] if isinstance(out, Tensor) and out.shape == tokens.shape[:2]]
-        if output_mask is None and masks:
-            output_mask = masks[0].bool().cpu()
-        if not calls or len(calls[0][0]) != len(tokens):
-            raise BadInput(f"Cannot find out which token of a prompt is its subject for a {self.pipeline_class}.")
-        ids, mask = calls[0]
-        mask = ids != self.tokenizer.pad_token_id if mask is None else mask.bool()
-        last, start = subjects(ids, mask, output_mask, tokens.shape[1])
-        read = None if output_mask is None else output_mask[:-2]
-        return Embedded(tokens.float().cpu()[:-2], last[:-2], tuple(prompts), start, attention_mask=read)
+            outputs = encode_by_pipeline(self.pipeline(), [*prompts, "a", ""], self._options(clip_skip))
+        tokens, output_mask = text_of(outputs)
+        inputs = joined_calls(calls, len(tokens), int(self.tokenizer.pad_token_id or 0))
+        if inputs is None:
+            raise self._unmapped()
+        ids, mask = inputs
+        offset = self._parts.get(_OFFSET)
+        if offset is not None or output_mask is None:
+            offsets = [offset or 0] * len(tokens)
+        else:
+            offsets = offsets_by_masks(mask, output_mask)
+        return tokens, output_mask, subjects(ids, mask, offsets, tokens.shape[1])
+
+    def _check_encoding(self) -> None:
+        """Find out which token carries the subject of a prompt, and check that it is the only one.
+
+        Raises:
+            BadInput: The text is not, token for token, the output of the first text encoder.
+        """
+        tokens, _, places = self._encoded(_PROBES[0])
+        offsets = places.inputs[:2] - self._moved(_PROBES[0], tokens, places)
+        if len(offsets.unique()) == 1:  # else the prompts are aligned in only one of the input and the output
+            self._parts[_OFFSET] = int(offsets[0])
+        for probes in _PROBES:
+            tokens, _, places = self._encoded(probes)
+            if not torch.equal(self._moved(probes, tokens, places), places.last[:2]):
+                raise self._unmapped()
+        received = received_text(self.pipeline(), self.denoiser, self.streams[TEXT], _PROBES[-1][0])
+        if received is not None and not contains_token(received, tokens[0, places.last[0]]):
+            raise BadInput(
+                f"A {self.pipeline_class} changes the output of its text encoders before its denoiser reads it; efface "
+                "cannot edit it."
+            )
+
+    def _moved(self, probes: list[str], tokens: Tensor, places: Subjects) -> Tensor:
+        """The token of each of two prompts, (2,), that changes with the text encoder's output for its subject."""
+        encode = lambda: self._encoded(probes)[0]  # noqa: E731
+        others = [encoder for encoder in self.text_encoders if encoder is not self.text_encoder]
+        moved = moved_tokens(tokens, encode, self.text_encoder, places.inputs)[:2]
+        if any(len(row) != 1 for row in moved) or any(
+            any(moved_tokens(tokens, encode, encoder, None)) for encoder in others
+        ):
+            raise self._unmapped()
+        return torch.tensor(moved).flatten()
+
+    def _unmapped(self) -> BadInput:
+        return BadInput(
+            f"Cannot find out which token of a prompt is its subject for a {self.pipeline_class}: its text is not, "
+            "token for token, the output of its first text encoder."
+        )
 
     def _check_lengths(self, prompts: list[str]) -> None:
         for prompt in prompts:
@@ -155,16 +199,26 @@ def family_of(pipeline: str | type, name: str) -> type[Generic]:
     class_name = pipeline.__name__ if isinstance(pipeline, type) else pipeline
     if not isinstance(kind, type):
         raise BadInput(f"{name} is a {class_name}, which the installed diffusers does not know; upgrade it.")
+    missing = getattr(kind, "_backends", ())
+    if missing:  # diffusers exports a placeholder
+        raise BadInput(f"{name} is a {class_name}, which needs {', '.join(missing)}, not all of which are installed.")
     parts = inspect.signature(kind.__init__).parameters
     denoisers = [part for part in ("transformer", "unet") if part in parts]
-    if not denoisers or not hasattr(kind, "encode_prompt") or "text_encoder" not in parts:
+    encodes = hasattr(kind, "encode_prompt") or hasattr(kind, "_encode_prompt")
+    if not denoisers or not encodes or "text_encoder" not in parts:
         raise BadInput(
-            f"{name} is a {class_name}, which takes no prompt by a text encoder, so there is nothing to erase."
+            f"{name} is a {class_name}, which takes no prompt by a text encoder that efface knows of; use another "
+            "pipeline of the model."
+        )
+    if prior := next((part for part in parts if "prior" in part), None):
+        raise BadInput(
+            f"{name} is a {class_name}, whose {prior} reads the prompt too; efface does not edit what it reads."
         )
     return type(class_name, (Generic,), {"pipeline_class": class_name, "denoiser_part": denoisers[0]})
 
 
 def _check_reads_text(denoiser: Any, name: str) -> None:
     argument = Generic.streams[TEXT]
-    if argument not in inspect.signature(denoiser.forward).parameters:
+    forward = getattr(denoiser, "forward", None)
+    if forward is None or argument not in inspect.signature(forward).parameters:
         raise BadInput(f"The denoiser of {name} ({denoiser.__name__}) takes no {argument}; efface cannot edit it.")

@@ -23,11 +23,13 @@ from efface.models.pretrained import class_of, load_part
 from efface.models.runtime import offload_parts, prepare_denoiser
 from efface.models.storage.folder import Folder, has_weights
 from efface.models.text.embedded import Embedded
+from efface.models.text.pipeline_text import encode_by_pipeline, encoding_options, has_output, is_encoded_by
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 _PIPELINE = "pipeline"  # key among the parts, once there is one
+_PROBES = ("a cat", "dog")
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # they do not affect images
 
 
@@ -86,8 +88,7 @@ class PartsModel(Model):
 
     @property
     def has_text_encoder(self) -> bool:
-        pipeline = self._parts.get(_PIPELINE)
-        return pipeline is None or all(getattr(pipeline, part) is not None for part in self.encoders[self.stream])
+        return all(self._has(part) for part in self.encoders[self.stream])
 
     @property
     def text_encoders(self) -> tuple[nn.Module, ...]:
@@ -153,12 +154,37 @@ class PartsModel(Model):
     ) -> Embedded:
         if not prompts:
             return Embedded(torch.zeros(0, self.max_tokens, self.width), torch.zeros(0, dtype=torch.long), ())
+        self._check_encoding_once()
         distinct = list(dict.fromkeys(prompts))
         batches = [distinct[first : first + batch_size] for first in range(0, len(distinct), batch_size)]
         with torch.no_grad():
             embedded = Embedded.stacked([self._encode(batch, clip_skip, truncate) for batch in batches])
         row = {prompt: index for index, prompt in enumerate(distinct)}
         return embedded.take([row[prompt] for prompt in prompts])
+
+    def _check_encoding_once(self) -> None:
+        key = f"checked {self.stream}"
+        if key not in self._parts:
+            if not self.has_text_encoder:
+                missing = next(part for part in self.encoders[self.stream] if not self._has(part))
+                raise BadInput(f"{self.name} has no {missing}, which encodes its prompts; open the model with it.")
+            with torch.no_grad():
+                self._check_encoding()
+            self._parts[key] = True
+
+    def _check_encoding(self) -> None:
+        """Check that a loaded pipeline of another class than the family's encodes its prompts as the family does."""
+        pipeline = self._parts.get(_PIPELINE)
+        if pipeline is None or is_encoded_by(pipeline, self.pipeline_class):
+            return
+        options = encoding_options(pipeline)
+        options |= {name: value for name, value in self.pipeline_arguments.items() if name in options}
+        embedded = self._encode(list(_PROBES), clip_skip=None, truncate=False).tokens
+        if not has_output(encode_by_pipeline(pipeline, list(_PROBES), options), embedded):
+            raise BadInput(
+                f"A {type(pipeline).__name__} encodes prompts differently from a {self.pipeline_class} with the same "
+                "parts; efface cannot edit its text."
+            )
 
     @abstractmethod
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from efface.errors import BadInput
+
 # Largest relative difference of two embeddings of one prompt by one encoder, by the coarser of both dtypes. Measured on
 # CLIP encoders of the sizes of SD 1, SD 2 and SDXL: 1.8e-3 in float16 and 1.4e-2 in bfloat16, while weights that differ
 # by 2% change an embedding by 6.5e-2. The margins are twice the rounding or more, and half of such a change or less.
@@ -45,6 +47,9 @@ class Embedded:
         parts: If the tokens of several text encoders are concatenated (SD3), those of each encoder, with `last`
             counted in its own tokens; else empty.
         attention_mask: Tokens that the denoiser reads, (n, T), boolean; None if it reads all.
+
+    Raises:
+        BadInput: An index in `last` is outside the tokens.
     """
 
     tokens: Tensor
@@ -53,6 +58,12 @@ class Embedded:
     start: int = 1
     parts: tuple[Embedded, ...] = ()
     attention_mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        outside = (self.last < 0) | (self.last >= self.tokens.shape[1])
+        if outside.any():
+            prompt = self.prompts[int(outside.nonzero()[0])]
+            raise BadInput(f"The tokenizer gives no subject token for '{prompt[:60]}'; its files may be incomplete.")
 
     @property
     def sequences(self) -> tuple[Embedded, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count, takewhile
 from typing import Any, cast
 
@@ -111,33 +112,79 @@ def padded(tokens: Any) -> tuple[Tensor, Tensor | None]:
     return nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
 
 
-def subjects(ids: Tensor, mask: Tensor, output_mask: Tensor | None, width: int) -> tuple[Tensor, int]:
-    """Positions of the last subject tokens in the output of `encode_prompt`.
+@dataclass(frozen=True, eq=False)
+class Subjects:
+    """Where the subjects of n prompts are.
+
+    Attributes:
+        last: Positions of the last subject tokens in the text, (n,).
+        inputs: Their positions in the input of the text encoder, (n,).
+        start: Number of tokens of the text before the words of a prompt.
+    """
+
+    last: Tensor
+    inputs: Tensor
+    start: int
+
+
+def subjects(ids: Tensor, mask: Tensor, offsets: Sequence[int], width: int) -> Subjects:
+    """Positions of the last subject tokens in the input of a text encoder, and in the output of `encode_prompt`.
 
     Args:
         ids: Input ids of the text encoder, (n, L); the last two rows are a single word and the empty prompt.
         mask: Input ids that are not padding, (n, L).
-        output_mask: Output tokens that are not padding, (n, T), if known.
+        offsets: For each prompt the position in the input less the one in the output.
         width: Number of output tokens T.
-
-    Returns:
-        The positions, (n,), and the number of tokens before the words of a prompt.
     """
     words = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
-    places: list[list[int]] = []
-    for index, row in enumerate(mask):
-        real: list[int] = row.nonzero().flatten().tolist()
-        # The output may lack the template before a prompt, and the padding.
-        offset = ids.shape[1] - width
-        if output_mask is not None and real and output_mask[index].any():
-            offset = real[-1] - int(output_mask[index].nonzero()[-1])
-        places.append([min(max(place - offset, 0), width - 1) for place in real] or [0])
-    empty, last = words[-1], []
-    for row, at in zip(words, places, strict=True):
+    sources: list[list[int]] = [row.nonzero().flatten().tolist() or [0] for row in mask]
+    places = [
+        [min(max(place - offset, 0), width - 1) for place in row] for row, offset in zip(sources, offsets, strict=True)
+    ]
+    empty, chosen = words[-1], []
+    for row in words:
         behind = _common(row[::-1], empty[::-1])
-        last.append(at[len(row) - behind - 1] if behind < len(row) else at[0])
+        chosen.append(len(row) - behind - 1 if behind < len(row) else 0)
     before = min(_common(words[-2], empty), len(places[-2]) - 1)
-    return torch.tensor(last), places[-2][before]
+    last = [at[index] for at, index in zip(places, chosen, strict=True)]
+    inputs = [at[index] for at, index in zip(sources, chosen, strict=True)]
+    return Subjects(torch.tensor(last), torch.tensor(inputs), places[-2][before])
+
+
+def offsets_by_masks(mask: Tensor, output_mask: Tensor) -> list[int]:
+    """For each prompt the offset of `subjects` if its last token in the input is its last one in the output.
+
+    Args:
+        mask: Input ids that are not padding, (n, L).
+        output_mask: Output tokens that are read, (n, T).
+    """
+    ends = [[int(row.nonzero()[-1]) if row.any() else 0 for row in rows] for rows in (mask, output_mask)]
+    return [end - output_end for end, output_end in zip(*ends, strict=True)]
+
+
+def joined_calls(
+    calls: Sequence[tuple[Tensor, Tensor | None]], rows: int, padding: int
+) -> tuple[Tensor, Tensor] | None:
+    """The ids (n, L) and the mask (n, L) of a text encoder's first calls, which may be one for each prompt.
+
+    Args:
+        calls: The calls of `recorded_ids`.
+        rows: The number of prompts n.
+        padding: The id of padding, for calls without a mask.
+
+    Returns:
+        The ids and the mask, or None if the first calls are not those of the prompts.
+    """
+    taken: list[Tensor] = []
+    masks: list[Tensor] = []
+    for ids, mask in calls:
+        if len(taken) < rows:
+            taken += list(ids)
+            masks += list(ids != padding if mask is None else mask.bool())
+    if len(taken) != rows:
+        return None
+    joined = nn.utils.rnn.pad_sequence(taken, batch_first=True, padding_value=padding)
+    return joined, nn.utils.rnn.pad_sequence(masks, batch_first=True)
 
 
 def _common(one: list[int], other: list[int]) -> int:
