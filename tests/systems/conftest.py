@@ -1,11 +1,19 @@
-"""A tracker that needs no server."""
+"""A tracker that needs no server, and two processes that accelerate starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+import efface
+
+_LAUNCH = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
 
 
 @pytest.fixture
@@ -16,3 +24,18 @@ def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield
     wandb.teardown()  # the next run reads the environment and the current folder again
+
+
+@pytest.fixture
+def accelerate() -> Callable[..., None]:
+    """Runs `accelerate launch --multi_gpu --num_processes 2 -m efface ...`, which needs no GPU."""
+
+    def launch(*arguments: object) -> None:
+        launcher = (sys.executable, "-m", "accelerate.commands.launch", *_LAUNCH, "--dynamo_backend", "no")
+        command = [*launcher, "--main_process_port", "0", "-m", "efface", *map(str, arguments)]
+        source = str(Path(efface.__file__).parents[1])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert ended.returncode == 0, ended.stderr
+
+    return launch

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from command_line import Efface
-from efface import Eraser
+from efface import Eraser, WeightEdit
 
 QUICK = {"iterations": 2, "ddim_steps": 3, "image_size": 16, "lr": 5e-3}
 
@@ -161,3 +161,33 @@ def test_e6_wandb_logs_offline(efface: Efface, config: Callable[..., Path], wand
     content = log.read_bytes()
     assert b"line art/loss" in content
     assert content.count(b"_step") >= 3
+
+
+@pytest.mark.slow
+def test_e10_two_processes_have_the_loss_of_one_with_twice_the_batch(
+    efface: Efface, config: Callable[..., Path], accelerate: Callable[..., None]
+):
+    command = ("erase", "--config", config(iterations=3))
+    accelerate(*command, "-o", "two.safetensors")
+    assert efface(*command, "-s", "gradient_accumulation_steps=2", "-o", "twice.safetensors").code == 0
+    assert efface(*command, "-o", "one.safetensors").code == 0
+    losses = {
+        name: [json.loads(line)["loss"] for line in Path(f"{name}.training/component-0.jsonl").read_text().splitlines()]
+        for name in ("two", "twice", "one")
+    }
+    assert len(losses["two"]) == 3
+    assert losses["two"] == pytest.approx(losses["twice"], rel=1e-4)
+    assert losses["two"] != pytest.approx(losses["one"], rel=1e-2)
+    changes = [
+        {
+            edit.parameter: edit.delta
+            for edit in Eraser.load(f"{name}.safetensors").edits
+            if isinstance(edit, WeightEdit)
+        }
+        for name in ("two", "twice")
+    ]
+    for name, change in changes[1].items():
+        assert change is not None
+        other = changes[0][name]
+        assert other is not None
+        assert float((change - other).norm()) < 1e-2 * float(change.norm())

@@ -12,7 +12,6 @@ import pytest
 
 from command_line import Efface
 from efface import Eraser
-from support import Processes
 
 
 def test_u6_one_eraser_per_concept(efface: Efface):
@@ -141,19 +140,12 @@ def test_u7_every_concept_with_every_eraser(efface: Efface, erasers: Path):
     assert images("out") == before
 
 
-def launched(processes: Processes, *command: object) -> None:
-    """Run a command in two processes with the environment that accelerate launch and torchrun set."""
-    place = {"WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
-    started = [processes.command(*command, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(2)]
-    assert [processes.wait(process) for process in started] == [0, 0]
-
-
-def test_u7_two_processes_generate_the_images_of_one(efface: Efface, processes: Processes, erasers: Path):
+@pytest.mark.slow
+def test_u7_two_processes_generate_the_images_of_one(efface: Efface, accelerate: Callable[..., None], erasers: Path):
     command = ("generate", "--prompts", "dataset.csv", "--each-eraser", erasers, *QUICK)
     assert efface(*command, "-o", "one").code == 0
     assert efface(*command, "-o", "two", "--workers", 2).code == 0
-    here = ("--prompts", Path("dataset.csv").resolve(), "--each-eraser", erasers.resolve())
-    launched(processes, "generate", *here, *QUICK, "-o", Path("three").resolve())
+    accelerate(*command, "-o", "three")
     expected = images("one")
     assert len(expected) == 14
     for folder in ("two", "three"):

@@ -4,8 +4,6 @@ import json
 import math
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -313,26 +311,6 @@ def assert_near(found: Eraser, alone: Eraser) -> None:
         assert edit.delta is not None
         assert other.delta is not None
         assert float((edit.delta - other.delta).norm()) < 1e-2 * float(other.delta.norm())
-
-
-@pytest.mark.slow
-def test_the_command_in_two_processes_does_what_one_does_with_two_accumulated_batches(
-    tiny_sd: Path, tmp_path: Path
-) -> None:
-    settings: dict[str, Any] = {**OPTIONS, "iterations": 3, "latents": "edited"}
-    out = tmp_path / "cat.safetensors"
-    words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
-    alike = ("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0)
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, *alike)
-    command = ("-m", "efface.cli", "erase", "cat", "--method", "esd", "--model", tiny_sd, "-o", out, *words)
-    arguments = [sys.executable, *map(str, (*launch, *command))]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert [path.name for path in (tmp_path / "cat.training").iterdir()] == ["component-0.jsonl"]
-    lines = (tmp_path / "cat.training" / "component-0.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-    alone = trained(efface.open_model(tiny_sd), "cat", gradient_accumulation_steps=2, **settings)
-    assert_near(Eraser.load(out), alone)
 
 
 LAUNCHED = """
