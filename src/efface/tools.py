@@ -34,6 +34,7 @@ from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.image_files import read_picture
 from efface.judges.base import Judge, ReferenceJudge
+from efface.judges.shared.unknown import unrecognised
 from efface.judges.verdicts import answer_of
 from efface.models import Model
 from efface.models.clip import Clip
@@ -250,7 +251,7 @@ def measure_by(judge: Judge, model: Model) -> Measure:
     ) -> list[float]:
         for attribute in attributes:
             if not judge.knows(attribute):
-                raise BadInput(f"The judge '{judge.name}' cannot recognise '{attribute}'; choose another with --judge.")
+                raise unrecognised(judge, attribute, "choose another with --judge")
         how = replace(Sampling.default(model), steps=steps, guidance=guidance, clip_skip=clip_skip)
         jobs = [Job(prompt, seed) for seed in seeds]
         with Attachment([edits], model) if edits else nullcontext():
@@ -282,7 +283,7 @@ def recognised_by(judge: Judge, model: Model) -> Recognised:
         clip_skip: int | None = None,
     ) -> float:
         if not judge.knows(concept):
-            raise BadInput(f"The judge '{judge.name}' cannot recognise '{concept}'; choose another with --judge.")
+            raise unrecognised(judge, concept, "choose another with --judge")
         how = replace(Sampling.default(model), clip_skip=clip_skip)
         jobs = [Job(prompt, seed) for prompt in prompts for seed in seeds]
         with Attachment([edits], model):

@@ -8,6 +8,8 @@ import pytest
 from efface.errors import BadInput
 from efface.judges import open_judge
 from efface.judges.clip import NOTHING, ClipJudge
+from efface.judges.shared.everyday import rivals_of
+from efface.models.clip import open_clip
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +18,7 @@ def images() -> np.ndarray:
 
 
 def judge_of(tiny_clip: Path, *alternatives: str) -> ClipJudge:
-    judge = open_judge(f"clip:{tiny_clip}", alternatives)
-    assert isinstance(judge, ClipJudge)
-    return judge
+    return ClipJudge(open_clip(str(tiny_clip)), alternatives)
 
 
 def test_score_is_a_softmax_over_the_alternatives(tiny_clip: Path, images: np.ndarray) -> None:
@@ -49,6 +49,16 @@ def test_without_alternatives_something_else_is_one(tiny_clip: Path, images: np.
     judge = judge_of(tiny_clip)
     expected = judge.logits(images, ["a cat", NOTHING]).softmax(1)[:, 0].numpy()
     assert judge.scores(images, ["cat"])[:, 0] == pytest.approx(expected)
+
+
+def test_the_closest_everyday_name_is_an_alternative(tiny_clip: Path, images: np.ndarray) -> None:
+    judge = open_judge(f"clip:{tiny_clip}", ["horse"])
+    assert isinstance(judge, ClipJudge)
+    everyday = judge.logits(images, [f"a {name}" for name in rivals_of("cat") if name != "horse"]).amax(1).numpy()
+    logits = np.column_stack([judge.logits(images, ["a cat", "a horse", NOTHING]).numpy(), everyday])
+    expected = np.exp(logits[:, 0]) / np.exp(logits).sum(1)
+    assert judge.scores(images, ["cat"])[:, 0] == pytest.approx(expected)
+    assert judge.version.startswith(judge_of(tiny_clip, "horse").version), "and the hash of the everyday names"
 
 
 def test_logits_are_scaled_cosines(tiny_clip: Path, images: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from efface.eraser.continual import solve_after
 from efface.eraser.eraser import Eraser
 from efface.eraser.recommended import with_recommended
 from efface.eraser.solve import solve_request
+from efface.eraser.unknown_words import warn_of_words
 from efface.errors import BadInput, BadRequest
 from efface.methods import METHODS
 from efface.models.architecture import check_architecture
@@ -116,7 +117,9 @@ def erase(
         _check_judge_is_used(request, judge)
     opened, context = model_from(model, device), context or RunContext()
     earlier = [load_eraser(one, opened) for one in eraser_list(after)]
-    request, sources = with_recommended(opened, _in_words(opened, request))
+    request = _in_words(opened, request)
+    warn_of_words(opened, request)
+    request, sources = with_recommended(opened, request)
     if model_config is not None:
         check_architecture(opened, Path(model_config))
     tools: dict[Tool, Callable[[], Any]] = {

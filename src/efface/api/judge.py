@@ -24,6 +24,7 @@ from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, wr
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
+from efface.request.several import check_one_name
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +113,7 @@ class JudgeResult(VerbResult):
             "verdicts": path,
             "judge": self.judge.to_json(),
             "questions": questions,
+            "calibration": None,
             "skipped": list(self.skipped),
             "runs": self.runs,
             **table,
@@ -155,6 +157,8 @@ def judge(
     asked = list(dict.fromkeys([questions] if isinstance(questions, str) else questions))
     if not (asked or table) or not all(text.strip() for text in asked):
         raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
+    for text in asked:
+        check_one_name(text, "-q")
     path = None if out is None else Path(out)
     if path is not None:
         check_writable(path, force)

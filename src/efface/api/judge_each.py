@@ -13,12 +13,13 @@ from efface.api.arguments import resolve_device
 from efface.api.judge import JudgeIdentity
 from efface.api.result import VerbResult
 from efface.crew import Crew
-from efface.errors import BadFile, BadInput
+from efface.errors import BadFile
 from efface.files import check_writable, slug
 from efface.generation.dataset import read_concepts
 from efface.generation.folder import ERRORS, Image, read_folders
 from efface.image_files import is_picture
 from efface.judges import Judge, judge_images, open_judge, read_verdicts, write_verdicts
+from efface.judges.shared.unknown import unrecognised
 from efface.protocols.evaluation_results import JOINT, RESULTS, ResultRow, rates_of_models, read_results, write_results
 from efface.request.names import name_key
 from efface.workers import LOGS, Worker, share_items
@@ -130,7 +131,7 @@ def judge_each(
     opened = open_judge(judge, names, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
     unknown = [concept for concept in concepts if not opened.knows(concept)]
     if unknown:
-        raise BadInput(f"The judge '{opened.name}' cannot recognise '{unknown[0]}'; choose a judge that can.")
+        raise unrecognised(opened, unknown[0], "choose a judge that can")
     verdicts = folder / VERDICTS / _folder_of(opened)
 
     def judge_set(name: str) -> None:

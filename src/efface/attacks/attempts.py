@@ -27,6 +27,7 @@ from efface.errors import BadInput
 from efface.generation import Job
 from efface.generation.folder import folder_name, read_rows, write_rows
 from efface.generation.run import Recipe
+from efface.judges.shared.unknown import unrecognised
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
@@ -182,7 +183,7 @@ def attack_erasers(
     for eraser in erasers.values():
         run.attack.check_fit(run.model, eraser)
     if not run.judge.knows(run.concept):
-        raise BadInput(f"The judge '{run.judge.name}' cannot recognise '{run.concept}'; choose another with --judge.")
+        raise unrecognised(run.judge, run.concept, "choose another with --judge")
     if not jobs:
         raise BadInput(f"There is no prompt for '{run.concept}' to attack; give some with --prompts.")
     try:

@@ -24,6 +24,12 @@ from efface.errors import BadInput
 if TYPE_CHECKING:
     from efface.api.judge import AnswerCounts
 
+#: What a rate without images of the unedited model lacks.
+NOT_CALIBRATED = (
+    "The judge is not calibrated on these images: how often it is wrong is unknown. efface evaluate measures this on "
+    "images of the unedited model."
+)
+
 
 def judge_command(
     context: typer.Context,
@@ -131,6 +137,7 @@ def judge_command(
             if number
         )
         screen.say(f"{text}: {counts.rate or 'no verdict'}{doubts}")
+    screen.say(NOT_CALIBRATED)
     if result.runs > 1:
         screen.say(f"{folder} has images of {result.runs} runs, which are judged as one set.")
     if result.skipped:

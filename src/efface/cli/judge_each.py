@@ -54,6 +54,7 @@ def run_each(
 def print_results(screen: Screen, result: ChallengeResult) -> None:
     """Print the rates of each model, their mean over the models, and the number of answers."""
     from efface.cli.evaluate import percent_with_interval
+    from efface.cli.judge import NOT_CALIBRATED
     from efface.protocols.evaluation_results import METRICS
 
     models = result.models
@@ -68,4 +69,5 @@ def print_results(screen: Screen, result: ChallengeResult) -> None:
     by = f" of {result.judge.name} ({result.judge.version})" if result.judge else ""
     where = f"; {result.path} is not written" if result.failures else f" in {result.path}"
     screen.say(f"{len(result.rows)} answers{by}{doubts}{where}")
+    screen.say(NOT_CALIBRATED)
     screen.answer(result.to_json())

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efface.errors import BadFile, BadInput
+from efface.errors import BadFile
 from efface.files import sha256_of_file
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
+from efface.judges.shared.unknown import unrecognised
 from efface.models.builtin import World
 from efface.models.emoji import HERE, catalogue
 from efface.request.names import name_key
@@ -240,7 +241,7 @@ class EmojiJudge:
             return self._classes[name_key(concept)]
         except KeyError:
             known = "; ".join(f"{head}s {', '.join(self._names[head])}" for head in HEADS)
-            raise BadInput(f"The judge 'emoji' cannot recognise '{concept}'; it knows the {known}.") from None
+            raise unrecognised(self, concept, f"it knows the {known}") from None
 
 
 def _prepared(images: Tensor) -> Tensor:

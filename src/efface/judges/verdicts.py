@@ -17,6 +17,7 @@ from efface.files import atomic
 from efface.generation.folder import Image
 from efface.image_files import is_blank
 from efface.judges.base import Answer, HasUndecidedBand, Judge, Pixels, Scores, Verdict
+from efface.judges.shared.unknown import unrecognised
 from efface.progress import Progress
 
 _BATCH = 64
@@ -117,7 +118,7 @@ def score_images(
     """
     unknown = [concept for concept in concepts if not judge.knows(concept)]
     if unknown:
-        raise BadInput(f"The judge '{judge.name}' cannot recognise '{unknown[0]}'; ask for something it knows.")
+        raise unrecognised(judge, unknown[0], "ask for something it knows")
     scores = np.full((len(images), len(concepts)), np.nan)
     errors = [""] * len(images)
     for start in range(0, len(images), _BATCH):

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.errors import BadInput
 from efface.generation import Image, Job
 from efface.generation.folder import folder_name
 from efface.image_files import is_blank
 from efface.judges import Answer, Judge, answer_of, score_images, write_verdicts
 from efface.judges.base import Scores
+from efface.judges.shared.unknown import unrecognised
 from efface.judges.verdicts import verdicts_of_scores
 from efface.protocols.plan import BASE, FORGETTING, Destination, JudgedImage, Probe, ScoredImages
 
@@ -38,9 +38,7 @@ def questions_of(judge: Judge, probes: Iterable[Probe]) -> tuple[str, ...]:
         if probe.concept in questions:
             continue
         if not judge.knows(probe.concept):
-            raise BadInput(
-                f"The judge '{judge.name}' cannot recognise '{probe.concept}'; choose a judge that can, such as clip."
-            )
+            raise unrecognised(judge, probe.concept, "choose a judge that can, such as clip")
         guide = (probe.guide,) if probe.guide and judge.knows(probe.guide) else ()
         questions.update(dict.fromkeys((probe.concept, *guide, *judge.peers(probe.concept))))
     return tuple(questions)

@@ -14,12 +14,15 @@ from efface.errors import BadRequest
 from efface.files import atomic
 from efface.request.captions import read_captions
 from efface.request.mu import from_mu, is_mu, read_yaml
+from efface.request.several import check_one_name
 from efface.settings import Scalar, Settings
 
 Kind = Literal["object", "style", "memorised", "unsafe"]
 Goal = Literal["erase", "debias"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: Methods that read a concept as a sentence, such as safe latent diffusion's list of unsafe themes.
+_READ_SENTENCES = ("ablate", "sld", "negative")
 COMPOSED = "composed"  # the method of a request that composed erasers with different methods fulfil together
 REFERENCE_KINDS = {"art": "style", "memorization": "memorised", "memorized": "memorised", "nudity": "unsafe"}
 
@@ -183,6 +186,9 @@ class Request(Settings):
         guides: list[str | None] = [to] if isinstance(to, str) else list(to)
         if method == "ablate" and REFERENCE_KINDS.get(kind, kind) != "memorised":  # a caption may have any characters
             names, guides = read_captions(names, guides)
+        if REFERENCE_KINDS.get(kind, kind) != "memorised" and method not in _READ_SENTENCES:
+            for text, option in (*((name, "") for name in names), *((guide or "", "--to") for guide in guides)):
+                check_one_name(text, option)
         attributes: dict[str, float] = {}
         if goal == "debias":
             shares = options.pop("shares", options.pop("desired_ratios", None))

@@ -1,0 +1,92 @@
+"""Names that the closed world does not have are reported with the nearest ones, and lists of names are rejected."""
+
+import re
+import warnings
+
+import pytest
+
+import efface
+from efface.errors import BadInput
+from efface.judges import open_judge
+from efface.models.world_names import unknown_concepts, unknown_names
+from efface.request.record import Request
+from efface.request.several import several_names
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return efface.open_model("emoji")
+
+
+@pytest.fixture(scope="module")
+def world(emoji):
+    return emoji.world
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [("catt", "cat"), ("tigerr", "tiger"), ("Dogg", "dog"), ("umbrela", "umbrella"), ("pixel artt", "pixel art")],
+)
+def test_a_word_that_is_spelt_wrong_comes_with_the_name_that_was_meant(world, word, nearest):
+    assert unknown_concepts(world, [word])[word][0] == nearest
+
+
+def test_every_name_of_the_world_is_known_in_every_spelling(world):
+    names = [name for thing in world.objects for name in (*thing.words, f"a {thing.name}", thing.name.upper())]
+    names += [name for style in world.styles for name in (style.name, f"{style.name} style", *style.words)]
+    assert not unknown_concepts(world, names)
+    assert not unknown_names(world, [template.format(object="cat", style="3d") for template in world.templates])
+
+
+def warned(emoji, *arguments, **options) -> str:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        efface.erase(emoji, *arguments, **options)
+    return "\n".join(str(one.message) for one in caught)
+
+
+def test_erase_reports_concepts_guides_and_preserved_prompts(emoji, tmp_path):
+    text = warned(emoji, "catt")
+    assert re.search(r"was not trained on this name, so that .*'catt' \(nearest: cat", text)
+    assert "guide name, so that images show something else: 'dgo'" in warned(emoji, "cat", to="dgo")
+    text = warned(emoji, "cat", preserve=["tigger", "a picture of a lion", "qqqq"])
+    assert "these preserved names" in text
+    assert "'tigger' (nearest: tiger" in text
+    assert "'qqqq'" in text
+    assert "lion'" not in text
+    (tmp_path / "names.txt").write_text("lion\nzebbra\n")
+    assert "'zebbra'" in warned(emoji, "cat", preserve_file=tmp_path / "names.txt")
+    assert not warned(emoji, "cat", to="dog", preserve=["a tiger", "lion"])
+
+
+@pytest.mark.parametrize("guide", ["dog", "a dog", "Dog"])
+def test_a_guide_that_is_also_preserved_is_reported(emoji, guide):
+    assert "The guide is also preserved" in warned(emoji, "cat", to=guide, preserve=["dog", "lion"])
+
+
+def test_a_judge_of_a_closed_world_names_the_nearest():
+    with pytest.raises(BadInput, match=r"cannot recognise 'catt' \(nearest: cat"):
+        open_judge("emoji").threshold("catt")
+
+
+@pytest.mark.parametrize(
+    "text", ["nudity, violence", "nudity,violence", "cat; dog", "cat|dog", "Van Gogh, Picasso, art"]
+)
+def test_a_list_of_names_in_one_argument_is_rejected_with_the_arguments_to_write(text):
+    names = several_names(text)
+    with pytest.raises(BadInput, match=f"reads as {len(names)} names; give each by itself: '{names[0]}' '{names[1]}'"):
+        Request.make([text])
+    with pytest.raises(BadInput, match=f"--to '{names[0]}'"):
+        Request.make(["horse"], text)
+    with pytest.raises(BadInput, match=f"-q '{names[0]}'"):
+        efface.judge([], [text])
+
+
+def test_captions_and_published_lists_of_themes_are_one_concept():
+    for text, options in (
+        ("hate, harassment, violence", {"method": "sld"}),
+        ("Ann, portrait, 4k", {"kind": "memorised"}),
+        ("a very long caption of a picture, with a comma", {}),
+        ("salt and pepper", {}),
+    ):
+        assert Request.make([text], **options).names == (text,)
