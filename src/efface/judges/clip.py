@@ -48,7 +48,7 @@ class ClipJudge:
         rivals: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
         self._clip = clip
-        self._rivals = rivals or (lambda _: ())
+        self._rivals = rivals
         self._alternatives = tuple(dict.fromkeys(alternatives))
         self.version = f"{clip.version}, '{template}' or '{NOTHING}'"
         if self._alternatives:
@@ -71,9 +71,8 @@ class ClipJudge:
 
     def scores(self, images: Pixels, concepts: Sequence[str]) -> Scores:
         everyday = {concept: self._everyday(concept) for concept in concepts}
-        texts = list(
-            dict.fromkeys((*concepts, *self._alternatives, *(name for of in everyday.values() for name in of)))
-        )
+        rivals_of_all = [name for names in everyday.values() for name in names]
+        texts = list(dict.fromkeys((*concepts, *self._alternatives, *rivals_of_all)))
         logits = self.logits(images, [*(self._template.format(text) for text in texts), NOTHING])
         columns: list[Scores] = []
         for concept in concepts:
@@ -87,7 +86,7 @@ class ClipJudge:
     def _everyday(self, concept: str) -> list[str]:
         """The everyday names that compete with a concept, without the other concepts of the run."""
         known = {name_key(name) for name in (concept, *self.peers(concept))}
-        return [name for name in self._rivals(concept) if name_key(name) not in known]
+        return [name for name in self._rivals(concept) if name_key(name) not in known] if self._rivals else []
 
     def logits(self, images: Pixels, texts: Sequence[str]) -> Tensor:
         """s cos(f(image), g(text)), of shape (n, m), float64, for n images of shape (n, H, W, 3) and m texts."""
