@@ -24,12 +24,6 @@ from efface.errors import BadInput
 if TYPE_CHECKING:
     from efface.api.judge import AnswerCounts
 
-#: What a rate without images of the unedited model lacks.
-NOT_CALIBRATED = (
-    "The judge is not calibrated on these images: how often it is wrong is unknown. efface evaluate measures this on "
-    "images of the unedited model."
-)
-
 
 def judge_command(
     context: typer.Context,
@@ -77,7 +71,7 @@ def judge_command(
     from efface import judge as judge_images
     from efface import read_challenge_results
     from efface.cli.judge_each import print_results, run_each
-    from efface.cli.output import Screen
+    from efface.cli.output import NOT_CALIBRATED, Screen
     from efface.crew import refuse_several
     from efface.files import slug
 

@@ -54,7 +54,7 @@ def run_each(
 def print_results(screen: Screen, result: ChallengeResult) -> None:
     """Print the rates of each model, their mean over the models, and the number of answers."""
     from efface.cli.evaluate import percent_with_interval
-    from efface.cli.judge import NOT_CALIBRATED
+    from efface.cli.output import NOT_CALIBRATED
     from efface.protocols.evaluation_results import METRICS
 
     models = result.models

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from efface.progress import Progress
 
+#: What a rate without images of the unedited model lacks.
+NOT_CALIBRATED = (
+    "The judge is not calibrated on these images: how often it is wrong is unknown. efface evaluate measures this on "
+    "images of the unedited model."
+)
+
 
 class Screen:
     """Writes to standard output, or with `--json` to standard error, and the JSON object to standard output.
