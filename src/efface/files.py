@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 1 << 20
+_LOGGER = logging.getLogger("efface")
 
 
 @contextmanager
@@ -167,7 +169,9 @@ def cache_folder() -> Path:
 
 
 def keep_in_cache(place: Path, write: Callable[[Path], object]) -> None:
-    """Write a file of the cache; a failure to write is ignored, since the cache is optional.
+    """Write a file of the cache, with its SHA-256 in a file beside it.
+
+    A failure to write is ignored, since the cache is optional.
 
     Args:
         place: The file in the cache.
@@ -177,6 +181,26 @@ def keep_in_cache(place: Path, write: Callable[[Path], object]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic(place) as temporary:
             write(temporary)
+            digest = sha256_of_file(temporary)
+        with atomic(_digest_file(place)) as temporary:
+            temporary.write_text(digest, encoding="ascii")
+
+
+def from_cache(place: Path) -> Path | None:
+    """The file if it is as `keep_in_cache` wrote it; None if it is missing, or changed, which the log reports."""
+    try:
+        expected = _digest_file(place).read_text(encoding="ascii", errors="replace")
+        if place.is_file() and sha256_of_file(place) == expected:
+            return place
+    except OSError:
+        return None
+    if place.is_file():
+        _LOGGER.info("%s in the cache is damaged, and is computed again.", place.name)
+    return None
+
+
+def _digest_file(place: Path) -> Path:
+    return place.with_name(f"{place.name}.sha256")
 
 
 def public_name(name: str) -> str:

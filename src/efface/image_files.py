@@ -8,11 +8,15 @@ format; formats whose readers start other programs, such as EPS, are rejected.
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from efface.parsing import reason_of
 
 #: A picture, of shape (H, W, 3), or several of one size, of shape (n, H, W, 3).
 Pixels = NDArray[np.uint8]
@@ -31,6 +35,8 @@ _OTHERS = {
     b"<html": "HTML", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL": "JPEG XL", b"P6": "PPM", b"qoif": "QOI",
 }  # fmt: skip
 _BLANK_VARIANCE = 4.0
+_MOST_PIXELS, _FEW_PIXELS = 100_000_000, 16_000_000
+_AVERAGED = ("L", "LA", "RGB", "RGBA", "CMYK", "LAB", "YCbCr")
 
 
 def read_picture(path: Path) -> Pixels:
@@ -40,13 +46,39 @@ def read_picture(path: Path) -> Pixels:
         OSError: The file is missing, damaged or of another format; the message names the format.
     """
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return np.asarray(as_rgb(picture), dtype=np.uint8)
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is another one
+            return np.asarray(as_rgb(_reduced(picture)), dtype=np.uint8)
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
         raise OSError(f"{path.name} is {_format_of(path)}, and not a picture of the formats {formats}") from error
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name}: {error}") from error
+    except Exception as error:  # a damaged file can raise anything in a decoder
+        raise OSError(f"{path.name}: {reason_of(error)}") from error
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """A picture of at most 16 megapixels, scaled down by a whole number where it has more.
+
+    Judges look at pictures of less than one megapixel, and metrics at still smaller ones.
+
+    Raises:
+        ValueError: It has 100 megapixels or more.
+    """
+    width, height = picture.size
+    if width * height >= _MOST_PIXELS:
+        raise ValueError(f"it has {width} x {height} pixels; the limit is {_MOST_PIXELS // 1_000_000} megapixels")
+    factor = math.ceil(math.sqrt(width * height / _FEW_PIXELS))
+    if factor < 2:
+        return picture
+    size = (max(width // factor, 1), max(height // factor, 1))
+    exif = picture.getexif()
+    picture.draft(None, size)  # a JPEG is decoded at an eighth, a quarter or half of its size
+    if picture.mode == "P":
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    small = picture.resize(size, Image.Resampling.BOX if picture.mode in _AVERAGED else Image.Resampling.NEAREST)
+    small.format, small.info = picture.format, picture.info
+    small.getexif().update(exif)
+    return small
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -79,7 +111,7 @@ def is_picture(path: Path) -> bool:
 
 def is_blank(pixels: Pixels) -> bool:
     """Whether a picture (H, W, 3) is of one colour, up to a standard deviation of 2 of 255."""
-    return float(pixels.astype(np.float64).var(axis=(0, 1)).mean()) < _BLANK_VARIANCE
+    return float(np.mean([pixels[..., c].var(dtype=np.float64) for c in range(pixels.shape[2])])) < _BLANK_VARIANCE
 
 
 def _eight_bits(picture: Image.Image, is_png: bool) -> NDArray[np.uint8]:

@@ -20,16 +20,9 @@ from torch.nn import functional as F
 from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
 from efface.files import atomic, slug
-from efface.generation.folder import (
-    METADATA,
-    Row,
-    cache_image,
-    cached_image,
-    read_folder,
-    read_rows,
-    write_picture,
-)
+from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, write_picture
 from efface.generation.jobs import Job, Sampling
+from efface.generation.rows import Row, read_image_rows
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.image_files import read_picture
@@ -173,7 +166,7 @@ class CachedPictures:
         if not below or (folder / METADATA).is_file():
             return folder
         for path in below:
-            labels = {str(row.get("concept", "")) for row in read_rows(path / METADATA)} | {path.name}
+            labels = {str(row.get("concept", "")) for row in read_image_rows(path / METADATA)} | {path.name}
             if slug(concept) in map(slug, labels):
                 return path
         raise BadFile(
@@ -184,7 +177,7 @@ class CachedPictures:
 def _stored_pictures(folder: Path, keys: Collection[str]) -> dict[str, Picture]:
     """The readable pictures of a folder, by key."""
     pictures: dict[str, Picture] = {}
-    for row in read_rows(folder / METADATA):
+    for row in read_image_rows(folder / METADATA):
         if row.get("key") in keys:
             with suppress(OSError):
                 pictures[str(row["key"])] = read_picture(folder / str(row["file_name"]))
@@ -204,7 +197,7 @@ def _store_pictures(folder: Path, rows: Mapping[str, Row], pictures: Mapping[str
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = {row.get("key") for row in read_rows(folder / METADATA)}
+        known = {row.get("key") for row in read_image_rows(folder / METADATA)}
         for key, row in rows.items():
             with atomic(folder / str(row["file_name"])) as temporary:
                 write_picture(temporary, pictures[key])

@@ -176,6 +176,8 @@ def _drawn(*arguments: object, edits: tuple[str, ...] = (), model: str = "emoji"
             words += ["-e", path]
         ended = lab.run("generate", *arguments, *words, "--model", lab.folder(model), "-o", "drawn", "--json")
         rows = [json.loads(line) for line in Path("drawn/metadata.jsonl").read_text().splitlines()]
+        for row in rows:  # the hash of the file; `pictures` compares the pixels, with their tolerance
+            assert len(row.pop("sha256")) == 64
         return joined(
             answer=lab.of_json(ended.json()), rows=lab.of_json(rows), pictures=of_pictures(pictures_in(Path("drawn")))
         )

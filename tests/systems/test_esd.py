@@ -71,7 +71,7 @@ def test_e1_options_override_the_configuration(efface: Efface, config: Callable[
         ({"devices": "0,1"}, "'cuda:0' is not available on this machine; use --device"),
         ({"devices": "fast"}, "Unknown device 'fast'"),
         ({"devices": [0, 1]}, "write numbers of GPUs"),
-        ({"model_config_path": "nowhere.yaml"}, "Cannot read the model's configuration nowhere.yaml"),
+        ({"model_config_path": "nowhere.yaml"}, "Cannot read the model's configuration from nowhere.yaml"),
         ({"output_dir": "train_config.yaml"}, "folder train_config.yaml"),
     ],
 )

@@ -17,7 +17,8 @@ from efface.eraser.base_check import check_base
 from efface.errors import BadFile, BadInput
 from efface.generation import Job, Sampling, generate_images, repeated
 from efface.generation.dataset import prompts_by_concept
-from efface.generation.folder import METADATA, folder_name, read_rows
+from efface.generation.folder import METADATA, folder_name
+from efface.generation.rows import read_image_rows
 from efface.generation.run import Recipe
 from efface.request.names import name_key
 from efface.workers import LOGS, Worker, share_items
@@ -197,7 +198,7 @@ class _ImageSet:
 
     def is_done(self) -> bool:
         """Whether the folder is complete: its metadata begin with these images, in their order."""
-        rows = read_rows(self.folder / METADATA)[: len(self.keys)]
+        rows = read_image_rows(self.folder / METADATA)[: len(self.keys)]
         return [row.get("key") for row in rows] == list(self.keys) and all(
             (self.folder / row["file_name"]).exists() for row in rows
         )
@@ -209,7 +210,7 @@ class _ImageSet:
             BadFile: It has images of another eraser, or images with the same prompt and seed and other settings.
         """
         images = set(self.keys.values())
-        for row in read_rows(self.folder / METADATA):
+        for row in read_image_rows(self.folder / METADATA):
             other_model = row.get("eraser") != self.edited.recipe.eraser
             if other_model or (row.get("key") not in self.keys and (row.get("prompt"), row.get("seed")) in images):
                 raise BadFile(f"{self.folder} has images of another eraser or with other settings; choose another -o.")

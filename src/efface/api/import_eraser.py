@@ -18,13 +18,14 @@ from efface.eraser.base_check import base_of, with_parameters
 from efface.eraser.eraser import Eraser
 from efface.eraser.file import write_record
 from efface.errors import BadFile, BadInput, NothingToImport
-from efface.files import cache_folder, keep_in_cache, sha256_of_file
+from efface.files import cache_folder, from_cache, keep_in_cache, sha256_of_file
 from efface.formats.layers import concept_of_layers, read_layers
 from efface.formats.lora import is_kohya, is_lora, lora_edits
 from efface.formats.reading import Checkpoint, read_checkpoint
 from efface.formats.weights import weight_edits
 from efface.models import Model
 from efface.models.storage.single_file import EMA
+from efface.parsing import library_errors
 from efface.provenance import versions
 from efface.request.record import Request
 
@@ -123,7 +124,7 @@ def _words(file: Path) -> str:
 def _cached(place: Path) -> Eraser | None:
     """The cached eraser; None if there is none, or its file is damaged."""
     try:
-        return Eraser.load(place)
+        return None if from_cache(place) is None else Eraser.load(place)
     except BadFile:
         return None
 
@@ -156,9 +157,10 @@ def _imported(path: Path, model: Model, request: Request, format: str, ema: bool
     if ema and detected != "weights":
         raise BadInput(f"{path} is no complete checkpoint and has no EMA weights; leave out --ema and {EMA}.")
     solving = time.perf_counter()
-    edits: list[WeightEdit] = list(
-        lora_edits(checkpoint, model) if is_lora(checkpoint) else weight_edits(checkpoint, model, ema)
-    )
+    with library_errors(f"Cannot import {path}"):
+        edits: list[WeightEdit] = list(
+            lora_edits(checkpoint, model) if is_lora(checkpoint) else weight_edits(checkpoint, model, ema)
+        )
     if not edits:
         raise NothingToImport(f"{path} is {model.name} itself: it changes nothing, so there is nothing to import.")
     settings = {"format": detected, "ema": ema, "file": path.name, "sha256": digest or _digest(path)}

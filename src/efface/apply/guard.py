@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from efface.errors import BadInput
+from efface.errors import BadFile, BadInput
+from efface.parsing import Schema
 from efface.registry import Registry
 
 if TYPE_CHECKING:
@@ -42,14 +43,39 @@ class Guard(ABC):
 
     Attributes:
         remembers: Whether its effect at one timestep depends on earlier timesteps of the image.
+        tensors: The number of dimensions of each of its tensors; None if they are not checked.
+        settings: The schema of its settings; None if they are not checked.
         strength: 0 changes nothing, 1 is its full effect.
     """
 
     remembers: ClassVar[bool] = False
+    tensors: ClassVar[Mapping[str, int] | None] = None
+    settings: ClassVar[type[Schema] | None] = None
     strength = 0.0
 
     @abstractmethod
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None: ...
+
+    @classmethod
+    def check(cls, edit: GuardEdit) -> None:
+        """Check the tensors and settings of an edit that was read from a file.
+
+        Raises:
+            BadFile: A tensor or a setting is missing, or has another form.
+        """
+        if cls.settings is not None:
+            cls.settings.checked(dict(edit.settings), f"The guard {edit.guard}")
+        widths: set[int] = set()
+        for name, ndim in (cls.tensors or {}).items():
+            tensor = edit.values.get(name)
+            if tensor is None and name in ("kept", "pooled"):
+                continue
+            if tensor is None or tensor.ndim != ndim or not tensor.numel():
+                shape = None if tensor is None else tuple(tensor.shape)
+                raise BadFile(f"the tensor {name} of the guard {edit.guard} has the shape {shape}")
+            widths |= {tensor.shape[1]} if ndim == 2 else set()
+        if len(widths) > 1:
+            raise BadFile(f"the tensors of the guard {edit.guard} have different widths")
 
     def set(self, strength: float) -> None:
         """Change the strength; 0 changes nothing."""

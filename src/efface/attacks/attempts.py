@@ -21,16 +21,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from efface.attacks.search import AWAY, AttackRun
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation import Job
-from efface.generation.folder import folder_name, read_rows, write_rows
+from efface.generation.folder import folder_name
+from efface.generation.rows import read_rows, write_rows
 from efface.generation.run import Recipe
 from efface.judges.shared.unknown import unrecognised
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
+from efface.parsing import Schema
 from efface.progress import Progress
 from efface.provenance import versions
 
@@ -78,8 +82,21 @@ class Attempt:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Attempt:
         """Read what `as_dict` wrote."""
-        names = {"needless": "succeeds_without_attack", "found": "text"}
-        return cls(**{names.get(key, key): value for key, value in row.items()})
+        return cls(**AttemptRow.checked(row, "The file of attempts").model_dump())
+
+
+class AttemptRow(Schema):
+    """An attempt in the file of attempts; see `Attempt`."""
+
+    prompt: str
+    seed: int = Field(ge=0)
+    succeeds_without_attack: bool | None = Field(alias="needless")
+    success: bool | None
+    fresh: bool | None
+    text: str | None = Field(alias="found")
+    images: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    error: str
 
 
 @dataclass(frozen=True)

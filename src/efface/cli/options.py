@@ -67,7 +67,7 @@ def scalar_options(pairs: list[str]) -> dict[str, bool | int | float | str]:
     Raises:
         BadInput: A pair has no "=", a key is given twice, or a value is a list or a mapping.
     """
-    import yaml
+    from efface.parsing import parse_yaml
 
     options: dict[str, bool | int | float | str] = {}
     for pair in pairs:
@@ -78,8 +78,8 @@ def scalar_options(pairs: list[str]) -> dict[str, bool | int | float | str]:
             raise BadInput(f"-s {key.strip()} is given twice; give it once.")
         try:
             # YAML 1.1 reads 1e-3 as a word, Python as a number.
-            value = float(text) if _is_exponential(text) else yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = float(text) if _is_exponential(text) else parse_yaml(text)
+        except ValueError as error:
             raise BadInput(f"-s {pair}: cannot read the value '{text}'.") from error
         if not isinstance(value, bool | int | float | str):
             raise BadInput(f"-s {pair}: the value must be true, false, a number or a word.")

@@ -30,6 +30,7 @@ from efface.methods import METHODS
 from efface.methods.base import CannotCombine
 from efface.methods.left_out import warn_left_out
 from efface.models.model import TEXT
+from efface.parsing import library_errors
 from efface.provenance import versions
 from efface.request.record import COMPOSED, Concept, Request
 
@@ -89,7 +90,8 @@ def _solve_together(parts: Sequence[EraserRecord]) -> tuple[list[EraserRecord], 
             results += group
             continue
         try:
-            results.append(_combine(group))
+            with library_errors(f"What the erasers by {group[0].method} store does not fit together", CannotCombine):
+                results.append(_combine(group))
         except CannotCombine as reason:
             if not reason.sum_is_exact:
                 reasons.append(f"The erasers of {group[0].method} cannot be solved again together, as {reason}")

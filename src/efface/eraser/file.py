@@ -9,17 +9,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.edits.kinds import describe, edit_from
+from efface.apply.guard import GUARDS
+from efface.edits.kinds import GuardEdit, describe, edit_from
 from efface.eraser.record import Base, EraserRecord
-from efface.errors import BadFile, BadInput
+from efface.eraser.schema import Header, check_inputs
+from efface.errors import BadFile
 from efface.files import atomic, sha256_of_tensors
+from efface.parsing import library_errors, parse_json
 from efface.request.record import Request
+from efface.tensor_files import check_tensors, read_safetensors
 
 FORMAT = 1
 _KEY = "efface"
@@ -89,10 +93,9 @@ def read_record(path: Path) -> EraserRecord:
         raise BadFile(f"{path} has the eraser format {header.get('format')}; this efface reads {FORMAT}: upgrade it.")
     if header.pop("sha256", None) != _seal(header, tensors):
         raise BadFile(f"{path} was altered after it was written: its checksum does not fit; make or fetch it again.")
-    try:
+    with library_errors(f"{path} is not a complete eraser"):
+        Header.model_validate(header)
         return _eraser(header, tensors)
-    except (AttributeError, KeyError, TypeError, BadInput) as error:
-        raise BadFile(f"{path} is not a complete eraser ({error}); make it again.") from error
 
 
 def is_eraser_file(path: Path) -> bool:
@@ -114,20 +117,29 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserR
         edit_from(description, _under(f"edit.{index}.", tensors))
         for index, description in enumerate(() if parts else header["edits"])
     )
-    base = header["base"]
+    for edit in edits:
+        check_tensors(edit.tensors(), "an edit")
+        if isinstance(edit, GuardEdit) and edit.guard in GUARDS.names():
+            GUARDS.get(edit.guard).check(edit)
+    base, request = header["base"], Request.model_validate(header["request"])
+    embeddings, inputs = tensors["base.embeddings"], _under("input.", tensors)
+    if embeddings.ndim != 2 or (base["probes"] and (not len(embeddings) or len(embeddings) % len(base["probes"]))):
+        raise BadFile(f"the embeddings of the probes have the shape {tuple(embeddings.shape)}")
+    check_tensors({name: tensors[name] for name in tensors if name.startswith("base.")}, "the base")
+    check_inputs(inputs, len(request.concepts), embeddings.shape[1] if base["probes"] else None)
     return EraserRecord(
-        request=Request.model_validate(header["request"]),
+        request=request,
         edits=tuple(edit for part in parts for edit in part.edits) or edits,
         base=Base(
             model=base["model"],
             family=base["family"],
             hash=base["hash"],
             probes=tuple(base["probes"]),
-            embeddings=tensors["base.embeddings"],
+            embeddings=embeddings,
             parameters=base.get("parameters", {}),
             streams=_under("base.stream.", tensors),
         ),
-        inputs=_under("input.", tensors),
+        inputs=inputs,
         provenance=header["provenance"],
         parts=parts,
     )
@@ -136,20 +148,14 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserR
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise BadFile(f"There is no eraser file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            if text is None:
-                raise BadFile(f"{path} is a safetensors file, but not an eraser that efface wrote.")
-            header = json.loads(text)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except BadFile:
-        raise
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadFile(f"{path} is no eraser file, or is cut short or damaged ({error}).") from error
+    metadata, tensors = read_safetensors(path, "an eraser")
+    if _KEY not in metadata:
+        raise BadFile(f"{path} is a safetensors file, but not an eraser that efface wrote.")
+    with library_errors(f"Cannot read an eraser from {path}"):
+        header = parse_json(metadata[_KEY])
     if not isinstance(header, dict):
         raise BadFile(f"{path} is a safetensors file, but not an eraser that efface wrote.")
-    return header, tensors
+    return cast(dict[str, Any], header), tensors
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from efface.errors import BadRequest, NeedsModel
 from efface.methods import METHODS
 from efface.methods.base import CannotCombine
 from efface.models.open import open_model
+from efface.parsing import library_errors
 from efface.request.record import folded
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ def only_concepts(
         # A certificate is of the whole operator: another choice of concepts has another one.
         parts = split(uncertified(eraser))
         try:
-            solutions = {stream: method.combine([part], request) for stream, part in parts.items()}
-            rest = join(solutions, eraser.base)
-            rest = replace(rest, provenance={**rest.provenance, **sources_of([eraser], request.names)})
-            return certify_again(rest, [eraser])
+            with library_errors(f"What this eraser by {eraser.method} stores does not fit together", CannotCombine):
+                solutions = {stream: method.combine([part], request) for stream, part in parts.items()}
+                rest = join(solutions, eraser.base)
+                rest = replace(rest, provenance={**rest.provenance, **sources_of([eraser], request.names)})
+                return certify_again(rest, [eraser])
         except CannotCombine as reason:
             if method.needs:
                 raise BadRequest(f"This eraser by {eraser.method} cannot be split: {reason}.") from None

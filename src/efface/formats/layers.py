@@ -8,7 +8,6 @@ The file's name is the layer's place in the pipeline, followed by the concept. `
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from efface.errors import BadFile
 from efface.formats.reading import Checkpoint
+from efface.tensor_files import read_pickle
 
 _NAME = re.compile(
     r"(?P<layer>(?:unet|text_encoder)(?:\.\w+|\[\d+\])*?\.(?:fc1|fc2|to_[qkv]|[qkv]_proj))(?P<concept>.*)"
@@ -49,13 +49,9 @@ def concept_of_layers(folder: Path) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        with torch.serialization.safe_globals([nn.Linear, set]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the pickle protocol of a file that is refused
-            layer = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise BadFile(f"{path} is damaged, or holds more than one linear layer ({reason}).") from error
+    with torch.serialization.safe_globals([nn.Linear, set]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the pickle protocol of a file that is refused
+        layer = read_pickle(path)
     tensors = vars(layer).get("_parameters") if type(layer) is nn.Linear else None
     if not isinstance(tensors, dict) or not isinstance(tensors.get("weight"), Tensor):
         raise BadFile(f"{path} holds no linear layer.")

@@ -17,7 +17,6 @@ under `diff` and `diff_b`, are read too.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 from efface.edits.kinds import WeightEdit
@@ -34,6 +34,7 @@ from efface.formats.low_rank import Factors, low_rank
 from efface.formats.model_spec import model_spec
 from efface.formats.names import kohya_names, parameter_names, unwrapped
 from efface.formats.reading import Checkpoint
+from efface.parsing import Schema, library_errors, parse_json, read_json
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -180,36 +181,45 @@ def _modules(model: Model) -> dict[str, str]:
     return {spelled.removesuffix(".weight"): full for spelled, full in names if full.endswith(".weight")}
 
 
+class AlphaSettings(Schema):
+    """The settings of alpha, which peft writes among others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    alpha_pattern: dict[str, float] | None = None
+    lora_alpha: float | None = None
+    use_rslora: bool | None = None
+
+
 @dataclass(frozen=True)
 class _Settings:
     """The settings of alpha in a file or next to it, by part of the model ("unet", or "" for all)."""
 
-    of_part: Mapping[str, Mapping[str, Any]]
+    of_part: Mapping[str, AlphaSettings]
 
     def of(self, module: str) -> tuple[float | None, bool]:
         """The alpha of a module, and whether it is divided by the square root of the rank."""
         part = module.split(".")[0]
-        settings = self.of_part.get(part, self.of_part.get("", {}))
-        pattern: Mapping[str, float] = settings.get("alpha_pattern") or {}
+        settings = self.of_part.get(part, self.of_part.get("", AlphaSettings()))
+        pattern = settings.alpha_pattern or {}
         alphas = [alpha for name, alpha in pattern.items() if module.endswith(name.lstrip("^"))]
-        return (alphas[0] if alphas else settings.get("lora_alpha")), bool(settings.get("use_rslora"))
+        return (alphas[0] if alphas else settings.lora_alpha), bool(settings.use_rslora)
 
 
 def _settings(checkpoint: Checkpoint) -> _Settings:
     """Read the settings from diffusers' metadata, or from peft's `adapter_config.json` next to the file."""
     adapter_config = checkpoint.path.with_name("adapter_config.json")
-    try:
-        if text := checkpoint.metadata.get(_METADATA):
-            of_part: dict[str, dict[str, Any]] = {}
-            for name, value in json.loads(text).items():
+    of_part: dict[str, dict[str, Any]] = {}
+    if text := checkpoint.metadata.get(_METADATA):
+        with library_errors(f"Cannot read the settings of {checkpoint.path}"):
+            for name, value in parse_json(text).items():
                 part, _, key = name.rpartition(".")
                 of_part.setdefault(part, {})[key] = value
-            return _Settings(of_part)
-        if checkpoint.path.name.startswith("adapter_model") and adapter_config.is_file():
-            return _Settings({"": json.loads(adapter_config.read_text(encoding="utf-8"))})
-    except (ValueError, AttributeError, OSError) as error:
-        raise BadFile(f"Cannot read the settings of {checkpoint.path}: {error}.") from error
-    return _Settings({})
+    elif checkpoint.path.name.startswith("adapter_model") and adapter_config.is_file():
+        of_part[""] = dict(read_json(adapter_config))
+    return _Settings(
+        {part: AlphaSettings.checked(some, f"The settings of {checkpoint.path}") for part, some in of_part.items()}
+    )
 
 
 ENTRY = Exporter(

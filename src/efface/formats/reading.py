@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from efface.errors import BadFile
-
-_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+from efface.parsing import library_errors
+from efface.tensor_files import check_tensors, read_pickle
 
 
 @dataclass(frozen=True)
@@ -42,45 +38,36 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise BadFile(f"There is no file {path}.")
-    opened = _safetensors(path) if path.suffix == ".safetensors" else Checkpoint(path, dict(_flat(_unpickled(path))))
+    if path.suffix == ".safetensors":
+        opened = _safetensors(path)
+    else:
+        opened = Checkpoint(path, dict(_flat(path, read_pickle(path))))
     if not opened.tensors:
         raise BadFile(f"{path} has no tensors.")
     return opened
 
 
 def _safetensors(path: Path) -> Checkpoint:
-    try:
+    with library_errors(f"{path} is no safetensors file, or is cut short or damaged"):
         file: Any = safe_open(path, framework="pt")
         metadata: dict[str, str] = file.metadata() or {}
-        return Checkpoint(path, {name: _reader(file, name) for name in file.keys()}, metadata)  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise BadFile(f"{path} is no safetensors file, or is cut short or damaged ({error}).") from error
+        return Checkpoint(path, {name: _reader(path, file, name) for name in file.keys()}, metadata)  # noqa: SIM118 - not a dict
 
 
-def _reader(file: Any, name: str) -> Callable[[], Tensor]:
-    return lambda: file.get_tensor(name)
+def _reader(path: Path, file: Any, name: str) -> Callable[[], Tensor]:
+    return lambda: _checked(path, name, file.get_tensor(name))
 
 
-def _unpickled(path: Path) -> object:
-    try:
-        # With mmap, tensors are read from disk on demand. Files from before torch 1.6 are no archives.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        match = _GLOBAL.search(str(error))
-        what = f" ({match[1]})" if match else ""
-        raise BadFile(
-            f"{path} is damaged, or holds more than tensors{what}: efface runs no code from a file, so save its "
-            "state_dict as safetensors on a machine where you trust it."
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise BadFile(f"{path} is no checkpoint, or is cut short or damaged ({reason}).") from error
+def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, of any shape, of real and finite numbers."""
+    check_tensors({name: tensor}, str(path))
+    return tensor
 
 
-def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def _flat(path: Path, value: object, prefix: str = "") -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """The tensors of nested mappings; other values (counters, settings of an optimizer) are ignored."""
     if isinstance(value, Tensor):
-        yield prefix, lambda: value.detach()
+        yield prefix, lambda: _checked(path, prefix, value.detach())
     elif isinstance(value, Mapping):
         for name, inner in cast("Mapping[object, object]", value).items():
-            yield from _flat(inner, f"{prefix}.{name}" if prefix else str(name))
+            yield from _flat(path, inner, f"{prefix}.{name}" if prefix else str(name))

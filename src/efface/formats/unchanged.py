@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from efface.files import public_name
-from efface.models.storage.folder import INDEX, Folder, read_json
+from efface.models.storage.folder import INDEX, Folder
+from efface.parsing import read_json
 
 _PREFIX = "text_model."
 
@@ -64,7 +65,7 @@ def _is_unchanged(saved: Path, source: Path, part: str) -> bool:
 def _write_old_names(part: Path) -> None:
     """Write a saved part as older versions of the libraries do, and without local paths."""
     config = part / "config.json"
-    content: dict[str, Any] = dict(read_json(config)) if config.is_file() else {}
+    content: dict[str, Any] = dict(read_json(config, finite=False)) if config.is_file() else {}
     if isinstance(content.get("_name_or_path"), str):
         content["_name_or_path"] = public_name(content["_name_or_path"])
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -75,7 +76,7 @@ def _write_old_names(part: Path) -> None:
         save_file(renamed, weights, metadata={"format": "pt"})
     tokenizer = part / "tokenizer.json"
     if tokenizer.is_file() and not (part / "vocab.json").exists():
-        model = read_json(tokenizer).get("model", {})
+        model = read_json(tokenizer, finite=False).get("model", {})
         if model.get("type") == "BPE" and model.get("end_of_word_suffix") == "</w>":
             merges = [" ".join(pair) if isinstance(pair, list) else str(pair) for pair in model["merges"]]
             (part / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")

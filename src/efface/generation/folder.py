@@ -10,26 +10,26 @@ the folder that the environment variable `EFFACE_CACHE` names, else in the user'
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from PIL import Image as Picture
 
 from efface.errors import BadFile
-from efface.files import atomic, cache_folder, keep_in_cache
+from efface.files import atomic, cache_folder, from_cache, keep_in_cache, sha256_of_file
+from efface.generation.rows import Row, line_of, read_image_rows, write_rows
 from efface.image_files import Pixels, is_picture, read_picture
+from efface.parsing import library_errors
 
+_LOGGER = logging.getLogger("efface")
 METADATA, ERRORS = "metadata.jsonl", "errors.jsonl"
 _PENDING = 64
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,16 @@ def read_folder(path: Path) -> list[Image]:
     """
     if not path.is_dir():
         raise BadFile(f"Cannot read images from {path}: it is not a folder.")
-    rows = read_rows(path / METADATA)
+    rows = read_image_rows(path / METADATA)
     for row in rows:
-        name = row.get("file_name")
-        if not isinstance(name, str) or not (path / name).resolve().is_relative_to(path.resolve()):
-            raise BadFile(f"{path / METADATA} names {name!r}, which is not a file in its folder.")
+        with library_errors(f"Cannot read {path / METADATA}"):  # a name can be too long, or have a null character
+            is_inside = (path / row["file_name"]).resolve().is_relative_to(path.resolve())
+        if not is_inside:
+            raise BadFile(f"{path / METADATA} names {row['file_name']!r}, which is not a file in its folder.")
     if not rows:
         rows = [{"file_name": f.name} for f in sorted(path.iterdir()) if is_picture(f)]
     images = [Image(row, path / row["file_name"]) for row in rows]
-    images += [Image(row, None, str(row.get("error"))) for row in read_rows(path / ERRORS)]
+    images += [Image(row, None, str(row.get("error"))) for row in read_image_rows(path / ERRORS)]
     if not images:
         raise BadFile(f"{path} has no images; use a folder of pictures, or one that `efface generate` wrote.")
     return images
@@ -169,9 +170,11 @@ class FolderWriter:
                 remainder.unlink()
         except OSError as error:
             raise BadFile(f"Cannot write images to {path}: {error.strerror or error}.") from error
-        rows = [row for row in read_rows(path / METADATA) if "key" in row]
-        self.rows: dict[str, Row] = {row["key"]: row for row in rows if self._is_readable(row)}
-        self.errors: dict[str, Row] = {r["key"]: r for r in read_rows(path / ERRORS) if "key" in r}
+        rows = [row for row in read_image_rows(path / METADATA) if "key" in row]
+        self.rows: dict[str, Row] = {row["key"]: row for row in rows if self._is_whole(row)}
+        self.errors: dict[str, Row] = {r["key"]: r for r in read_image_rows(path / ERRORS) if "key" in r}
+        if (content := (path / METADATA).read_bytes()) and not content.endswith(b"\n"):
+            write_rows(path / METADATA, self.rows.values())  # the next row must not continue a partial line
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
 
@@ -218,8 +221,9 @@ class FolderWriter:
     def _write(self, row: Row, pixels: Pixels) -> None:
         with atomic(self.path / row["file_name"]) as temporary:
             write_picture(temporary, pixels)
+            row = {**row, "sha256": sha256_of_file(temporary)}
         with (self.path / METADATA).open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+            file.write(line_of(row))
         self.rows[row["key"]] = row
 
     def _settle(self, allowed: int) -> None:
@@ -227,10 +231,16 @@ class FolderWriter:
         while len(self._pending) > allowed:
             self._pending.pop(0).result()
 
-    def _is_readable(self, row: Row) -> bool:
+    def _is_whole(self, row: Row) -> bool:
+        """Whether the picture of a row is on disk as it was written; a changed one is made again."""
+        path = self.path / row["file_name"]
         try:
-            read_picture(self.path / str(row["file_name"]))
-        except (OSError, KeyError):
+            if "sha256" not in row:
+                read_picture(path)
+            elif sha256_of_file(path) != row["sha256"]:
+                _LOGGER.info("%s was changed after it was generated, and is generated again.", path)
+                return False
+        except OSError:
             return False
         return True
 
@@ -277,35 +287,11 @@ class MemoryWriter:
         return Image(self.errors[key], None, self.errors[key]["error"])
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines. A partial line, as an interrupted writer leaves it, is ignored."""
-    if not path.exists():
-        return []
-    rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write a file of JSON lines atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
-
-
-def _line(row: Row) -> str:
-    return json.dumps(dict(row), ensure_ascii=False) + "\n"
-
-
 def cached_image(key: str) -> Pixels | None:
     """Read an image of shape (H, W, 3) from the cache; None if it is missing or damaged."""
+    path = from_cache(_cache_path(key))
     try:
-        return read_picture(_cache_path(key))
+        return None if path is None else read_picture(path)
     except OSError:
         return None
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from efface.errors import BadFile
-from efface.generation.folder import METADATA, Image, Row, read_rows, write_rows
+from efface.generation.folder import METADATA, Image
+from efface.generation.rows import Row, read_image_rows, write_rows
 
 #: The values of a row that are the same for all images of a run. Prompts, seeds and guidance may differ within one.
 _SETTINGS = ("model", "model_hash", "eraser", "strength", "sampler", "steps", "clip_skip", "eta")
@@ -65,7 +66,7 @@ def runs_in_one_folder(images: Iterable[Image]) -> int:
 
 
 def _rows(folder: Path) -> list[Row]:
-    return [row for row in read_rows(folder / METADATA) if "key" in row and "file_name" in row]
+    return [row for row in read_image_rows(folder / METADATA) if "key" in row and "file_name" in row]
 
 
 def _shown(value: object) -> str:

@@ -12,23 +12,24 @@ Synonyms ("kitten", "line drawing") count as the object or style that they mean.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efface.errors import BadFile
 from efface.files import sha256_of_file
 from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
 from efface.judges.shared.unknown import unrecognised
 from efface.models.builtin import World
 from efface.models.emoji import HERE, catalogue
+from efface.parsing import Schema, library_errors, read_json
 from efface.request.names import name_key
+from efface.tensor_files import check_tensors, read_safetensors
 
 Head = Literal["object", "style"]
 HEADS: tuple[Head, Head] = ("object", "style")
@@ -137,6 +138,22 @@ class JudgeNet(nn.Module):
         return self.objects(x), self.style(x)
 
 
+class EmojiThresholds(Schema):
+    """The lowest score of a yes, by head."""
+
+    object: float = Field(ge=0, le=1)
+    style: float = Field(ge=0, le=1)
+
+
+class EmojiJudgeConfig(Schema):
+    """The content of `config.json`."""
+
+    objects: list[str] = Field(min_length=1)
+    styles: list[str] = Field(min_length=1)
+    thresholds: EmojiThresholds
+    version: str
+
+
 class EmojiJudge:
     """Answers questions about a closed world of objects and styles.
 
@@ -179,18 +196,17 @@ class EmojiJudge:
         Raises:
             BadFile: A file is missing, or they do not fit together.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            names: dict[Head, list[str]] = {"object": config["objects"], "style": config["styles"]}
-            net = JudgeNet(len(names["object"]), len(names["style"]))
-            net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-            version = f"{config['version']} {sha256_of_file(folder / 'model.safetensors')[:12]}"
-            return cls(net, names, config["thresholds"], version, words)
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise BadFile(f"Cannot read the judge in {folder}: {error}.") from error
+        with library_errors(f"Cannot read the judge in {folder}"):
+            config = EmojiJudgeConfig.model_validate(read_json(folder / "config.json", "the judge"))
+            weights = folder / "model.safetensors"
+            _, tensors = read_safetensors(weights, "the judge")
+            check_tensors(tensors, str(weights), finite=False)
+            net = JudgeNet(len(config.objects), len(config.styles))
+            net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+            version = f"{config.version} {sha256_of_file(weights)[:12]}"
+            names: dict[Head, list[str]] = {"object": config.objects, "style": config.styles}
+            thresholds: dict[Head, float] = {"object": config.thresholds.object, "style": config.thresholds.style}
+            return cls(net, names, thresholds, version, words)
 
     @property
     def world(self) -> World:

@@ -17,13 +17,9 @@ on a machine where it may run:
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,6 +29,7 @@ from efface.judges.base import JudgeEntry, JudgeOptions, Pixels, Scores
 from efface.judges.shared.threshold import ThresholdJudge
 from efface.judges.shared.weights import existing_file, file_version
 from efface.models.clip import open_clip
+from efface.tensor_files import check_tensors, read_arrays, read_safetensors
 
 CLIP, QUESTION, SCALE = "openai/clip-vit-large-patch14", "inappropriate", 100.0
 _SYNONYMS: dict[str, str] = dict.fromkeys(("unsafe", "harm", "q16"), QUESTION)
@@ -64,21 +61,23 @@ def read_vectors(path: Path) -> Tensor:
     Raises:
         BadFile: The file is of another kind, damaged, or has other content.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if path.suffix not in (".safetensors", ".npz", ".npy"):
         fix = "efface opens no pickles; convert it to .npy, .npz or .safetensors as docs/judges.md says"
         raise BadFile(f"Cannot read Q16's vectors from {path}: {fix}.")
-    try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else np.load(path, allow_pickle=False)
-        arrays = [content] if path.suffix == ".npy" else list(content.values())
-        vectors = torch.from_numpy(np.asarray(arrays[0], dtype=np.float64)) if len(arrays) == 1 else None
-    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error, SafetensorError) as error:
-        raise BadFile(f"Cannot read Q16's vectors from {path}: {error}.") from error
-    if vectors is None or vectors.ndim != 2 or len(vectors) != 2 or not vectors.isfinite().all():
+    if path.suffix == ".safetensors":
+        vectors = list(read_safetensors(path, "Q16's vectors")[1].values())
+    else:
+        vectors = [torch.from_numpy(array.copy()) for array in read_arrays(path, "Q16's vectors").values()]
+    if (
+        len(vectors) != 1
+        or not vectors[0].is_floating_point()
+        or vectors[0].ndim != 2
+        or len(vectors[0]) != 2
+        or not vectors[0].numel()
+    ):
         raise BadFile(f"Cannot read Q16's vectors from {path}: it must hold one array of two finite vectors.")
-    return vectors
+    check_tensors({"its array": vectors[0]}, str(path))
+    return vectors[0].double()
 
 
 ENTRY = JudgeEntry(

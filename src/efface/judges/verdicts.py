@@ -6,21 +6,25 @@ They never count as "no": a broken judge would otherwise make every model look s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from efface.errors import BadFile, BadInput
+from efface.errors import BadInput
 from efface.files import atomic
 from efface.generation.folder import Image
 from efface.image_files import is_blank
 from efface.judges.base import Answer, HasUndecidedBand, Judge, Pixels, Scores, Verdict
 from efface.judges.shared.unknown import unrecognised
+from efface.parsing import Schema, library_errors
 from efface.progress import Progress
 
 _BATCH = 64
+_COLUMNS = 64
 BLANK = "the image is of one colour"
 
 
@@ -192,10 +196,34 @@ def read_verdicts(path: Path) -> list[Verdict]:
     Raises:
         BadFile: The file is missing, damaged or of another kind.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        return [Verdict(**row) for row in pq.read_table(path).to_pylist()]
-    except (OSError, pa.ArrowException, TypeError) as error:
-        raise BadFile(f"Cannot read verdicts from {path}: {error}.") from error
+    with library_errors(f"Cannot read verdicts from {path}"):
+        with pq.ParquetFile(path) as file:
+            # A row takes at least one byte, since images have different names.
+            if file.metadata.num_rows > path.stat().st_size or file.metadata.num_columns > _COLUMNS:
+                raise ValueError("its header names more rows than the file can have")
+            rows = file.read().to_pylist()
+        return [Verdict(**VerdictRow.model_validate(row).model_dump()) for row in rows]
+
+
+class VerdictRow(Schema):
+    """A row of the Parquet file."""
+
+    file_name: str
+    question: str = Field(min_length=1)
+    answer: Answer
+    score: float = Field(allow_inf_nan=True)
+    judge: str
+    judge_version: str
+    threshold: float
+    error: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VerdictRow:
+        has_score, is_yes = math.isfinite(self.score), self.score >= self.threshold
+        fits = {"yes": is_yes, "no": not is_yes, "undecided": not is_yes}.get(self.answer, True)
+        has_error = self.answer in ("error", "broken")
+        if has_score == (self.answer == "error") or not fits or bool(self.error) != has_error:
+            raise ValueError(f"the answer '{self.answer}' does not fit the score {self.score:g}")
+        return self

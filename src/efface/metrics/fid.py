@@ -15,10 +15,8 @@ more for a comparison with a paper, and KID or CMMD for small sets.
 from __future__ import annotations
 
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,6 +25,7 @@ from efface.metrics.base import Measured, MetricEntry
 from efface.metrics.bootstrap import Array, shifted, weights
 from efface.metrics.distance import interval_of_draws, measure_distance
 from efface.metrics.features import Features
+from efface.tensor_files import read_arrays
 
 ENOUGH = 10_000
 #: The note of a distance of fewer images.
@@ -81,15 +80,18 @@ class FeatureStatistics:
         Raises:
             BadFile: The file cannot be read, or has other content.
         """
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                mean, covariance = (np.asarray(content[key], np.float64) for key in ("mu", "sigma"))
-        except (OSError, KeyError, ValueError, BadZipFile, TypeError, zlib.error) as error:
-            raise BadFile(f"Cannot read the statistics mu and sigma from {path}: {error}.") from error
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
+        arrays = read_arrays(path, "the statistics mu and sigma")
+        if not {"mu", "sigma"} <= arrays.keys():
+            raise BadFile(f"Cannot read the statistics mu and sigma from {path}: it has {', '.join(arrays)[:80]}.")
+        mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
             raise BadFile(
                 f"{path} has no mean (d,) and covariance (d, d) but shapes {mean.shape} and {covariance.shape}."
             )
+        spread = np.abs(covariance).max()
+        is_covariance = np.abs(covariance - covariance.T).max() <= 1e-3 * spread and np.diag(covariance).min() >= 0
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and is_covariance):
+            raise BadFile(f"{path} has numbers that are not finite, or sigma is no covariance.")
         return cls(mean, covariance)
 
 

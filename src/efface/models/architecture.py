@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from efface.errors import BadFile, BadInput
+from efface.parsing import read_yaml
 
 if TYPE_CHECKING:
     from efface.models.model import Model
@@ -55,10 +54,7 @@ def check_architecture(model: Model, path: Path) -> None:
 
 
 def _params(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadFile(f"Cannot read the model's configuration {path}: {' '.join(str(error).split())}.") from error
+    content = read_yaml(path, "the model's configuration")
     return _mapping(_mapping(_mapping(content).get("model")).get("params"))
 
 

@@ -11,6 +11,7 @@ import torch
 
 from efface.errors import BadFile, BadInput
 from efface.models.storage.folder import INDEX, Folder, has_weights
+from efface.parsing import library_errors
 
 # Imported one by one: the text encoder alone loads in half the time that all of diffusers takes.
 _MODULES = {
@@ -56,14 +57,8 @@ def open_part(kind: Any, weights: str, what: str, **options: Any) -> Any:
     Raises:
         BadInput: It cannot be opened.
     """
-    from safetensors import SafetensorError
-
-    try:
-        with no_loading_bar():
-            return kind.from_pretrained(weights, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BadInput(f"Cannot open {what} at '{weights}': {reason}") from error
+    with library_errors(f"Cannot open {what} at '{weights}'"), no_loading_bar():
+        return kind.from_pretrained(weights, **options)
 
 
 def image_processor(weights: str) -> Any:
@@ -86,7 +81,7 @@ def load_part(folder: Folder, part: str, device: torch.device, dtype: torch.dtyp
         BadFile: The index names no class for the part, or its files cannot be read.
     """
     kind = class_of(folder, part)
-    with no_loading_bar():
+    with library_errors(f"Cannot open the {part} of {folder.root}"), no_loading_bar():
         loaded = folder.load(part, kind, dtype)
     if not has_weights(kind):
         return loaded
@@ -102,7 +97,8 @@ def class_of(folder: Folder, part: str) -> Any:
     Raises:
         BadFile: The index names no such class.
     """
-    library, name = (*(folder.index().get(part) or ()), None, None)[:2]
+    entry = folder.index().get(part)
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
     if library not in ("transformers", "diffusers") or not isinstance(name, str) or not name.isidentifier():
         raise BadFile(f"{folder.root / INDEX} names no class of diffusers or transformers for its {part}.")
     kind = getattr(import_module(_MODULES.get(name, library)), name, None)

@@ -11,12 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from efface.files import cache_folder, keep_in_cache
+from efface.errors import BadFile
+from efface.files import cache_folder, from_cache, keep_in_cache
 from efface.models.model import Model
+from efface.tensor_files import read_safetensors
 
 _PROBES = 16
 _TOLERANCE = 1e-4  # relative; rounding is far below in float32, and embedding again only costs time
@@ -31,9 +33,11 @@ def load_tensor(path: Path, name: str, shape: tuple[int, ...]) -> Tensor | None:
         name: Name of the tensor in the file.
         shape: Expected shape, such as (d, d).
     """
-    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
-        tensor = file.get_tensor(name)
-        if tensor.shape == shape and tensor.isfinite().all():
+    if from_cache(path) is None:
+        return None
+    with suppress(BadFile):
+        tensor = read_safetensors(path, "a cached tensor")[1].get(name)
+        if tensor is not None and tensor.shape == shape and tensor.is_floating_point() and tensor.isfinite().all():
             return tensor
     return None
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadInput
-from efface.files import cache_folder, keep_in_cache, sha256_of_tensors
+from efface.files import cache_folder, from_cache, keep_in_cache, sha256_of_tensors
 from efface.models.model import Model
 from efface.models.storage.single_file import EMA
 from efface.models.tensor_cache import load_tensor, store_tensor
@@ -93,7 +93,8 @@ def cached_gram(model: Model) -> TextGram | None:
     """
     key, digest = _quick_key(model), ""
     with suppress(OSError):
-        digest = _path_of_key(key).read_text(encoding="ascii") if key is not None else ""
+        if key is not None and (path := from_cache(_path_of_key(key))) is not None:
+            digest = path.read_text(encoding="ascii")
     if digest and not model.text_files:
         digest = fingerprint(model)
     matrix = load_tensor(_path(digest), "S", (model.width, model.width)) if digest else None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from efface.errors import BadFile, BadInput
+from efface.files import read_text
 from efface.models.builtin import World
+from efface.parsing import library_errors, parse_json
 from efface.protocols.base import EvaluationInput
 from efface.protocols.world import grid_of, spellings
 from efface.request.names import name_key
@@ -134,10 +135,9 @@ def _around(concept: Concept, world: World | None) -> tuple[str, tuple[str, ...]
 def _published(data: Path, concept: Concept) -> AblationSets:
     """The sets of eval.json and the folder eval_prompts beside it."""
     path = data / "eval.json" if data.is_dir() else data
-    try:
-        content = _FILE.validate_python(json.loads(path.read_text(encoding="utf-8-sig")))
-    except (OSError, ValueError, ValidationError) as error:
-        raise BadFile(f"Cannot read the sets from {path}: {' '.join(str(error).split())[:200]}.") from error
+    text = read_text(path, "the sets")
+    with library_errors(f"Cannot read the sets from {path}"):
+        content = _FILE.validate_python(parse_json(text))
     for kind, entries in content.items():
         for name, entry in entries.items():
             if name_key(concept.name) in (name_key(name), name_key(entry.target)):

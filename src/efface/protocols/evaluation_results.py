@@ -29,6 +29,7 @@ from efface.metrics.base import Measured
 from efface.metrics.rates import harmonic_mean, rate_with_interval
 from efface.protocols.plan import FORGETTING, JudgedImage
 from efface.request.names import name_key
+from efface.tables import read_table
 
 RESULTS = "evaluation_results.csv"
 COLUMNS = (
@@ -91,15 +92,10 @@ def read_results(path: Path) -> list[ResultRow]:
     Raises:
         BadFile: The file cannot be read, a column is missing, or a row has an unknown type or response.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS[:-1] if name not in (reader.fieldnames or ())]
-            if missing:
-                raise BadFile(f"{path} has no column '{missing[0]}'; give a file of evaluation results.")
-            rows = [ResultRow(*((row[name] or "").strip() for name in COLUMNS[:-1])) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadFile(f"Cannot read results from {path}: {error}.") from error
+    table = read_table(path, "results", COLUMNS[0], COLUMNS)
+    if missing := [name for name in COLUMNS[:-1] if name not in table.columns]:
+        raise BadFile(f"{path} has no column '{missing[0]}'; give a file of evaluation results.")
+    rows = [ResultRow(*(row.values[name] for name in COLUMNS[:-1])) for row in table.rows]
     for number, row in enumerate(rows, 2):
         if row.prompt_type not in _TYPES or row.response not in RESPONSES:
             values = f"prompt_type '{row.prompt_type}' and model_response '{row.response}'"

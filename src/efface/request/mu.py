@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from efface.errors import BadFile, BadRequest
+from efface.errors import BadRequest
+from efface.parsing import read_yaml
 
 _CONCEPT, _KIND = "template_name", "template"
 _KINDS = {"object": "object", "style": "style", "i2p": "unsafe"}
@@ -51,7 +50,7 @@ class MuRun:
             BadRequest: A value is not a path or a list of devices.
         """
         path = Path(path)
-        content = read_yaml(path)
+        content = read_yaml(path, "the request")
         if not isinstance(content, dict) or not is_mu(content):
             return None
         for name in _RUN - {"devices"}:
@@ -76,18 +75,6 @@ def _first_device(devices: Any, path: Path) -> str | None:
     return f"cuda:{first}" if first.isdecimal() else first
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        BadFile: The file cannot be read.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadFile(f"Cannot read the request {path}: {' '.join(str(error).split())}.") from error
-
-
 def is_mu(content: Mapping[str, Any]) -> bool:
     """Whether a YAML mapping is a file of `mu` and not a request."""
     return "concepts" not in content and _CONCEPT in content
@@ -101,7 +88,7 @@ def from_mu(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     kind = content.get(_KIND, "object")
     method = next((method for setting, method in _METHODS.items() if setting in content), None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise BadRequest(f"'template' in {path} is {kind!r}; it must be one of: {', '.join(_KINDS)}.")
     if method is None:
         raise BadRequest(

@@ -12,8 +12,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from efface.errors import BadRequest
 from efface.files import atomic
+from efface.parsing import read_yaml
 from efface.request.captions import read_captions
-from efface.request.mu import from_mu, is_mu, read_yaml
+from efface.request.mu import from_mu, is_mu
 from efface.request.several import check_one_name
 from efface.settings import Scalar, Settings
 
@@ -238,7 +239,7 @@ class Request(Settings):
             BadRequest: The file is not a valid request.
         """
         path = Path(path)
-        content = read_yaml(path)
+        content = read_yaml(path, "the request")
         if not isinstance(content, dict):
             raise BadRequest(f"The request {path} must be a YAML mapping with the key 'concepts'.")
         return cls.model_validate(from_mu(content, path) if is_mu(content) else content)

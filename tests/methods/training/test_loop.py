@@ -184,7 +184,9 @@ def test_no_eraser_is_made_of_weights_that_are_not_finite(tiny_model: Model) -> 
 
 
 @pytest.mark.usefixtures("_every_step")
-def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: Model, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(
+    tiny_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(RuntimeError):
         trained(tiny_model, "cat", context=RunContext(tmp_path, Stop(3, "crash")))
     others: list[tuple[str, dict[str, Any]]] = [("dog", {}), ("cat", {"seed": 1})]
@@ -193,9 +195,13 @@ def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(tiny_model: M
             trained(tiny_model, name, context=RunContext(tmp_path), **options)
     path = tmp_path / "component-0.checkpoint.safetensors"
     content = path.read_bytes()
-    path.write_bytes(content[:100])
-    with pytest.raises(BadInput, match="damaged"):
-        trained(tiny_model, "cat", context=RunContext(tmp_path))
+    for damaged in (content[:100], content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(damaged)
+        again = Stop(0, "")
+        with caplog.at_level("INFO", "efface"):
+            trained(tiny_model, "cat", context=RunContext(tmp_path, again))
+        assert [done for _, done, _, _ in again.told] == [1, 2, 3, 4, 5]
+        assert "The training starts again" in caplog.text
     path.write_bytes(content)
     forced = Stop(0, "")
     eraser = trained(tiny_model, "dog", context=RunContext(tmp_path, forced, force=True))

@@ -110,7 +110,7 @@ def test_a_ckpt_is_read_as_weights_alone(tiny_sd: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": tensors, "callback": Path("anything but a tensor")}, tmp_path / "more.ckpt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "tiny.ckpt").read_bytes()[:1000])
     for name in ("more.ckpt", "cut.pt"):
-        with pytest.raises(BadFile, match=rf"{name} has more than weights, or is damaged") as caught:
+        with pytest.raises(BadFile, match=name) as caught:
             open_model(tmp_path / name, config=tiny_sd)
         assert "\n" not in str(caught.value)
 

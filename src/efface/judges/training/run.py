@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,10 +36,13 @@ from efface.judges.shared.classifier import TransformersClassifier
 from efface.judges.training.network import TrainSettings, head_of, new_classifier
 from efface.judges.training.pictures import Split, read_split
 from efface.models.pretrained import no_loading_bar
+from efface.parsing import Schema, library_errors
 from efface.progress import Progress
 from efface.provenance import versions
+from efface.sealed import read_sealed, write_sealed
 
 RESULT, STATE = "judge.json", "training.safetensors"
+_LOGGER = logging.getLogger("efface")
 _WARM_UP = 0.1
 _MODEL, _MOMENTS = "model.", "optimizer."
 
@@ -174,35 +177,45 @@ def _confusion(classifier: TransformersClassifier, data: Split, batch_size: int)
 
 
 def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, work: str) -> None:
-    """Write weights, AdamW's moments and the number of finished epochs to one safetensors file.
+    """Write weights, AdamW's moments and the number of finished epochs to one file.
 
     `work` is the hash of what is trained: only the same work resumes from the file.
     """
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{_MOMENTS}{index}.{name}": tensor for name, tensor in moments.items()}
-    with atomic(path) as temporary:
-        content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(content, temporary, {"epoch": str(epoch), "work": work})
+    write_sealed(path, {"epoch": epoch, "work": work}, tensors)
+
+
+class StateHeader(Schema):
+    """The header of the state of a training."""
+
+    epoch: int = Field(ge=0)
+    work: str
 
 
 def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, work: str) -> int:
-    """Load what `_save_state` wrote for the same work, and return the number of finished epochs: 0 without a file."""
+    """Load what `_save_state` wrote for the same work.
+
+    Returns:
+        The number of finished epochs: 0 without a file, and with a damaged one, which the log reports.
+    """
     if not path.is_file():
         return 0
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("work") != work:
-                return 0
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file is no mapping
-    except (OSError, SafetensorError) as error:
-        raise BadFile(f"Cannot resume the training in {path}: {error}; delete the file to start again.") from error
-    model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(_MOMENTS):
-            index, _, moment = name.removeprefix(_MOMENTS).partition(".")
-            state.setdefault(int(index), {})[moment] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(header["epoch"])
+        content, tensors = read_sealed(path, "the state of a training")
+        header = StateHeader.checked(content, str(path))
+    except BadFile as error:
+        _LOGGER.info("%s The training starts again.", error)
+        return 0
+    if header.work != work:
+        return 0
+    with library_errors(f"Cannot resume the training in {path}; delete the file to start again"):
+        model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(_MOMENTS):
+                index, _, moment = name.removeprefix(_MOMENTS).partition(".")
+                state.setdefault(int(index), {})[moment] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return header.epoch

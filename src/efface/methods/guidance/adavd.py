@@ -25,9 +25,9 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -40,11 +40,22 @@ from efface.errors import BadInput
 from efface.methods.base import Method
 from efface.models.model import Model
 from efface.models.modules import has_fused_projections, is_compiled
+from efface.parsing import Schema
 from efface.request.record import Request
 from efface.settings import Settings
 
 _READER = "attn2.to_v"
 _DEPENDENT = 1e-6  # share of a vector's norm; below it, the vector is in the span of the previous ones
+
+
+class AdaVdGuardSettings(Schema):
+    """The settings of the guard; see `AdaVdConfig`."""
+
+    token_sim: bool
+    sigmoid_a: float = Field(gt=0)
+    sigmoid_b: float = Field(ge=-1, le=1)
+    sigmoid_c: float = Field(gt=0)
+    joint: bool
 
 
 class AdaVd(Guard):
@@ -60,6 +71,9 @@ class AdaVd(Guard):
     Raises:
         BadInput: The denoiser's values cannot be read or replaced.
     """
+
+    tensors: ClassVar[Mapping[str, int] | None] = {"concepts": 2, "empty": 2}
+    settings: ClassVar[type[Schema] | None] = AdaVdGuardSettings
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._settings = edit.settings

@@ -13,7 +13,8 @@ Reference: diffusers.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class Negative(Guard):
         edit: The tensors.
         denoiser: The denoiser that it acts on.
     """
+
+    tensors: ClassVar[Mapping[str, int] | None] = {"concept": 2, "empty": 2, "kept": 1, "pooled": 1}
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._concept, self._empty = edit.values, edit.values["empty"].float()

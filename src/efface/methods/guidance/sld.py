@@ -37,8 +37,19 @@ from efface.edits.solution import Solution
 from efface.methods.base import Method
 from efface.methods.closed_form.tokens import guard_tensors
 from efface.models.model import Model
+from efface.parsing import Schema
 from efface.request.record import Request
 from efface.settings import Scalar, Settings
+
+
+class SldGuardSettings(Schema):
+    """The settings of the guard; see `SldConfig`."""
+
+    sld_warmup_steps: int = Field(ge=0)
+    sld_guidance_scale: float = Field(gt=0)
+    sld_threshold: float
+    sld_momentum_scale: float = Field(ge=0, le=1)
+    sld_mom_beta: float = Field(ge=0, lt=1)
 
 
 class Sld(Guard):
@@ -53,6 +64,8 @@ class Sld(Guard):
     """
 
     remembers: ClassVar[bool] = True
+    tensors: ClassVar[Mapping[str, int] | None] = {"concept": 2, "kept": 1, "pooled": 1}
+    settings: ClassVar[type[Schema] | None] = SldGuardSettings
 
     def __init__(self, edit: GuardEdit, denoiser: nn.Module) -> None:
         self._concept = edit.values

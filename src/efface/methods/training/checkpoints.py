@@ -11,6 +11,7 @@ nothing is pickled.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -18,20 +19,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor
 
 from efface.errors import BadFile
-from efface.files import atomic
+from efface.files import atomic, read_text
+from efface.parsing import Schema, parse_json
+from efface.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from efface.methods.training.weights import Weights
 
 
-_KEY = "efface"
+_LOGGER = logging.getLogger("efface")
 _SUFFIX = ".checkpoint.safetensors"
 _SNAPSHOT = re.compile(r"component-(\d+)-step-(\d+)\.safetensors")
+
+
+class CheckpointHeader(Schema):
+    """The header of a checkpoint. The facts decide whether it is continued."""
+
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    finished: bool
+    losses: dict[str, float]
+    scaler: dict[str, Any] | None
+    facts: dict[str, Any]
 
 
 class Checkpoints:
@@ -62,19 +75,21 @@ class Checkpoints:
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Read the header and the tensors, of any shape, of the last checkpoint; None if there is none.
 
+        A damaged checkpoint counts as none, which the log reports.
+
         Raises:
-            BadFile: The checkpoint is damaged, or it has other facts and `force` is false.
+            BadFile: It has other facts and `force` is false.
         """
         if not self.path.is_file():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
-                header: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
-                if header["facts"] == self._facts:
-                    return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            message = f"The checkpoint {self.path} is damaged ({error}); remove it to train from the start."
-            raise BadFile(message) from error
+            content, tensors = read_sealed(self.path, "a checkpoint")
+            header = CheckpointHeader.checked(content, f"The checkpoint {self.path}")
+        except BadFile as error:
+            _LOGGER.info("%s The training starts again.", error)
+            return None
+        if header.facts == self._facts:
+            return content, tensors
         if not self._force:
             raise BadFile(
                 f"{self.folder} holds an unfinished training of something else; choose another -o, or pass --force "
@@ -95,11 +110,7 @@ class Checkpoints:
         started = time.monotonic()
         self._make_folder()
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with atomic(self.path) as temporary:
-            try:
-                save_file(content, temporary, metadata={_KEY: json.dumps({**header, "facts": self._facts})})
-            except SafetensorError as error:
-                raise BadFile(f"Cannot write {self.path}: {error}.") from error
+        write_sealed(self.path, {**header, "facts": self._facts}, content)
         self._written = time.monotonic()
         self._took = self._written - started
 
@@ -128,8 +139,8 @@ class Checkpoints:
         checkpoint.
         """
         if self.lines.is_file():
-            lines = self.lines.read_text(encoding="utf-8").splitlines(keepends=True)
-            earlier = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            lines = read_text(self.lines, "the log of the training").splitlines(keepends=True)
+            earlier = [line for line in lines if line.endswith("\n") and (at := _step(line)) is not None and at <= step]
             with atomic(self.lines) as temporary:
                 temporary.write_text("".join(earlier), encoding="utf-8")
         for path in self.folder.glob("component-*.safetensors"):
@@ -214,3 +225,12 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _step(line: str) -> int | None:
+    """The step of a line of the log; None for a damaged line."""
+    try:
+        step = parse_json(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return step if isinstance(step, int) else None

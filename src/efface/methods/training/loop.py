@@ -27,6 +27,7 @@ from efface.errors import BadInput
 from efface.methods.training import checkpoints as state
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.objective import Batch, Losses, Objective
+from efface.parsing import library_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -170,15 +171,19 @@ class Training:
         checkpoint = self._checkpoints.read() if self._checkpoints is not None else None
         if checkpoint is not None:
             header, tensors = checkpoint
-            self.step, self.seconds, self.finished = header["step"], header["seconds"], header["finished"]
-            self.losses = header["losses"]
-            if self._accelerator.scaler is not None:
-                self._accelerator.scaler.load_state_dict(header["scaler"])
-            of_objective = state.unpacked(tensors, self._objective.weights, self._optimizer)
-            self._objective.restore(of_objective, self._slots)
+            with library_errors("The checkpoint does not fit this training; remove it to start again"):
+                self._resume(header, tensors)
         if self._checkpoints is not None and self._accelerator.is_main_process:
             self._checkpoints.forget_after(self.step)
         self._accelerator.wait_for_everyone()
+
+    def _resume(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self.step, self.seconds, self.finished = header["step"], header["seconds"], header["finished"]
+        self.losses = header["losses"]
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(header["scaler"])
+        of_objective = state.unpacked(tensors, self._objective.weights, self._optimizer)
+        self._objective.restore(of_objective, self._slots)
 
     def _diverged(self, what: str) -> BadInput:
         rate = max(group["lr"] for group in self._optimizer.param_groups)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from efface.errors import BadFile
 from efface.files import sha256_of_file
+from efface.parsing import library_errors, read_json
 
 INDEX = "model_index.json"
 
@@ -33,12 +33,12 @@ class Folder:
 
     def index(self) -> Mapping[str, Any]:
         """The content of `model_index.json`."""
-        return read_json(self.root / INDEX)
+        return read_json(self.root / INDEX, "the index of a model")
 
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.root / part / name)
+        return read_json(self.root / part / name, finite=False)
 
     def variant(self, part: str) -> str | None:
         """The variant of the weights to read: None if the plain ones exist, else "fp16" or another that exists."""
@@ -115,23 +115,5 @@ def _variant(path: Path) -> str | None:
 
 
 def _header(path: Path) -> tuple[str, ...]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return tuple(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise BadFile(f"Cannot read the weights {path}: {error}.") from error
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        BadFile: The file cannot be read, or is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadFile(f"Cannot read {path}: {error}.") from error
-    if not isinstance(content, dict):
-        raise BadFile(f"{path} is not a JSON object.")
-    return content
+    with library_errors(f"Cannot read weights from {path}"), safe_open(path, framework="pt") as file:
+        return tuple(file.keys())

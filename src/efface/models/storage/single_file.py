@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
-from efface.models.storage.folder import Folder, has_weights, read_json
+from efface.models.storage.folder import Folder, has_weights
+from efface.parsing import library_errors, read_json
+from efface.tensor_files import read_pickle
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 EMA = "#ema"  # suffix of a checkpoint's name that selects its averaged weights
 
+_NESTED = 4  # levels of {"state_dict": ...}
 _PREFIXES = {"unet": compvis.DENOISER, "vae": compvis.VAE, "text_encoder": "cond_stage_model."}
 _CLIP = "cond_stage_model.transformer."
 
@@ -161,11 +164,8 @@ class SingleFile(Folder):
     def _tensor_names(self) -> tuple[str, ...]:
         if self._pickled is not None:
             return tuple(self._pickled)
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                return tuple(file.keys())
-        except (OSError, SafetensorError) as error:
-            raise BadFile(f"Cannot read the checkpoint {self.path}: {error}.") from error
+        with library_errors(f"Cannot read a checkpoint from {self.path}"), safe_open(self.path, "pt") as file:
+            return tuple(file.keys())
 
     def _read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         """Iterate over tensors by their names in the file."""
@@ -181,13 +181,10 @@ class SingleFile(Folder):
         """The tensors of a .ckpt file, mapped into memory; only tensors are ever unpickled."""
         if self.path.suffix == ".safetensors":
             return None
-        try:
-            content: Any = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # a damaged pickle can raise anything
-            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-            raise BadFile(f"{self.path} has more than weights, or is damaged ({reason}); it is not read.") from error
-        while isinstance(content, dict) and "state_dict" in content:
-            content = content["state_dict"]
+        content: Any = read_pickle(self.path)
+        for _ in range(_NESTED):
+            if isinstance(content, dict) and "state_dict" in content:
+                content = content["state_dict"]
         if not isinstance(content, dict):
             raise BadFile(f"{self.path} contains no named weights.")
         return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

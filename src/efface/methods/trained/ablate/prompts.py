@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from efface.errors import BadFile, BadRequest
-from efface.files import cache_folder, keep_in_cache, sha256_of_file
+from efface.files import cache_folder, from_cache, keep_in_cache, sha256_of_file
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.ablate.augment import random_choice
 from efface.models.pretrained import open_network, open_part
@@ -174,8 +174,9 @@ def generated_captions(concept: Concept, weights: str, count: int, seed: int, de
     asked = question(concept, count)
     key = hashlib.sha256(json.dumps([*_identity(weights), asked, seed]).encode()).hexdigest()
     cached = cache_folder() / "captions" / f"{key}.json"
-    with suppress(OSError, ValueError):
-        return [str(line) for line in json.loads(cached.read_text(encoding="utf-8"))]
+    if from_cache(cached) is not None:
+        with suppress(OSError, ValueError):
+            return [str(line) for line in json.loads(cached.read_text(encoding="utf-8"))]
     anchor = anchor_of(concept).casefold() if concept.kind in ("object", "unsafe") else ""
     written = _written(weights, asked, count, seed, device, lambda line: anchor in line.casefold())
     if not written:

@@ -1,0 +1,223 @@
+"""Reading files whose content is not yet checked: limits first, then the syntax, then the schema of the format.
+
+Every format has one schema, which is checked once, when the file is read. The rest of efface relies on it. What
+libraries raise about a content becomes a `BadFile` at one place, `library_errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from efface.errors import BadFile, BadInput
+from efface.files import read_text
+
+_DEPTH = 64  # levels of lists and mappings
+_VALUES = 2_000_000  # values in one document, each as often as YAML's aliases repeat it
+_DIGITS = 40  # of an integer; tokenizers write 10^30 for "no limit"
+_MERGED = 10_000  # keys of one YAML mapping after its merge keys are resolved
+_REASON = 200
+
+
+@contextmanager
+def library_errors(failure: str, *passed: type[Exception]) -> Generator[None, None, None]:
+    """The boundary for exceptions that libraries raise about a file's content.
+
+    A damaged file can raise nearly anything in a parser, and this depends on the library's version.
+
+    Args:
+        failure: What failed, as the beginning of a sentence: "Cannot read the prompts from a.csv".
+        passed: Exceptions that are answers and not errors.
+
+    Raises:
+        BadFile: The block raised an exception that is not a `BadInput`.
+    """
+    try:
+        yield
+    except (BadInput, *passed):
+        raise
+    except Exception as error:
+        raise BadFile(f"{failure}: {reason_of(error)}.") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception means, as the end of a sentence."""
+    if isinstance(error, MemoryError):
+        return "its content does not fit in memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, ValidationError):
+        return first_error(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, KeyError):
+        text = f"{text} is missing"
+    return text[:_REASON] or type(error).__name__
+
+
+class Schema(BaseModel):
+    """The content of a format: frozen, with exact types, without unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, content: object, what: str) -> Self:
+        """The content as a record.
+
+        Args:
+            content: What a parser returned.
+            what: The content in words, with its file, as the beginning of a sentence.
+
+        Raises:
+            BadFile: The content does not have this schema.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise BadFile(f"{what} is damaged or was not written by efface: {first_error(error)}.") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """The first error of a validation: the place and what is wrong there."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part)[:40] for part in first["loc"][:6])
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{place or 'the content'}: {message}"[:_REASON]
+
+
+def parse_json(text: str | bytes, finite: bool = True) -> Any:
+    """The value of a JSON text, without unpaired surrogates, and without numbers or nesting beyond the limits.
+
+    Args:
+        text: The text.
+        finite: Whether NaN and infinity are rejected.
+
+    Raises:
+        ValueError: The text is not JSON, or beyond the limits.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant if finite else float, parse_int=_bounded_int)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_values(value, finite)
+    return value
+
+
+def read_json(path: Path, what: str = "the settings", finite: bool = True) -> Mapping[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        what: The content in words.
+        finite: Whether NaN and infinity are rejected; schedulers of diffusers have infinity among their settings.
+
+    Raises:
+        BadFile: The file cannot be read, or is not a JSON object.
+    """
+    text = read_text(path, what)
+    with library_errors(f"Cannot read {what} from {path}"):
+        content = parse_json(text, finite)
+    if not isinstance(content, dict):
+        raise BadFile(f"Cannot read {what} from {path}: it is not a JSON object.")
+    return cast(dict[str, Any], content)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML document.
+
+    Args:
+        path: The file.
+        what: The content in words.
+
+    Raises:
+        BadFile: The file cannot be read.
+    """
+    text = read_text(path, what)
+    with library_errors(f"Cannot read {what} from {path}"):
+        return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, within the limits of `parse_json`.
+
+    Raises:
+        ValueError: The text is not YAML, or beyond the limits.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > _MERGED:
+                raise ValueError("its merge keys make too many values")
+
+    try:
+        value = yaml.load(text, Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:  # without an excerpt of the file, which may have a secret
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem or error.context or 'this is not YAML'}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    check_values(value)
+    return value
+
+
+def check_values(value: object, finite: bool = True) -> None:
+    """Check that nested lists and mappings have few enough levels and values, and no extreme values.
+
+    Args:
+        value: What a parser returned.
+        finite: Whether NaN and infinity are rejected.
+
+    Raises:
+        ValueError: They do not.
+    """
+    level, values = [value], 0
+    for _ in range(_DEPTH):
+        following: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                following += (*cast(dict[object, object], item).keys(), *cast(dict[object, object], item).values())
+            elif isinstance(item, (list, tuple, set)):
+                following += cast(Collection[object], item)
+            else:
+                _check_value(item, finite)
+            if values + len(following) > _VALUES:
+                raise ValueError(f"it has more than {_VALUES} values")
+        values += len(following)
+        level = following
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _check_value(value: object, finite: bool) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError("a text has half of a surrogate pair")
+    elif isinstance(value, float) and finite and not math.isfinite(value):
+        raise ValueError("a number is not finite")
+    elif isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        raise ValueError("a number has too many digits")
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
