@@ -213,7 +213,7 @@ def _denoise(
         The latents, (b, C, h, w), float32.
     """
     scheduler = make_scheduler(model.scheduler_config, sampling)
-    set_timesteps(scheduler, sampling.steps, noise.shape[1:], model.device)
+    set_timesteps(scheduler, sampling.steps, noise.shape[1:], model.device, model.even_noise)
     latents = scaled_noise(scheduler, noise.to(model.device))
     conditions = Conditions(context).to(model.device, model.dtype)
     scale = None if guidance is None else guidance.to(model.device).view(-1, 1, 1, 1)

@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.functional import pad
 
 from efface.errors import BadInput
 from efface.models.flow import FlowSchedule, is_flow
@@ -68,6 +69,30 @@ def _to(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
         items = cast("Mapping[str, Any]", value).items()
         return {name: _to(item, device, dtype) for name, item in items}
     return value
+
+
+def with_pooled(text: Tensor, pooled: Tensor) -> Tensor:
+    """Tokens and pooled vectors as one tensor, which samplers and trainers pass around as the text of a prompt.
+
+    Args:
+        text: Tokens, (n, T, d).
+        pooled: Pooled embeddings, (n, p) with p <= d.
+
+    Returns:
+        The tokens and one more row, the pooled vector padded with zeros, (n, T + 1, d).
+    """
+    row = pad(pooled, (0, text.shape[-1] - pooled.shape[-1])).to(text)
+    return torch.cat([text, row[:, None]], dim=1)
+
+
+def without_pooled(text: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The inverse of `with_pooled`: tokens (n, T, d) and pooled embeddings (n, p).
+
+    Args:
+        text: The result of `with_pooled`, (n, T + 1, d).
+        width: The width p of the pooled embeddings.
+    """
+    return text[:, :-1], text[:, -1, :width]
 
 
 def call_denoiser(

@@ -54,17 +54,20 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     return str(config.get("_class_name", "")).startswith(_FLOW_MATCH)
 
 
-def set_timesteps(scheduler: Any, steps: int, latent_shape: tuple[int, ...], device: torch.device | str) -> None:
+def set_timesteps(
+    scheduler: Any, steps: int, latent_shape: tuple[int, ...], device: torch.device | str, even: bool = True
+) -> None:
     """Set the timesteps of sampling as the model's pipeline does.
 
-    FLUX spaces its noise levels evenly from 1 to 1 / steps; the scheduler shifts them, by a constant or by the number
-    of image tokens, of 2x2 latents each.
+    FLUX spaces its noise levels evenly from 1 to 1 / steps, and SD3 leaves that to the scheduler. The scheduler shifts
+    them, by a constant or by the number of image tokens, of 2x2 latents each.
 
     Args:
         scheduler: A scheduler of diffusers.
         steps: Number of steps.
         latent_shape: Shape (C, h, w) of the latents.
         device: The device of the timesteps.
+        even: Whether noise levels are spaced as for FLUX.
     """
     if not type(scheduler).__name__.startswith(_FLOW_MATCH):
         scheduler.set_timesteps(steps, device=device)
@@ -76,7 +79,8 @@ def set_timesteps(scheduler: Any, steps: int, latent_shape: tuple[int, ...], dev
     if config.use_dynamic_shifting:
         ends = (config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
         mu = calculate_shift(tokens, *ends)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
+    spaced: dict[str, Any] = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if even else {"num_inference_steps": steps}
+    scheduler.set_timesteps(**spaced, mu=mu, device=device)
 
 
 def scaled_noise(scheduler: Any, noise: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class Model(BuiltInFacts, ABC):
         soft_tokens: Whether `encode` works, with embeddings in place of tokens.
         compvis_names: Whether the weights have names in the original code of Stable Diffusion (`storage.compvis`).
         runtime: How its parts are loaded and run; that of a pipeline is up to its owner.
+        denoiser_part: The pipeline's name for the denoiser.
+        even_noise: Whether sampling spaces the noise levels of flow matching evenly, as FLUX's pipeline does.
         name: The name that the model was opened by.
         folder: Its diffusers folder; None for a pipeline that was passed in.
     """
@@ -61,6 +63,8 @@ class Model(BuiltInFacts, ABC):
     compvis_names: ClassVar[bool] = False
     runtime: Runtime = Runtime()
     stream: str = TEXT
+    denoiser_part: ClassVar[str] = "transformer"
+    even_noise: ClassVar[bool] = True
     name: str
     folder: Path | None
 

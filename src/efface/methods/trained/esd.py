@@ -12,6 +12,11 @@ train-esd.py (a2189e9, 2023) and esd_sd.py (25613d2, 2025). Both sample a new pa
 step, as `reuse=1` does here (see `efface.methods.training.trajectories`). The 2025 script samples Stable Diffusion 1.4
 at 1024 pixels (`image_size=1024`) with the pipeline's own scheduler (`sampler=own`). Deviation: it runs Adam in
 bfloat16, in which most of the steps are too small to change a weight; here Adam runs in float32.
+
+The presets `sdxl` and `flux` are the settings of esd_sdxl.py and of esd_flux.py (https://github.com/stanulet27/erasing,
+4cbdac2). Deviation: the script for SDXL passes latents to the denoiser that the scheduler has not scaled. The scripts
+train cross-attention, or in FLUX the attention, by default for every kind of concept. The unconditional prediction of
+SDXL is that for the empty prompt, as in the script.
 """
 
 from __future__ import annotations
@@ -35,15 +40,26 @@ from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Request
 
-Preset = Literal["2023", "2025"]
+Preset = Literal["2023", "2025", "sdxl", "flux"]
 PRESETS: dict[str, dict[str, Any]] = {
     "2023": {"negative_guidance": 1.0, "iterations": 1000, "lr": 1e-5, "target": "null", "latents": "edited"},
     "2025": {"negative_guidance": 2.0, "iterations": 200, "lr": 5e-5, "target": "concept", "latents": "frozen"},
-}
+    "sdxl": {
+        "start_guidance": 2.0, "negative_guidance": 1.0, "iterations": 200, "lr": 2e-4, "image_size": 1024,
+        "sampler": "own",
+    },
+    "flux": {
+        "start_guidance": 3.5, "negative_guidance": 1.0, "iterations": 1400, "lr": 1e-4, "ddim_steps": 28,
+        "image_size": 512,
+    },
+}  # fmt: skip
+_SDXL_ALL = 1e-5  # the learning rate of the script for SDXL without cross-attention, or with all layers
 # The paper trains cross-attention for styles, and all else for objects and unsafe themes.
 _TRAINED_BY_KIND: dict[str, tuple[TrainMethod, TrainMethod]] = {
     "2023": ("xattn", "noxattn"),
     "2025": ("esd-x", "esd-u"),
+    "sdxl": ("esd-x", "esd-x"),
+    "flux": ("esd-x", "esd-x"),
 }
 _TRAJECTORIES_PER_SAMPLE = 4  # trajectories of a round, for each sample of a batch
 
@@ -52,7 +68,8 @@ class EsdConfig(TrainingConfig):
     """ESD's settings, by the references' names. Each value of a preset can be overridden.
 
     Attributes:
-        preset: The published defaults: those of the 2023 code, or of the 2025 script.
+        preset: The published defaults: those of the 2023 code, or of the 2025 scripts for Stable Diffusion 1, SDXL
+            and FLUX.1.
         train_method: The parameters to train; None is cross-attention for a style, and all other parameters otherwise.
         start_guidance: The guidance scale of the trajectories.
         negative_guidance: The guidance scale eta of the target.
@@ -100,7 +117,11 @@ class EsdConfig(TrainingConfig):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {**PRESETS.get(str(values.get("preset", "2025")), {}), **values}
+        preset = str(values.get("preset", "2025"))
+        chosen = dict(PRESETS.get(preset, {}))
+        if preset == "sdxl" and values.get("train_method") in ("esd-u", "esd-all"):
+            chosen["lr"] = _SDXL_ALL
+        return {**chosen, **values}
 
     @model_validator(mode="after")
     def _possible(self) -> EsdConfig:
@@ -138,6 +159,7 @@ class Esd(Objective):
             config.start_guidance,
             own_scheduler=with_own,
             compvis_quirk=config.compvis_quirk,
+            even_noise=model.even_noise,
         )
         self._points_each = min(config.reuse, config.ddim_steps)
         if len(prompts) > 1:
@@ -255,5 +277,5 @@ ENTRY = Method(
     uses_guides=False,
     uses_preserve=False,
     needs=("context", "write_snapshot"),
-    families=("sd", "flux"),
+    families=("sd", "sdxl", "sd3", "flux"),
 )

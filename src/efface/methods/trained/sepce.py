@@ -285,6 +285,6 @@ ENTRY = Method(
     combine=combine,
     uses_guides=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
-    families=("sd", "flux"),
+    families=("sd", "sdxl", "sd3", "flux"),
     after="separate",
 )

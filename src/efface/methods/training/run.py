@@ -185,7 +185,7 @@ def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> di
     """Everything that determines the result besides the request."""
     edits = identity_of_active(model.denoiser)
     return {
-        "model": {part: model.part_hash(part) for part in ("text_encoder", "unet")},
+        "model": {part: model.part_hash(part) for part in (*model.encoder_parts, model.denoiser_part)},
         **({"edited": edits} if edits else {}),
         "dtype": str(model.dtype),
         "precision": accelerator.mixed_precision,

@@ -39,6 +39,7 @@ class TrajectorySampler:
         own_scheduler: Sample with the model's own scheduler instead of DDIM (eta 0), which a flow model does not have.
         compvis_quirk: Reproduce the 2023 code: the grid of DDIM lacks its noisiest entry, and the timestep of a point
             is two entries of the grid noisier than the point, drawn from a whole interval of the grid.
+        even_noise: How the noise levels of a flow model are spaced (`Model.even_noise`).
     """
 
     config: Mapping[str, Any]
@@ -47,6 +48,7 @@ class TrajectorySampler:
     guidance: float
     own_scheduler: bool = False
     compvis_quirk: bool = False
+    even_noise: bool = True
 
     def start(self) -> tuple[Any, Tensor]:
         """A new scheduler, which has state while a round is sampled, and its timesteps, noisiest first, (steps,)."""
@@ -58,7 +60,7 @@ class TrajectorySampler:
         else:
             grid: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             scheduler = ddim_scheduler(self.config, **(grid if self.compvis_quirk else {}))
-        set_timesteps(scheduler, self.steps, self.latent_shape, "cpu")
+        set_timesteps(scheduler, self.steps, self.latent_shape, "cpu", self.even_noise)
         return scheduler, scheduler.timesteps[1:] if self.compvis_quirk else scheduler.timesteps
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from efface.models.denoising import Conditions
+from efface.models.denoising import Conditions, with_pooled, without_pooled
 from efface.models.families.parts import TwoStreamModel
 from efface.models.flow import TIMESTEPS
 from efface.models.model import POOLED, TEXT
@@ -95,8 +95,7 @@ class Flux(TwoStreamModel):
         return int(self._config("transformer")["in_channels"]) // 4, height, width
 
     def denoiser_text(self, embedded: Embedded) -> Tensor:
-        text, pooled = embedded.tokens, self.reading(POOLED).embed(embedded.prompts).tokens
-        return torch.cat([text, pad(pooled, (0, text.shape[-1] - pooled.shape[-1])).to(text)], dim=1)
+        return with_pooled(embedded.tokens, self.reading(POOLED).embed(embedded.prompts).tokens[:, 0])
 
     def encode(self, ids: Tensor, *, clip_skip: int | None = None, soft: SoftTokens | None = None) -> Tensor:
         # Soft tokens are those of T5; the pooled vector is that of the text without them.
@@ -111,14 +110,14 @@ class Flux(TwoStreamModel):
     ) -> Tensor:
         assert not self._distilled_guidance
         b, (h, w) = len(x), x.shape[-2:]
-        text = conditions.text.expand(b, -1, -1)
+        text, pooled = without_pooled(conditions.text.expand(b, -1, -1), self.reading(POOLED).width)
         others = {
-            "pooled_projections": text[:, -1, : self.reading(POOLED).width],
-            "txt_ids": torch.zeros(text.shape[1] - 1, 3),
+            "pooled_projections": pooled,
+            "txt_ids": torch.zeros(text.shape[1], 3),
             "img_ids": _positions(h // 2, w // 2),
         }
         time = t.to(torch.float32).expand(b) / TIMESTEPS
-        return _latents(super().predict(_patches(x), time, Conditions(text[:, :-1], others), parameters), h, w)
+        return _latents(super().predict(_patches(x), time, Conditions(text, others), parameters), h, w)
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         refuse_clip_skip(clip_skip, "FLUX")

@@ -38,13 +38,11 @@ class PartsModel(Model):
 
     Attributes:
         pipeline_class: Name of the family's text-to-image pipeline in diffusers.
-        denoiser_part: The pipeline's name for the denoiser.
         encoders: For each stream the pipeline's names for the text encoders.
         readers: For each stream the endings of the names of the weights that read it.
     """
 
     pipeline_class: ClassVar[str]
-    denoiser_part: ClassVar[str] = "transformer"
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("text_encoder",)}
     readers: ClassVar[Mapping[str, tuple[str, ...]]]
 
@@ -105,6 +103,10 @@ class PartsModel(Model):
     @property
     def denoiser(self) -> Any:
         return self._part(self.denoiser_part)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        return 2 ** (len(self._config("vae")["block_out_channels"]) - 1)
 
     @property
     def vae(self) -> Any:

@@ -7,6 +7,9 @@
 
 Both maps have a bias. The input of the maps is edited, W (I + L R^T) e + b, so that the bias counts once.
 T5 is optional; without it, its tokens are zeros and have no subject.
+
+`denoiser_text` has all tokens, and the pooled vector in one more row. The transformer predicts the velocity of
+rectified flow.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from efface.models.denoising import Conditions, with_pooled, without_pooled
 from efface.models.families.parts import TwoStreamModel
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
@@ -34,6 +38,11 @@ class StableDiffusion3(TwoStreamModel):
     family: ClassVar[str] = "sd3"
     pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: (*_CLIPS, "text_encoder_3"), POOLED: _CLIPS}
+    even_noise: ClassVar[bool] = False
+
+    @property
+    def untrainable(self) -> None:
+        return None
 
     @property
     def has_text_encoder(self) -> bool:
@@ -42,6 +51,18 @@ class StableDiffusion3(TwoStreamModel):
     @property
     def max_tokens(self) -> int:
         return int(self.tokenizer.model_max_length)
+
+    def denoiser_text(self, embedded: Embedded) -> Tensor:
+        pooled = self.reading(POOLED).embed(embedded.prompts, truncate=True)
+        return with_pooled(embedded.tokens, pooled.tokens[:, 0])
+
+    def predict(
+        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        if not conditions.others:
+            text, pooled = without_pooled(conditions.text.expand(len(x), -1, -1), self.reading(POOLED).width)
+            conditions = Conditions(text, {"pooled_projections": pooled})
+        return super().predict(x, t.expand(len(x)), conditions, parameters)
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         layers: list[Tensor] = []

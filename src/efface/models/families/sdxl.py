@@ -4,7 +4,8 @@ Each encoder gives its penultimate hidden state, without the final norm. The las
 tokenizer; the second one differs only in its padding. The text is read by every `attn2.to_k` and `attn2.to_v`.
 
 The pooled embedding of the second encoder is added to the time embedding, by one map that reads the image size too.
-No text edit changes it; guards replace it by that of the concept.
+No text edit changes it; guards replace it by that of the concept. `denoiser_text` has the tokens, and the pooled
+embedding in one more row. The image is not cropped, and its original size is its size.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from efface.models.denoising import Conditions, with_pooled, without_pooled
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
@@ -33,6 +35,10 @@ class StableDiffusionXL(PartsModel):
     readers: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: ("attn2.to_k.weight", "attn2.to_v.weight")}
 
     @property
+    def untrainable(self) -> None:
+        return None
+
+    @property
     def max_tokens(self) -> int:
         return int(self.tokenizer.model_max_length)
 
@@ -47,7 +53,27 @@ class StableDiffusionXL(PartsModel):
         two, _ = encode_penultimate(self._part("text_encoder_2"), ids_2, clip_skip)
         return Embedded(torch.cat([one, two], dim=-1).float().cpu(), last_subject(lengths), tuple(prompts))
 
-    @torch.no_grad()
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        ids, _ = token_ids(self._part("tokenizer_2"), list(prompts), self.max_tokens, truncate=False)
+        return self._pooled(prompts, truncate=False)
+
+    @torch.no_grad()
+    def _pooled(self, prompts: Sequence[str], truncate: bool) -> Tensor:
+        ids, _ = token_ids(self._part("tokenizer_2"), list(prompts), self.max_tokens, truncate)
         return encode_penultimate(self._part("text_encoder_2"), ids, clip_skip=None)[1].float().cpu()
+
+    def denoiser_text(self, embedded: Embedded) -> Tensor:
+        distinct = list(dict.fromkeys(embedded.prompts))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        pooled = self._pooled(distinct, truncate=True)[[row[prompt] for prompt in embedded.prompts]]
+        return with_pooled(embedded.tokens, pooled)
+
+    def predict(
+        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        if not conditions.others:
+            width = int(self._config("text_encoder_2")["projection_dim"])
+            text, pooled = without_pooled(conditions.text.expand(len(x), -1, -1), width)
+            height, width = (side * self.pixels_per_latent for side in x.shape[-2:])
+            sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32).expand(len(x), -1)
+            conditions = Conditions(text, {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}})
+        return super().predict(x, t, conditions, parameters)

@@ -296,6 +296,6 @@ ENTRY = Method(
     combine=combine_components,
     uses_preserve=False,
     needs=("context", "write_snapshot", "pictures", "copies", "read_eraser"),
-    families=("sd", "flux"),
+    families=("sd", "sdxl", "sd3", "flux"),
     published={"save_freq": 100},
 )
