@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from efface.api.attack import attack as attack
+    from efface.api.compare import compare as compare
     from efface.api.compose import compose as compose
     from efface.api.erase import erase as erase
     from efface.api.erase_each import erase_each as erase_each
@@ -71,6 +72,7 @@ _MODULES = {
     "attach_each": "efface.eraser.attach",
     "attack": "efface.api.attack",
     "certify": "efface.eraser.certificate",
+    "compare": "efface.api.compare",
     "compose": "efface.api.compose",
     "erase": "efface.api.erase",
     "erase_each": "efface.api.erase_each",

@@ -17,6 +17,7 @@ VERBS = (
     "train_judge",
     "evaluate",
     "attack",
+    "compare",
     "compose",
     "export",
     "import_eraser",

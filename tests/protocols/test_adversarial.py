@@ -137,5 +137,4 @@ def test_equal_scores_are_ranked_by_the_change_of_weights() -> None:
 
     assert ranking() == ("best", "small", "large", "guard")
     results["small"] = replace(results["small"], err_parts=("forget", "retain", "adversarial"))
-    results["best"] = replace(results["best"], err_parts=("forget", "retain"))
-    assert ranking() == ("small", "best", "large", "guard"), "means of fewer rates come behind"
+    assert ranking() == (), "means of different rates cannot be ranked"

@@ -8,18 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from efface.api.arguments import resolve_device
-from efface.api.generate import GenerateResult
+from efface.api.images import images_from
 from efface.api.result import VerbResult
 from efface.errors import BadInput
 from efface.files import check_writable
-from efface.generation import Image, read_folder
-from efface.generation.folder import read_folders, skipped_files
+from efface.generation import Image
+from efface.generation.folder import skipped_files
 from efface.generation.runs import runs_in_one_folder
-from efface.image_files import as_rgb
 from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, write_verdicts
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
@@ -28,8 +24,8 @@ from efface.request.several import check_one_name
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image as Pictures
 
+    from efface.api.images import ImagesLike
     from efface.progress import Progress
 
 
@@ -121,7 +117,7 @@ class JudgeResult(VerbResult):
 
 
 def judge(
-    images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image],
+    images: ImagesLike,
     questions: str | Sequence[str] = (),
     *,
     judge: Judge | str = "emoji",
@@ -162,7 +158,7 @@ def judge(
     path = None if out is None else Path(out)
     if path is not None:
         check_writable(path, force)
-    pictures = _images(images, table)
+    pictures = images_from(images, table)
     opened = open_judge(judge, asked, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
     cells = _cells(opened) if table else {}
     asked = list(dict.fromkeys([*asked, *(text for of_row in cells.values() for text in of_row.values())]))
@@ -182,29 +178,6 @@ def _cells(judge: Judge) -> dict[str, dict[str, str]]:
     if not isinstance(judge, HasTable):
         raise BadInput(f"The judge '{judge.name}' has no table; use --table with --judge nudenet, or give --question.")
     return {row: dict(zip(judge.columns, questions, strict=True)) for row, questions in judge.table.items()}
-
-
-def _images(
-    images: Path | str | GenerateResult | Sequence[Pictures.Image | NDArray[np.uint8] | Image], below: bool = False
-) -> Sequence[Image]:
-    """The images as images of a folder; `below` includes all folders below it."""
-    if isinstance(images, GenerateResult):
-        return images.outcomes
-    if isinstance(images, (str, Path)):
-        return read_folders(Path(images)) if below else read_folder(Path(images))
-    if not len(images):
-        raise BadInput("Nothing to judge: give at least one image.")
-    return [_image(image, index) for index, image in enumerate(images)]
-
-
-def _image(image: Pictures.Image | NDArray[np.uint8] | Image, index: int) -> Image:
-    """An image in memory, whose file name is its number."""
-    if isinstance(image, Image):
-        return image
-    array = np.asarray(image if isinstance(image, np.ndarray) else as_rgb(image), dtype=np.uint8)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise BadInput(f"Image {index} has the shape {array.shape}; give arrays (height, width, 3) of bytes.")
-    return Image({"file_name": str(index)}, None, None, array)
 
 
 def _counts(images: Sequence[Image], verdicts: Sequence[Verdict]) -> AnswerCounts:

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from efface.cli.attack import attack_command
+from efface.cli.compare import compare_command
 from efface.cli.compose import compose_command
 from efface.cli.demo import demo_command
 from efface.cli.erase import erase_command
@@ -67,6 +68,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "judge train": judge_train_command,
         "evaluate": evaluate_command,
         "attack": attack_command,
+        "compare": compare_command,
         "compose": compose_command,
         "export": export_command,
         "import": import_command,

@@ -174,8 +174,10 @@ def print_evaluation(screen: Screen, evaluation: Evaluation) -> None:
     _print_comparisons(screen, evaluation)
     if len(evaluation.ranking) > 1:
         order = ", ".join(evaluation.ranking)
+        screen.say(f"ranking by {evaluation.overall}, of equals by weight change: {order}")
+    elif evaluation.overall and sum(evaluation.overall in result.metrics for result in evaluation.erasers.values()) > 2:
         screen.say(
-            f"ranking by {evaluation.overall}, erasers with fewer rates in it last, of equals by weight change: {order}"
+            f"no ranking by {evaluation.overall}: the erasers differ in their concepts or in the rates behind it"
         )
     judge = evaluation.judge
     screen.say(

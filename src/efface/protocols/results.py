@@ -10,7 +10,7 @@ from typing import Any
 
 from efface.metrics.base import Measured
 from efface.protocols.base import Metric
-from efface.protocols.plan import BASE, FailedImage, JudgedImage
+from efface.protocols.plan import BASE, FORGETTING, FailedImage, JudgedImage
 
 #: Erased concept -> destination -> number of images.
 Destinations = Mapping[str, Mapping[str, int]]
@@ -81,6 +81,11 @@ class Result:
     weight_change: float | None = None
     err_parts: tuple[str, ...] = ()
     certificate: Certificate | None = None
+
+    @property
+    def concepts(self) -> frozenset[str]:
+        """The erased concepts that were asked about."""
+        return frozenset(image.probe.concept for image in self.images if image.probe.metric in FORGETTING)
 
     @property
     def rates(self) -> dict[str, Measured]:
@@ -165,15 +170,21 @@ class Evaluation:
 
     @property
     def ranking(self) -> tuple[str, ...]:
-        """Erasers by the overall score, best first; of equals, the one with the smaller change of weights."""
-        ranked = [name for name, result in self.erasers.items() if name != BASE and self.overall in result.metrics]
-        return tuple(sorted(ranked, key=self.rank_key))
+        """Erasers by the overall score, best first; of equals, the one with the smaller change of weights.
 
-    def rank_key(self, name: str) -> tuple[int, float, float]:
-        """What ranks an eraser, less is better. A mean of fewer rates ranks behind one of more."""
+        Empty if the erasers were asked about different concepts, or have scores of different rates.
+        """
+        ranked = {
+            name: result for name, result in self.erasers.items() if name != BASE and self.overall in result.metrics
+        }
+        comparable = len({(result.concepts, result.err_parts) for result in ranked.values()}) == 1
+        return tuple(sorted(ranked, key=self.rank_key)) if comparable else ()
+
+    def rank_key(self, name: str) -> tuple[float, float]:
+        """What ranks an eraser, less is better."""
         result = self.erasers[name]
         change = math.inf if result.weight_change is None else result.weight_change
-        return -len(result.err_parts), -result.metrics[self.overall].value, change
+        return -result.metrics[self.overall].value, change
 
     def to_json(self) -> dict[str, Any]:
         """The object that `efface evaluate --json` prints."""
