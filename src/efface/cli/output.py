@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +17,24 @@ NOT_CALIBRATED = (
     "The judge is not calibrated on these images: how often it is wrong is unknown. efface evaluate measures this on "
     "images of the unedited model."
 )
+
+
+#: Seconds between two lines of progress.
+_EVERY = 5.0
+
+
+class _Lines:
+    """Progress as lines, for pipes and log files. Short work prints none."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def report(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Print a line, if the last one is some seconds ago."""
+        now = time.monotonic()
+        if now - self._last >= _EVERY:
+            self._last = now
+            print(f"{what}: {done} of {total} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
 class Screen:
@@ -56,14 +76,17 @@ class Screen:
 
     @contextmanager
     def progress(self) -> Generator[Progress, None, None]:
-        """Yield a progress callback, which draws bars on standard error if that is a terminal."""
+        """Yield a progress callback: bars on standard error if that is a terminal, else a line every few seconds."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         end = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
         console = Console(stderr=True)
-        with Progress(*columns, *end, console=console, transient=True, disable=not console.is_terminal) as bars:
+        if not console.is_terminal:
+            yield _Lines().report
+            return
+        with Progress(*columns, *end, console=console, transient=True) as bars:
             tasks = {task.description: task.id for task in bars.tasks}
 
             def report(what: str, done: int, total: int, note: str = "") -> None:

@@ -17,6 +17,7 @@ from efface.errors import BadInput
 from efface.hub import UnreachableError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_INTERRUPTED = "interrupted; the same command with the same output continues the work"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +54,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except UnreachableError as error:
         return _end(FAILED, str(error), error)
     except (KeyboardInterrupt, typer.Abort):
-        return _end(INTERRUPTED, "interrupted")
+        return _end(INTERRUPTED, _INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output is gone; Python must not fail when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,7 +63,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
         hint = "" if _debugging() else " (EFFACE_DEBUG=1 shows the traceback)"
         return _end(FAILED, f"{type(error).__name__}: {error}{hint}", error)
     if code == INTERRUPTED:  # typer handled Ctrl-C itself
-        return _end(INTERRUPTED, "interrupted")
+        return _end(INTERRUPTED, _INTERRUPTED)
     return code if isinstance(code, int) else DONE
 
 

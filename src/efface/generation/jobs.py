@@ -56,6 +56,8 @@ class Job:
             are equal.
         prompt_type: The type of the prompt in a dataset, for the metadata: "direct", "indirect" or "adversarial"; empty
             if it has none. Jobs that differ only in it are equal.
+        size_in_file: The size in the file of prompts, such as "641x480", if the image's is rounded down from it. It is
+            for the metadata only.
         file_name: The name of its file. `None` means a name of the prompt, the seed and the settings.
     """
 
@@ -69,6 +71,7 @@ class Job:
     embedding: Embedding | None = None
     case_number: int | None = field(default=None, compare=False)
     prompt_type: str = field(default="", compare=False)
+    size_in_file: str = field(default="", compare=False, repr=False)
     file_name: str | None = None
 
     def __post_init__(self) -> None:

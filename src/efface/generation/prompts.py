@@ -29,6 +29,8 @@ _HEIGHT = ("height", "sd_image_height")
 _CASE = ("case_number",)
 _CHALLENGE = ("direct_prompt", "indirect_prompt", "adversarial_prompt")
 _TYPES = {column: column.removesuffix("_prompt") for column in _CHALLENGE}
+#: Sizes of files are rounded down to multiples of this number, as SPM does with those of COCO's photographs.
+_GRID = 8
 _ROLES = {"seed": _SEED, "guidance": _GUIDANCE, "width": _WIDTH, "height": _HEIGHT, "case number": _CASE}
 
 
@@ -72,6 +74,11 @@ class PromptFile:
         """The jobs in the order of the file."""
         return [row.job for row in self.rows]
 
+    @property
+    def rounded(self) -> int:
+        """The number of prompts whose image size was rounded."""
+        return sum(bool(row.job.size_in_file) for row in self.rows)
+
     def check_labels(self) -> None:
         """Check that it is clear what each prompt should show.
 
@@ -99,13 +106,15 @@ class PromptFile:
 
     def log(self) -> None:
         """Log which column is used for what, and how many rows are left out."""
-        if self.skipped or self.columns:
+        if self.skipped or self.columns or self.rounded:
             logger.info("%s", self)
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.rows)} prompts"]
         if self.skipped:
             parts.append(f"rows without a prompt, left out: {self.skipped}")
+        if self.rounded:
+            parts.append(f"sizes rounded down to multiples of {_GRID}: {self.rounded}")
         parts += [f"{role} from {', '.join(columns)}" for role, columns in self.columns.items()]
         if self.unused:
             parts.append(f"not used: {', '.join(self.unused)}")
@@ -208,17 +217,26 @@ def _jobs_of_row(row: TableRow, prompts: list[str], label: str, where: str) -> l
     """Jobs, each with the kind of its column before it, and behind it whether its row has a seed."""
     seed, guidance = _integer(row, _SEED, where), _number(row, _GUIDANCE, where)
     width, height, case = (_integer(row, names, where) for names in (_WIDTH, _HEIGHT, _CASE))
+    size_in_file = _size(width, height)
+    width, height = (side - side % _GRID if side and side >= _GRID else side for side in (width, height))
+    if _size(width, height) == size_in_file:
+        size_in_file = ""
     concept = row.values.get(label, "")
     jobs: list[tuple[str, Job, bool, TableRow]] = []
     for column in prompts:
         if prompt := row.values.get(column, ""):
             try:
                 job = Job(prompt, seed or 0, guidance, concept, width=width, height=height, case_number=case)
-                job = replace(job, prompt_type=_TYPES.get(_kind(column), ""))
+                job = replace(job, size_in_file=size_in_file, prompt_type=_TYPES.get(_kind(column), ""))
             except BadInput as error:
                 raise BadFile(f"{where}: {error}") from error
             jobs.append((_kind(column), job, seed is not None, row))
     return jobs
+
+
+def _size(width: int | None, height: int | None) -> str:
+    """A size in words, such as 512x768; a side that the file does not have is the model's."""
+    return "" if width is None and height is None else f"{width or 'default'}x{height or 'default'}"
 
 
 def _integer(row: TableRow, names: tuple[str, ...], where: str) -> int | None:
@@ -230,9 +248,20 @@ def _integer(row: TableRow, names: tuple[str, ...], where: str) -> int | None:
 
 
 def _number(row: TableRow, names: tuple[str, ...], where: str) -> float | None:
-    name, text = row.first(names)
-    if not text:
-        return None
+    """The number of a row that one of several columns has.
+
+    Raises:
+        BadFile: It is no number, or two of the columns have different ones.
+    """
+    numbers = {name: _number_in(text, name, where) for name in names if (text := row.values.get(name, ""))}
+    for name, number in numbers.items():
+        if number != (first := next(iter(numbers.values()))):
+            other = next(iter(numbers))
+            raise BadFile(f"{where}: {other} is {first}, but {name} is {number}; remove the wrong column.")
+    return next(iter(numbers.values()), None)
+
+
+def _number_in(text: str, name: str, where: str) -> float:
     try:
         # Seeds above 2^53 are exact only as integers; data frames write 12 as "12.0".
         number = int(text) if text.lstrip("+-").isdigit() else float(text)

@@ -102,6 +102,8 @@ class Recipe:
         named = {"file_name": file_name(job.prompt, job.seed, key), "concept": job.concept, "model": self.model}
         if job.prompt_type:
             named["prompt_type"] = job.prompt_type
+        if job.size_in_file:
+            named["size_in_file"] = job.size_in_file
         case = {} if job.case_number is None else {"case_number": job.case_number}
         return {**named, **case, **deciding, "key": key}
 

@@ -192,6 +192,8 @@ class Request(Settings):
                 check_one_name(text, option)
         attributes: dict[str, float] = {}
         if goal == "debias":
+            if "shares" in options and options.get("desired_ratios", options["shares"]) != options["shares"]:
+                raise BadRequest("shares and desired_ratios are one setting with two values; write one of them.")
             shares = options.pop("shares", options.pop("desired_ratios", None))
             attributes, guides = _attribute_shares([guide or "" for guide in guides], shares), []
         if len(guides) <= 1:
