@@ -13,6 +13,7 @@ import torch
 from efface.errors import BadInput
 from efface.models.builtin import BuiltIn
 from efface.models.emoji import EMOJI
+from efface.models.emoji_flow import EMOJI_FLOW
 from efface.models.model import Model
 from efface.models.modules import plain
 from efface.models.placement import check_in_memory
@@ -23,7 +24,7 @@ from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-BUILT_IN: dict[str, BuiltIn] = {"emoji": EMOJI}
+BUILT_IN: dict[str, BuiltIn] = {"emoji": EMOJI, "emoji-flow": EMOJI_FLOW}
 
 # Families by the pipelines that have their parts.
 _SD = "efface.models.families.sd:StableDiffusion"
@@ -83,9 +84,9 @@ def open_model(
     """Open a model; its parts are loaded when they are first used.
 
     Args:
-        model: `emoji`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with the suffix
-            `#ema`, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are shared. A `Model`
-            is returned unchanged.
+        model: `emoji`, `emoji-flow`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with
+            the suffix `#ema`, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are shared.
+            A `Model` is returned unchanged.
         device: The device of the parts, or how they are loaded and run; the parts of a pipeline stay as they are.
         dtype: The type of the parts; None is that of the runtime, which is float32 for models of up to 3 B parameters,
             or the type of the pipeline.
