@@ -167,3 +167,12 @@ def test_a12_folders_that_cannot_be_used(efface: Efface, refused: Callable[..., 
     picture = path.read_bytes()
     path.write_bytes(picture[:50])
     assert path.name in refused(*command, "mine")
+
+
+def test_a14_an_entry_without_prompts_has_those_of_templates(efface: Efface, arguments: tuple[object, ...]):
+    entry = {"target": "cat", "anchor": "dog", "hard_negatives": ["horse"]}
+    Path("eval.json").write_text(json.dumps({"object": {"cat": entry}}))
+    assert efface(*arguments, "--data", "eval.json", "--stage", "generate", "-o", "out").code == 0
+    prompts = {row["prompt"] for row in rows("out/images/base")}
+    assert {f"a photo of a {name}" for name in ("cat", "dog")} <= prompts
+    assert "a horse" in prompts

@@ -13,9 +13,10 @@ FID is biased upwards for so few images: compare it only at equal numbers. The j
 is absent (`forget`), and the anchor and the hard negatives are found (`anchor`, `hard_negative`; together `retain`).
 
 `--data FOLDER` is the reference's assets, with eval.json and eval_prompts; objects' prompts are the anchor's with
-another name in them. Without it, anchor and hard negatives are the concept's guide and neighbours, from the request or
-the closed world, in plain templates. Hard negatives that are erased too are left out. 4 n images of target and anchor,
-n of each hard negative; the paper has n = 50, guidance 6 and 50 steps of DDIM at eta 1.
+another name in them. Without eval_prompts, plain templates are used. Without `--data`, anchor and hard negatives are
+the concept's guide and neighbours, from the request or the closed world, in plain templates. Hard negatives that are
+erased too are left out. 4 n images of target and anchor, n of each hard negative; the paper has n = 50, guidance 6 and
+50 steps of DDIM at eta 1.
 """
 
 from __future__ import annotations

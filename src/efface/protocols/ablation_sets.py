@@ -49,9 +49,6 @@ class AblationSets:
     is_style: bool
 
 
-_BOTH = AliasChoices("hard_negatives", "hard_negative")
-
-
 class EvalEntry(Settings):
     """One concept of eval.json.
 
@@ -112,11 +109,12 @@ def _from_request(evaluation: EvaluationInput, concept: Concept) -> AblationSets
         )
     templates = _STYLE if is_style else _OBJECT
     others = [name for name in near if name_key(name) not in (name_key(concept.name), name_key(anchor))]
-    target, guide, *rest = (
-        PromptSet(name, tuple(template.format(name) for template in templates))
-        for name in (concept.name, anchor, *others)
-    )
+    target, guide, *rest = (_in_templates(name, templates) for name in (concept.name, anchor, *others))
     return AblationSets(target, guide, tuple(rest), is_style)
+
+
+def _in_templates(name: str, templates: Sequence[str]) -> PromptSet:
+    return PromptSet(name, tuple(template.format(name) for template in templates))
 
 
 def _around(concept: Concept, world: World | None) -> tuple[str, tuple[str, ...], bool]:
@@ -133,7 +131,7 @@ def _around(concept: Concept, world: World | None) -> tuple[str, tuple[str, ...]
 
 
 def _published(data: Path, concept: Concept) -> AblationSets:
-    """The sets of eval.json and the folder eval_prompts beside it."""
+    """The sets of eval.json and the folder eval_prompts beside it; without that folder, in plain templates."""
     path = data / "eval.json" if data.is_dir() else data
     text = read_text(path, "the sets")
     with library_errors(f"Cannot read the sets from {path}"):
@@ -150,6 +148,8 @@ def _sets(folder: Path, entry: EvalEntry, kind: _Kind) -> AblationSets:
     names = (entry.target, entry.anchor, *entry.hard_negatives)
     if kind == "memorization":  # the captions are prompts
         sets = [PromptSet(name, (name,)) for name in names]
+    elif not folder.is_dir():
+        sets = [_in_templates(name, _STYLE if kind == "style" else _OBJECT) for name in names]
     elif kind == "style":
         sets = [PromptSet(name, _prompts(folder, (name.replace(" ", "_"), name.split()[0]))) for name in names]
     else:
