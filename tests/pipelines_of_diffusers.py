@@ -377,9 +377,9 @@ def of_longcat(tiny_sd: Path) -> Parts:
 
 
 def of_bria_fibo(tiny_sd: Path) -> Parts:
-    tokenizer = word_tokenizer()
+    tokenizer = word_tokenizer(more=128_100)  # the pipeline uses the token 128000
     config = transformers.SmolLM3Config(
-        vocab_size=128_100, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, pad_token_id=0, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     transformer = diffusers.BriaFiboTransformer2DModel(

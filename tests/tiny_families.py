@@ -45,12 +45,17 @@ def t5_parts(width: int) -> tuple[Any, Any]:
     return transformers.T5EncoderModel(config), tokenizer
 
 
-def word_tokenizer(chat_template: str | None = None) -> Any:
-    """A tokenizer of whole words, as decoders have one: a start token without a template, no end token."""
+def word_tokenizer(chat_template: str | None = None, more: int = 0) -> Any:
+    """A tokenizer of whole words, as decoders have one: a start token without a template, no end token.
+
+    Args:
+        chat_template: The template of chats.
+        more: The number of further words.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     special = ["<pad>", "<unk>", "<bos>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-    ids = {piece: index for index, piece in enumerate([*special, "user", "assistant", *WORDS])}
+    ids = {piece: index for index, piece in enumerate([*special, "user", "assistant", *WORDS, *map(str, range(more))])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if chat_template is None:

@@ -1,13 +1,13 @@
 """A checkpoint in one file, written here in the original code's names, against the folder that it was made from."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import efface
@@ -189,3 +189,24 @@ def test_what_is_no_stable_diffusion_checkpoint_is_told(tiny_sd: Path, tmp_path:
         assert "\n" not in str(caught.value)
     with pytest.raises(BadInput, match="takes no config"):
         open_model(tiny_sd, config=tiny_sd)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "use", "missing"),
+    [
+        ("first_stage_model.", lambda model: model.vae, "no vae"),
+        ("first_stage_model.decoder.conv_in.weight", lambda model: model.vae, r"decoder\.conv_in\.weight"),
+        ("model.diffusion_model.out.2.weight", lambda model: model.denoiser, r"out\.2\.weight|conv_out"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm", lambda model: model.text_encoder, "layer_norm"),
+    ],
+    ids=["vae", "vae tensor", "unet tensor", "text encoder tensor"],
+)
+def test_what_a_checkpoint_lacks_is_named(
+    checkpoint: Path, tiny_sd: Path, tmp_path: Path, prefix: str, use: Callable[[Model], object], missing: str
+) -> None:
+    tensors = {name: tensor for name, tensor in load_file(checkpoint).items() if not name.startswith(prefix)}
+    save_file(tensors, tmp_path / "part.safetensors")
+    model = open_model(tmp_path / "part.safetensors", config=tiny_sd)
+    with pytest.raises(BadFile, match=missing) as caught:
+        use(model)
+    assert "\n" not in str(caught.value)

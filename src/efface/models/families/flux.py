@@ -29,7 +29,7 @@ from efface.models.flow import TIMESTEPS
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens, encode_ids, final_norm, input_device, refuse_clip_skip
-from efface.models.text.tokens import last_subject, token_ids
+from efface.models.text.tokens import last_subject, longest_prompt, token_ids
 
 _SIDE = 128  # latents along a side of the pipeline's default image
 
@@ -52,7 +52,7 @@ class Flux(TwoStreamModel):
 
     @property
     def max_tokens(self) -> int:
-        return int(self.tokenizer.model_max_length) if self.stream == POOLED else self._t5_tokens
+        return longest_prompt(self.tokenizer) if self.stream == POOLED else self._t5_tokens
 
     @property
     def _t5_tokens(self) -> int:

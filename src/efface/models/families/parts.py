@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from efface.errors import BadInput
+from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
 from efface.models.active import hash_with_active
 from efface.models.model import POOLED, TEXT, Model
 from efface.models.modules import state_of
 from efface.models.pretrained import class_of, load_part
 from efface.models.runtime import offload_parts, prepare_denoiser
+from efface.models.storage.completeness import check_tokenizer
 from efface.models.storage.folder import Folder, has_weights
 from efface.models.text.embedded import Embedded
 from efface.models.text.pipeline_text import encode_by_pipeline, encoding_options, has_output, is_encoded_by
@@ -170,6 +171,10 @@ class PartsModel(Model):
             if not self.has_text_encoder:
                 missing = next(part for part in self.encoders[self.stream] if not self._has(part))
                 raise BadInput(f"{self.name} has no {missing}, which encodes its prompts; open the model with it.")
+            for part in self.encoder_parts:
+                tokenizer = part.replace("text_encoder", "tokenizer")
+                if self._has(tokenizer):
+                    check_tokenizer(self.name, self._part(tokenizer), _vocabulary(self._config(part)))
             with torch.no_grad():
                 self._check_encoding()
             self._parts[key] = True
@@ -194,14 +199,28 @@ class PartsModel(Model):
 
     def text_parameters(self) -> tuple[str, ...]:
         names = state_of(self.denoiser) if self._denoiser_loaded else self._disk.names(self.denoiser_part)
-        return tuple(name for name in names if name.endswith(self.readers[self.stream]))
+        readers = tuple(name for name in names if name.endswith(self.readers[self.stream]))
+        missing = sorted(set(self._expected_readers()) - set(readers))
+        if missing:
+            raise BadFile(f"The {self.denoiser_part} of {self.name} has no {missing[0]}; its files are incomplete.")
+        return readers
+
+    def _expected_readers(self) -> tuple[str, ...]:
+        """The names of the weights that read the stream, as far as they follow from the denoiser's configuration."""
+        return self.readers[self.stream]
 
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         names = self.text_parameters()
         if self._denoiser_loaded and self.runtime.offload != "sequential":
             yield from ((name, self.denoiser.get_parameter(name).detach()) for name in names)
         else:
-            yield from self._disk.tensors(self.denoiser_part, names)
+            for name, weight in self._disk.tensors(self.denoiser_part, names):
+                if weight.ndim != 2 or weight.shape[1] != self.width:
+                    raise BadFile(
+                        f"{name} of {self.name} is {tuple(weight.shape)}, and its text {self.width} wide; its "
+                        "files are of different models."
+                    )
+                yield name, weight
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:
@@ -296,6 +315,12 @@ class PartsModel(Model):
         hashed = [part for part in (*parts, self.denoiser_part, "vae") if self._has(part)]
         weights = hashlib.sha256("".join(self.part_hash(part) for part in hashed).encode()).hexdigest()
         return hash_with_active(weights, self.denoiser) if self._denoiser_loaded else weights
+
+
+def _vocabulary(config: Mapping[str, Any]) -> int | None:
+    """The number of tokens of a text encoder, which may have its settings one level further down."""
+    nested = config.get("text_config")
+    return config.get("vocab_size") or (nested.get("vocab_size") if isinstance(nested, Mapping) else None)
 
 
 class TwoStreamModel(PartsModel):

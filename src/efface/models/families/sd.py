@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadRequest
+from efface.models.families.cross_attention import cross_attention_maps
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens, encode_ids, final_norm
 from efface.models.text.plain_clip import PlainClipEncoder
-from efface.models.text.tokens import token_ids
+from efface.models.text.tokens import longest_prompt, token_ids
 
 _PLAIN = "plain_text_encoder"  # key among the parts; its value is None if the text encoder is not supported
 
@@ -44,7 +45,10 @@ class StableDiffusion(PartsModel):
 
     @property
     def max_tokens(self) -> int:
-        return min(int(self.tokenizer.model_max_length), int(self._config("text_encoder")["max_position_embeddings"]))
+        return min(longest_prompt(self.tokenizer), int(self._config("text_encoder")["max_position_embeddings"]))
+
+    def _expected_readers(self) -> tuple[str, ...]:
+        return cross_attention_maps(self._config("unet"))
 
     @property
     def width(self) -> int:

@@ -26,7 +26,7 @@ from efface.models.families.parts import TwoStreamModel
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import encode_penultimate, input_device
-from efface.models.text.tokens import last_subject, token_ids
+from efface.models.text.tokens import last_subject, longest_prompt, token_ids
 
 T5_TOKENS = 256  # the default of the pipeline
 _CLIPS = ("text_encoder", "text_encoder_2")
@@ -50,7 +50,7 @@ class StableDiffusion3(TwoStreamModel):
 
     @property
     def max_tokens(self) -> int:
-        return int(self.tokenizer.model_max_length)
+        return longest_prompt(self.tokenizer)
 
     def denoiser_text(self, embedded: Embedded) -> Tensor:
         pooled = self.reading(POOLED).embed(embedded.prompts, truncate=True)

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from efface.models.denoising import Conditions, with_pooled, without_pooled
+from efface.models.families.cross_attention import cross_attention_maps
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import encode_penultimate
-from efface.models.text.tokens import last_subject, token_ids
+from efface.models.text.tokens import last_subject, longest_prompt, token_ids
 
 
 class StableDiffusionXL(PartsModel):
@@ -40,7 +41,10 @@ class StableDiffusionXL(PartsModel):
 
     @property
     def max_tokens(self) -> int:
-        return int(self.tokenizer.model_max_length)
+        return min(longest_prompt(self._part(part)) for part in ("tokenizer", "tokenizer_2"))
+
+    def _expected_readers(self) -> tuple[str, ...]:
+        return cross_attention_maps(self._config("unet"))
 
     @property
     def width(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from efface.errors import BadFile
 from efface.files import sha256_of_file
+from efface.models.storage.completeness import check_config, check_loaded, check_shards, check_tokenizer_files
 from efface.parsing import library_errors, read_json
 
 INDEX = "model_index.json"
@@ -38,7 +39,10 @@ class Folder:
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.root / part / name, finite=False)
+        path = self.root / part / name
+        config = read_json(path, finite=False)
+        check_config(path, config)
+        return config
 
     def variant(self, part: str) -> str | None:
         """The variant of the weights to read: None if the plain ones exist, else "fp16" or another that exists."""
@@ -48,7 +52,9 @@ class Folder:
     def weights(self, part: str) -> tuple[Path, ...]:
         """The files of a part's weights, in order."""
         variant = self.variant(part)
-        return tuple(path for path in self._files(part) if _variant(path) == variant)
+        files = tuple(path for path in self._files(part) if _variant(path) == variant)
+        check_shards(self.root / part, files, variant)
+        return files
 
     def hash(self, part: str) -> str:
         """SHA-256 of the files of a part."""
@@ -64,16 +70,30 @@ class Folder:
             dtype: The type of its weights, if it has any.
 
         Raises:
-            BadFile: It has no safetensors weights.
+            BadFile: It has no safetensors weights, or its files are incomplete.
         """
         place = self.root / part
+        options: dict[str, Any] = {"local_files_only": True}
+        if has_weights(kind):
+            self.config(part)  # a check of its settings
+            self.weights(part)  # a check of its files
+            options |= {"variant": self.variant(part), "use_safetensors": True, "output_loading_info": True}
+            # transformers and diffusers have two names for the same option.
+            if kind.__module__.startswith("transformers"):
+                options |= {"dtype": dtype, "ignore_mismatched_sizes": True}  # they are reported below
+            else:
+                options["torch_dtype"] = dtype
+        elif hasattr(kind, "vocab_files_names"):
+            check_tokenizer_files(place, kind)
+        with library_errors(f"Cannot load {place}"):
+            loaded = kind.from_pretrained(place, **options)
         if not has_weights(kind):
-            return kind.from_pretrained(place, local_files_only=True)
-        # transformers and diffusers have two names for the same option.
-        cast = {"dtype" if kind.__module__.startswith("transformers") else "torch_dtype": dtype}
-        return kind.from_pretrained(
-            place, variant=self.variant(part), use_safetensors=True, local_files_only=True, **cast
-        )
+            return loaded
+        network, report = loaded
+        for name, *shapes in report["mismatched_keys"]:
+            raise BadFile(f"{place} does not fit its config.json: {name} has the shapes {shapes}.")
+        check_loaded(str(place), network, report["missing_keys"])
+        return network
 
     def names(self, part: str) -> tuple[str, ...]:
         """Names of a part's tensors, read from the headers of its files."""

@@ -22,6 +22,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
+from efface.models.storage.completeness import check_loaded
 from efface.models.storage.folder import Folder, has_weights
 from efface.parsing import library_errors, read_json
 from efface.tensor_files import read_pickle
@@ -118,21 +119,37 @@ class SingleFile(Folder):
         from diffusers.loaders import single_file_utils
 
         tensors = dict(self._part(part))
+        if not tensors:
+            raise BadFile(f"{self.path} has no {part}; convert it together with one (diffusers' save_pretrained).")
         options: dict[str, Any] = {
             "config": str(self.root),
             "subfolder": part,
             "torch_dtype": dtype,
             "local_files_only": True,
         }
+        failure = f"The {part} in {self.path} does not fit the configuration in {self.root}"
         try:
-            if part == "text_encoder":
-                return single_file_utils.create_diffusers_clip_model_from_ldm(kind, tensors, **options)
-            return kind.from_single_file(tensors, **options)
-        except (ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise BadFile(
-                f"The {part} in {self.path} does not fit the configuration in {self.root}: {reason}."
-            ) from error
+            with library_errors(failure, NotImplementedError):
+                if part == "text_encoder":
+                    network = single_file_utils.create_diffusers_clip_model_from_ldm(kind, tensors, **options)
+                else:
+                    network = kind.from_single_file(tensors, **options)
+        except NotImplementedError as error:  # a weight without a value
+            raise BadFile(f"The {part} in {self.path} has no {self._missing(part, kind, tensors)}.") from error
+        check_loaded(f"The {part} in {self.path}", network)
+        return network
+
+    def _missing(self, part: str, kind: Any, tensors: Mapping[str, Tensor]) -> str:
+        """The name of the first weight that the U-Net or the VAE lacks."""
+        from diffusers.loaders import single_file_utils
+
+        with torch.device("meta"):
+            expected = kind.from_config(dict(self.config(part))).state_dict()
+        convert = {
+            "unet": single_file_utils.convert_ldm_unet_checkpoint,
+            "vae": single_file_utils.convert_ldm_vae_checkpoint,
+        }[part]
+        return min(expected.keys() - convert(dict(tensors), self.config(part)).keys())
 
     def _part(self, part: str) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a part by their original names."""

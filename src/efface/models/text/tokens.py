@@ -18,7 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from efface.errors import BadRequest
+from efface.errors import BadInput, BadRequest
+
+_ENDLESS = 1_000_000  # transformers sets 1e30 if there is no limit
 
 
 def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) -> tuple[Tensor, Tensor]:
@@ -49,6 +51,21 @@ def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) 
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
     return ids, torch.tensor([len(row) for row in rows], dtype=torch.long)
+
+
+def longest_prompt(tokenizer: Any) -> int:
+    """The length that a pipeline pads prompts to, in tokens.
+
+    Raises:
+        BadInput: The tokenizer has none, so that the pipeline does not pad them.
+    """
+    longest = int(tokenizer.model_max_length)
+    if longest > _ENDLESS:
+        raise BadInput(
+            "The tokenizer has no model_max_length, so that prompts are not padded; add it to tokenizer_config.json "
+            "(77 for CLIP)."
+        )
+    return longest
 
 
 def with_all_vectors(tokenizer: Any, prompts: Sequence[str]) -> list[str]:

@@ -1,0 +1,144 @@
+"""Whether the files of a part are complete. Libraries fill in what is missing: random weights, or default settings.
+
+Configurations in the format of diffusers leave out settings that newer versions added. Therefore only settings that
+every published configuration has are required.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efface.errors import BadFile
+from efface.parsing import library_errors, read_json
+
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+_CLIP = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+    "vocab_size",
+)  # fmt: skip
+_BLOCKS = ("block_out_channels", "layers_per_block", "down_block_types", "up_block_types")
+_REQUIRED: Mapping[str, Sequence[str]] = {
+    "clip_text_model": _CLIP,
+    "t5": ("d_model", "d_ff", "d_kv", "num_layers", "num_heads", "vocab_size"),
+    "UNet2DConditionModel": (*_BLOCKS, "in_channels", "out_channels", "cross_attention_dim", "attention_head_dim"),
+    "AutoencoderKL": (*_BLOCKS, "latent_channels"),
+    "SD3Transformer2DModel": ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim"),
+    "FluxTransformer2DModel": ("num_layers", "num_single_layers", "num_attention_heads", "joint_attention_dim"),
+}
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+_FLOW = ("num_train_timesteps", "shift")
+
+
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Check that a configuration has what libraries would otherwise replace by a default.
+
+    Args:
+        path: The file, for messages.
+        config: Its content.
+
+    Raises:
+        BadFile: A setting is missing.
+    """
+    kind = str(config.get("_class_name") or config.get("model_type") or "")
+    if not kind:
+        raise BadFile(f"{path} names no model (_class_name or model_type); its files are incomplete.")
+    required = _REQUIRED.get(kind, ())
+    if path.name == "scheduler_config.json":
+        is_flow = "Flow" in kind or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+        required = _FLOW if kind.startswith("FlowMatchEuler") else () if is_flow else _BETAS
+    missing = [name for name in required if name not in config]
+    if missing:
+        raise BadFile(f"{path} has no {missing[0]}; its files are incomplete.")
+
+
+def check_shards(folder: Path, files: Sequence[Path], variant: str | None) -> None:
+    """Check that weights in several files are all there.
+
+    Args:
+        folder: The folder of the part.
+        files: The files of the weights.
+        variant: The variant that the files are of.
+
+    Raises:
+        BadFile: The index names an absent file, or a numbered file is missing.
+    """
+    present = {path.name for path in files}
+    for index in folder.glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
+        absent = sorted(set(_weight_map(index).values()) - present)
+        if absent:
+            raise BadFile(f"{folder} has no {absent[0]}, which {index.name} names; its files are incomplete.")
+    for path in files:
+        shard = _SHARD.search(path.name)
+        count = int(shard[2]) if shard else 0
+        for number in range(1, count + 1):
+            name = _SHARD.sub(f"-{number:05d}-of-{count:05d}.safetensors", path.name)
+            if name not in present:
+                raise BadFile(f"{folder} has no {name}; its files are incomplete.")
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    content = read_json(index)
+    with library_errors(f"Cannot read {index}"):
+        return {str(name): str(file) for name, file in content["weight_map"].items()}
+
+
+def check_tokenizer_files(folder: Path, kind: Any) -> None:
+    """Check that a tokenizer has its vocabulary: one file for all, or each of the others.
+
+    Args:
+        folder: The folder of the tokenizer.
+        kind: Its class.
+
+    Raises:
+        BadFile: A file of the vocabulary is missing.
+    """
+    names = dict(getattr(kind, "vocab_files_names", None) or {})
+    single = names.pop("tokenizer_file", None)
+    if single is None or (folder / single).is_file():
+        return
+    missing = [name for name in names.values() if not (folder / name).is_file()]
+    if missing:
+        raise BadFile(f"{folder} has neither {single} nor {missing[0]}; its files are incomplete.")
+    if not names:
+        raise BadFile(f"{folder} has no {single}; its files are incomplete.")
+
+
+def check_tokenizer(name: str, tokenizer: Any, rows: int | None) -> None:
+    """Check that a tokenizer, loaded by any program, has its vocabulary.
+
+    Args:
+        name: The name of the model, for messages.
+        tokenizer: The tokenizer.
+        rows: The number of tokens in the table of its text encoder, if known.
+
+    Raises:
+        BadFile: It has much fewer words than the text encoder has rows.
+    """
+    words = len(tokenizer) if hasattr(tokenizer, "__len__") else None
+    if rows and words is not None and 2 * words < rows:
+        raise BadFile(
+            f"The tokenizer of {name} has {words} tokens, and its text encoder {rows}; the files of its vocabulary are "
+            "incomplete."
+        )
+
+
+def check_loaded(place: str, network: torch.nn.Module, missing: Collection[str] = ()) -> None:
+    """Check that all weights of a network came from a file.
+
+    Args:
+        place: Where it was loaded from, for messages.
+        network: The network.
+        missing: The weights that its library reports as missing.
+
+    Raises:
+        BadFile: A weight is missing, so that it is random or has no value.
+    """
+    lost = sorted({*missing, *(name for name, tensor in network.named_parameters() if tensor.is_meta)})
+    if lost:
+        more = f" and {len(lost) - 1} more weights" if len(lost) > 1 else ""
+        raise BadFile(f"{place} has no {lost[0]}{more}; its files are incomplete.")
