@@ -155,6 +155,14 @@ def test_e5_the_separator_splits_the_concept_into_prompts(efface: Efface, config
     assert len(rows) == 4
 
 
+@pytest.mark.parametrize("separator", [",", "|", "-", "&"])
+def test_e5_a_separator_on_the_command_line(efface: Efface, tiny_sd: Path, separator: str):
+    quick = ("-s", "iterations=2", "-s", "ddim_steps=3", "-s", "image_size=16", "--model", tiny_sd)
+    command = ("erase", f"cat{separator}dog", "--method", "esd", "-s", "preset=2023", *quick, "-o", "x.safetensors")
+    assert efface(*command, "-s", f"separator={separator}").code == 0
+    assert settings_of("x.safetensors")["separator"] == separator
+
+
 def test_e6_wandb_logs_offline(efface: Efface, config: Callable[..., Path], wandb_offline: None):
     assert efface("erase", "--config", config(iterations=3), "--report-to", "wandb", "-o", "x.safetensors").code == 0
     (log,) = Path("wandb").glob("offline-run-*/*.wandb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -61,6 +62,10 @@ UnusedDevice = Annotated[str, typer.Option("--device", hidden=True)]
 UnusedSeed = Annotated[int, typer.Option("--seed", hidden=True)]
 
 
+#: A value such as the separator "," or "|", which would be YAML's syntax.
+_PUNCTUATION = re.compile(r"[^\w\s\"']+")
+
+
 def scalar_options(pairs: list[str]) -> dict[str, bool | int | float | str]:
     """Parse `key=value` pairs; each value is YAML: true, 3, 0.1 or a word.
 
@@ -78,7 +83,11 @@ def scalar_options(pairs: list[str]) -> dict[str, bool | int | float | str]:
             raise BadInput(f"-s {key.strip()} is given twice; give it once.")
         try:
             # YAML 1.1 reads 1e-3 as a word, Python as a number.
-            value = float(text) if _is_exponential(text) else parse_yaml(text)
+            value: object = text
+            if _is_exponential(text):
+                value = float(text)
+            elif not _PUNCTUATION.fullmatch(text):
+                value = parse_yaml(text)
         except ValueError as error:
             raise BadInput(f"-s {pair}: cannot read the value '{text}'.") from error
         if not isinstance(value, bool | int | float | str):

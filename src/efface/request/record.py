@@ -187,7 +187,8 @@ class Request(Settings):
         guides: list[str | None] = [to] if isinstance(to, str) else list(to)
         if method == "ablate" and REFERENCE_KINDS.get(kind, kind) != "memorised":  # a caption may have any characters
             names, guides = read_captions(names, guides)
-        if REFERENCE_KINDS.get(kind, kind) != "memorised" and method not in _READ_SENTENCES:
+        is_one = REFERENCE_KINDS.get(kind, kind) == "memorised" or method in _READ_SENTENCES
+        if not is_one and not options.get("separator"):  # of mu's ESD, which splits the name itself
             for text, option in (*((name, "") for name in names), *((guide or "", "--to") for guide in guides)):
                 check_one_name(text, option)
         attributes: dict[str, float] = {}
