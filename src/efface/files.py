@@ -36,10 +36,13 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     Raises:
         BadFile: The folder is missing, the file exists and `force` is false, or the system refuses to write.
     """
-    if not path.parent.is_dir():
+    if not _is_folder(path.parent):
         raise BadFile(f"Cannot write {path}: the folder {path.parent} does not exist.")
+    check_name(path)
     if path.is_dir():
         raise BadFile(f"Cannot write {path}: it is a folder; give a file name.")
+    if path.exists() and not path.is_file():
+        raise BadFile(f"Cannot write {path}: it is a device or a pipe, and no regular file.")
     if path.exists() and not force:
         raise BadFile(f"{path} already exists; pass --force to replace it, or choose another name.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -55,6 +58,29 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         # In a folder without write permission the removal fails too; there is then nothing to remove.
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_name(path: Path) -> None:
+    """Check that a name to write is valid UTF-8, since other names cannot be recorded, and that it is not too long.
+
+    Raises:
+        BadFile: It is not.
+    """
+    try:
+        if b"\0" in str(path).encode():
+            raise BadFile(f"Cannot write {path}: the name has a null character.")
+        path.exists()
+    except UnicodeEncodeError:
+        raise BadFile(f"Cannot write {path}: the name is not valid UTF-8 text.") from None
+    except OSError as error:
+        raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _mode(path: Path, temporary: Path) -> int:
@@ -75,6 +101,7 @@ def made_folder(folder: Path) -> Generator[None, None, None]:
     Raises:
         BadFile: The folder cannot be made.
     """
+    check_name(folder)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from efface.errors import BadFile, BadInput
-from efface.files import atomic
+from efface.files import atomic, check_name
 
 MARK = "efface.json"
 
@@ -35,6 +35,7 @@ def claim(
     Raises:
         BadFile: The folder holds something else, or it cannot be written.
     """
+    check_name(folder)
     mark = folder / MARK
     content = {"command": command, **work}
     is_new = not folder.exists()

@@ -15,7 +15,7 @@ from efface.hub import UnreachableError
         (BadFile("x.safetensors is\n  damaged."), 2, "efface: x.safetensors is damaged.\n"),
         (RuntimeError("out of memory\nsorry"), 1, "efface: RuntimeError: out of memory sorry"),
         (UnreachableError("The hub does not answer."), 1, "efface: The hub does not answer.\n"),
-        (KeyboardInterrupt(), 130, "efface: interrupted\n"),
+        (KeyboardInterrupt(), 130, "efface: interrupted"),
         (typer.Exit(1), 1, ""),
     ],
 )

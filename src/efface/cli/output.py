@@ -9,6 +9,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from efface.cli.text import CELL, LINE, is_unicode, printable
+
 if TYPE_CHECKING:
     from efface.progress import Progress
 
@@ -52,11 +54,11 @@ class Screen:
 
     def say(self, text: str = "") -> None:
         """Print a line of plain text, without markup."""
-        self._console.print(text, markup=False)
+        self._console.print("\n".join(printable(line, LINE) for line in text.split("\n")), markup=False)
 
     def heading(self, text: str) -> None:
         """Print a line in bold."""
-        self._console.print(text, markup=False, style="bold")
+        self._console.print(printable(text, CELL), markup=False, style="bold")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; its cells are plain text."""
@@ -66,13 +68,14 @@ class Screen:
 
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell, CELL)) for cell in row))
         self._console.print(table, soft_wrap=False)
 
     def answer(self, content: Mapping[str, object]) -> None:
         """Print the JSON object, with `--json`."""
         if self.json:
-            print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+            # JSON is UTF-8; for another terminal, ASCII is.
+            print(json.dumps(content, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False))
 
     @contextmanager
     def progress(self) -> Generator[Progress, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -9,10 +10,12 @@ import traceback
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
 from efface.cli.app import app
+from efface.cli.text import LINE, accept_all_characters, one_line, printable
 from efface.errors import BadInput
 from efface.hub import UnreachableError
 
@@ -22,6 +25,10 @@ _INTERRUPTED = "interrupted; the same command with the same output continues the
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit code."""
+    if sys.stdout is None or sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] - closed by `>&-`
+        nothing = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+        sys.stdout, sys.stderr = sys.stdout or nothing, sys.stderr or nothing
+    accept_all_characters()
     with _printed_log(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         for category in (DeprecationWarning, FutureWarning):  # warnings of libraries to their programmers
@@ -29,11 +36,19 @@ def run(arguments: Sequence[str]) -> int:
         return _exit_code(arguments)
 
 
+class _OneLine(logging.Formatter):
+    """A log message as one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return f"efface: {printable(' '.join(record.getMessage().split()), LINE)}"
+
+
 @contextmanager
 def _printed_log() -> Generator[None, None, None]:
     """Print what efface logs to standard error."""
     logger, handler = logging.getLogger("efface"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("efface: %(message)s"))
+    handler.setFormatter(_OneLine())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -46,6 +61,9 @@ def _printed_log() -> Generator[None, None, None]:
 
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
+        for argument in arguments:
+            if any("\ud800" <= letter <= "\udfff" for letter in argument):
+                raise BadInput(f"The argument {argument} is not valid UTF-8; rename the file, or write it in UTF-8.")
         code = app(args=list(arguments), prog_name="efface", standalone_mode=False, obj=tuple(arguments))
     except typer.TyperException as error:
         return _end(BAD_INPUT, error.format_message(), error)
@@ -59,12 +77,31 @@ def _exit_code(arguments: Sequence[str]) -> int:
         # The reader of our output is gone; Python must not fail when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        return _end(*_of_system(error), error)
     except Exception as error:
         hint = "" if _debugging() else " (EFFACE_DEBUG=1 shows the traceback)"
         return _end(FAILED, f"{type(error).__name__}: {error}{hint}", error)
     if code == INTERRUPTED:  # typer handled Ctrl-C itself
         return _end(INTERRUPTED, _INTERRUPTED)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(FAILED, f"Cannot write the output: {error.strerror}.", error)
     return code if isinstance(code, int) else DONE
+
+
+def _of_system(error: OSError) -> tuple[int, str]:
+    """The exit code and the sentence for what the system refuses, such as a name that is too long or a full disk."""
+    code = BAD_INPUT if error.errno == errno.ENAMETOOLONG else FAILED
+    if error.strerror is None:
+        return code, f"{type(error).__name__}: {error}"
+    what = f"read or write {error.filename}" if error.filename else "write the output"
+    return code, f"Cannot {what}: {error.strerror}."
 
 
 def _debugging() -> bool:
@@ -76,11 +113,6 @@ def _end(code: int, message: str, error: Exception | None = None) -> int:
         traceback.print_exception(error)
     print(f"efface: {one_line(message)}", file=sys.stderr)
     return code
-
-
-def one_line(message: str) -> str:
-    """The message with line breaks and runs of spaces replaced by single spaces."""
-    return " ".join(message.split())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

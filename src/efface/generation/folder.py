@@ -82,6 +82,9 @@ def read_folder(path: Path) -> list[Image]:
             raise BadFile(f"{path / METADATA} names {row['file_name']!r}, which is not a file in its folder.")
     if not rows:
         rows = [{"file_name": f.name} for f in sorted(path.iterdir()) if is_picture(f)]
+        for row in rows:
+            if any("\ud800" <= letter <= "\udfff" for letter in row["file_name"]):
+                raise BadFile(f"{path} has a picture whose name is not valid UTF-8: {row['file_name']}; rename it.")
     images = [Image(row, path / row["file_name"]) for row in rows]
     images += [Image(row, None, str(row.get("error"))) for row in read_image_rows(path / ERRORS)]
     if not images:
