@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from efface import BadInput
-from efface.api.arguments import resolve_device
+from efface.models.runtime import resolve_device
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import Tensor
 import efface
 from efface import BadInput, Eraser, Model, Runtime, open_model
 from efface.models.denoising import Conditions
-from efface.models.runtime import chosen_dtype, is_group_offloaded
+from efface.models.runtime import chosen_dtype, is_group_offloaded, resolve_device
 from efface.models.storage.folder import Folder
 from efface.models.text_gram import fingerprint
 
@@ -188,3 +188,14 @@ def test_values_that_cannot_be_used(options: dict[str, Any]) -> None:
 def test_a_loaded_pipeline_takes_no_runtime(saved: Any) -> None:
     with pytest.raises(BadInput, match="loaded already"):
         efface.generate("a cat", model=open_model(saved("flux")).pipeline(), device=Runtime("cpu", offload="model"))
+
+
+@pytest.mark.parametrize("device", [Runtime(), Runtime(dtype="bf16"), "auto"])
+def test_a_model_opens_on_the_fastest_device_by_default(device: Runtime | str) -> None:
+    assert open_model("emoji", device).device == torch.device(resolve_device("auto"))
+
+
+@pytest.mark.parametrize("device", ["gpu", Runtime("cuda:99"), "cuda:99"])
+def test_a_device_that_is_not_here_is_rejected(device: Runtime | str) -> None:
+    with pytest.raises(BadInput, match=r"device|Unknown"):
+        open_model("emoji", device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 from efface.errors import BadInput
 from efface.models import Model, Runtime, open_model
 from efface.models.open import BUILT_IN
+from efface.models.runtime import resolve_device
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -22,32 +22,6 @@ if TYPE_CHECKING:
 
     ModelLike: TypeAlias = Model | DiffusionPipeline | Path | str
     DeviceLike: TypeAlias = str | torch.device | Runtime
-
-
-def resolve_device(device: str | torch.device) -> str:
-    """The torch device that a user names.
-
-    Args:
-        device: A device, or `auto` for the fastest one. Each process that a launcher starts gets its own.
-
-    Raises:
-        BadInput: The device is unknown, or this machine does not have it.
-    """
-    name = str(device)
-    if name == "auto":
-        if torch.cuda.is_available():
-            return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        kind, index = torch.device(name).type, torch.device(name).index or 0
-    except RuntimeError as error:
-        raise BadInput(f"Unknown device '{name}'; use auto, cpu, cuda, cuda:1 or mps.") from error
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, False):
-        raise BadInput(f"The device '{name}' is not available on this machine; use --device auto.")
-    if kind == "cuda" and index >= torch.cuda.device_count():
-        raise BadInput(f"There is no device '{name}' here; there are {torch.cuda.device_count()}, counted from 0.")
-    return name
 
 
 def runtime_from(device: DeviceLike) -> Runtime:

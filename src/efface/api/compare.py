@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.api.arguments import resolve_device
 from efface.api.images import images_from
 from efface.api.result import VerbResult
 from efface.errors import BadInput, NoInterval
@@ -25,6 +24,7 @@ from efface.metrics.lpips import Lpips
 from efface.metrics.lpips import lpips as lpips_of
 from efface.metrics.paired import paired_scores
 from efface.models.clip import EMBEDDED, open_clip
+from efface.models.runtime import resolve_device
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.api.arguments import resolve_device
 from efface.api.images import images_from
 from efface.api.result import VerbResult
 from efface.errors import BadInput
@@ -20,6 +19,7 @@ from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, wr
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
+from efface.models.runtime import resolve_device
 from efface.request.several import check_one_name
 
 if TYPE_CHECKING:

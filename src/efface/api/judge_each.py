@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface.api.arguments import resolve_device
 from efface.api.judge import JudgeIdentity
 from efface.api.result import VerbResult
 from efface.crew import Crew
@@ -20,6 +19,7 @@ from efface.generation.folder import ERRORS, Image, read_folders
 from efface.image_files import is_picture
 from efface.judges import Judge, judge_images, open_judge, read_verdicts, write_verdicts
 from efface.judges.shared.unknown import unrecognised
+from efface.models.runtime import resolve_device
 from efface.protocols.evaluation_results import JOINT, RESULTS, ResultRow, rates_of_models, read_results, write_results
 from efface.request.names import name_key
 from efface.workers import LOGS, Worker, share_items

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efface.api.arguments import resolve_device
 from efface.api.result import VerbResult
 from efface.errors import BadFile
 from efface.files import read_text
@@ -15,6 +14,7 @@ from efface.generation.classes import read_classes
 from efface.judges.training.network import TrainSettings
 from efface.judges.training.pictures import find_labelled_pictures
 from efface.judges.training.run import RESULT, train_classifier
+from efface.models.runtime import resolve_device
 from efface.settings import Scalar
 from efface.work_folder import claim
 

@@ -17,7 +17,7 @@ from efface.models.emoji_flow import EMOJI_FLOW
 from efface.models.model import Model
 from efface.models.modules import plain
 from efface.models.placement import check_in_memory
-from efface.models.runtime import Runtime, chosen_dtype
+from efface.models.runtime import Runtime, chosen_dtype, resolve_device
 from efface.models.storage.folder import INDEX, Folder
 from efface.models.storage.single_file import EMA, SUFFIXES, SingleFile
 
@@ -118,7 +118,7 @@ def open_model(
     parts = {part: str(entry[-1]) for part, entry in entries.items() if entry and entry[-1]}
     family = _known([pipeline]) or _unlisted(pipeline, name, set(entries), parts)
     runtime = device if isinstance(device, Runtime) else Runtime(str(device))
-    place = torch.device(runtime.device)
+    place = torch.device(resolve_device(runtime.device))
     dtype = dtype or chosen_dtype(runtime, folder, family.denoiser_part, family.family, place)
     opened: Model = family.from_folder(name, folder, place, dtype)
     opened.built_in, opened.runtime = BUILT_IN.get(name), runtime

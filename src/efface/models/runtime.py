@@ -6,6 +6,7 @@ nor are the maps that read the text, which erasers edit: 15 M of the 11.9 B para
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,32 @@ class Runtime:
         chosen = {"quantize": self.quantize, "attention": self.attention, "compile": self.compile}
         of_dtype = {} if dtype == torch.float32 else {"dtype": str(dtype).removeprefix("torch.")}
         return of_dtype | {name: value for name, value in chosen.items() if value not in ("none", None, False)}
+
+
+def resolve_device(device: str | torch.device) -> str:
+    """The torch device that a user names.
+
+    Args:
+        device: A device, or `auto` for the fastest one. Each process that a launcher starts gets its own.
+
+    Raises:
+        BadInput: The device is unknown, or this machine does not have it.
+    """
+    name = str(device)
+    if name == "auto":
+        if torch.cuda.is_available():
+            return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind, index = torch.device(name).type, torch.device(name).index or 0
+    except RuntimeError as error:
+        raise BadInput(f"Unknown device '{name}'; use auto, cpu, cuda, cuda:1 or mps.") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        raise BadInput(f"The device '{name}' is not available on this machine; use --device auto.")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise BadInput(f"There is no device '{name}' here; there are {torch.cuda.device_count()}, counted from 0.")
+    return name
 
 
 def chosen_dtype(runtime: Runtime, folder: Folder, denoiser: str, family: str, device: torch.device) -> torch.dtype:
