@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from efface.errors import BadFile, BadInput
-from efface.files import sha256_of_file
+from efface.files import sha256_of_file, why_not_written
 
 if TYPE_CHECKING:
     from efface.progress import Progress
@@ -103,7 +103,7 @@ def download(url: str, target: Path, progress: Progress | None = None) -> None:
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise DownloadError(" ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__) from error
     except OSError as error:
-        raise BadFile(f"Cannot write {target}: {error.strerror or error}.") from error
+        raise BadFile(f"Cannot write {target}: {why_not_written(error)}.") from error
 
 
 def _fetch(url: str, part: _Part, progress: Progress | None) -> str:
@@ -179,7 +179,7 @@ def unpack(archive: Path, folder: Path) -> None:
         archive.unlink()
         raise BadFile(f"The archive {archive} is damaged ({error}) and was removed; download it again.") from error
     except OSError as error:
-        raise BadFile(f"Cannot unpack {archive} to {folder}: {error.strerror or error}.") from error
+        raise BadFile(f"Cannot unpack {archive} to {folder}: {why_not_written(error)}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     with suppress(OSError):

@@ -3,6 +3,9 @@
 Failures during the work (out of memory, an interrupted download) stay RuntimeError and OSError.
 """
 
+#: The fix of errors about existing files, for callers of both the command line and Python.
+FORCE = "--force (in Python, force=True)"
+
 
 class BadInput(ValueError):  # noqa: N818 - like its subclasses, named after the mistake
     """A mistake in the user's input. The command line prints the message as one line and exits with code 2."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efface.errors import BadFile
+from efface.errors import FORCE, BadFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     if path.exists() and not path.is_file():
         raise BadFile(f"Cannot write {path}: it is a device or a pipe, and no regular file.")
     if path.exists() and not force:
-        raise BadFile(f"{path} already exists; pass --force to replace it, or choose another name.")
+        raise BadFile(f"{path} already exists; pass {FORCE} to replace it, or choose another name.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         mode = _mode(path, temporary)
@@ -53,7 +54,7 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
             temporary.chmod(stat.S_IMODE(mode))
         temporary.replace(path)
     except OSError as error:
-        raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise BadFile(f"Cannot write {path}: {why_not_written(error)}.") from error
     finally:
         # In a folder without write permission the removal fails too; there is then nothing to remove.
         with suppress(OSError):
@@ -106,7 +107,7 @@ def made_folder(folder: Path) -> Generator[None, None, None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
+        raise BadFile(f"Cannot make the folder {folder}: {why_not_written(error)}.") from error
     try:
         yield
     except BaseException:
@@ -129,6 +130,13 @@ def check_suffix(path: Path, suffix: str) -> None:
     # A folder without a name, such as ".", is refused when it is written.
     if path.name and path.suffix.lower() != suffix:
         raise BadFile(f"{path} would be a {suffix} file under another name; name it {path.with_suffix(suffix).name}.")
+
+
+def why_not_written(error: OSError) -> str:
+    """Why a file or folder cannot be written, in words that name what to change."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file has the name of a folder on this path; choose another name"
+    return error.strerror or str(error)
 
 
 def check_writable(path: Path, force: bool) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.errors import BadFile, BadInput
-from efface.files import atomic, read_text
+from efface.files import atomic, read_text, why_not_written
 
 if TYPE_CHECKING:
     from efface.progress import Progress
@@ -176,6 +176,6 @@ def _write(picture: Path, content: bytes) -> None:
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"Cannot write to {picture.parent}: {error.strerror}.") from error
+        raise BadFile(f"Cannot write to {picture.parent}: {why_not_written(error)}.") from error
     with atomic(picture) as temporary:
         temporary.write_bytes(content)

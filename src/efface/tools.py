@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
-from efface.files import atomic, slug
+from efface.files import atomic, slug, why_not_written
 from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, write_picture
 from efface.generation.jobs import Job, Sampling
 from efface.generation.rows import Row, read_image_rows
@@ -205,7 +205,7 @@ def _store_pictures(folder: Path, rows: Mapping[str, Row], pictures: Mapping[str
                 with (folder / METADATA).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise BadFile(f"Cannot write images to {folder}: {error.strerror or error}.") from error
+        raise BadFile(f"Cannot write images to {folder}: {why_not_written(error)}.") from error
 
 
 def _possible(sampler: Any, model: Model) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from efface.errors import BadFile, BadInput
-from efface.files import atomic, check_name
+from efface.errors import FORCE, BadFile, BadInput
+from efface.files import atomic, check_name, why_not_written
 
 MARK = "efface.json"
 
@@ -54,7 +54,7 @@ def claim(
         with atomic(mark) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise BadFile(f"Cannot write to {folder}: {error.strerror}.") from error
+        raise BadFile(f"Cannot write to {folder}: {why_not_written(error)}.") from error
     try:
         yield
     except BadInput:
@@ -73,10 +73,10 @@ def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], re
     try:
         stored: object = json.loads(mark.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise BadFile(f"{folder} is not empty and not efface's; choose another -o, or pass --force.") from None
+        raise BadFile(f"{folder} is not empty and not efface's; choose another -o, or pass {FORCE}.") from None
     if stored != json.loads(json.dumps(content)):
-        raise BadFile(f"{folder} holds other work; choose another -o, or pass --force to replace it.")
+        raise BadFile(f"{folder} holds other work; choose another -o, or pass {FORCE} to replace it.")
     if (folder / result).exists():
         raise BadFile(
-            f"{folder} is already complete: see {folder / result}; choose another -o, or pass --force to do it again."
+            f"{folder} is already complete: see {folder / result}; choose another -o, or pass {FORCE} to do it again."
         )

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from efface.errors import BadFile, BadInput
-from efface.files import slug
+from efface.files import slug, why_not_written
 from efface.progress import Progress
 
 try:
@@ -106,7 +106,7 @@ def share_items(
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / f"worker-{worker.rank}.log").open("a", encoding="utf-8")
     except OSError as error:
-        raise BadFile(f"Cannot write logs to {folder}: {error.strerror}.") from error
+        raise BadFile(f"Cannot write logs to {folder}: {why_not_written(error)}.") from error
     failures: dict[str, str] = {}
     pending, logs = list(items), _log_names(items)
     with log, _stopped_by_sigterm():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from efface.api.result import VerbResult
 from efface.downloads import DownloadError, download, is_url, name_of, unpack
-from efface.errors import BadFile, BadInput
+from efface.errors import FORCE, BadFile, BadInput
 from efface.files import check_writable
 from efface.hub import CANVAS, I2P, I2P_FILE, UnreachableError, fetch_i2p, fetch_model, fetch_unlearncanvas
 
@@ -94,7 +94,7 @@ def _model_by_url(url: str, out: Path | str | None, force: bool, progress: Progr
     target = Path(out or file.removesuffix(".zip"))
     archive = target.with_name(f"{target.name}.zip") if is_archive else target
     if is_archive and target.exists() and not force:
-        raise BadFile(f"{target} already exists; pass --force to replace it, or choose another name.")
+        raise BadFile(f"{target} already exists; pass {FORCE} to replace it, or choose another name.")
     check_writable(archive, force or is_archive)
     try:
         download(url, archive, progress)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from efface.edits.kinds import TextEdit, WeightEdit
 from efface.eraser.record import Base, EraserRecord
-from efface.errors import WrongBase
+from efface.errors import FORCE, WrongBase
 from efface.files import public_name, sha256_of_tensors
 from efface.models.text.embedded import embedding_margin
 
@@ -85,7 +85,7 @@ def check_erasers_fit(erasers: Iterable[EraserRecord], model: Model, force: bool
             if not error <= margin:
                 raise WrongBase(
                     f"{made_for}; {model.name} embeds '{eraser.base.probes[0]}' differently (relative error "
-                    f"{error:.2g}). Erase on this model, or pass --force if you know better."
+                    f"{error:.2g}). Erase on this model, or pass {FORCE} if you know better."
                 )
         _check_weights(eraser, model, made_for)
 
@@ -111,7 +111,7 @@ def _check_weights(eraser: EraserRecord, model: Model, made_for: str) -> None:
             if not has_digest(digests[f"{part}.{name}"], weight):
                 raise WrongBase(
                     f"{made_for}; {part}.{name} of {model.name} is another weight, or another eraser is on it. "
-                    "Erase on this model, compose the erasers, or pass --force if you know better."
+                    f"Erase on this model, compose the erasers, or pass {FORCE} if you know better."
                 )
 
 

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from efface.edits.kinds import GuardEdit, TextEdit, WeightEdit
 from efface.eraser.record import EraserRecord
-from efface.errors import BadRequest, WrongBase
+from efface.errors import FORCE, BadRequest, WrongBase
 from efface.models.text.embedded import embedding_margin
 from efface.request.record import Concept
 
@@ -38,7 +38,7 @@ def check_same_base(one: EraserRecord, other: EraserRecord, force: bool) -> None
     if not force and not _is_same(one, other):
         raise WrongBase(
             f"The erasers were made for different models, {models}; "
-            "erase all concepts with one of them, or pass --force to compose anyway."
+            f"erase all concepts with one of them, or pass {FORCE} to compose anyway."
         )
 
 

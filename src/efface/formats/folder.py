@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from efface.eraser.attach import bake
-from efface.errors import BadFile
+from efface.errors import FORCE, BadFile
+from efface.files import why_not_written
 from efface.formats.base import Exported, Exporter, provenance_json
 from efface.formats.unchanged import restore_unchanged
 from efface.models.storage.folder import INDEX
@@ -58,7 +59,7 @@ def write_baked(eraser: Eraser, model: Model, path: Path, force: bool, save: Cal
         (temporary / _PROVENANCE).write_text(provenance_json(eraser) + "\n", encoding="utf-8")
         _replace(target, temporary)
     except OSError as error:
-        raise BadFile(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise BadFile(f"Cannot write {path}: {why_not_written(error)}.") from error
     except SafetensorError as error:
         raise BadFile(f"Cannot write {path}: {error}.") from error
     finally:
@@ -96,7 +97,7 @@ def check_folder(path: Path, force: bool) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() and not (force and any((path / name).is_file() for name in (INDEX, _PROVENANCE))):
-        fix = "choose another name" if force else "pass --force to replace a model's folder, or choose another name"
+        fix = "choose another name" if force else f"pass {FORCE} to replace a model's folder, or choose another name"
         raise BadFile(f"{path} already exists; {fix}.")
 
 

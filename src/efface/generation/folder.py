@@ -22,7 +22,7 @@ from types import TracebackType
 from PIL import Image as Picture
 
 from efface.errors import BadFile
-from efface.files import atomic, cache_folder, from_cache, keep_in_cache, sha256_of_file
+from efface.files import atomic, cache_folder, from_cache, keep_in_cache, sha256_of_file, why_not_written
 from efface.generation.rows import Row, line_of, read_image_rows, write_rows
 from efface.image_files import Pixels, is_picture, read_picture
 from efface.parsing import library_errors
@@ -172,7 +172,7 @@ class FolderWriter:
             for remainder in path.glob(".*.tmp"):  # of an interrupted run
                 remainder.unlink()
         except OSError as error:
-            raise BadFile(f"Cannot write images to {path}: {error.strerror or error}.") from error
+            raise BadFile(f"Cannot write images to {path}: {why_not_written(error)}.") from error
         rows = [row for row in read_image_rows(path / METADATA) if "key" in row]
         self.rows: dict[str, Row] = {row["key"]: row for row in rows if self._is_whole(row)}
         self.errors: dict[str, Row] = {r["key"]: r for r in read_image_rows(path / ERRORS) if "key" in r}

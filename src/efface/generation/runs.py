@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from efface.errors import BadFile
+from efface.errors import FORCE, BadFile
 from efface.generation.folder import METADATA, Image
 from efface.generation.rows import Row, read_image_rows, write_rows
 
@@ -28,7 +28,7 @@ def check_one_run(folder: Path, row: Row) -> None:
             stored, new = (_shown(values.get(differ[0])) for values in (other, row))
             raise BadFile(
                 f"{folder} has images of another run, with {differ[0]} {stored} instead of {new}; choose another "
-                "folder with -o, or replace them with --force."
+                f"folder with -o, or replace them with {FORCE}."
             )
 
 

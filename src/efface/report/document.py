@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import BadFile
-from efface.files import atomic
+from efface.files import atomic, why_not_written
 from efface.protocols import Evaluation, JudgedImage
 from efface.report.page import page
 
@@ -66,7 +66,7 @@ def write_report(evaluation: Evaluation, folder: Path, title: str | None = None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"Cannot write to {folder}: {error.strerror}.") from error
+        raise BadFile(f"Cannot write to {folder}: {why_not_written(error)}.") from error
     content = json.dumps(document(evaluation, folder), ensure_ascii=False, indent=1, allow_nan=False)
     html = page(evaluation, title)
     # The page comes last: if it exists, the report is complete.

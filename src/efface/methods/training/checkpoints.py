@@ -22,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from efface.errors import BadFile
-from efface.files import atomic, read_text
+from efface.errors import FORCE, BadFile
+from efface.files import atomic, read_text, why_not_written
 from efface.parsing import Schema, parse_json
 from efface.sealed import read_sealed, write_sealed
 
@@ -92,7 +92,7 @@ class Checkpoints:
             return content, tensors
         if not self._force:
             raise BadFile(
-                f"{self.folder} holds an unfinished training of something else; choose another -o, or pass --force "
+                f"{self.folder} holds an unfinished training of something else; choose another -o, or pass {FORCE} "
                 "to drop it."
             )
         return None
@@ -125,7 +125,7 @@ class Checkpoints:
             with self.lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise BadFile(f"Cannot write {self.lines}: {error.strerror}.") from error
+            raise BadFile(f"Cannot write {self.lines}: {why_not_written(error)}.") from error
 
     def snapshot(self, step: int) -> Path:
         """The path of the eraser after `step` steps."""
@@ -155,7 +155,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadFile(f"Cannot write to {self.folder}: {error.strerror}.") from error
+            raise BadFile(f"Cannot write to {self.folder}: {why_not_written(error)}.") from error
 
 
 def discard(folder: Path) -> None:
