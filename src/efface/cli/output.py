@@ -61,12 +61,14 @@ class Screen:
         self._console.print(printable(text, CELL), markup=False, style="bold")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; its cells are plain text."""
+        """Print a table of plain text; a cell that is too long for its column continues on the next line."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(cell, CELL)) for cell in row))
         self._console.print(table, soft_wrap=False)
