@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from command_line import Efface
-from efface import Eraser, WeightEdit, open_model
+from efface import BadInput, Eraser, WeightEdit, open_model
+from efface.protocols.events import read_events
 
 QUICK = ("-s", "iter_break=8", "-s", "images=4", "-s", "sampling_steps=2", "-s", "lr=1.0")
 SEPCE = ("--method", "sepce", "-s", "scale_factor=0.01", *QUICK)
@@ -83,7 +85,7 @@ def test_s3_the_effect_of_each_event_over_time(efface: Efface, refused: Callable
     assert efface("erase", "church", "-o", "church.safetensors").code == 0
     assert efface("erase", "guitar", "--after", "church.safetensors", "-o", "both.safetensors").code == 0
     Path("events.txt").write_text("erase church\nerase guitar\nrestore church\n")
-    command = ("evaluate", "both.safetensors", "--protocol", "iterative", "-n", 2, "-s", "others=fish", "--steps", 10)
+    command = ("evaluate", "both.safetensors", "--protocol", "iterative", "-n", 3, "-s", "others=fish", "--steps", 8)
     answer = efface(*command, "-s", "events=events.txt", "-o", "report", "--json").json()
     assert list(answer["erasers"]) == ["base", "both 1", "both 2", "both 3"]
 
@@ -95,13 +97,16 @@ def test_s3_the_effect_of_each_event_over_time(efface: Efface, refused: Callable
     assert over_time("fish") == [1, 1, 1, 1]
     assert {"distance_church", "kid_church"} <= answer["erasers"]["both 1"]["metrics"].keys()
     assert 'id="over-time"' in Path("report/report.html").read_text(encoding="utf-8")
-    for events, reason in (
-        ("restore church", "is not erased"),
-        ("gone.txt", "Cannot read events"),
-        ("erase cat", "cat"),
-    ):
-        assert reason in refused(*command, "-s", f"events={events}", "-o", "other")
-    Path("empty.txt").touch()
-    assert "has no events" in refused(*command, "-s", "events=empty.txt", "-o", "other")
+    assert "is not erased" in refused(*command, "-s", "events=restore church", "-o", "other")
     Path("request.yaml").write_text("concepts: [church]\n")
     assert "leave --request out" in refused(*command, "--request", "request.yaml", "-o", "other")
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [("gone.txt", "Cannot read events"), ("empty.txt", "has no events"), ("erase cat; erase", "erase")],
+)
+def test_s3_events_that_cannot_be_read(efface: Efface, events: str, reason: str):
+    Path("empty.txt").touch()
+    with pytest.raises(BadInput, match=reason):
+        read_events(events)
