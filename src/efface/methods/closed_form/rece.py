@@ -112,7 +112,7 @@ class ReceConfig(Settings):
     def _expanded(cls, values: dict[str, Any]) -> dict[str, Any]:
         values = {**PRESETS.get(str(values.get("preset")), {}), **values}
         start = {name[4:]: value for name, value in values.items() if name.startswith("uce.")}
-        if not start and values.get("tokens") != "last":
+        if not start and (values.get("target_ckpt") or values.get("tokens") != "last"):
             return values
         if start.get("technique") == "tensor":
             raise BadRequest("rece starts from uce's technique 'replace'; 'tensor' edits each layer differently.")
