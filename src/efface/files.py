@@ -19,6 +19,11 @@ from efface.errors import FORCE, BadFile
 if TYPE_CHECKING:
     from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 _CHUNK = 1 << 20
 _LOGGER = logging.getLogger("efface")
 
@@ -115,6 +120,32 @@ def made_folder(folder: Path) -> Generator[None, None, None]:
             for path in missing:
                 path.rmdir()
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None, None, None]:
+    """Lock an existing folder while its files are written, so that no second process or thread writes to it.
+
+    The lock is the kernel's: it ends with the process, however that ends, and needs no file.
+
+    Raises:
+        BadFile: Another run writes to the folder.
+    """
+    if fcntl is None:
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = f"Another run of efface writes to {folder}; wait until it ends, or choose another -o."
+            raise BadFile(reason) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(number)
 
 
 class _WritableError(Exception):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from efface.errors import FORCE, BadFile, BadInput
-from efface.files import atomic, check_name, why_not_written
+from efface.files import atomic, check_name, locked, why_not_written
 
 MARK = "efface.json"
 
@@ -33,7 +33,7 @@ def claim(
         force: Whether other or completed work may be replaced.
 
     Raises:
-        BadFile: The folder holds something else, or it cannot be written.
+        BadFile: The folder holds something else, another run writes to it, or it cannot be written.
     """
     check_name(folder)
     mark = folder / MARK
@@ -41,27 +41,29 @@ def claim(
     is_new = not folder.exists()
     if not is_new and not folder.is_dir():
         raise BadFile(f"Cannot write to {folder}: it is a file; give a folder with -o.")
-    try:
-        if not force and not is_new and any(path for path in folder.iterdir() if not _is_partial_mark(path)):
-            _check_resumable(folder, mark, content, result)
-        folder.mkdir(parents=True, exist_ok=True)
-        if force:
-            (folder / result).unlink(missing_ok=True)
-        # Partial files of a killed run: anywhere in a folder that has our mark.
-        for path in folder.rglob(".*.tmp") if mark.exists() else folder.glob(f".{MARK}.*.tmp"):
-            path.unlink(missing_ok=True)
-        # An unchanged mark is written too, so that a read-only folder is an error now and not after the work.
-        with atomic(mark) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadFile(f"Cannot write to {folder}: {why_not_written(error)}.") from error
-    try:
-        yield
-    except BadInput:
-        if is_new and [path.name for path in folder.iterdir()] == [MARK]:
-            mark.unlink()
-            folder.rmdir()
-        raise
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+            if not force and not is_new and any(path for path in folder.iterdir() if not _is_partial_mark(path)):
+                _check_resumable(folder, mark, content, result)
+            if force:
+                (folder / result).unlink(missing_ok=True)
+            # Partial files of a killed run: anywhere in a folder that has our mark.
+            for path in folder.rglob(".*.tmp") if mark.exists() else folder.glob(f".{MARK}.*.tmp"):
+                path.unlink(missing_ok=True)
+            # An unchanged mark is written too, so that a read-only folder is an error now and not after the work.
+            with atomic(mark) as temporary:
+                temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise BadFile(f"Cannot write to {folder}: {why_not_written(error)}.") from error
+        try:
+            yield
+        except BadInput:
+            if is_new and [path.name for path in folder.iterdir()] == [MARK]:
+                mark.unlink()
+                folder.rmdir()
+            raise
 
 
 def _is_partial_mark(path: Path) -> bool:
@@ -72,7 +74,7 @@ def _is_partial_mark(path: Path) -> bool:
 def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], result: str) -> None:
     try:
         stored: object = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise BadFile(f"{folder} is not empty and not efface's; choose another -o, or pass {FORCE}.") from None
     if stored != json.loads(json.dumps(content)):
         raise BadFile(f"{folder} holds other work; choose another -o, or pass {FORCE} to replace it.")

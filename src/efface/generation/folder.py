@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from types import TracebackType
 from PIL import Image as Picture
 
 from efface.errors import BadFile
-from efface.files import atomic, cache_folder, from_cache, keep_in_cache, sha256_of_file, why_not_written
+from efface.files import atomic, cache_folder, from_cache, keep_in_cache, locked, sha256_of_file, why_not_written
 from efface.generation.rows import Row, line_of, read_image_rows, write_rows
 from efface.image_files import Pixels, is_picture, read_picture
 from efface.parsing import library_errors
@@ -159,13 +160,21 @@ class FolderWriter:
         path: The folder, created if it is missing. It must be empty or an image folder.
 
     Raises:
-        BadFile: The folder cannot be written, or has other content.
+        BadFile: The folder cannot be written, has other content, or another run writes to it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._lock = path, ExitStack()
+        try:
+            self._open(path)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(locked(path))
             if not (path / METADATA).exists() and any(path.iterdir()):
                 raise BadFile(f"{path} is not empty and not a folder of images; choose another folder.")
             (path / METADATA).touch()
@@ -187,10 +196,11 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Also after Ctrl-C, so that no computed image is lost.
-        self._writer.shutdown(wait=True)
-        if kind is None:
-            self.settle()
+        with self._lock:
+            # Also after Ctrl-C, so that no computed image is lost.
+            self._writer.shutdown(wait=True)
+            if kind is None:
+                self.settle()
 
     def add(self, row: Row, pixels: Pixels) -> None:
         """Queue a picture of shape (H, W, 3) and its row. An earlier error of the background thread is raised here."""

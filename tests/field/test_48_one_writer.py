@@ -1,0 +1,63 @@
+"""One run at a time writes to a folder; a run that was killed leaves no lock."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from efface.errors import BadFile
+from efface.files import locked
+from efface.generation.folder import FolderWriter
+from efface.work_folder import claim
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+ROW = {
+    "file_name": "a.png",
+    "key": "k",
+    "prompt": "p",
+    "concept": "c",
+    "seed": 1,
+    "guidance": 7.5,
+    "steps": 4,
+    "sampler": "ddim",
+    "model": "m",
+    "model_hash": "h",
+}
+
+
+def test_a_second_writer_of_images_is_rejected_and_removes_nothing(tmp_path: Path) -> None:
+    with FolderWriter(tmp_path / "out") as first:
+        (tmp_path / "out" / ".b.png.1.tmp").touch()
+        with pytest.raises(BadFile, match="Another run"):
+            FolderWriter(tmp_path / "out")
+        assert (tmp_path / "out" / ".b.png.1.tmp").exists()
+        first.add(ROW, PIXELS)
+    with FolderWriter(tmp_path / "out") as second:
+        assert list(second.rows) == ["k"]
+
+
+def test_a_second_run_of_the_same_work_is_rejected(tmp_path: Path) -> None:
+    with claim(tmp_path / "out", "attack", {}, "done", False):
+        for force in (False, True):
+            with pytest.raises(BadFile, match="Another run"), claim(tmp_path / "out", "attack", {}, "done", force):
+                raise AssertionError("two runs at once")
+    with claim(tmp_path / "out", "attack", {}, "done", False):
+        pass
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
+    program = "import sys, time; from pathlib import Path; from efface.files import locked\n"
+    program += "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(BadFile, match="Another run"), locked(tmp_path):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with locked(tmp_path):
+        pass
