@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from efface.api.judge import judge as judge
     from efface.api.judge_each import judge_each as judge_each
     from efface.api.judge_each import read_challenge_results as read_challenge_results
+    from efface.api.plan import plan as plan
     from efface.api.train_judge import train_judge as train_judge
     from efface.edits.kinds import TextEdit as TextEdit
     from efface.edits.kinds import WeightEdit as WeightEdit
@@ -89,6 +90,7 @@ _MODULES = {
     "judge_each": "efface.api.judge_each",
     "open_judge": "efface.judges",
     "open_model": "efface.models",
+    "plan": "efface.api.plan",
     "propose_adjacent": "efface.api.evaluate",
     "read_challenge_results": "efface.api.judge_each",
     "train_judge": "efface.api.train_judge",

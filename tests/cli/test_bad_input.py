@@ -197,3 +197,11 @@ def test_options_of_the_runtime_that_make_no_sense(refused, tiny_sd, options, sa
 
 def test_training_with_offloading(refused, tiny_sd):
     assert "leave --offload out" in refused("erase", "cat", "--method", "esd", "--model", tiny_sd, "--offload", "group")
+
+
+def test_plans_that_make_no_sense(refused, tiny_sd):
+    assert "give GiB" in refused("plan", tiny_sd, "--vram", "-1")
+    assert "multiple of" in refused("plan", tiny_sd, "--size", "17")
+    assert "no/such-model!" in refused("plan", "no/such-model!")
+    assert "magic" in refused("plan", tiny_sd, "--method", "magic")
+    assert "lamda" in refused("plan", tiny_sd, "-s", "lamda=1")

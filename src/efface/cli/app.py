@@ -21,6 +21,7 @@ from efface.cli.import_ import import_command
 from efface.cli.inspect import inspect_command
 from efface.cli.judge import judge_command, judge_train_command
 from efface.cli.lists import attacks_command, judges_command, methods_command, models_command, protocols_command
+from efface.cli.plan import plan_command
 from efface.cli.systems import systems_command
 
 
@@ -74,6 +75,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "import": import_command,
         "inspect": inspect_command,
         "fetch": fetch_command,
+        "plan": plan_command,
     },
     "Lists": {
         "models": models_command,

@@ -28,6 +28,8 @@ from efface.models.text.encoding import SoftTokens
 if TYPE_CHECKING:
     from torch import nn
 
+    from efface.models.storage.folder import Folder
+
 TEXT, POOLED = "text", "pooled"  # names of text streams
 
 
@@ -235,6 +237,11 @@ class Model(BuiltInFacts, ABC):
     @abstractmethod
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Iterate over `text_parameters` and their weights (n, d), from disk if the denoiser is not loaded."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Folder:
+        """The model's files; `BadInput` for a loaded pipeline."""
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:

@@ -240,6 +240,17 @@ class PartsModel(Model):
         return _PIPELINE in self._parts or self.denoiser_part in self._parts
 
     @property
+    def files(self) -> Folder:
+        """The model's files.
+
+        Raises:
+            BadInput: The model is a loaded pipeline.
+        """
+        if self._files is None:
+            raise BadInput(f"{self.name} is a loaded pipeline; give its folder.")
+        return self._files
+
+    @property
     def _disk(self) -> Folder:
         assert self._files is not None
         return self._files

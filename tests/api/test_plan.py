@@ -1,0 +1,142 @@
+"""Plans: sizes of parts by headers and by configurations, and estimated peaks beside those of the allocator."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch.func import functional_call
+
+import efface
+from efface import BadInput, open_model
+from efface.methods.trained.denoiser_parameters import trained_parameters
+from efface.models.memory import denoiser_arguments, part_sizes, work_memory
+from efface.models.storage.folder import Folder
+
+# Parameters of the published denoisers.
+FLUX_CONFIG = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
+SDXL_CONFIG = {
+    "sample_size": 128, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+SD35_CONFIG = {
+    "sample_size": 128, "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
+    "pos_embed_max_size": 192, "qk_norm": "rms_norm",
+}  # fmt: skip
+
+
+def folder_of(path: Path, part: str, kind: str, config: dict[str, Any]) -> Folder:
+    """A model folder with the configuration of its denoiser and nothing else."""
+    (path / part).mkdir(parents=True)
+    parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters.values()
+    config = {p.name: p.default for p in parameters if p.default is not p.empty} | config
+    (path / part / "config.json").write_text(json.dumps({"_class_name": kind, **config}))
+    (path / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", part: ["diffusers", kind]}))
+    return Folder(path)
+
+
+def write_header(file: Path, shapes: dict[str, list[int]], dtype: str, each: int) -> int:
+    """A safetensors file with a header and no numbers; returns the size that the header declares."""
+    entries, at = {}, 0
+    for name, shape in shapes.items():
+        size = each * torch.Size(shape).numel()
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    header = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+    return at
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "config", "billions"),
+    [
+        ("transformer", "FluxTransformer2DModel", FLUX_CONFIG, 11.901),
+        ("unet", "UNet2DConditionModel", SDXL_CONFIG, 2.567),
+        ("transformer", "SD3Transformer2DModel", SD35_CONFIG, 8.057),
+    ],
+)
+def test_published_sizes_follow_from_configurations_and_headers(
+    tmp_path: Path, part: str, kind: str, config: dict[str, Any], billions: float
+) -> None:
+    folder = folder_of(tmp_path, part, kind, config)
+    size = part_sizes(folder)[part]
+    assert size.parameters == pytest.approx(billions * 1e9, rel=1e-3)
+    assert size.file_bytes is None
+    shapes = {"a": [size.parameters // 2], "b": [size.parameters - size.parameters // 2]}
+    write_header(tmp_path / part / "diffusion_pytorch_model.safetensors", shapes, "BF16", 2)
+    found = part_sizes(folder)[part]
+    assert (found.parameters, found.file_bytes) == (size.parameters, 2 * size.parameters)
+
+
+def allocated(run: Callable[[], object]) -> int:
+    """The peak of the bytes that torch's allocator has given out and not received back, while a function runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    of_torch: Any = profile.profiler
+    memory = [event for event in of_torch.kineto_results.events() if event.name() == "[memory]"]
+    events = [(event.start_ns(), event.nbytes()) for event in memory]
+    now = peak = 0
+    for _, count in sorted(events):
+        now += count
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_the_peak_of_a_step_is_that_of_the_allocator(saved: Callable[[str], Path], family: str) -> None:
+    folder, part = Folder(saved(family)), "unet" if family == "sdxl" else "transformer"
+    chosen: Any = lambda denoiser: trained_parameters(denoiser, "esd-x")  # noqa: E731
+    planned = work_memory(folder, part, 64, 2, torch.float32, chosen)
+    assert planned is not None
+    denoiser = open_model(saved(family)).denoiser
+    copies = {name: denoiser.get_parameter(name).clone().requires_grad_() for name in chosen(denoiser)}
+    arguments = denoiser_arguments(denoiser, 32, 1, torch.float32)
+    assert arguments is not None
+
+    def step() -> None:
+        students = {name: copy.clone() for name, copy in copies.items()}
+        functional_call(denoiser, students, (), arguments, tie_weights=False)[0].square().mean().backward()
+
+    assert planned.step == pytest.approx(allocated(step), rel=0.15)
+    two = denoiser_arguments(denoiser, 32, 2, torch.float32) or {}
+    with torch.no_grad():
+        assert planned.predict == pytest.approx(allocated(lambda: denoiser(**two)), rel=0.15)
+    assert (planned.step_checkpointed or 0) < (planned.step or 0)
+    assert planned.trained == sum(copy.numel() for copy in copies.values())
+
+
+def test_a_plan_of_a_closed_form_and_of_a_training(saved: Callable[[str], Path]) -> None:
+    closed, trained = (
+        efface.plan(saved("sdxl"), vram=8),
+        efface.plan(saved("sdxl"), "esd", vram=0.7, train_method="esd-x"),
+    )
+    assert set(closed.parts) == {"unet", "text_encoder", "text_encoder_2", "vae"}
+    for name, part in closed.parts.items():
+        file = next((saved("sdxl") / name).glob("*.safetensors"))
+        assert 0 < file.stat().st_size - (part.file_bytes or 0) < 100_000  # the header
+        assert part.bytes == {"float32": 4 * part.parameters, "bf16": 2 * part.parameters}
+    assert [work.work for work in closed.work] == ["erase"] * 2 + ["generate"] * 6
+    assert {work.fits for work in closed.work} == {"yes"}
+    assert {work.fits for work in trained.work} == {"no"}
+    assert trained.trained > 0
+    generate = {(w.dtype, w.offload, w.quantize): w.bytes for w in closed.work if w.work == "generate"}
+    assert generate["bf16", "none", "none"] < generate["float32", "none", "none"]
+    assert generate["bf16", "model", "none"] < generate["bf16", "none", "none"]
+    assert generate["bf16", "none", "fp8"] < generate["bf16", "none", "none"]
+    assert json.loads(json.dumps(trained.to_json()))["parts"]["vae"]["parameters"] == trained.parts["vae"].parameters
+
+
+def test_a_method_that_does_not_support_the_model_has_no_plan(saved: Callable[[str], Path]) -> None:
+    with pytest.raises(BadInput, match="does not support"):
+        efface.plan(saved("flux"), "robust")
