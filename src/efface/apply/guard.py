@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import BadFile, BadInput
+from efface.models.modules import plain
 from efface.parsing import Schema
 from efface.registry import Registry
 
@@ -101,7 +102,7 @@ class Call:
     """
 
     def __init__(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = list(inspect.signature(denoiser.forward).parameters)
+        names = list(inspect.signature(plain(denoiser).forward).parameters)  # a compiled module has no names
         self.arguments: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
         self.sample: Tensor = self.arguments[names[0]]
         self.text: Tensor = self.arguments[TEXT_ARGUMENT]
