@@ -64,27 +64,42 @@ class Attachment:
                 unfuse(self._denoiser)
             self.set(strength)
         except BaseException:
-            self.detach()
+            self.detach(force=True)
             raise
 
     def set(self, strength: float) -> None:
-        """Change the strength: 0 changes nothing, 1 applies the edits as they were solved."""
+        """Change the strength: 0 changes nothing, 1 applies the edits as they were solved.
+
+        Raises:
+            BadInput: Other code has changed the weights that the edits change; nothing is changed.
+        """
+        self._written.check()
         self.strength = self._active.strength = strength
         if self._hook:
             self._hook.set(strength)
         for guard in self._guards:
             guard.set(strength)
         self._written.undo()
-        write_weights(self._written, self._model, self._weight_edits, strength)
+        if strength:  # else nothing is written that later edits of other erasers would build on
+            write_weights(self._written, self._model, self._weight_edits, strength)
         forget_text(self._denoiser)
 
-    def detach(self) -> None:
-        """Restore the model; a second call does nothing."""
+    def detach(self, force: bool = False) -> None:
+        """Restore the model; a second call does nothing.
+
+        Args:
+            force: Discard changes that other code has made to the edited weights since.
+
+        Raises:
+            BadInput: Other code has changed the edited weights, as `fuse_lora` does; nothing is detached.
+        """
+        if not force:
+            self._written.check()
         if self._hook:
             self._hook.remove()
         for guard in self._guards:
             guard.detach()
-        self._written.undo()
+        self._written.undo(force=True)
         self._unregister()
         forget_text(self._denoiser)
 

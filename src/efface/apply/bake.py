@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from efface.models.model import Model
 
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 class Baked:
     """Parameters that were overwritten, with one copy of each original.
 
@@ -28,6 +31,7 @@ class Baked:
 
     def __init__(self, unregister: Callable[[], None] = lambda: None) -> None:
         self._originals: dict[nn.Parameter, Tensor] = {}
+        self._written: dict[nn.Parameter, tuple[int, ...]] = {}
         self._unregister = unregister
 
     def __len__(self) -> int:
@@ -44,14 +48,51 @@ class Baked:
         if parameter not in self._originals:
             self._originals[parameter] = parameter.detach().clone()
         parameter.copy_(change(parameter.detach()))
+        self._written[parameter] = _fingerprint(parameter)
+
+    def check(self) -> None:
+        """Check that no other code has changed the weights since they were written.
+
+        Raises:
+            BadInput: It has, such as a LoRA that was fused or another eraser; restoring would remove that change.
+        """
+        changed = [
+            parameter
+            for parameter, original in self._originals.items()
+            if parameter.dtype == original.dtype and _fingerprint(parameter) != self._written[parameter]
+        ]
+        if changed:
+            raise BadInput(
+                f"Other code (a fused LoRA, another eraser) has changed {len(changed)} of the weights that the eraser "
+                f"edits, the first of shape {tuple(changed[0].shape)}; undo that change first, or pass force=True to "
+                "discard it."
+            )
 
     @torch.no_grad()
-    def undo(self) -> None:
-        """Restore every original bit for bit."""
+    def undo(self, force: bool = False) -> None:
+        """Restore every original bit for bit.
+
+        Args:
+            force: Discard changes that other code has made to these weights since.
+
+        Raises:
+            BadInput: Other code has changed the weights; nothing is restored.
+        """
+        if not force:
+            self.check()
         while self._originals:
             parameter, original = self._originals.popitem()
             parameter.copy_(original)
+        self._written.clear()
         self._unregister()
+
+
+def _fingerprint(weight: Tensor) -> tuple[int, ...]:
+    """Numbers that change with the bits of a weight, at the speed of reading it."""
+    if weight.is_meta:  # offloaded since; its values cannot be compared
+        return ()
+    bits = weight.detach().contiguous().flatten().view(_BITS[weight.element_size()])
+    return int(bits.sum(dtype=torch.int64)), int(bits[::3].sum(dtype=torch.int64))
 
 
 def bake_edits(edits: Sequence[Edit], model: Model) -> Baked:

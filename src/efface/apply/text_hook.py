@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from efface.apply.prompt_rows import prompt_of_row
 from efface.edits.kinds import TextEdit
+from efface.errors import BadInput
 from efface.models.modules import plain
 
 _KV_CACHE = "text_kv_cache_transformer"
@@ -92,6 +93,10 @@ class TextHook:
     def remove(self) -> None:
         """Remove the hook; a second call does nothing."""
         self._handle.remove()
+
+    def __reduce__(self) -> NoReturn:
+        # A copy could not be detached, and nothing would record that it is edited.
+        raise BadInput("A model with an attached eraser cannot be copied or pickled; detach the eraser first.")
 
     @torch.compiler.disable
     def __call__(
