@@ -33,7 +33,8 @@ def test_images_in_memory_are_those_of_a_folder(tiny_sd, eraser, tmp_path, monke
     assert sorted(tmp_path.rglob("*")) == before
     assert result.folder is None
     assert result.to_json()["folder"] is None
-    assert result.rows == written.rows
+    # A row of a folder has the digest of its file too.
+    assert result.rows == [{key: value for key, value in row.items() if key != "sha256"} for row in written.rows]
     assert len(result.images) == len(written.images) == 4
     for one, other in zip(result.images, written.images, strict=True):
         assert np.array_equal(np.asarray(one), np.asarray(other))

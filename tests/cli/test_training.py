@@ -43,7 +43,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(efface, tiny_sd, monk
     for _ in range(2):
         ended = efface(*command, "-o", "parts.safetensors")
         assert ended.code == 130
-        assert ended.err.endswith("efface: interrupted\n")
+        assert ended.err.endswith("efface: interrupted; the same command with the same output continues the work\n")
         assert "Traceback" not in ended.err
         assert not Path("parts.safetensors").exists()
     other = efface(*command, "-o", "parts.safetensors", "-s", "seed=1")

@@ -59,6 +59,7 @@ def test_what_means_the_same_or_more_does_not_compete(question, not_rivals, a_ri
 
 def test_in_a_closed_world_styles_compete_with_styles():
     world = efface.open_model("emoji").world
+    assert world is not None
     assert set(rivals_of("pixel art style", world)) == {style.name for style in world.styles} - {"pixel art"}
     assert "bomb" not in rivals_of("weapon", world)
     assert len(rivals_of("giraffe", world)) == len(world.objects)

@@ -72,19 +72,23 @@ def test_four_images_decide_nothing():
     ],
 )
 def test_the_number_of_images_that_a_verdict_asks_for_decides_it(n, rates):
+    text = ""
     for _ in range(4):  # rounding to whole images may change the rates once or twice
         text = headline_of(["cat"], result(n, **rates)).text
         if "annot tell yet" not in text:
             break
-        asked = int(re.search(r"about (\d+) images would do", text)[1])
-        assert asked > n
-        n = asked
+        found = re.search(r"about (\d+) images would do", text)
+        assert found
+        assert int(found[1]) > n
+        n = int(found[1])
     assert "annot tell yet" not in text
 
 
 def test_at_the_number_of_images_asked_for_the_same_rates_are_decided():
     text = headline_of(["cat"], result(20)).text
-    n = int(re.search(r"about (\d+)", text)[1])
+    found = re.search(r"about (\d+)", text)
+    assert found
+    n = int(found[1])
     assert headline_of(["cat"], result(n)).text == "Forgot “cat” and retained the rest"
 
 

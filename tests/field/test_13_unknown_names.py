@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import Any
 
 import pytest
 
@@ -83,10 +84,11 @@ def test_a_list_of_names_in_one_argument_is_rejected_with_the_arguments_to_write
 
 
 def test_captions_and_published_lists_of_themes_are_one_concept():
-    for text, options in (
+    cases: tuple[tuple[str, dict[str, Any]], ...] = (
         ("hate, harassment, violence", {"method": "sld"}),
         ("Ann, portrait, 4k", {"kind": "memorised"}),
         ("a very long caption of a picture, with a comma", {}),
         ("salt and pepper", {}),
-    ):
+    )
+    for text, options in cases:
         assert Request.make([text], **options).names == (text,)

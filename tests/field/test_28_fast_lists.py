@@ -3,15 +3,15 @@
 import json
 import os
 import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-from make_catalogue import FILE, catalogue
+TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "make_catalogue.py"))
+FILE, catalogue = TOOL["FILE"], TOOL["catalogue"]
 
 CHECK = """
 import sys

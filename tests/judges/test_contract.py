@@ -279,7 +279,7 @@ def test_in_an_evaluation_a_failure_is_an_error_and_no_answer(
     )
     whole = evaluated(out=tmp_path / "whole").erasers["cat"]
     if fault == "is given half a picture":
-        monkeypatch.setattr("efface.protocols.scored_images.generate_images", half)
+        monkeypatch.setattr("efface.protocols.run_images.generate_images", half)
     else:
         pixels = [s.path for s in whole.images if s.path and s.probe.job.seed % 5 < 2]
         lost |= {int(read_picture(path).sum()) for path in pixels}

@@ -10,7 +10,7 @@ import pytest
 from efface.generation import Image
 from efface.judges.base import Pixels, Scores
 from efface.models import Model, open_model
-from efface.protocols import run
+from efface.protocols import run_images
 from support import StubJudge
 
 
@@ -53,7 +53,7 @@ def picture() -> np.ndarray:
 @pytest.fixture
 def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each model's images that no question is asked of, the first is half a file before it is looked at."""
-    real = run.generate_images
+    real = run_images.generate_images
 
     def spoiling(*args: Any, **asked: Any) -> list[Image]:
         images = real(*args, **asked)
@@ -61,7 +61,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
         images[0].path.write_bytes(images[0].path.read_bytes()[:100])
         return images
 
-    monkeypatch.setattr(run, "generate_images", spoiling)
+    monkeypatch.setattr(run_images, "generate_images", spoiling)
 
 
 ColoursMaker = Callable[..., Colours]

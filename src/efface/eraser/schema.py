@@ -86,7 +86,7 @@ class ProvenanceHeader(Schema):
     solved_on: str | None = None
     applied: str | None = None
     streams: dict[str, StreamHeader] = Field(default_factory=dict[str, StreamHeader])
-    shares: list[dict[str, float]] | None = Field(default=None, min_length=1)
+    shares: list[dict[str, dict[str, float]]] | None = Field(default=None, min_length=1)
 
 
 EditHeader = Annotated[TextEditHeader | WeightEditHeader | GuardEditHeader, Field(discriminator="edit")]

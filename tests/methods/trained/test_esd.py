@@ -70,7 +70,8 @@ def test_a_set_that_the_model_has_not_is_refused(tiny_model: Model) -> None:
 def objective(model: Model, concepts: Any = "cat", **options: Any) -> Generator[Esd, None, None]:
     config = EsdConfig(**{**SMALL, **options})
     with frozen(model.denoiser):
-        yield Esd(model, Request.make(concepts, method="esd"), config)
+        separator = {"separator": config.separator} if config.separator else {}
+        yield Esd(model, Request.make(concepts, method="esd", options=separator), config)
 
 
 VARIANTS: list[dict[str, Any]] = [
