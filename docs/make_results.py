@@ -27,6 +27,7 @@ GROUPS = {
         "sepce_iterative",
         "debias",
     ),
+    "Two models": ("carry_over", "text_streams", "flow_copies"),
     "Attacks": ("robust", "attack_rates", "certificate"),
     "Speed and memory": (
         "closed_form",
@@ -43,6 +44,7 @@ SELECTED = (
     "defaults",
     "closed_form_quality",
     "trained_quality",
+    "carry_over",
     "robust",
     "sepce_iterative",
     "closed_form",
