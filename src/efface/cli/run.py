@@ -116,4 +116,4 @@ def _end(code: int, message: str, error: Exception | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"efface: warning: {one_line(str(message))}", file=sys.stderr)
+    print(f"efface: warning: {printable(' '.join(str(message).split()), LINE)}", file=sys.stderr)
