@@ -6,7 +6,6 @@ of a method pass these tools to it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -19,10 +18,10 @@ from torch.nn import functional as F
 
 from efface.apply.attachment import Attachment
 from efface.errors import BadFile, BadInput
-from efface.files import atomic, slug, why_not_written
+from efface.files import atomic, sha256_of_file, slug, why_not_written
 from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, write_picture
 from efface.generation.jobs import Job, Sampling
-from efface.generation.rows import Row, read_image_rows
+from efface.generation.rows import Row, line_of, read_image_rows
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.image_files import read_picture
@@ -175,12 +174,14 @@ class CachedPictures:
 
 
 def _stored_pictures(folder: Path, keys: Collection[str]) -> dict[str, Picture]:
-    """The readable pictures of a folder, by key."""
+    """The pictures of a folder that are as they were written, by key."""
     pictures: dict[str, Picture] = {}
     for row in read_image_rows(folder / METADATA):
         if row.get("key") in keys:
             with suppress(OSError):
-                pictures[str(row["key"])] = read_picture(folder / str(row["file_name"]))
+                path = folder / str(row["file_name"])
+                if row.get("sha256") in (None, sha256_of_file(path)):
+                    pictures[str(row["key"])] = read_picture(path)
     return pictures
 
 
@@ -201,9 +202,10 @@ def _store_pictures(folder: Path, rows: Mapping[str, Row], pictures: Mapping[str
         for key, row in rows.items():
             with atomic(folder / str(row["file_name"])) as temporary:
                 write_picture(temporary, pictures[key])
+                stored = {**row, "sha256": sha256_of_file(temporary)}
             if key not in known:
                 with (folder / METADATA).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(line_of(stored))
     except OSError as error:
         raise BadFile(f"Cannot write images to {folder}: {why_not_written(error)}.") from error
 

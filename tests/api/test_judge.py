@@ -80,7 +80,7 @@ def test_a_folder_and_its_images_have_one_interval(brightness, folder):
 def test_bad_input_is_refused(brightness, folder):
     with pytest.raises(BadInput, match="Nothing to ask"):
         efface.judge(folder, [], judge="brightness")
-    with pytest.raises(BadInput, match="Nothing to judge"):
+    with pytest.raises(BadInput, match="There is no image"):
         efface.judge([], "bright", judge="brightness")
     with pytest.raises(BadInput, match=r"Image 0 has the shape \(8, 8\)"):
         efface.judge([np.zeros((8, 8), np.uint8)], "bright", judge="brightness")

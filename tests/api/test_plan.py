@@ -140,3 +140,19 @@ def test_a_plan_of_a_closed_form_and_of_a_training(saved: Callable[[str], Path])
 def test_a_method_that_does_not_support_the_model_has_no_plan(saved: Callable[[str], Path]) -> None:
     with pytest.raises(BadInput, match="does not support"):
         efface.plan(saved("flux"), "robust")
+
+
+def test_the_published_preset_of_every_method_can_be_planned() -> None:
+    assert efface.plan("emoji", "uce", preset="published").work == efface.plan("emoji", "uce").work
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("uce", {"vram": float("inf")}, "--vram inf"),
+        ("ablate", {"parameter_group": "embedding"}, "another parameter_group"),
+    ],
+)
+def test_what_cannot_be_planned_is_rejected(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        efface.plan("emoji", method, **options)

@@ -91,6 +91,15 @@ def test_the_configuration_of_mu_with_overrides(efface, tiny_sd):
     assert (settings["iterations"], settings["negative_guidance"], settings["lr"]) == (2, 1, 5e-5)
 
 
+def test_a_type_alone_leaves_the_device_of_mus_configuration(refused, tiny_sd):
+    Path("train_config.yaml").write_text(
+        "train_method: xattn\nnegative_guidance: 1\ntemplate_name: cat\ndevices: '7'\n"
+    )
+    command = ("erase", "--config", "train_config.yaml", "--model", tiny_sd)
+    assert "'cuda:7'" in refused(*command)
+    assert "'cuda:7'" in refused(*command, "--dtype", "bf16")
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

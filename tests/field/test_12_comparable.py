@@ -60,6 +60,29 @@ def test_folders_of_plain_pictures_pair_by_file_name(folders, tmp_path):
     assert (broken.images, broken.pairs, broken.errors) == ((4, 3), 3, 1)
 
 
+def test_images_of_every_embedded_model_have_its_weights(folders, tmp_path):
+    for name, source in zip("ab", folders, strict=True):
+        shutil.copytree(source, tmp_path / name)
+        metadata = tmp_path / name / "metadata.jsonl"
+        metadata.write_text(metadata.read_text().replace('"model": "emoji"', '"model": "emoji-flow"'))
+    result = efface.compare(tmp_path / "a", tmp_path / "b", metrics=["kid", "clip_score"])
+    assert result.distances["kid"].extractor == efface.compare(*folders, metrics=["kid"]).distances["kid"].extractor
+    assert result.clip_score == efface.compare(*folders, metrics=["clip_score"]).clip_score
+
+
+def test_a_clip_that_is_not_here_leaves_out_its_score(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("efface.api.compare._CLIP", str(tmp_path / "no-clip"))
+    for name, source in zip("ab", folders, strict=True):
+        shutil.copytree(source, tmp_path / name)
+        metadata = tmp_path / name / "metadata.jsonl"
+        metadata.write_text(metadata.read_text().replace('"model": "emoji"', '"model": "another"'))
+    result = efface.compare(tmp_path / "a", tmp_path / "b", extractor="emoji-clip")
+    assert result.distances.keys() == {"fid", "kid", "cmmd"}
+    assert "no-clip" in result.missing["clip_score"]
+    with pytest.raises(BadInput, match="no-clip"):
+        efface.compare(tmp_path / "a", tmp_path / "b", metrics=["clip_score"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -156,10 +156,11 @@ def test_a6_the_generated_images_stay_beside_the_checkpoints_and_are_used_again(
     assert len(rows) == len(list(folder.glob("*.png"))) == 3
     assert all("dog" in row["prompt"] for row in rows)
     first = changes("x.safetensors")
-    # Without the cache, the images of the folder are used, and one that is damaged is generated again.
+    # Without the cache, the images of the folder are used, and those that are damaged or altered are generated again.
     shutil.rmtree(tmp_path / "cache")
-    picture = (folder / rows[0]["file_name"]).read_bytes()
+    picture, other = ((folder / row["file_name"]).read_bytes() for row in rows[:2])
     (folder / rows[0]["file_name"]).write_bytes(picture[:40])
+    (folder / rows[1]["file_name"]).write_bytes((folder / rows[2]["file_name"]).read_bytes())
     generated: list[int] = []
 
     def watched(model: Model, jobs: Sequence[Job], how: Sampling) -> Iterator[tuple[int, Any]]:
@@ -169,7 +170,7 @@ def test_a6_the_generated_images_stay_beside_the_checkpoints_and_are_used_again(
     monkeypatch.setattr("efface.tools.sample", watched)
     assert efface(*command, *FAST, "-o", "x.safetensors", "--force").code == 0
     assert generated == [3]
-    assert (folder / rows[0]["file_name"]).read_bytes() == picture
+    assert [(folder / row["file_name"]).read_bytes() for row in rows[:2]] == [picture, other]
     assert (folder / "metadata.jsonl").read_text().count("\n") == 3
     shutil.rmtree(tmp_path / "cache")
     assert efface(*command, *FAST, "-o", "x.safetensors", "--force").code == 0

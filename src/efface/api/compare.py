@@ -23,7 +23,8 @@ from efface.metrics.kid import kid
 from efface.metrics.lpips import Lpips
 from efface.metrics.lpips import lpips as lpips_of
 from efface.metrics.paired import paired_scores
-from efface.models.clip import EMBEDDED, open_clip
+from efface.models.clip import EMBEDDED, Clip, open_clip
+from efface.models.open import BUILT_IN
 from efface.models.runtime import resolve_device
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def compare(
             raise BadInput(f"The {which} set has {len(images)} readable image; a distance needs two at least.")
     one, other = (images for images, _ in sets)
     errors = sum(unreadable for _, unreadable in sets)
-    name, embedded = resolve_device(device), all(image.row.get("model") == EMBEDDED for image in (*one, *other))
+    name, embedded = resolve_device(device), all(image.row.get("model") in BUILT_IN for image in (*one, *other))
     wanted = tuple(metrics) or NAMES
     missing: dict[str, str] = {}
     distances = _distances(one, other, wanted, extractor, embedded, name, missing, progress)
@@ -124,7 +125,14 @@ def compare(
         if _prompts(one) is None or _prompts(other) is None:
             missing["clip_score"] = "an image has no prompt in its folder's metadata"
         else:
-            scores = _clip_scores(one, other, pairs, clip or (EMBEDDED if embedded else _CLIP), name)
+            try:
+                opened = open_clip(clip or (EMBEDDED if embedded else _CLIP), name)
+            except BadInput as error:
+                if clip or metrics:
+                    raise
+                missing["clip_score"] = str(error).rstrip(".")
+            else:
+                scores = _clip_scores(one, other, pairs, opened)
     if metrics and missing:
         metric, reason = next(iter(missing.items()))
         raise BadInput(f"Cannot compute {metric}: {reason}.")
@@ -171,10 +179,9 @@ def _distances(
 
 
 def _clip_scores(
-    one: Sequence[Image], other: Sequence[Image], pairs: Sequence[tuple[Image, Image]], weights: str, device: str
+    one: Sequence[Image], other: Sequence[Image], pairs: Sequence[tuple[Image, Image]], clip: Clip
 ) -> dict[str, Measured]:
     """The mean CLIP score of each set and, of the pairs, the difference of the second minus the first."""
-    clip = open_clip(weights, device)
 
     def scores(images: Sequence[Image]) -> list[float]:
         return clip_scores(clip, _pixels(images), _prompts(images) or ()).tolist()

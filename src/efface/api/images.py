@@ -38,7 +38,7 @@ def images_from(images: ImagesLike, below: bool = False) -> Sequence[Image]:
     if isinstance(images, (str, Path)):
         return read_folders(Path(images)) if below else read_folder(Path(images))
     if not len(images):
-        raise BadInput("Nothing to judge: give at least one image.")
+        raise BadInput("There is no image; give at least one.")
     return [_image(image, index) for index, image in enumerate(images)]
 
 

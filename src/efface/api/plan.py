@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from efface.api.result import VerbResult
+from efface.eraser.recommended import PRESET, PUBLISHED
 from efface.errors import BadInput
 from efface.methods import METHODS
 from efface.models.memory import PartSize, WorkMemory, part_sizes, solve_memory, work_memory
@@ -121,8 +123,10 @@ def plan(
         BadInput: There is no such model or method, or the model has no files to read.
     """
     entry = METHODS.get(method)
-    settings: Any = entry.config.model_validate(dict(options))
-    if vram is not None and not vram > 0:
+    if options.get(PRESET) == PUBLISHED:  # of every method; the values that it changes do not need memory
+        del options[PRESET]
+    settings: Any = entry.config.model_validate(options)
+    if vram is not None and not 0 < vram < math.inf:
         raise BadInput(f"--vram {vram:g} is no memory; give GiB, e.g. --vram 24.")
     opened = open_model(model, Runtime("cpu", dtype="float32"))
     if entry.families is not None and opened.family not in entry.families:
@@ -157,7 +161,10 @@ def _trained(model: Model, method: str, settings: Any) -> Callable[[nn.Module], 
         chosen = settings.train_method or (_ESD_X if settings.preset in ("sdxl", "flux") else "esd-u")
         return lambda denoiser: trained_parameters(denoiser, chosen)
     if method == "ablate":
-        return lambda denoiser: group_parameters(denoiser, settings.parameter_group or "cross-attn")
+        group = settings.parameter_group or "cross-attn"
+        if group == "embedding":
+            raise BadInput("A training of the text encoder cannot be planned; choose another parameter_group.")
+        return lambda denoiser: group_parameters(denoiser, group)
     if method == "cie":
         return lambda denoiser: trained_parameters(denoiser, _ESD_X)
     readers: tuple[str, ...] = getattr(model, "readers", {})[model.stream]

@@ -115,6 +115,7 @@ def erase_command(
     from efface.api.erasers import default_name
     from efface.cli.output import Screen
     from efface.files import check_suffix, check_writable, made_folder
+    from efface.models.runtime import Runtime
     from efface.request.record import Request
 
     screen = Screen(json)
@@ -150,6 +151,8 @@ def erase_command(
     if workers is not None or gpus is not None:
         raise BadInput("--workers and --gpus share the concepts of a dataset; give --each FILE.csv, or leave them out.")
     run = _run(config, model, device)
+    if run.device and isinstance(device, Runtime) and device.device == "auto":  # --dtype or --offload alone
+        device = replace(device, device=run.device)
     if config is None:
         if not concepts:
             raise BadInput("Nothing to erase: give a concept, e.g. efface erase cat --to dog, or --config FILE.yaml.")

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -39,3 +40,13 @@ def test_what_is_absent_or_no_mapping_is_named(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps([1]))
     with pytest.raises(BadFile, match="not a JSON object"):
         folder.index()
+
+
+@pytest.mark.parametrize("kind", ["EDMDPMSolverMultistepScheduler", "EDMEulerScheduler", "SCMScheduler"])
+def test_a_scheduler_without_betas_is_complete(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "scheduler" / "scheduler_config.json"
+    getattr(diffusers, kind)().save_pretrained(place.parent)
+    assert Folder(tmp_path).config("scheduler")["_class_name"] == kind
+    place.write_text(json.dumps({"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}))
+    with pytest.raises(BadFile, match="beta_start"):
+        Folder(tmp_path).config("scheduler")

@@ -32,6 +32,8 @@ _REQUIRED: Mapping[str, Sequence[str]] = {
 }
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _FLOW = ("num_train_timesteps", "shift")
+#: Schedulers with noise levels and no betas, such as Playground 2.5's and that of Sana Sprint.
+_WITHOUT_BETAS = ("EDM", "SCM", "CMStochastic", "KarrasVe", "IPNDM", "LTX")
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -50,7 +52,8 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
     required = _REQUIRED.get(kind, ())
     if path.name == "scheduler_config.json":
         is_flow = "Flow" in kind or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-        required = _FLOW if kind.startswith("FlowMatchEuler") else () if is_flow else _BETAS
+        has_betas = not (is_flow or kind.startswith(_WITHOUT_BETAS))
+        required = _FLOW if kind.startswith("FlowMatchEuler") else _BETAS if has_betas else ()
     missing = [name for name in required if name not in config]
     if missing:
         raise BadFile(f"{path} has no {missing[0]}; its files are incomplete.")
