@@ -22,6 +22,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import from_cache, keep_in_cache
 from efface.formats.reading import read_checkpoint
 from efface.generation.folder import cache_image, cached_image, read_folder
+from efface.generation.runs import runs_in_one_folder
 from efface.image_files import is_blank, read_picture
 from efface.judges.base import Verdict
 from efface.judges.q16 import read_vectors
@@ -155,6 +156,14 @@ def test_metadata_of_no_writer_are_rejected(values: dict[str, Any], tmp_path: Pa
     (tmp_path / "metadata.jsonl").write_text(json.dumps({**row, **values}) + "\n")
     with pytest.raises(BadFile):
         read_folder(tmp_path)
+
+
+def test_metadata_of_other_tools_may_have_a_key_and_any_label(tmp_path: Path) -> None:
+    rows = ({"file_name": f"{index}.png", "key": f"{index:09}", "concept": index / 2} for index in range(2))
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = read_folder(tmp_path)
+    assert [image.row["key"] for image in images] == ["000000000", "000000001"]
+    assert runs_in_one_folder(images) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from PIL import Image as Picture
 
 from efface.errors import BadFile
 from efface.files import atomic, cache_folder, from_cache, keep_in_cache, locked, sha256_of_file, why_not_written
-from efface.generation.rows import Row, line_of, read_image_rows, write_rows
+from efface.generation.rows import Row, is_own, line_of, read_image_rows, write_rows
 from efface.image_files import Pixels, is_picture, read_picture
 from efface.parsing import library_errors
 
@@ -182,9 +182,9 @@ class FolderWriter:
                 remainder.unlink()
         except OSError as error:
             raise BadFile(f"Cannot write images to {path}: {why_not_written(error)}.") from error
-        rows = [row for row in read_image_rows(path / METADATA) if "key" in row]
+        rows = [row for row in read_image_rows(path / METADATA) if is_own(row)]
         self.rows: dict[str, Row] = {row["key"]: row for row in rows if self._is_whole(row)}
-        self.errors: dict[str, Row] = {r["key"]: r for r in read_image_rows(path / ERRORS) if "key" in r}
+        self.errors: dict[str, Row] = {r["key"]: r for r in read_image_rows(path / ERRORS) if is_own(r)}
         if (content := (path / METADATA).read_bytes()) and not content.endswith(b"\n"):
             write_rows(path / METADATA, self.rows.values())  # the next row must not continue a partial line
         self._writer = ThreadPoolExecutor(max_workers=1)

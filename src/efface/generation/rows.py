@@ -24,7 +24,7 @@ class ForeignImageRow(Schema):
 
     file_name: str = Field(min_length=1)
     prompt: str | None = None
-    concept: str | int | None = None
+    concept: str | bool | int | float | None = None
 
 
 class ImageRow(Schema):
@@ -63,8 +63,13 @@ def read_image_rows(path: Path) -> list[Row]:
     """
     rows = read_rows(path)
     for number, row in enumerate(rows, 1):
-        (ImageRow if "key" in row else ForeignImageRow).checked(row, f"{path}, row {number},")
+        (ImageRow if is_own(row) else ForeignImageRow).checked(row, f"{path}, row {number},")
     return rows
+
+
+def is_own(row: Row) -> bool:
+    """Whether efface wrote a row; rows of other tools may have a column `key` too."""
+    return "key" in row and "model_hash" in row
 
 
 def read_rows(path: Path) -> list[Row]:

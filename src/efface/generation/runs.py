@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efface.errors import FORCE, BadFile
 from efface.generation.folder import METADATA, Image
-from efface.generation.rows import Row, read_image_rows, write_rows
+from efface.generation.rows import Row, is_own, read_image_rows, write_rows
 
 #: The values of a row that are the same for all images of a run. Prompts, seeds and guidance may differ within one.
 _SETTINGS = ("model", "model_hash", "eraser", "strength", "sampler", "steps", "clip_skip", "eta")
@@ -60,13 +60,13 @@ def runs_in_one_folder(images: Iterable[Image]) -> int:
     """The largest number of runs whose images are in one folder; images without settings are not counted."""
     runs: dict[Path | None, set[tuple[object, ...]]] = {}
     for image in images:
-        if "key" in image.row:
+        if is_own(image.row):
             runs.setdefault(image.path and image.path.parent, set()).add(run_of(image.row))
     return max(map(len, runs.values()), default=0)
 
 
 def _rows(folder: Path) -> list[Row]:
-    return [row for row in read_image_rows(folder / METADATA) if "key" in row and "file_name" in row]
+    return [row for row in read_image_rows(folder / METADATA) if is_own(row)]
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from efface.errors import BadFile
 from efface.generation.folder import Image, Row, file_name, read_folder, read_folders
+from efface.generation.rows import is_own
 
 _SETTINGS = (
     *("eraser", "strength", "model_hash", "sampler", "steps", "guidance", "negative", "clip_skip", "width", "height"),
@@ -90,7 +91,7 @@ class StoredImages:
 
 def _differs(stored: Row, row: Row) -> str | None:
     """The name of the first setting in which a stored image differs; None if there is none."""
-    names: Sequence[str] = _SETTINGS if "key" in stored else [name for name in _SETTINGS if name in stored]
+    names: Sequence[str] = _SETTINGS if is_own(stored) else [name for name in _SETTINGS if name in stored]
     return next((name for name in names if stored.get(name) != row.get(name)), None)
 
 
