@@ -4,9 +4,12 @@ import re
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import efface
+from efface.api.attack import attack_folder
 from efface.errors import BadInput
 from efface.judges import open_judge
 from efface.models.world_names import unknown_concepts, unknown_names
@@ -92,3 +95,19 @@ def test_captions_and_published_lists_of_themes_are_one_concept():
     )
     for text, options in cases:
         assert Request.make([text], **options).names == (text,)
+
+
+def test_an_erased_list_of_themes_is_named_as_it_was_erased():
+    themes = "hate, harassment, violence"
+    eraser = efface.erase("emoji", themes, kind="unsafe", method="sld")
+    assert attack_folder("unlearndiff", {"sld": eraser}, themes) == attack_folder("unlearndiff", {"sld": eraser})
+    with pytest.raises(BadInput, match="reads as 2 names"):
+        attack_folder("unlearndiff", {"sld": eraser}, "cat, dog")
+
+
+def test_a_picture_with_commas_in_its_name_is_one_question(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(picture).save("cat, dog.png")
+    result = efface.judge([picture], "cat, dog.png", judge="pixels")
+    assert result.questions["cat, dog.png"].yes == 1

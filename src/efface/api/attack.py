@@ -33,7 +33,6 @@ from efface.report.attack_headline import attack_headline
 from efface.report.headline import Headline
 from efface.request.names import name_key
 from efface.request.record import Concept, Request
-from efface.request.several import check_one_name
 from efface.tools import latents_of
 from efface.work_folder import claim
 
@@ -239,7 +238,6 @@ def _request_of(requests: Sequence[Request], concept: str | None) -> Request:
     known = {one.name: (request, one) for request in requests for one in request.concepts}
     if concept is None and len(known) > 1:
         raise BadInput(f"Say which concept shall come back (--concept); erased are: {', '.join(known)}.")
-    check_one_name(concept or "")
     key = name_key(next(iter(known)) if concept is None else concept)
     for request, one in known.values():
         if key in map(name_key, (one.name, *one.aliases)):

@@ -154,7 +154,8 @@ def judge(
     if not (asked or table) or not all(text.strip() for text in asked):
         raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
     for text in asked:
-        check_one_name(text, "-q")
+        if not _is_path(text):
+            check_one_name(text, "-q")
     path = None if out is None else Path(out)
     if path is not None:
         check_writable(path, force)
@@ -171,6 +172,14 @@ def judge(
     identity = JudgeIdentity(opened.name, opened.version, thresholds)
     runs = runs_in_one_folder(pictures)
     return JudgeResult(path, identity, counts, tuple(verdicts), skipped, runs, cells)
+
+
+def _is_path(question: str) -> bool:
+    """Whether a question is a picture or a folder, as for judges of copies."""
+    try:
+        return Path(question).exists()
+    except (OSError, ValueError):  # a text that cannot be a path
+        return False
 
 
 def _cells(judge: Judge) -> dict[str, dict[str, str]]:

@@ -56,7 +56,7 @@ def demo_command(
 
     from efface import erase
 
-    with claim(out, "demo", {"n": n, "seed": seed}, GRID, force):  # the grid is written last
+    with claim(out, "demo", {"model": model, "n": n, "seed": seed}, GRID, force):  # the grid is written last
         opened = model_from(model, device)
         erasers = {slug(name): erase(opened, name, **how) for name, how in ERASED.items()}
         for name, eraser in erasers.items():
