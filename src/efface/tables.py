@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from efface.errors import BadFile
 from efface.files import read_text
+from efface.parsing import parse_json
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON, _JSON_LINES = (".json",), (".jsonl", ".ndjson")
@@ -203,10 +204,11 @@ def _json_lines(path: Path, text: str, column: str, known: Collection[str]) -> T
 
 def _json(path: Path, text: str, line: int) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, finite=False)  # data frames write missing numbers as NaN
+    except ValueError as error:
         at = getattr(error, "lineno", 1) - 1 + line
-        raise BadFile(f"{path}, line {at}: this is not JSON.") from error
+        reason = "this is not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise BadFile(f"{path}, line {at}: {reason}.") from error
 
 
 def _records(path: Path, items: list[tuple[int, object]], column: str, known: Collection[str]) -> Table:

@@ -98,7 +98,10 @@ def test_lines_that_only_look_like_other_formats(tmp_path: Path) -> None:
 def test_other_formats_are_rejected(tmp_path: Path, name: str, text: str) -> None:
     readers = (read_prompts,) if "seed" in text else (read_prompts, read_preserved)
     for reader in readers:
-        with pytest.raises(BadFile, match=r"Cannot read|not JSON|neither|not a single|not in all records|has no"):
+        with pytest.raises(
+            BadFile,
+            match=r"Cannot read|not JSON|nested|surrogate|digits|neither|not a single|not in all records|has no",
+        ):
             reader(write(tmp_path, name, text))
 
 

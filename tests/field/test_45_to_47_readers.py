@@ -29,10 +29,12 @@ from efface.judges.q16 import read_vectors
 from efface.judges.verdicts import read_verdicts, write_verdicts
 from efface.metrics.fid import FeatureStatistics
 from efface.models.storage.folder import read_json
+from efface.models.storage.headers import read_headers
 from efface.models.tensor_cache import load_tensor, store_tensor
 from efface.parsing import parse_json, parse_yaml
 from efface.request.record import Request
 from efface.sealed import read_sealed, write_sealed
+from efface.tables import read_table
 
 
 @pytest.fixture
@@ -156,6 +158,21 @@ def test_metadata_of_no_writer_are_rejected(values: dict[str, Any], tmp_path: Pa
     (tmp_path / "metadata.jsonl").write_text(json.dumps({**row, **values}) + "\n")
     with pytest.raises(BadFile):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["prompts.json", "prompts.jsonl", "prompts.txt"])
+@pytest.mark.parametrize("prompt", ['"a \\ud800 cat"', "[" * 500 + "]" * 500, "9" * 5000])
+def test_prompts_in_json_have_the_limits_of_json(name: str, prompt: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(f'{{"prompt": {prompt}}}\n' * 2 if name.endswith("l") else f'[{{"prompt": {prompt}}}]')
+    with pytest.raises(BadFile, match=r"line 1: (a text|it is|a number)"):
+        read_table(tmp_path / name, "the prompts", "prompt")
+
+
+def test_a_header_that_is_nested_too_deeply_is_rejected(tmp_path: Path) -> None:
+    header = b"[" * 100_000 + b"]" * 100_000
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(BadFile, match="nested too deeply"):
+        read_headers([tmp_path / "a.safetensors"])
 
 
 def test_metadata_of_other_tools_may_have_a_key_and_any_label(tmp_path: Path) -> None:

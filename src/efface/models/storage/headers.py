@@ -6,7 +6,6 @@ A file begins with the length of its header, 8 bytes, and the header, one JSON o
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from efface.errors import BadFile
+from efface.parsing import library_errors, parse_json
 
 #: Bytes of one number, by the names of safetensors.
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -56,13 +56,11 @@ def read_headers(paths: Iterable[Path]) -> dict[str, Stored]:
 
 
 def _header(path: Path) -> dict[str, Stored]:
-    try:
+    with library_errors(f"Cannot read the header of {path}"):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _LONGEST:
                 raise BadFile(f"{path} is not a safetensors file.")
-            content = json.loads(file.read(length))
+            content = parse_json(file.read(length))
         content.pop("__metadata__", None)
         return {name: Stored(str(entry["dtype"]), tuple(entry["shape"])) for name, entry in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise BadFile(f"Cannot read the header of {path}: {error}.") from error
