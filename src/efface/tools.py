@@ -21,7 +21,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import atomic, sha256_of_file, slug, why_not_written
 from efface.generation.folder import METADATA, cache_image, cached_image, read_folder, write_picture
 from efface.generation.jobs import Job, Sampling
-from efface.generation.rows import Row, line_of, read_image_rows
+from efface.generation.rows import Row, line_of, read_image_rows, write_rows
 from efface.generation.run import Recipe
 from efface.generation.sampling import sample, sample_latents
 from efface.image_files import read_picture
@@ -198,13 +198,16 @@ def _store_pictures(folder: Path, rows: Mapping[str, Row], pictures: Mapping[str
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = {row.get("key") for row in read_image_rows(folder / METADATA)}
+        metadata, earlier = folder / METADATA, read_image_rows(folder / METADATA)
+        if metadata.exists() and not metadata.read_bytes().endswith(b"\n"):
+            write_rows(metadata, earlier)  # the next row must not continue a partial line
+        known = {row.get("key") for row in earlier}
         for key, row in rows.items():
             with atomic(folder / str(row["file_name"])) as temporary:
                 write_picture(temporary, pictures[key])
                 stored = {**row, "sha256": sha256_of_file(temporary)}
             if key not in known:
-                with (folder / METADATA).open("a", encoding="utf-8") as file:
+                with metadata.open("a", encoding="utf-8") as file:
                     file.write(line_of(stored))
     except OSError as error:
         raise BadFile(f"Cannot write images to {folder}: {why_not_written(error)}.") from error
