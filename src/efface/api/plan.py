@@ -131,6 +131,8 @@ def plan(
     opened = open_model(model, Runtime("cpu", dtype="float32"))
     if entry.families is not None and opened.family not in entry.families:
         raise BadInput(f"{method} does not support {opened.name}, which is of the family {opened.family}.")
+    if entry.trained and (reason := opened.untrainable):
+        raise BadInput(f"{opened.name} {reason}.")
     folder = opened.files
     sizes = part_sizes(folder)
     trained = _trained(opened, method, settings) if entry.trained else None

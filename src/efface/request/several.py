@@ -30,4 +30,7 @@ def check_one_name(text: str, option: str = "") -> None:
     """
     if names := several_names(text):
         fix = " ".join(f"{option} '{name}'".strip() for name in names)
-        raise BadRequest(f"'{text}' reads as {len(names)} names; give each by itself: {fix}.")
+        raise BadRequest(
+            f"'{text}' reads as {len(names)} names; give each by itself: {fix}. A name with a comma is written in a "
+            "request file (--config)."
+        )
