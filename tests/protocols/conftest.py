@@ -53,12 +53,17 @@ def picture() -> np.ndarray:
 @pytest.fixture
 def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each model's images that no question is asked of, the first is half a file before it is looked at."""
-    real = run_images.generate_images
+    real, whole = run_images.generate_images, dict[Path, tuple[Path, bytes]]()
 
-    def spoiling(*args: Any, **asked: Any) -> list[Image]:
-        images = real(*args, **asked)
-        assert images[0].path
-        images[0].path.write_bytes(images[0].path.read_bytes()[:100])
+    def spoiling(*args: Any, out: Path, **asked: Any) -> list[Image]:
+        images = real(*args, out=out, **asked)
+        if out in whole:  # these are more images of a model: questions are asked of the first ones
+            path, content = whole[out]
+            path.write_bytes(content)
+        path = images[0].path
+        assert path
+        whole[out] = path, path.read_bytes()
+        path.write_bytes(path.read_bytes()[:100])
         return images
 
     monkeypatch.setattr(run_images, "generate_images", spoiling)
