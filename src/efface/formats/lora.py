@@ -104,7 +104,7 @@ def lora_edits(checkpoint: Checkpoint, model: Model) -> list[WeightEdit]:
     table = kohya_names(model) if kohya else _modules(model)
     settings, edits = _settings(checkpoint), _differences(checkpoint, table, model)
     for module, pieces in _pieces(checkpoint).items():
-        full = table.get(module if kohya else _plain(module))
+        full = table.get(unwrapped(module) if kohya else _plain(module))
         if full is None:
             raise BadFile(f"{checkpoint.path} is for another model: {model.name} has no module '{module}'.")
         if pieces.down is None or pieces.up is None:
@@ -132,7 +132,7 @@ def _differences(checkpoint: Checkpoint, table: Mapping[str, str], model: Model)
         piece = _DIFFERENCE.match(name)
         if piece is None:
             continue
-        full = table.get(piece["module"], "").removesuffix(".weight")
+        full = table.get(unwrapped(piece["module"]), "").removesuffix(".weight")
         parameter = f"{full}.{'bias' if piece['key'] == 'diff_b' else 'weight'}"
         edit = WeightEdit(parameter, delta=read().float().contiguous())
         if not full or not edit.fits(_shape(model, parameter)):

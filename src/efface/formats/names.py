@@ -20,7 +20,9 @@ from efface.models.storage import compvis
 if TYPE_CHECKING:
     from efface.models import Model
 
-_WRAPPERS = ("state_dict.", "model_state_dict.", "module.", "base_model.model.")
+_WRAPPERS = ("state_dict.", "model_state_dict.", "module.", "base_model.model.", "model.")
+_DENOISERS = ("", "unet.", "transformer.", "denoiser.", "diffusion_model.", compvis.DENOISER)
+_COMPILED = re.compile(r"_orig_mod[._]")  # `torch.compile` inserts it at the module that it compiled
 # Tensors in checkpoints that an eraser never changes: noise schedules, counters, other parts, and embeddings of words
 # that exist only for training (Concept Ablation).
 _UNRELATED = re.compile(
@@ -31,9 +33,10 @@ _UNRELATED = re.compile(
 
 
 def unwrapped(name: str) -> str:
-    """A name without the prefixes of training scripts."""
+    """A name without the prefixes of training scripts and of `torch.compile`."""
+    name = _COMPILED.sub("", name)
     for wrapper in _WRAPPERS:
-        if name.startswith(wrapper):
+        if name.startswith(wrapper) and not name.startswith(compvis.DENOISER):
             return unwrapped(name.removeprefix(wrapper))
     return name
 
@@ -52,15 +55,16 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
             flat = name.removeprefix("text_model.")
             table |= {f"{part}.{flat}": full, f"{part}.text_model.{flat}": full}
             if part == "text_encoder":
-                spellings = (flat, f"text_model.{flat}", compvis.TEXT + flat)
+                # AdvUnlearn's encoder has a second name for each part, `embedding` for `embeddings`.
+                second = re.sub(r"^embeddings\.", "embedding.", flat)
+                spellings = (flat, f"text_model.{flat}", compvis.TEXT + flat, second)
                 table |= {spelling: full for spelling in spellings if spelling not in table}
             continue
         original = original_name(model, name)
         if ema:
             table[compvis.ema_name(original)] = full
             continue
-        table |= {f"{lead}{name}": full for lead in ("", "unet.", "transformer.", "denoiser.")}
-        table |= {f"{lead}{original}": full for lead in ("", "diffusion_model.", compvis.DENOISER)}
+        table |= {f"{lead}{spelling}": full for lead in _DENOISERS for spelling in (name, original)}
     return table
 
 
@@ -93,16 +97,22 @@ def kohya_name(part: str, module: str, two_encoders: bool) -> str:
 
 
 def kohya_names(model: Model) -> dict[str, str]:
-    """From kohya's names of all modules, with and without numbers of text encoders, to the full names of weights."""
+    """From kohya's names of all modules to the full names of weights.
+
+    Names of text encoders are with and without a number, and with and without `text_model_`.
+    """
     table: dict[str, str] = {}
     for part, name in _parameters(model):
         module, full = name.removesuffix(".weight"), f"{part}.{name}"
         if module == name or part == "text_encoder_3":
             continue
-        table |= {kohya_name(part, module, two_encoders=True): full}
+        names = [kohya_name(part, module, two_encoders=True)]
         if part == "text_encoder":
-            table |= {kohya_name(part, module, two_encoders=False): full}
-        elif part == "denoiser":
+            names.append(kohya_name(part, module, two_encoders=False))
+        if part != "denoiser":
+            names += [spelling.replace("_text_model_", "_", 1) for spelling in names]
+        table |= dict.fromkeys(names, full)
+        if part == "denoiser":
             original = original_name(model, name).removesuffix(".weight")
             table |= {kohya_name(part, original, two_encoders=False): full}
     return table
