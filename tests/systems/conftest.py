@@ -17,12 +17,12 @@ _LAUNCH = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixe
 
 
 @pytest.fixture
-def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Weights & Biases writes its runs to the current folder."""
+def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Weights & Biases writes its runs to the current folder; a call waits until its process has written them."""
     wandb: Any = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    yield
+    yield wandb.teardown
     wandb.teardown()  # the next run reads the environment and the current folder again
 
 

@@ -189,7 +189,7 @@ def test_a6_the_images_train_another_eraser(efface: Efface, command: tuple[objec
 
 
 def test_a8_generated_images_are_logged(
-    efface: Efface, refused: Callable[..., str], tiny_sd: Path, wandb_offline: None
+    efface: Efface, refused: Callable[..., str], tiny_sd: Path, wandb_offline: Callable[[], None]
 ):
     command = ("generate", "a cat", "-n", 2, "--steps", 1, "--model", tiny_sd, "-o", "samples", "--report-to")
     assert "and not to 'paper'" in refused(*command, "paper")
@@ -198,13 +198,17 @@ def test_a8_generated_images_are_logged(
     (run,) = Path("wandb").glob("offline-run-*")
     pictures = sorted(path.read_bytes() for path in run.rglob("*.png"))
     assert pictures == sorted(path.read_bytes() for path in Path("samples").glob("*.png"))
+    wandb_offline()
     (log,) = run.glob("*.wandb")
     assert b"a cat" in log.read_bytes()
     assert b"samples" in log.read_bytes()
 
 
-def test_a8_losses_of_a_training_are_logged(efface: Efface, command: tuple[object, ...], wandb_offline: None):
+def test_a8_losses_of_a_training_are_logged(
+    efface: Efface, command: tuple[object, ...], wandb_offline: Callable[[], None]
+):
     assert efface(*command, *FAST, "--report-to", "wandb", "-o", "star_cat.safetensors").code == 0
+    wandb_offline()
     (log,) = Path("wandb").glob("offline-run-*/*.wandb")
     content = log.read_bytes()
     assert b"cat/loss" in content

@@ -163,8 +163,9 @@ def test_e5_a_separator_on_the_command_line(efface: Efface, tiny_sd: Path, separ
     assert settings_of("x.safetensors")["separator"] == separator
 
 
-def test_e6_wandb_logs_offline(efface: Efface, config: Callable[..., Path], wandb_offline: None):
+def test_e6_wandb_logs_offline(efface: Efface, config: Callable[..., Path], wandb_offline: Callable[[], None]):
     assert efface("erase", "--config", config(iterations=3), "--report-to", "wandb", "-o", "x.safetensors").code == 0
+    wandb_offline()
     (log,) = Path("wandb").glob("offline-run-*/*.wandb")
     content = log.read_bytes()
     assert b"line art/loss" in content
