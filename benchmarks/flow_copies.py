@@ -18,14 +18,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import efface
-from efface.generation import Sampling
 from efface.judges import open_judge
 from efface.models.runtime import Runtime
-from efface.protocols import PROTOCOLS
-from efface.protocols.run import run_protocol
 from efface.request.record import Kind
 from pages import Page, machine, table, write
-from quality import Rows, Setting, interval, mean, of_setting, request_of, row_of
+from quality import Rows, Setting, evaluated, interval, mean, of_setting, request_of
 
 COPIES = {
     "float32": Runtime(),
@@ -45,13 +42,7 @@ def measure(concepts: dict[str, Kind], images: int, work: Path) -> Rows:
         eraser = efface.erase(model, request_of(concept, kind, Setting(METHOD, guided=False)))
         for copy, runtime in COPIES.items():
             opened = efface.open_model("emoji-flow", runtime)
-            place = work / f"{concept}-{copy}"
-            evaluation = run_protocol(
-                PROTOCOLS.get("err"), opened, {METHOD: eraser}, judge, out=place, n=images, attacks=(),
-                sampling=Sampling.default(opened),
-            )  # fmt: skip
-            recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
-            row = row_of(evaluation.erasers[METHOD], recall and recall.value, wrong and wrong.value)
+            row = evaluated(opened, {METHOD: eraser}, judge, images, work / f"{concept}-{copy}")[METHOD]
             rows.setdefault(concept, {})[copy] = row
             print(concept, copy, row["metrics"]["forget"]["value"], row["metrics"]["retain"]["value"], flush=True)
     return rows

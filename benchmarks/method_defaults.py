@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from closed_form_quality import IMAGES, STYLES
 from efface.request.record import Kind
 from pages import RESULTS, Page
-from quality import OBJECTS, WEAPONS, Rows, Setting, benchmark, details, mean, of_setting, overview
+from quality import OBJECTS, WEAPONS, Rows, Setting, benchmark, details, mean, of_setting, overview, passed
 
 METHODS = ("rece",)
 SETTINGS = {method: Setting(method, guided=False) for method in METHODS}
@@ -42,9 +42,7 @@ def with_published(content: Rows) -> Rows:
 def finding(rows: Rows, method: str) -> str:
     """What the numbers of one method show, in one sentence."""
     default, published = of_setting(rows, method), of_setting(rows, f"{method}, published")
-    enough = [
-        row for row in default if row["metrics"]["forget"]["value"] >= 0.9 and row["change"]["retain"]["value"] >= -0.05
-    ]
+    enough = [row for row in default if passed(row)]
     return (
         f"`efface erase NAME --method {method}` forgets {mean(default, 'metrics', 'forget'):.1%}, and "
         f"{mean(default, 'metrics', 'indirect'):.1%} in indirect prompts, and changes the retain rate by "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,25 +95,36 @@ def run(
     missing = [label for label in requests if label not in measured or measured[label]["request"] != records[label]]
     erasers = {label: efface.erase(model, requests[label]) for label in missing}
     if erasers:
-        evaluation = run_protocol(
-            PROTOCOLS.get("err"),
-            model,
-            erasers,
-            judge,
-            out=work / name.replace(" ", "-"),
-            # Concepts that are erased together share the images.
-            n=max(2, n // max(len(request.concepts) for request in requests.values())),
-            sampling=sampling,
-            progress=print_progress,
-            attacks=(),  # robust.py has the attacks
-        )
-        recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
+        # Concepts that are erased together share the images.
+        each = max(2, n // max(len(request.concepts) for request in requests.values()))
+        rows = evaluated(model, erasers, judge, each, work / name.replace(" ", "-"))
         for label, eraser in erasers.items():
-            row = row_of(evaluation.erasers[label], recall and recall.value, wrong and wrong.value)
-            row |= {"seconds": sum(eraser.provenance["seconds"].values()), "bytes": eraser.nbytes}
+            row = rows[label] | {"seconds": sum(eraser.provenance["seconds"].values()), "bytes": eraser.nbytes}
             measured[label] = {"request": records[label], "row": row}
         stored.write_text(json.dumps({"facts": facts, "settings": measured}, indent=1))
     return {label: measured[label]["row"] for label in settings}
+
+
+def evaluated(model: Model, erasers: Mapping[str, efface.Eraser], judge: Judge, n: int, out: Path) -> dict[str, Row]:
+    """The row of each eraser by the `err` protocol, without attacks, which robust.py has."""
+    sampling = Sampling.default(model)
+    evaluation = run_protocol(
+        PROTOCOLS.get("err"),
+        model,
+        erasers,
+        judge,
+        out=out,
+        n=n,
+        sampling=sampling,
+        progress=print_progress,
+        attacks=(),
+    )
+    recall, wrong = evaluation.judge.recall, evaluation.judge.false_positive_rate
+    return {
+        label: row_of(result, recall and recall.value, wrong and wrong.value)
+        for label, result in evaluation.erasers.items()
+        if label in erasers
+    }
 
 
 def run_all(
@@ -225,6 +236,12 @@ def rate(rates: dict[str, Any], metric: str) -> str:
         return ""
     value = rates[metric]
     return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}] n={value['n']}"
+
+
+def passed(row: Row) -> bool:
+    """Whether at least 90% are forgotten and at most 5 points of retain rate lost."""
+    lost = row["base"]["retain"]["value"] - row["metrics"]["retain"]["value"]
+    return row["metrics"]["forget"]["value"] >= 0.9 and lost <= 0.05
 
 
 def of_setting(rows: Rows, name: str) -> list[Row]:

@@ -51,6 +51,7 @@ from quality import (
     mean,
     of_setting,
     overview,
+    passed,
     print_progress,
     request_of,
     row_of,
@@ -229,12 +230,6 @@ The cost of erasing, medians over concepts, each in a separate process on one th
 {details(content, SETTINGS)}
 """
     return Page("Trained methods: forget and retain rates", finding, body)
-
-
-def passed(row: Row) -> bool:
-    """Whether at least 90% are forgotten and at most 5 points of retain rate lost."""
-    lost = row["base"]["retain"]["value"] - row["metrics"]["retain"]["value"]
-    return row["metrics"]["forget"]["value"] >= 0.9 and lost <= 0.05
 
 
 def main() -> None:
