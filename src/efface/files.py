@@ -66,6 +66,11 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
             temporary.unlink()
 
 
+def has_surrogates(text: str) -> bool:
+    """Whether a text has half of a surrogate pair, as a name that is not valid UTF-8 has."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def check_name(path: Path) -> None:
     """Check that a name to write is valid UTF-8, since other names cannot be recorded, and that it is not too long.
 

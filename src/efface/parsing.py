@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from efface.errors import BadFile, BadInput
-from efface.files import read_text
+from efface.files import has_surrogates, read_text
 
 _DEPTH = 64  # levels of lists and mappings
 _VALUES = 2_000_000  # values in one document, each as often as YAML's aliases repeat it
@@ -184,16 +184,30 @@ def check_values(value: object, finite: bool = True) -> None:
     Raises:
         ValueError: They do not.
     """
+    for item in leaves(value):
+        _check_value(item, finite)
+
+
+def leaves(value: object) -> Iterator[object]:
+    """The keys and values in nested lists and mappings that are neither.
+
+    Args:
+        value: What a parser returned.
+
+    Raises:
+        ValueError: There are too many levels or values.
+    """
     level, values = [value], 0
     for _ in range(_DEPTH):
         following: list[object] = []
         for item in level:
-            if isinstance(item, dict):
-                following += (*cast(dict[object, object], item).keys(), *cast(dict[object, object], item).values())
+            if isinstance(item, Mapping):
+                mapping = cast(Mapping[object, object], item)
+                following += (*mapping.keys(), *mapping.values())
             elif isinstance(item, (list, tuple, set)):
                 following += cast(Collection[object], item)
             else:
-                _check_value(item, finite)
+                yield item
             if values + len(following) > _VALUES:
                 raise ValueError(f"it has more than {_VALUES} values")
         values += len(following)
@@ -205,7 +219,7 @@ def check_values(value: object, finite: bool = True) -> None:
 
 def _check_value(value: object, finite: bool) -> None:
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if has_surrogates(value):
             raise ValueError("a text has half of a surrogate pair")
     elif isinstance(value, float) and finite and not math.isfinite(value):
         raise ValueError("a number is not finite")

@@ -9,21 +9,19 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from efface.errors import BadFile
-from efface.parsing import library_errors
+from efface.parsing import leaves, library_errors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-_DEPTH = 64  # levels of lists and mappings
-_VALUES = 2_000_000  # tensors and other values
 _ARRAY_BYTES = 1 << 28  # of the arrays in one file
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -144,23 +142,9 @@ def _check_tensors_of(content: object, size: int) -> None:
     """Check the nesting of an unpickled content, and that none of its tensors is larger than the file."""
     import torch
 
-    level, values = [content], 0
-    for _ in range(_DEPTH):
-        following: list[object] = []
-        for item in level:
-            if isinstance(item, torch.Tensor):
-                if item.layout is not torch.strided or item.is_quantized:
-                    raise ValueError("a tensor is sparse or quantised")
-                if item.numel() * item.element_size() > size:
-                    raise ValueError("a tensor is larger than the file")
-            elif isinstance(item, Mapping):
-                following += cast(Mapping[object, object], item).values()
-            elif isinstance(item, (list, tuple)):
-                following += cast(Collection[object], item)
-            values += 1
-            if values + len(following) > _VALUES:
-                raise ValueError(f"it has more than {_VALUES} values")
-        level = following
-        if not level:
-            return
-    raise ValueError("it is nested too deeply")
+    for item in leaves(content):
+        if isinstance(item, torch.Tensor):
+            if item.layout is not torch.strided or item.is_quantized:
+                raise ValueError("a tensor is sparse or quantised")
+            if item.numel() * item.element_size() > size:
+                raise ValueError("a tensor is larger than the file")

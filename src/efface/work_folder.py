@@ -13,6 +13,7 @@ from pathlib import Path
 
 from efface.errors import FORCE, BadFile, BadInput
 from efface.files import atomic, check_name, locked, why_not_written
+from efface.parsing import parse_json
 
 MARK = "efface.json"
 
@@ -73,8 +74,8 @@ def _is_partial_mark(path: Path) -> bool:
 
 def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], result: str) -> None:
     try:
-        stored: object = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        stored: object = parse_json(mark.read_text(encoding="utf-8"), finite=False)
+    except (OSError, ValueError):
         raise BadFile(f"{folder} is not empty and not efface's; choose another -o, or pass {FORCE}.") from None
     if stored != json.loads(json.dumps(content)):
         raise BadFile(f"{folder} holds other work; choose another -o, or pass {FORCE} to replace it.")

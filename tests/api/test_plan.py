@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 import efface
 from efface import BadInput, open_model
-from efface.methods.trained.denoiser_parameters import trained_parameters
+from efface.methods.trained.denoiser_parameters import TrainMethod, trained_parameters
 from efface.models.memory import denoiser_arguments, part_sizes, work_memory
 from efface.models.storage.folder import Folder
 
@@ -156,3 +156,14 @@ def test_the_published_preset_of_every_method_can_be_planned() -> None:
 def test_what_cannot_be_planned_is_rejected(method: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         efface.plan("emoji", method, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"), [({"preset": "2023"}, "noxattn"), ({}, "esd-u"), ({"preset": "sdxl"}, "esd-x")]
+)
+def test_a_plan_counts_the_parameters_that_esd_trains(
+    tiny_sd: Path, options: dict[str, Any], chosen: TrainMethod
+) -> None:
+    denoiser = open_model(tiny_sd).denoiser
+    count = sum(denoiser.get_parameter(name).numel() for name in trained_parameters(denoiser, chosen))
+    assert efface.plan(tiny_sd, "esd", **options).trained == count

@@ -33,7 +33,6 @@ _CONTEXT = 0.7 * _GIB
 _SAMPLED = 8
 #: Bytes of a trained parameter: a float32 copy, its gradient, and the two moments of Adam.
 _COPY, _GRADIENT, _MOMENTS = 4, 4, 8
-_ESD_X = "esd-x"
 
 
 @dataclass(frozen=True)
@@ -158,17 +157,18 @@ def _trained(model: Model, method: str, settings: Any) -> Callable[[nn.Module], 
     """Chooses the parameters that a method trains, for a concept that is an object."""
     from efface.methods.trained.ablate.weights import group_parameters
     from efface.methods.trained.denoiser_parameters import trained_parameters
+    from efface.methods.trained.esd import train_method_of
 
     if method == "esd":
-        chosen = settings.train_method or (_ESD_X if settings.preset in ("sdxl", "flux") else "esd-u")
-        return lambda denoiser: trained_parameters(denoiser, chosen)
+        chosen = train_method_of(settings, "object")
+        return lambda denoiser: trained_parameters(denoiser, chosen, settings.mu_quirk)
     if method == "ablate":
-        group = settings.parameter_group or "cross-attn"
+        group = settings.chosen("object").parameter_group
         if group == "embedding":
             raise BadInput("A training of the text encoder cannot be planned; choose another parameter_group.")
         return lambda denoiser: group_parameters(denoiser, group)
     if method == "cie":
-        return lambda denoiser: trained_parameters(denoiser, _ESD_X)
+        return lambda denoiser: trained_parameters(denoiser, "esd-x")
     readers: tuple[str, ...] = getattr(model, "readers", {})[model.stream]
     return lambda denoiser: [name for name, _ in denoiser.named_parameters() if name.endswith(readers)]
 

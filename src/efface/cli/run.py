@@ -17,6 +17,7 @@ import typer
 from efface.cli.app import app
 from efface.cli.text import LINE, accept_all_characters, one_line, printable
 from efface.errors import BadInput
+from efface.files import has_surrogates
 from efface.hub import UnreachableError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -62,7 +63,7 @@ def _printed_log() -> Generator[None, None, None]:
 def _exit_code(arguments: Sequence[str]) -> int:
     try:
         for argument in arguments:
-            if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            if has_surrogates(argument):
                 raise BadInput(f"The argument {argument} is not valid UTF-8; rename the file, or write it in UTF-8.")
         code = app(args=list(arguments), prog_name="efface", standalone_mode=False, obj=tuple(arguments))
     except typer.TyperException as error:

@@ -23,7 +23,16 @@ from types import TracebackType
 from PIL import Image as Picture
 
 from efface.errors import BadFile
-from efface.files import atomic, cache_folder, from_cache, keep_in_cache, locked, sha256_of_file, why_not_written
+from efface.files import (
+    atomic,
+    cache_folder,
+    from_cache,
+    has_surrogates,
+    keep_in_cache,
+    locked,
+    sha256_of_file,
+    why_not_written,
+)
 from efface.generation.rows import Row, is_own, line_of, read_image_rows, write_rows
 from efface.image_files import Pixels, is_picture, read_picture
 from efface.parsing import library_errors
@@ -84,7 +93,7 @@ def read_folder(path: Path) -> list[Image]:
     if not rows:
         rows = [{"file_name": f.name} for f in sorted(path.iterdir()) if is_picture(f)]
         for row in rows:
-            if any("\ud800" <= letter <= "\udfff" for letter in row["file_name"]):
+            if has_surrogates(row["file_name"]):
                 raise BadFile(f"{path} has a picture whose name is not valid UTF-8: {row['file_name']}; rename it.")
     images = [Image(row, path / row["file_name"]) for row in rows]
     images += [Image(row, None, str(row.get("error"))) for row in read_image_rows(path / ERRORS)]

@@ -64,7 +64,5 @@ def _names(world: World) -> list[str]:
 
 
 def _is_known(text: str, names: list[str]) -> bool:
-    prompt = f" {plain_words(text)} "
-    return any(f" {plain_words(name)} " in re.sub(r"[^\w\s]", " ", prompt) for name in names) or any(
-        name_key(text) == name_key(name) for name in names
-    )
+    words, key = re.sub(r"[^\w\s]", " ", f" {plain_words(text)} "), name_key(text)
+    return any(f" {plain_words(name)} " in words or name_key(name) == key for name in names)

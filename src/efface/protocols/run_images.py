@@ -7,7 +7,7 @@ An evaluation can be done in two stages, also on two machines: the stage `genera
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +48,7 @@ class RunImages:
     base: StoredImages | None = None
     stage: Stage | None = None
     progress: Progress | None = None
+    _stored: dict[str, StoredImages] = field(default_factory=dict[str, StoredImages], init=False)  # by model
 
     def check(self, plans: Mapping[str, Plan]) -> None:
         """Check the images that exist already, before any image is generated.
@@ -98,6 +99,8 @@ class RunImages:
 
     def _existing(self, name: str) -> StoredImages | None:
         """The images of one model that are not generated: in the second stage all of them."""
-        if self.stage == "judge":
-            return StoredImages(self.out / "images" / folder_name(name), complete=True)
-        return self.base if name == BASE else None
+        if self.stage != "judge":
+            return self.base if name == BASE else None
+        if name not in self._stored:
+            self._stored[name] = StoredImages(self.out / "images" / folder_name(name), complete=True)
+        return self._stored[name]

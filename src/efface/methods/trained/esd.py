@@ -38,7 +38,7 @@ from efface.methods.training.trajectories import Points, Rounds, TrajectorySampl
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
 from efface.progress import RunContext
-from efface.request.record import Request
+from efface.request.record import Kind, Request
 
 Preset = Literal["2023", "2025", "sdxl", "flux"]
 PRESETS: dict[str, dict[str, Any]] = {
@@ -130,6 +130,12 @@ class EsdConfig(TrainingConfig):
         return self
 
 
+def train_method_of(config: EsdConfig, kind: Kind) -> TrainMethod:
+    """The parameters that are trained for a concept of a kind."""
+    of_style, of_others = _TRAINED_BY_KIND[config.preset]
+    return config.train_method or (of_style if kind == "style" else of_others)
+
+
 class Esd(Objective):
     """The objective of ESD for one or several concepts.
 
@@ -145,8 +151,7 @@ class Esd(Objective):
         embedded = model.embed(["", *prompts, *source], clip_skip=request.clip_skip)
         texts = model.denoiser_text(embedded).to(model.device)
         self._null, self._concepts, self._erase_from = texts.split([1, len(prompts), len(source)])  # (., R, d)
-        style = request.concepts[0].kind == "style"
-        chosen = config.train_method or _TRAINED_BY_KIND[config.preset][0 if style else 1]
+        chosen = train_method_of(config, request.concepts[0].kind)
         self.weights = Copies(model.denoiser, trained_parameters(model.denoiser, chosen, config.mu_quirk))
         self.iterations = config.iterations
         self._config, self._networks, self._device = config, Networks(model, self.weights), model.device

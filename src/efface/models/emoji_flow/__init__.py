@@ -11,7 +11,7 @@ from efface.models.emoji_flow.recommended import RECOMMENDED
 HERE = Path(__file__).parent
 _SIDE = 64  # pixels
 
-# zoo/emoji_flow/check_flow.py measures these settings.
+# zoo/emoji/check_model.py measures these settings.
 EMOJI_FLOW = BuiltIn(
     HERE / "weights",
     catalogue,
