@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def weight_change(edits: Sequence[Edit], model: Model) -> float | None:
-    """The change per parameter; None if an edit is in no weight (a guard, or text that no linear map reads).
+    """The change per parameter; None if an edit is in no weight that can be written.
+
+    These are guards, text that no linear map reads, and quantised weights.
 
     Args:
         edits: The edits of an eraser.
@@ -43,14 +45,14 @@ def weight_change(edits: Sequence[Edit], model: Model) -> float | None:
         for edit in reversed([edit for edit in edits if isinstance(edit, TextEdit)]):
             for name in model.reading(edit.stream).text_parameters():
                 texts.setdefault(("denoiser", name), []).append(edit)
+        names = {**deltas, **texts}
+        moved = [
+            _moved(weight.double(), deltas.get((part, name), []), texts.get((part, name), []))
+            for part in dict.fromkeys(part for part, _ in names)
+            for name, weight in model.weights(part, {name for other, name in names if other == part})
+        ]
     except BadInput:
         return None
-    names = {**deltas, **texts}
-    moved = [
-        _moved(weight.double(), deltas.get((part, name), []), texts.get((part, name), []))
-        for part in dict.fromkeys(part for part, _ in names)
-        for name, weight in model.weights(part, {name for other, name in names if other == part})
-    ]
     parts = (model.denoiser, *model.text_encoders)
     return math.sqrt(math.fsum(moved)) / sum(weight.numel() for part in parts for weight in part.parameters())
 

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from efface.edits.kinds import TextEdit, WeightEdit
 from efface.eraser.record import Base, EraserRecord
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _PROBES = 4
+_PLAIN = (Tensor, Parameter)  # tensors of other types, which are quantised, may have no entry at an index
 _SAMPLES = 16
 
 AnyEraser = TypeVar("AnyEraser", bound=EraserRecord)
@@ -241,6 +243,10 @@ def _traces(tensors: list[Tensor]) -> list[tuple[int, int, int]]:
 
 def _numbers(tensors: list[Tensor]) -> list[float]:
     """One number each of a few matrices, spread over the layers and over their functions in a layer."""
-    matrices = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.numel() and not tensor.is_meta]
+    matrices = [
+        tensor
+        for tensor in tensors
+        if tensor.ndim == 2 and tensor.numel() and type(tensor) in _PLAIN and not tensor.is_meta
+    ]
     step = len(matrices) // _SAMPLES | 1  # odd, so that it does not coincide with the period of a layer's matrices
     return [float(matrix.detach()[len(matrix) // 2, matrix.shape[1] // 3]) for matrix in matrices[::step]]

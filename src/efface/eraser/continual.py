@@ -199,10 +199,10 @@ def _as_weight_edits(eraser: EraserRecord, model: Model) -> EraserRecord:
     weight_edits = [edit for edit in eraser.edits if isinstance(edit, WeightEdit)]
     edits: list[WeightEdit] = list(weight_edits)
     for stream, edit in by_stream(edit for edit in eraser.edits if isinstance(edit, TextEdit)).items():
-        for name in model.reading(stream).text_parameters():
+        for name, unedited in model.weights("denoiser", model.reading(stream).text_parameters()):
             parameter = f"denoiser.{name}"
             deltas = [delta for delta in weight_edits if delta.parameter == parameter]
-            weight = summed(deltas, model.denoiser.get_parameter(name).detach().double()).cpu()
+            weight = summed(deltas, unedited.double()).cpu()
             edits.append(WeightEdit(parameter, (weight @ edit.left).float(), edit.right.T.float().contiguous()))
     request = eraser.request.model_copy(update={"method": COMPOSED, "options": {}})
     provenance = {**eraser.provenance, "text_edits": "stored as changes of the weights that read the text"}

@@ -20,7 +20,8 @@ from typing_extensions import Self
 from efface.errors import BadInput
 from efface.models.builtin import BuiltInFacts
 from efface.models.denoising import Conditions, Schedule, call_denoiser, noise_schedule
-from efface.models.modules import state_of
+from efface.models.modules import parameters_of, state_of
+from efface.models.placement import check_editable
 from efface.models.runtime import Runtime
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens
@@ -256,8 +257,15 @@ class Model(BuiltInFacts, ABC):
         Args:
             part: Name of the part.
             names: The tensors to return; None returns all.
+
+        Raises:
+            BadInput: One of them is quantised or not in memory.
         """
-        for name, tensor in state_of(self.part(part)).items():
+        network = self.part(part)
+        for name, parameter in parameters_of(network).items():
+            if names is None or name in names:
+                check_editable(f"{part}.{name}", parameter)
+        for name, tensor in state_of(network).items():
             if names is None or name in names:
                 yield name, tensor.detach()
 

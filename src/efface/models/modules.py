@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from efface.models.placement import dequantised
+
 
 def plain(module: Any) -> Any:
     """The module inside `torch.compile(module)`; any other module is returned unchanged."""
@@ -15,8 +17,16 @@ def plain(module: Any) -> Any:
 
 def state_of(module: Any) -> Mapping[str, Tensor]:
     """Its tensors by their names in its file, even if it is compiled or has a LoRA loaded."""
-    # A loaded LoRA moves a weight one level further down.
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in plain(module).state_dict().items()}
+    return {_without_lora(name): dequantised(tensor) for name, tensor in plain(module).state_dict().items()}
+
+
+def parameters_of(module: Any) -> Mapping[str, nn.Parameter]:
+    """Its parameters by their names in its file, even if it is compiled, has a LoRA loaded, or is quantised."""
+    return {_without_lora(name): parameter for name, parameter in plain(module).named_parameters()}
+
+
+def _without_lora(name: str) -> str:
+    return name.replace(".base_layer.", ".")  # a loaded LoRA moves a weight one level further down
 
 
 def is_compiled(module: nn.Module) -> bool:

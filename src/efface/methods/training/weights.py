@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput
 from efface.models.denoising import Conditions
+from efface.models.placement import check_differentiable
 from efface.models.runtime import is_group_offloaded
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def check_trainable(model: Model) -> None:
         raise BadInput("A model that is offloaded cannot be trained; leave --offload out.")
     if model.runtime.quantize != "none" or model.runtime.compile:
         raise BadInput("A model that is quantised or compiled cannot be trained; leave --quantize and --compile out.")
+    check_differentiable("the denoiser", model.denoiser)
     if model.dtype == torch.float16:
         raise BadInput("Gradients vanish in a float16 model; open it in float32 and set mixed_precision=fp16 instead.")
 

@@ -22,6 +22,7 @@ from efface.errors import BadInput, BadRequest
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
 from efface.models.modules import plain
+from efface.models.placement import numbers_of
 from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
@@ -101,7 +102,7 @@ class Generic(PartsModel):
 
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.text_parameters():
-            yield name, self.denoiser.get_parameter(name).detach()
+            yield name, numbers_of(self.denoiser, name)
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:

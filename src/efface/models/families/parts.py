@@ -18,7 +18,8 @@ from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
 from efface.models.active import hash_with_active
 from efface.models.model import POOLED, TEXT, Model
-from efface.models.modules import state_of
+from efface.models.modules import parameters_of, state_of
+from efface.models.placement import numbers_of
 from efface.models.pretrained import class_of, load_part
 from efface.models.runtime import offload_parts, prepare_denoiser
 from efface.models.storage.completeness import check_tokenizer
@@ -198,11 +199,11 @@ class PartsModel(Model):
         """Embed one batch of different prompts."""
 
     def text_parameters(self) -> tuple[str, ...]:
-        names = state_of(self.denoiser) if self._denoiser_loaded else self._disk.names(self.denoiser_part)
+        names = parameters_of(self.denoiser) if self._denoiser_loaded else self._disk.names(self.denoiser_part)
         readers = tuple(name for name in names if name.endswith(self.readers[self.stream]))
-        missing = sorted(set(self._expected_readers()) - set(readers))
-        if missing:
-            raise BadFile(f"The {self.denoiser_part} of {self.name} has no {missing[0]}; its files are incomplete.")
+        if missing := sorted(set(self._expected_readers()) - set(readers)):
+            reason = "its files are incomplete, or it is quantised by an unknown tool"
+            raise BadFile(f"The {self.denoiser_part} of {self.name} has no {missing[0]}; {reason}.")
         return readers
 
     def _expected_readers(self) -> tuple[str, ...]:
@@ -212,7 +213,7 @@ class PartsModel(Model):
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
         names = self.text_parameters()
         if self._denoiser_loaded and self.runtime.offload != "sequential":
-            yield from ((name, self.denoiser.get_parameter(name).detach()) for name in names)
+            yield from ((name, numbers_of(self.denoiser, name)) for name in names)
         else:
             for name, weight in self._disk.tensors(self.denoiser_part, names):
                 if weight.ndim != 2 or weight.shape[1] != self.width:

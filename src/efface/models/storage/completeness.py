@@ -30,10 +30,14 @@ _REQUIRED: Mapping[str, Sequence[str]] = {
     "SD3Transformer2DModel": ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim"),
     "FluxTransformer2DModel": ("num_layers", "num_single_layers", "num_attention_heads", "joint_attention_dim"),
 }
+_UNQUANTISED = "use the model before it was quantised, with --quantize to load it in fewer bits"
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _FLOW = ("num_train_timesteps", "shift")
 #: Schedulers with noise levels and no betas, such as Playground 2.5's and that of Sana Sprint.
 _WITHOUT_BETAS = ("EDM", "SCM", "CMStochastic", "KarrasVe", "IPNDM", "LTX")
+
+#: Endings of names that hold the scales of quantised weights: ComfyUI's scaled fp8, bitsandbytes, quanto.
+_SCALES = ("scaled_fp8", ".scale_weight", ".weight_scale", ".SCB", ".absmax", ".weight._scale")
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -57,6 +61,23 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
     missing = [name for name in required if name not in config]
     if missing:
         raise BadFile(f"{path} has no {missing[0]}; its files are incomplete.")
+    if config.get("quantization_config"):
+        raise BadFile(f"{path} is of weights that are stored quantised; {_UNQUANTISED}.")
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Check that a file's tensors are the weights themselves.
+
+    Args:
+        path: The file, for messages.
+        names: The names of its tensors.
+
+    Raises:
+        BadFile: They are quantised, so that their numbers are not the weights.
+    """
+    scales = [name for name in names if name.endswith(_SCALES)]
+    if scales:
+        raise BadFile(f"{path} stores quantised weights ({scales[0]}); {_UNQUANTISED}.")
 
 
 def check_shards(folder: Path, files: Sequence[Path], variant: str | None) -> None:

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from efface.errors import BadFile
 from efface.files import sha256_of_file
-from efface.models.storage.completeness import check_config, check_loaded, check_shards, check_tokenizer_files
+from efface.models.storage.completeness import (
+    check_config,
+    check_loaded,
+    check_names,
+    check_shards,
+    check_tokenizer_files,
+)
 from efface.parsing import library_errors, read_json
 
 INDEX = "model_index.json"
@@ -76,7 +82,7 @@ class Folder:
         options: dict[str, Any] = {"local_files_only": True}
         if has_weights(kind):
             self.config(part)  # a check of its settings
-            self.weights(part)  # a check of its files
+            self.names(part)  # a check of its files
             options |= {"variant": self.variant(part), "use_safetensors": True, "output_loading_info": True}
             # transformers and diffusers have two names for the same option.
             if kind.__module__.startswith("transformers"):
@@ -136,4 +142,6 @@ def _variant(path: Path) -> str | None:
 
 def _header(path: Path) -> tuple[str, ...]:
     with library_errors(f"Cannot read weights from {path}"), safe_open(path, framework="pt") as file:
-        return tuple(file.keys())
+        names = tuple(file.keys())
+    check_names(path, names)
+    return names

@@ -22,7 +22,7 @@ from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
-from efface.models.storage.completeness import check_loaded
+from efface.models.storage.completeness import check_loaded, check_names
 from efface.models.storage.folder import Folder, has_weights
 from efface.parsing import library_errors, read_json
 from efface.tensor_files import read_pickle
@@ -182,7 +182,9 @@ class SingleFile(Folder):
         if self._pickled is not None:
             return tuple(self._pickled)
         with library_errors(f"Cannot read a checkpoint from {self.path}"), safe_open(self.path, "pt") as file:
-            return tuple(file.keys())
+            names = tuple(file.keys())
+        check_names(self.path, names)
+        return names
 
     def _read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         """Iterate over tensors by their names in the file."""

@@ -34,6 +34,7 @@ from efface.methods.base import Latents
 from efface.methods.trained.nullspace.config import NullspaceConfig
 from efface.models.denoising import Conditions, NoiseSchedule
 from efface.models.model import Model
+from efface.models.placement import check_differentiable
 from efface.models.text.encoding import encode_ids
 from efface.models.text.tokens import token_ids, with_all_vectors
 
@@ -69,6 +70,8 @@ class EditableTextEncoder:
                 f"The denoiser of {model.name} reads {read} layers of the text encoder, 0 to {read - 1}, and not "
                 f"layer {max(layers)}; set layers, e.g. -s layers={','.join(map(str, range(max(0, read - 3), read)))}."
             )
+        for part in ("text_encoder", "denoiser"):
+            check_differentiable(f"the {part}", model.part(part))
         self.encoder: Any = copy.deepcopy(model.text_encoder).float().eval().requires_grad_(False)
         self.names = {layer: f"text_encoder.{paths[layer]}.weight" for layer in layers}
         self._fc2: dict[int, nn.Linear] = {layer: self.encoder.get_submodule(paths[layer]) for layer in layers}
