@@ -16,7 +16,7 @@ WORKERS ?= 2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 
-.PHONY: help install demo chromium test coverage check format docs build clean
+.PHONY: help install demo chromium test coverage check fuzz format docs build clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test     install missing dependencies and run the tests"
 	@echo "make coverage run the tests and list the lines of src that no test runs"
 	@echo "make check    check lint, format, docstrings and types"
+	@echo "make fuzz     read 100,000 malformed files, and write benchmarks/results/fuzz.md (about half an hour)"
 	@echo "make format   let ruff fix and format the code"
 	@echo "make docs     build the documentation into site/"
 	@echo "make build    build the wheel into dist/"
@@ -68,6 +69,10 @@ check: $(VENV)/.extra-check
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/check_docstrings.py
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Continues after an interruption. To start again, remove the state.
+fuzz: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --state $(VENV)/fuzz.json
 
 format: $(VENV)/.extra-check
 	@$(BIN)/ruff check --fix .

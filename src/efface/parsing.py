@@ -91,7 +91,8 @@ def first_error(error: ValidationError) -> str:
     """The first error of a validation: the place and what is wrong there."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part)[:40] for part in first["loc"][:6])
-    message = first["msg"][:1].lower() + first["msg"][1:]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     return f"{place or 'the content'}: {message}"[:_REASON]
 
 

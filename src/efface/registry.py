@@ -26,6 +26,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, builtin: Mapping[str, str], group: str) -> None:
         self.kind = kind
         self.group = group
+        self._builtin = frozenset(builtin)
         self._announced = {name: EntryPoint(name, target, group) for name, target in builtin.items()}
         self._entries: dict[str, T] = {}
         self._searched = False
@@ -34,6 +35,10 @@ class Registry(Generic[T]):
         """All names, sorted."""
         self._search()
         return tuple(sorted({*self._announced, *self._entries}))
+
+    def is_builtin(self, name: str) -> bool:
+        """Whether efface itself has an entry of this name."""
+        return name in self._builtin
 
     def get(self, name: str) -> T:
         """The entry of this name, imported on first use.

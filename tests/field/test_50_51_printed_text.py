@@ -34,6 +34,15 @@ def test_an_error_is_one_printable_line(text: str, expected: str) -> None:
     assert one_line(text).isprintable()
 
 
+@pytest.mark.parametrize("space", ["\u3000", "\xa0", "\u202f"])
+def test_spaces_of_other_scripts_stay_in_names(space: str) -> None:
+    assert (
+        one_line(f"猫{space}犬.png is missing. ")
+        == printable(f"猫{space}犬.png is missing.")
+        == f"猫{space}犬.png is missing."
+    )
+
+
 def test_an_error_is_short() -> None:
     line = one_line("Begin " + "x" * 100_000 + " end.")
     assert len(line) <= 320

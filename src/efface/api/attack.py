@@ -237,7 +237,7 @@ def _request_of(requests: Sequence[Request], concept: str | None) -> Request:
     """A request of one concept alone: the named one, as the erasers' requests have it, or their only one."""
     known = {one.name: (request, one) for request in requests for one in request.concepts}
     if concept is None and len(known) > 1:
-        raise BadInput(f"Say which concept shall come back (--concept); erased are: {', '.join(known)}.")
+        raise BadInput(f"Name the concept that shall come back (--concept); erased are: {', '.join(known)}.")
     key = name_key(next(iter(known)) if concept is None else concept)
     for request, one in known.values():
         if key in map(name_key, (one.name, *one.aliases)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import unicodedata
 from typing import TextIO, cast
 
+_BREAKS = re.compile(r"[ \t\n\r\f\v\x1c-\x1f\x85\u2028\u2029]+")  # spaces of other scripts are part of a name
 _ERROR = 320  # characters of an error
 _BEGIN = 220  # of them before the part that is left out
 CELL, LINE = 300, 4000  # characters of a cell of a table, and of a line
@@ -12,7 +15,7 @@ CELL, LINE = 300, 4000  # characters of a cell of a table, and of a line
 
 def one_line(message: str) -> str:
     """An error as one line of printable characters; of a long one, the middle is left out."""
-    text = printable(" ".join(message.split()))
+    text = printable(" ".join(_BREAKS.split(message.strip())))
     return text if len(text) <= _ERROR else f"{text[:_BEGIN]} ... {text[len(text) - _ERROR + _BEGIN + 5 :]}"
 
 
@@ -29,7 +32,7 @@ def printable(text: str, limit: int | None = None) -> str:
 
 
 def _escaped(letter: str) -> str:
-    if letter.isprintable():
+    if letter.isprintable() or unicodedata.category(letter) == "Zs":  # spaces, such as U+3000
         return letter
     code = ord(letter)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -19,6 +19,12 @@ from efface.settings import Scalar
 KindOfEdit = Literal["text", "weight", "guard"]
 
 
+def _check_floating(what: str, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise BadFile(f"{what} needs real numbers, but {name} has the type {tensor.dtype}.")
+
+
 @dataclass(frozen=True, eq=False)
 class TextEdit:
     """An operator of low rank on one stream of text embeddings: e -> e + L (R^T e).
@@ -41,6 +47,7 @@ class TextEdit:
                 f"A text edit needs two factors of one shape (d, r), not {tuple(self.left.shape)} "
                 f"and {tuple(self.right.shape)}."
             )
+        _check_floating("A text edit", self.tensors())
 
     @property
     def dim(self) -> int:
@@ -103,7 +110,7 @@ class WeightEdit:
         delta: A dense change in the parameter's shape, instead of `up` and `down`.
 
     Raises:
-        BadFile: Neither or both of the two forms are given.
+        BadFile: Neither or both of the two forms are given, or a tensor has another type or shape.
     """
 
     parameter: str
@@ -115,6 +122,14 @@ class WeightEdit:
         low_rank = self.up is not None and self.down is not None
         if low_rank == (self.delta is not None) or (self.up is None) != (self.down is None):
             raise BadFile(f"The edit of {self.parameter} needs either a delta, or both an up and a down factor.")
+        what = f"The edit of {self.parameter}"
+        _check_floating(what, self.tensors())
+        if self.up is not None and self.down is not None:
+            if self.up.ndim != 2 or self.down.ndim != 2 or self.up.shape[1] != self.down.shape[0]:
+                shapes = f"{tuple(self.up.shape)} and {tuple(self.down.shape)}"
+                raise BadFile(f"{what} needs factors of the shapes (d_out, r) and (r, d_in), not {shapes}.")
+        elif self.delta is not None and not (self.delta.ndim and self.delta.numel()):
+            raise BadFile(f"{what} has a delta of the shape {tuple(self.delta.shape)}, which changes no parameter.")
 
     @property
     def rank(self) -> int:

@@ -125,8 +125,11 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserR
     embeddings, inputs = tensors["base.embeddings"], _under("input.", tensors)
     if embeddings.ndim != 2 or (base["probes"] and (not len(embeddings) or len(embeddings) % len(base["probes"]))):
         raise BadFile(f"the embeddings of the probes have the shape {tuple(embeddings.shape)}")
-    check_tensors({name: tensors[name] for name in tensors if name.startswith("base.")}, "the base")
-    check_inputs(inputs, len(request.concepts), embeddings.shape[1] if base["probes"] else None)
+    of_base = {name: tensor for name, tensor in tensors.items() if name.startswith("base.")}
+    check_tensors(of_base, "the base")
+    if any(not tensor.is_floating_point() or tensor.ndim != 2 for tensor in of_base.values()):
+        raise BadFile("the embeddings of the probes are not rows of real numbers")
+    check_inputs(inputs, request.method, len(request.concepts), embeddings.shape[1] if base["probes"] else None)
     return EraserRecord(
         request=request,
         edits=tuple(edit for part in parts for edit in part.edits) or edits,

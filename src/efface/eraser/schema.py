@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from efface.errors import BadFile
+from efface.methods import METHODS
 from efface.parsing import Schema
 from efface.settings import Scalar
 from efface.tensor_files import check_tensors
@@ -123,13 +124,17 @@ _DIMENSIONS = {
 }
 _SQUARE = ("S", "preserve.gram")
 _PREFIXES = ("uce.",)
+_CERTIFICATE = "certificate."
 
 
-def check_inputs(inputs: Mapping[str, Tensor], concepts: int, width: int | None) -> None:
-    """Check the inputs of an eraser whose names all closed forms share.
+def check_inputs(inputs: Mapping[str, Tensor], method: str, concepts: int, width: int | None) -> None:
+    """Check the inputs of an eraser whose names the closed forms and certificates share.
+
+    A method of another package names its inputs as it likes, except those of certificates.
 
     Args:
         inputs: The tensors by name; those of one of several text streams begin with its name and "/".
+        method: The name of the eraser's method.
         concepts: The number of concepts.
         width: The text width d of the only text stream; None if it is not known.
 
@@ -138,7 +143,10 @@ def check_inputs(inputs: Mapping[str, Tensor], concepts: int, width: int | None)
     """
     check_tensors(inputs, "The eraser")
     groups: dict[str, dict[str, Tensor]] = {}
+    shared = METHODS.is_builtin(method)
     for name, tensor in inputs.items():
+        if not shared and not name.rpartition("/")[2].startswith(_CERTIFICATE):
+            continue
         stream, _, rest = name.rpartition("/")
         inner = next((prefix for prefix in _PREFIXES if rest.startswith(prefix)), "")
         groups.setdefault(f"{stream}/{inner}", {})[rest.removeprefix(inner)] = tensor

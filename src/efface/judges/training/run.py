@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from efface.judges.shared.classifier import TransformersClassifier
 from efface.judges.training.network import TrainSettings, head_of, new_classifier
 from efface.judges.training.pictures import Split, read_split
 from efface.models.pretrained import no_loading_bar
-from efface.parsing import Schema, library_errors
+from efface.parsing import Schema
 from efface.progress import Progress
 from efface.provenance import versions
 from efface.sealed import read_sealed, write_sealed
@@ -210,12 +210,35 @@ def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
         return 0
     if header.work != work:
         return 0
-    with library_errors(f"Cannot resume the training in {path}; delete the file to start again"):
-        model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
-        state: dict[int, dict[str, Any]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(_MOMENTS):
-                index, _, moment = name.removeprefix(_MOMENTS).partition(".")
-                state.setdefault(int(index), {})[moment] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    if not _fits(tensors, model, optimizer):
+        _LOGGER.info("The tensors in %s do not fit this training. The training starts again.", path)
+        return 0
+    model.load_state_dict({name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)})
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_MOMENTS):
+            index, _, moment = name.removeprefix(_MOMENTS).partition(".")
+            state.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return header.epoch
+
+
+def _fits(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether tensors are weights of a network and moments of its AdamW, of the same shapes and types, and finite.
+
+    A parameter without a gradient has no moments; every other one has all three.
+    """
+    expected = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(parameters):
+        moments = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+        named = {f"{_MOMENTS}{index}.{name}": tensor for name, tensor in moments.items()}
+        if named.keys() & tensors.keys():
+            expected |= named
+    return tensors.keys() == expected.keys() and all(
+        tensor.shape == expected[name].shape
+        and tensor.dtype == expected[name].dtype
+        and bool(tensor.isfinite().all())
+        and (not name.endswith(("exp_avg_sq", ".step")) or bool((tensor >= 0).all()))
+        for name, tensor in tensors.items()
+    )

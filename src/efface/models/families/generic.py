@@ -183,8 +183,7 @@ class Generic(PartsModel):
             length = len(self.tokenizer(prompt)["input_ids"])
             if length > self.max_tokens:
                 raise BadRequest(
-                    f"'{prompt[:60]}' has {length} tokens; the model takes at most {self.max_tokens}: "
-                    "say it in fewer words."
+                    f"'{prompt[:60]}' has {length} tokens; the model takes at most {self.max_tokens}: use fewer words."
                 )
 
 

@@ -6,6 +6,7 @@ every published configuration has are required.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from efface.errors import BadFile
-from efface.parsing import library_errors, read_json
+from efface.parsing import leaves, library_errors, read_json
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _CLIP = (
@@ -31,6 +32,12 @@ _REQUIRED: Mapping[str, Sequence[str]] = {
     "FluxTransformer2DModel": ("num_layers", "num_single_layers", "num_attention_heads", "joint_attention_dim"),
 }
 _UNQUANTISED = "use the model before it was quantised, with --quantize to load it in fewer bits"
+#: Settings of a part that are texts, and numbers that are not whole.
+_TEXTS = ("down_block_types", "up_block_types", "beta_schedule")
+_FRACTIONS = ("beta_start", "beta_end", "shift")
+_LISTS = ("down_block_types", "up_block_types", "block_out_channels")
+_SIZES = ("projection_dim", "pooled_projection_dim", "transformer_layers_per_block")
+_LARGEST, _LAYERS = 10_000_000, 1000
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
 _FLOW = ("num_train_timesteps", "shift")
 #: Schedulers with noise levels and no betas, such as Playground 2.5's and that of Sana Sprint.
@@ -48,7 +55,7 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
         config: Its content.
 
     Raises:
-        BadFile: A setting is missing.
+        BadFile: A setting is missing, or of another type.
     """
     kind = str(config.get("_class_name") or config.get("model_type") or "")
     if not kind:
@@ -63,6 +70,34 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
         raise BadFile(f"{path} has no {missing[0]}; its files are incomplete.")
     if config.get("quantization_config"):
         raise BadFile(f"{path} is of weights that are stored quantised; {_UNQUANTISED}.")
+    for name in (*required, *_SIZES):
+        if name in required or config.get(name) is not None:
+            _check_setting(path, name, config[name])
+
+
+def _check_setting(path: Path, name: str, value: object) -> None:
+    """Check that a setting is a text, a number of a plausible size, or a list of those.
+
+    Raises:
+        BadFile: It is not.
+    """
+    with library_errors(f"Cannot read {name} in {path}"):
+        values = list(leaves(value))
+        if not values or (name in _LISTS and not isinstance(value, (list, tuple))):
+            raise ValueError("it is not a list of values")
+        for item in values:
+            if not _is_possible(name, item):
+                raise ValueError(f"{str(item)[:40]!r} is not a possible value")
+
+
+def _is_possible(name: str, value: object) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return False
+    if name in _FRACTIONS:
+        return True
+    return 1 <= value <= (_LAYERS if "layers" in name else _LARGEST) and value == int(value)
 
 
 def check_names(path: Path, names: Sequence[str]) -> None:

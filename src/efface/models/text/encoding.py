@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efface.errors import BadRequest
+from efface.errors import BadFile, BadRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,11 @@ def encode_ids(encoder: Any, ids: Tensor, clip_skip: int | None = None, soft: So
 
     Returns:
         The hidden states, (n, T, d), in the encoder's type and on its device.
+
+    Raises:
+        BadFile: The encoder has no embedding of an id.
     """
-    ids = ids.to(input_device(encoder))
+    ids = _checked(ids, encoder)
     with _soft_tokens(encoder, soft):
         if not clip_skip:
             return encoder(ids)[0]
@@ -71,12 +74,36 @@ def encode_penultimate(encoder: Any, ids: Tensor, clip_skip: int | None = None) 
 
     Raises:
         BadRequest: The encoder has too few layers.
+        BadFile: The encoder has no embedding of an id.
     """
-    output = encoder(ids.to(input_device(encoder)), output_hidden_states=True)
+    output = encoder(_checked(ids, encoder), output_hidden_states=True)
     states, skip = output.hidden_states, clip_skip or 0
     if skip + 2 > len(states):
         raise BadRequest(f"clip_skip is {skip}, but a text encoder has {len(states) - 1} layers; skip fewer.")
     return states[-(skip + 2)], output[0]
+
+
+def check_ids(ids: Tensor, rows: int) -> None:
+    """Check that a text encoder has an embedding of every token id.
+
+    Args:
+        ids: The ids, of any shape.
+        rows: The number of rows of its token table.
+
+    Raises:
+        BadFile: It has none.
+    """
+    if ids.numel() and (largest := int(ids.max())) >= rows:
+        raise BadFile(
+            f"The tokenizer writes the token {largest}, but the text encoder has {rows}; they are not of one model."
+        )
+
+
+def _checked(ids: Tensor, encoder: Any) -> Tensor:
+    """The ids, (n, T), on the device of the encoder's input."""
+    if rows := getattr(token_table(encoder), "num_embeddings", None):
+        check_ids(ids, rows)
+    return ids.to(input_device(encoder))
 
 
 def input_device(network: Any) -> torch.device:

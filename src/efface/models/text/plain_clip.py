@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efface.models.storage.folder import Folder
+from efface.models.text.encoding import check_ids
 
 _PART, _KIND = "text_encoder", "CLIPTextModel"
 _PREFIX = "text_model."  # prefix of all names in files of transformers 4
@@ -61,8 +62,10 @@ class PlainClipEncoder:
         if config.get("hidden_act") not in _ACTIVATIONS or "quantization_config" in config:
             return None
         try:
-            shapes = _shapes(config)
+            shapes, has_heads = _shapes(config), config["hidden_size"] % config["num_attention_heads"] == 0
         except KeyError:
+            return None
+        if not has_heads or not isinstance(config.get("layer_norm_eps"), float):
             return None
         stored = {name.removeprefix(_PREFIX): name for name in folder.names(_PART)}
         if not shapes.keys() <= stored.keys():
@@ -74,7 +77,12 @@ class PlainClipEncoder:
         return cls(config, {name: tensor.to(device, dtype) for name, tensor in tensors.items()})
 
     def __call__(self, ids: Tensor, skip: int = 0) -> Tensor:
-        """Hidden states of ids (n, T) after all layers except the last `skip`, normalised, (n, T, d)."""
+        """Hidden states of ids (n, T) after all layers except the last `skip`, normalised, (n, T, d).
+
+        Raises:
+            BadFile: The encoder has no embedding of an id.
+        """
+        check_ids(ids, len(self.tensors["embeddings.token_embedding.weight"]))
         ids = ids.to(self.tensors["embeddings.token_embedding.weight"].device)
         x = F.embedding(ids, self.tensors["embeddings.token_embedding.weight"])
         x = x + self.tensors["embeddings.position_embedding.weight"][: ids.shape[1]]

@@ -44,7 +44,7 @@ def token_ids(tokenizer: Any, prompts: list[str], longest: int, truncate: bool) 
             if not truncate:
                 raise BadRequest(
                     f"'{prompts[index][:60]}' has {len(row)} tokens with start and end; "
-                    f"the model's tokenizer takes at most {longest}: say it in fewer words."
+                    f"the model's tokenizer takes at most {longest}: use fewer words."
                 )
             rows[index] = [*row[: longest - 1], row[-1]]
     ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id), dtype=torch.long)
