@@ -17,6 +17,10 @@ from torch.func import functional_call
 import efface
 from efface import BadInput, open_model
 from efface.methods.trained.denoiser_parameters import TrainMethod, trained_parameters
+from efface.methods.trained.lora.layers import trained_layers
+from efface.methods.training.low_rank import LowRank
+from efface.methods.training.weights import Copies, Weights
+from efface.models.checkpointing import checkpointed
 from efface.models.memory import denoiser_arguments, part_sizes, work_memory
 from efface.models.storage.folder import Folder
 
@@ -93,27 +97,36 @@ def allocated(run: Callable[[], object]) -> int:
     return peak
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
-def test_the_peak_of_a_step_is_that_of_the_allocator(saved: Callable[[str], Path], family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "kind"), [("sdxl", "copies"), ("sd3", "copies"), ("flux", "copies"), ("sd3", "low rank")]
+)
+def test_the_peak_of_a_step_is_that_of_the_allocator(saved: Callable[[str], Path], family: str, kind: str) -> None:
     folder, part = Folder(saved(family)), "unet" if family == "sdxl" else "transformer"
-    chosen: Any = lambda denoiser: trained_parameters(denoiser, "esd-x")  # noqa: E731
-    planned = work_memory(folder, part, 64, 2, torch.float32, chosen)
+
+    def student(denoiser: Any) -> Weights:
+        if kind == "copies":
+            return Copies(denoiser, trained_parameters(denoiser, "esd-x"))
+        return LowRank(denoiser, trained_layers(denoiser, "attention"), 4, 1.0, torch.Generator())
+
+    planned = work_memory(folder, part, 64, 2, torch.float32, student)
     assert planned is not None
-    denoiser = open_model(saved(family)).denoiser
-    copies = {name: denoiser.get_parameter(name).clone().requires_grad_() for name in chosen(denoiser)}
+    denoiser = open_model(saved(family)).denoiser.requires_grad_(False)
+    weights = student(denoiser)
     arguments = denoiser_arguments(denoiser, 32, 1, torch.float32)
     assert arguments is not None
 
     def step() -> None:
-        students = {name: copy.clone() for name, copy in copies.items()}
-        functional_call(denoiser, students, (), arguments, tie_weights=False)[0].square().mean().backward()
+        weights.zero_grad()
+        functional_call(denoiser, weights(), (), arguments, tie_weights=False)[0].square().mean().backward()
 
     assert planned.step == pytest.approx(allocated(step), rel=0.15)
+    with checkpointed(denoiser):
+        assert planned.step_checkpointed == pytest.approx(allocated(step), rel=0.15)
     two = denoiser_arguments(denoiser, 32, 2, torch.float32) or {}
     with torch.no_grad():
         assert planned.predict == pytest.approx(allocated(lambda: denoiser(**two)), rel=0.15)
     assert (planned.step_checkpointed or 0) < (planned.step or 0)
-    assert planned.trained == sum(copy.numel() for copy in copies.values())
+    assert planned.trained == sum(one.numel() for one in weights.parameters())
 
 
 def test_a_plan_of_a_closed_form_and_of_a_training(saved: Callable[[str], Path]) -> None:

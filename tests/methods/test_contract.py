@@ -20,6 +20,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "cie": {"iter_break": 3, "images": 2, "sampling_steps": 2, "lr": 1e-3},
     "ablate": {"train_max_steps": 3, "train_size": 6, "batch_size": 2, "sampling_steps": 2, "base_lr": 1e-3},
     "esd": {"iterations": 3, "ddim_steps": 4, "reuse": 3, "lr": 1e-3, "train_method": "esd-x"},
+    "lora": {"iterations": 3, "max_denoising_steps": 4, "reuse": 3, "lr": 1e-2, "rank": 2},
     "nullspace": {"layers": "0,1", "epochs": 1, "adam_steps": 2, "batch_size": 2, "sampling_steps": 2},
     "robust": {"rounds": 2},
     "sepce": {"iter_break": 3, "images": 2, "sampling_steps": 2, "scale_factor": 1e-2, "tolerance": 0.1},

@@ -55,7 +55,7 @@ class PlannedWork:
     """One way to do a piece of work.
 
     Attributes:
-        work: The work: erase, train, train with gradient checkpointing (which efface does not offer yet), or generate.
+        work: The work: erase, train, train with gradient checkpointing, or generate.
         dtype: The type of the weights.
         offload: What waits in the memory of the CPU, as in `efface.Runtime`.
         quantize: The type that stores the denoiser's weights, as in `efface.Runtime`.
@@ -134,9 +134,9 @@ def plan(
         raise BadInput(f"{opened.name} {reason}.")
     folder = opened.files
     sizes = part_sizes(folder)
-    trained = _trained(opened, method, settings) if entry.trained else None
+    student = _student(opened, method, settings) if entry.trained else None
     rows = _SAMPLED if entry.trained else 2
-    memory = work_memory(folder, opened.denoiser_part, size, rows, torch.float32, trained)
+    memory = work_memory(folder, opened.denoiser_part, size, rows, torch.float32, student)
     work = [*_erasing(opened, sizes, memory), *_generating(opened.denoiser_part, sizes, memory)]
     return PlanResult(
         model=opened.name,
@@ -153,8 +153,20 @@ def plan(
     )
 
 
+def _student(model: Model, method: str, settings: Any) -> Callable[[nn.Module], nn.Module]:
+    """Makes the weights that a method trains in a denoiser, for a concept that is an object."""
+    from efface.methods.training.low_rank import LowRank
+    from efface.methods.training.weights import Copies
+
+    if method == "lora":
+        first = torch.Generator()
+        return lambda denoiser: LowRank(denoiser, settings.layers(denoiser), settings.rank, settings.alpha, first)
+    names = _trained(model, method, settings)
+    return lambda denoiser: Copies(denoiser, names(denoiser))
+
+
 def _trained(model: Model, method: str, settings: Any) -> Callable[[nn.Module], Collection[str]]:
-    """Chooses the parameters that a method trains, for a concept that is an object."""
+    """Chooses the parameters that a method trains copies of."""
     from efface.methods.trained.ablate.weights import group_parameters
     from efface.methods.trained.denoiser_parameters import trained_parameters
     from efface.methods.trained.esd import train_method_of

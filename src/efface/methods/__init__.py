@@ -12,6 +12,7 @@ _BUILTIN = {
     "cie": "efface.methods.trained.cie:ENTRY",
     "cure": "efface.methods.closed_form.cure:ENTRY",
     "esd": "efface.methods.trained.esd:ENTRY",
+    "lora": "efface.methods.trained.lora.method:ENTRY",
     "negative": "efface.methods.guidance.negative:ENTRY",
     "nullspace": "efface.methods.trained.nullspace.method:ENTRY",
     "oce": "efface.methods.closed_form.oce:ENTRY",

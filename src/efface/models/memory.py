@@ -10,7 +10,7 @@ Shapes: b samples, C latent channels, h and w latent size, T tokens, d text widt
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from efface.errors import BadInput
+from efface.models.checkpointing import checkpointed
 from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder, has_weights
 from efface.models.storage.headers import read_headers
@@ -106,7 +107,7 @@ def work_memory(
     size: int | None,
     rows: int,
     dtype: torch.dtype,
-    trained: Callable[[nn.Module], Collection[str]] | None = None,
+    student: Callable[[nn.Module], nn.Module] | None = None,
 ) -> WorkMemory | None:
     """The memory of a denoiser's and an autoencoder's work; None for a denoiser of an unknown class.
 
@@ -116,7 +117,8 @@ def work_memory(
         size: The side of the image in pixels; None is the default of the model.
         rows: The rows of a batch of predictions without gradient; a training step has one row.
         dtype: The type of the weights.
-        trained: Chooses the names of the trained parameters; None for no training.
+        student: Makes the module of the trained parameters of a denoiser, which returns the tensors that take the place
+            of the denoiser's own, by name; None for no training.
 
     Raises:
         BadInput: The image size does not suit the model.
@@ -132,14 +134,13 @@ def work_memory(
         predict = _peak(lambda: denoiser(**_needed(denoiser, side, rows, dtype)))
         latents = torch.zeros(1, vae.config.latent_channels, side, side, dtype=dtype)
         decode = _peak(lambda: vae.decode(latents))
-        if trained is None:
+        if student is None:
             return WorkMemory(predict, None, None, decode)
-        copies = {name: denoiser.get_parameter(name).float().requires_grad_() for name in trained(denoiser)}
-        step = _step(denoiser, copies, side, dtype)
-        checkpointed: Any = denoiser
-        checkpointed.train().enable_gradient_checkpointing()
-        with_checkpoints = _step(denoiser, copies, side, dtype, swapped=False)
-        return WorkMemory(predict, step, with_checkpoints, decode, sum(copy.numel() for copy in copies.values()))
+        weights = student(denoiser)
+        step = _step(denoiser, weights, side, dtype)
+        with checkpointed(denoiser):
+            with_checkpoints = _step(denoiser, weights, side, dtype)
+        return WorkMemory(predict, step, with_checkpoints, decode, sum(one.numel() for one in weights.parameters()))
 
 
 @contextmanager
@@ -152,19 +153,15 @@ def _default_dtype(dtype: torch.dtype) -> Generator[None, None, None]:
         torch.set_default_dtype(before)
 
 
-def _step(
-    denoiser: nn.Module, copies: Mapping[str, Tensor], side: int, dtype: torch.dtype, swapped: bool = True
-) -> int:
-    """The peak of a step that trains copies; if not swapped, the network's own parameters in their place."""
+def _step(denoiser: nn.Module, weights: nn.Module, side: int, dtype: torch.dtype) -> int:
+    """The peak of a training step."""
     arguments = _needed(denoiser, side, 1, dtype)
-    for name in copies if not swapped else ():
-        denoiser.get_parameter(name).requires_grad_()
 
     def run() -> None:
-        replaced = {name: copy.to(dtype) for name, copy in copies.items()} if swapped else {}
-        output = functional_call(denoiser, replaced, (), arguments, tie_weights=False)
+        output = functional_call(denoiser, weights(), (), arguments, tie_weights=False)
         output[0].float().square().mean().backward()
 
+    weights.zero_grad()
     return _peak(run, grad=True)
 
 

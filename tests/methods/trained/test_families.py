@@ -20,6 +20,7 @@ from support import parameters, same
 Tiny = Callable[..., Any]
 METHODS: dict[str, dict[str, Any]] = {
     "esd": {"iterations": 2, "ddim_steps": 4, "reuse": 2, "lr": 1e-3, "train_method": "esd-x", "image_size": 16},
+    "lora": {"iterations": 2, "max_denoising_steps": 4, "reuse": 2, "lr": 1e-2, "resolution": 16},
     "ablate": {"train_max_steps": 2, "train_size": 2, "batch_size": 1, "sampling_steps": 1, "base_lr": 1e-3},
     "cie": {"iter_break": 2, "images": 1, "sampling_steps": 1, "lr": 1e-3},
     "sepce": {"iter_break": 2, "images": 1, "sampling_steps": 1, "scale_factor": 1e-2, "tolerance": 0.1},
@@ -97,7 +98,8 @@ def prediction(model: Model) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("family", "method"), [(family, name) for family in ("sdxl", "sd3") for name in METHODS] + [("flux", "esd")]
+    ("family", "method"),
+    [(family, name) for family in ("sdxl", "sd3") for name in METHODS] + [("flux", "esd"), ("flux", "lora")],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_an_eraser_is_trained_stored_attached_baked_and_detached(
@@ -108,6 +110,7 @@ def test_an_eraser_is_trained_stored_attached_baked_and_detached(
     context = RunContext(tmp_path / "training", None, False)
     guide = "dog" if method == "ablate" else ()
     preset: dict[str, Any] = {"preset": family} if method == "esd" and family != "sd3" else {}
+    preset |= {"preset": {"sdxl": "leco", "sd3": "slider", "flux": "esd"}[family]} if method == "lora" else {}
     eraser = efface.erase(model, "cat", guide, method=method, context=context, **METHODS[method], **preset)
     assert same(parameters(model.denoiser), before)
     assert (tmp_path / "training").is_dir()

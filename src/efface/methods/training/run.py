@@ -23,6 +23,7 @@ from efface.methods.training.objective import Objective, TrainingConfig
 from efface.methods.training.tracking import check_tracker, finish, track
 from efface.methods.training.weights import Weights, check_trainable, frozen
 from efface.models.active import identity_of_active
+from efface.models.checkpointing import checkpointed
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
 from efface.progress import RunContext
@@ -66,7 +67,11 @@ def train_concepts(
     owners: list[int] = []
     runs: list[dict[str, Any]] = []
     separable = True
-    with frozen(model.denoiser), _accelerated(model, config, context.folder) as accelerator:
+    with (
+        frozen(model.denoiser),
+        checkpointed(model.denoiser, enabled=False),
+        _accelerated(model, config, context.folder) as accelerator,
+    ):
         facts = _facts(model, config, accelerator) if context.folder else {}
         parts = [request] if together else [request.keeping([name]) for name in request.names]
         trainer = _ComponentTrainer(

@@ -1,0 +1,1 @@
+"""The method `lora`: LECO, concept sliders and ESD as a LoRA."""
