@@ -11,7 +11,12 @@ import typer
 
 _LOADING: dict[str, Any] = {
     "dtype": Annotated[
-        str, typer.Option("--dtype", metavar="TYPE", help="auto, float32, bf16 or fp16: the type of the weights.")
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="auto, float32, bf16 or fp16: the type of the weights, also if exported.",
+        ),
     ],
     "offload": Annotated[
         str,

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
-from efface.errors import BadFile
-from efface.files import atomic, public_name
+from efface.files import public_name
+from efface.formats.writing import converted, layout_of, write_safetensors
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -98,13 +97,32 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, forc
     Raises:
         BadFile: The file cannot be written, or exists and `force` is false.
     """
-    # Copies, because safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"format": "pt", PROVENANCE: provenance_json(eraser)} | {
-        name: str(value) for name, value in metadata.items()
-    }
-    with atomic(path, force) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=header)
-        except SafetensorError as error:
-            raise BadFile(f"Cannot write {path}: {error}.") from error
+    layouts = {name: layout_of(tensor) for name, tensor in tensors.items()}
+    write_safetensors(path, layouts, tensors.items(), header_of_file(eraser, **metadata), force)
+
+
+def save_lora(
+    path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, model: Model, force: bool, **metadata: Any
+) -> None:
+    """`save_tensors` in float32, or in the type that was chosen for the model.
+
+    Args:
+        path: The file.
+        tensors: The factors and differences by name, of any shape.
+        eraser: The eraser.
+        model: Its model.
+        force: Whether an existing file may be replaced.
+        metadata: More entries of the header.
+
+    Raises:
+        BadFile: The file cannot be written, or exists and `force` is false.
+        BadInput: A number is too large for the type.
+    """
+    dtype = torch.float32 if model.runtime.dtype == "auto" else model.dtype
+    typed = {name: converted(name, tensor, dtype) for name, tensor in tensors.items()}
+    save_tensors(path, typed, eraser, force, **metadata)
+
+
+def header_of_file(eraser: Eraser, **metadata: Any) -> dict[str, str]:
+    """The entries of a safetensors header besides the tensors: the provenance, and more."""
+    return {"format": "pt", PROVENANCE: provenance_json(eraser)} | {key: str(value) for key, value in metadata.items()}

@@ -6,7 +6,7 @@ Together with a weight edit A, W becomes (W + A) (I + L R^T), and the change is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from efface.edits.composition import by_stream
 from efface.edits.kinds import TextEdit, WeightEdit
 from efface.errors import BadInput
+from efface.formats.writing import converted
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -56,12 +57,59 @@ class ParameterChange:
         return self.weight.double() + self.matrix.reshape(self.weight.shape)
 
 
+def edited_tensors(
+    eraser: Eraser, model: Model, part: str, edited: set[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a part with the eraser's edits, in the model's type, one after the other.
+
+    Args:
+        eraser: The eraser.
+        model: Its model.
+        part: `denoiser`, `vae` or a text encoder.
+        edited: Receives the full names of the parameters that are edited.
+
+    Yields:
+        Names and tensors, of any shape, such as (d_out, d_in).
+
+    Raises:
+        BadInput: The part has another shape than the eraser's, or a number is too large for the type.
+    """
+    edits, operators = _edits(eraser, model)
+    of_part = edits.get(part, {})
+    missing = set(of_part)
+    for name, weight in model.weights(part):
+        if name in of_part:
+            missing.discard(name)
+            change = _change(part, name, weight.cpu(), of_part[name], operators.get(name))
+            weight = change.edited
+            if edited is not None:
+                edited.add(f"{part}.{name}")
+        yield name, converted(name, weight, model.dtype)
+    _check_none(missing, part)
+
+
 def parameter_changes(eraser: Eraser, model: Model) -> Iterator[ParameterChange]:
     """The changes of all parameters that an eraser edits, one after the other.
 
     Raises:
         BadInput: The model lacks a parameter, or has it with another shape.
     """
+    edits, operators = _edits(eraser, model)
+    for part, of_name in edits.items():
+        missing = set(of_name)
+        for name, weight in model.weights(part, of_name):
+            missing.discard(name)
+            yield _change(part, name, weight.cpu(), of_name[name], operators.get(name))
+        _check_none(missing, part)
+
+
+def _check_none(missing: set[str], part: str) -> None:
+    if missing:
+        raise BadInput(f"The model has no parameter {part}.{min(missing)}; the eraser is for another model.")
+
+
+def _edits(eraser: Eraser, model: Model) -> tuple[Mapping[str, Mapping[str, list[WeightEdit]]], Mapping[str, TextEdit]]:
+    """The weight edits by part and parameter, with every parameter that is edited; the text edits by parameter."""
     of_part: dict[str, dict[str, list[WeightEdit]]] = {}
     for edit in eraser.edits:
         if isinstance(edit, WeightEdit):
@@ -74,13 +122,7 @@ def parameter_changes(eraser: Eraser, model: Model) -> Iterator[ParameterChange]
     }
     for name in operators:
         of_part.setdefault("denoiser", {}).setdefault(name, [])
-    for part, of_name in of_part.items():
-        missing = set(of_name)
-        for name, weight in model.weights(part, of_name):
-            missing.discard(name)
-            yield _change(part, name, weight.cpu(), of_name[name], operators.get(name))
-        if missing:
-            raise BadInput(f"The model has no parameter {part}.{min(missing)}; the eraser is for another model.")
+    return of_part, operators
 
 
 def _change(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from efface.edits.kinds import WeightEdit
 from efface.errors import BadFile, BadInput
 from efface.files import atomic
 from efface.formats.base import PROVENANCE, Exported, Exporter, provenance_json
-from efface.formats.changes import parameter_changes
+from efface.formats.changes import edited_tensors
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -24,15 +25,14 @@ if TYPE_CHECKING:
 
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    changes = {(change.part, change.name): change.edited.to(model.dtype) for change in parameter_changes(eraser, model)}
-    for part, name in changes:
-        if part != "denoiser":
+    for edit in eraser.edits:
+        if isinstance(edit, WeightEdit) and not edit.parameter.startswith("denoiser."):
             raise BadInput(
-                f"The eraser changes {part}.{name}, and this format has only the U-Net; export as diffusers."
+                f"The eraser changes {edit.parameter}, and this format has only the U-Net; export as diffusers."
             )
+    edited: set[str] = set()
     state: Any = OrderedDict(
-        (name, changes.get(("denoiser", name), tensor).detach().cpu().contiguous())
-        for name, tensor in model.weights("denoiser")
+        (name, tensor.detach().cpu().contiguous()) for name, tensor in edited_tensors(eraser, model, "denoiser", edited)
     )
     state._metadata = OrderedDict({PROVENANCE: provenance_json(eraser)})
     try:
@@ -40,7 +40,7 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
             torch.save(state, file)
     except RuntimeError as error:  # PyTorch's own writer reports a full disk so
         raise BadFile(f"Cannot write {path}: {' '.join(str(error).split())[:120]}.") from error
-    return Exported(path, len(changes))
+    return Exported(path, len(edited))
 
 
 ENTRY = Exporter(

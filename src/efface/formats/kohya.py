@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadInput
-from efface.formats.base import Exported, Exporter, save_tensors
+from efface.formats.base import Exported, Exporter, save_lora
 from efface.formats.changes import ParameterChange, parameter_changes
 from efface.formats.lora import has_unet
 from efface.formats.low_rank import Factors, factors_of, padded_to_one_rank
@@ -50,7 +50,7 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
     largest = max((of_module.rank for of_module in factors), default=0)
     sizes = {"ss_network_dim": largest, "ss_network_alpha": largest} if largest else {}
     module = {"ss_network_module": "networks.lora"}
-    save_tensors(path, tensors, eraser, force, **module, **sizes, **model_spec(eraser, model))
+    save_lora(path, tensors, eraser, model, force, **module, **sizes, **model_spec(eraser, model))
     lost, size = sum(change.lost for change in changes), sum(change.size for change in changes)
     return Exported(path, len(changes), largest or None, (lost / size) ** 0.5 if size else 0.0)
 

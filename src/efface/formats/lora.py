@@ -29,7 +29,7 @@ from torch import Tensor
 
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadFile
-from efface.formats.base import Exported, Exporter, save_tensors
+from efface.formats.base import Exported, Exporter, save_lora
 from efface.formats.low_rank import Factors, low_rank
 from efface.formats.model_spec import model_spec
 from efface.formats.names import kohya_names, parameter_names, unwrapped
@@ -62,7 +62,7 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
             module = f"{factors.part}.text_model.{factors.module.removeprefix('text_model.')}"
             names = [f"{module}.lora_linear_layer.{name}.weight" for name in ("down", "up")]
         tensors |= zip(names, factors.tensors(), strict=True)
-    save_tensors(path, tensors, eraser, force, **model_spec(eraser, model))
+    save_lora(path, tensors, eraser, model, force, **model_spec(eraser, model))
     return exported_lora(path, modules)
 
 

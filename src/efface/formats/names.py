@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from efface.models.storage import compvis
 
@@ -120,7 +120,7 @@ def kohya_names(model: Model) -> dict[str, str]:
 
 def original_name(model: Model, name: str) -> str:
     """The CompVis name of a parameter of a U-Net; for another denoiser, the name itself."""
-    config: Any = model.denoiser.config
+    config = model.config(model.denoiser_part)
     return compvis.unet_name(name, config) if "up_block_types" in config else name
 
 

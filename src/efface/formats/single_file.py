@@ -8,14 +8,19 @@ All names are those of the original (CompVis) code. `StableDiffusionPipeline.fro
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from efface.errors import BadInput
-from efface.formats.base import Exported, Exporter, save_tensors
-from efface.formats.changes import parameter_changes
+from efface.formats.base import Exported, Exporter, header_of_file
+from efface.formats.changes import edited_tensors
+from efface.formats.writing import layout_of, write_safetensors
 from efface.models.storage import compvis
 
 if TYPE_CHECKING:
@@ -29,22 +34,44 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
             f"single-file is the layout of Stable Diffusion 1.x and 2.x, and {model.name} is another; "
             "export it as diffusers."
         )
-    edited = {
-        f"{change.part}.{change.name}": change.edited.to(model.dtype) for change in parameter_changes(eraser, model)
-    }
-
-    def state(part: str) -> dict[str, Tensor]:
-        tensors = ((name, edited.get(f"{part}.{name}", tensor)) for name, tensor in model.weights(part))
-        return {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors}
-
-    unet, vae = model.denoiser.config, model.vae.config
-    tensors = {compvis.DENOISER + compvis.unet_name(name, unet): tensor for name, tensor in state("denoiser").items()}
-    for name, tensor in state("vae").items():
-        tensors[compvis.VAE + compvis.vae_name(name, vae)] = compvis.vae_tensor(name, tensor)
+    unet = model.config("unet")
     # This setting identifies the U-Nets of 2.x, whose text encoder is OpenCLIP's.
-    tensors |= compvis.text_tensors(state("text_encoder"), open_clip=unet["use_linear_projection"])
-    save_tensors(path, tensors, eraser, force)
+    names = _Names(unet, model.config("vae"), open_clip=bool(unet.get("use_linear_projection")))
+    layouts = {name: layout_of(tensor) for name, tensor in names.of(partial(_without_values, model))}
+    edited: set[str] = set()
+    tensors = names.of(lambda part: edited_tensors(eraser, model, part, edited))
+    write_safetensors(path, layouts, tensors, header_of_file(eraser), force)
     return Exported(path, len(edited))
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The original names of a model's tensors.
+
+    Attributes:
+        unet: The configuration of the U-Net.
+        vae: That of the autoencoder.
+        open_clip: Whether the text encoder is OpenCLIP's.
+    """
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    open_clip: bool
+
+    def of(self, tensors: Callable[[str], Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:
+        """All tensors, (...), with their original names, given a function that yields those of a part."""
+        for name, tensor in tensors("denoiser"):
+            yield compvis.DENOISER + compvis.unet_name(name, self.unet), tensor
+        for name, tensor in tensors("vae"):
+            yield compvis.VAE + compvis.vae_name(name, self.vae), compvis.vae_tensor(name, tensor)
+        yield from compvis.text_tensors(dict(tensors("text_encoder")), self.open_clip).items()
+
+
+def _without_values(model: Model, part: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a part, (...), in the model's type, on the device meta."""
+    for name, tensor in model.weights(part):
+        dtype = model.dtype if tensor.is_floating_point() else tensor.dtype
+        yield name, torch.empty(tensor.shape, dtype=dtype, device="meta")
 
 
 ENTRY = Exporter(

@@ -29,6 +29,7 @@ from efface.formats.base import Exported, Exporter, save_tensors
 from efface.formats.changes import parameter_changes
 from efface.formats.names import is_unrelated, open_clip_names, parameter_names, unwrapped
 from efface.formats.reading import Checkpoint
+from efface.formats.writing import converted
 from efface.models.storage.compvis import OPEN_CLIP
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
                 f"The eraser changes {change.part}.{change.name}, and this format has only the denoiser; "
                 "export it as diffusers or single-file."
             )
-        tensors[change.name] = change.edited.to(model.dtype)
+        tensors[change.name] = converted(change.name, change.edited, model.dtype)
     save_tensors(path, tensors, eraser, force)
     return Exported(path, len(tensors))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from efface.eraser.eraser import Eraser
 from efface.errors import BadFile
+from efface.files import public_name
 from efface.generation.folder import (
     FolderWriter,
     Image,
@@ -72,7 +73,7 @@ class Recipe:
         options = model.runtime.facts(model.dtype)
         words = [model.device.type, options.pop("dtype", "float32"), *options.values()]
         precision = " ".join("compiled" if word is True else word for word in words)
-        return cls(model.name, model.hash, precision, eraser and eraser.hash, strength, sampling)
+        return cls(public_name(model.name), model.hash, precision, eraser and eraser.hash, strength, sampling)
 
     def row(self, job: Job) -> dict[str, Any]:
         """The metadata row of a job. Its `key` is a hash of all values that decide the pixels, so not of the label."""

@@ -153,6 +153,10 @@ class Model(BuiltInFacts, ABC):
         height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
         return int(config.in_channels), int(height), int(width)
 
+    @abstractmethod
+    def config(self, part: str) -> Mapping[str, Any]:
+        """The configuration of a part, by the pipeline's name for it; the part is not loaded."""
+
     @property
     @abstractmethod
     def scheduler_config(self) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from efface.models.storage.folder import Folder
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SAME = {"float16": "fp16", "bfloat16": "bf16", "fp32": "float32"}
 _OFFLOADS = ("none", "model", "group", "sequential")
 _QUANTIZED = ("none", "int8", "fp8")
 #: Denoisers with more parameters are loaded in half precision by the type `auto`.
@@ -37,8 +38,9 @@ class Runtime:
 
     Attributes:
         device: The device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: The type of the weights: float32, bf16 or fp16; auto is float32 for denoisers of up to 3 B parameters,
-            and bf16 for larger ones, or on a GPU without bf16, fp16 for SDXL.
+        dtype: The type of the weights: float32, bf16 or fp16, which are also called bfloat16 and float16; auto is
+            float32 for denoisers of up to 3 B parameters, and bf16 for larger ones, or on a GPU without bf16, fp16 for
+            SDXL.
         offload: Which parts wait in the memory of the CPU until they run: none, whole parts (model), groups of layers
             (group), or single layers (sequential).
         quantize: The type that stores the denoiser's weights while they do not run: none, int8 (torchao) or fp8.
@@ -57,6 +59,7 @@ class Runtime:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", _SAME.get(self.dtype, self.dtype))
         for name, value, known in (
             ("type", self.dtype, ("auto", *DTYPES)),
             ("offloading", self.offload, _OFFLOADS),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.eraser.eraser import Eraser
-from efface.files import sha256_of_file
+from efface.files import public_name, sha256_of_file
 from efface.generation import Sampling
 from efface.generation.run import Recipe
 from efface.judges import Judge
@@ -43,7 +43,7 @@ def evaluation_record(
     if not sampling.eta:
         del settings["eta"]
     return {
-        "model": {"name": model.name, "hash": model.hash},
+        "model": {"name": public_name(model.name), "hash": model.hash},
         "precision": Recipe.of(model, sampling).precision,
         "erasers": {
             name: {

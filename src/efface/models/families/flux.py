@@ -61,7 +61,7 @@ class Flux(TwoStreamModel):
 
     @property
     def _distilled_guidance(self) -> bool:
-        return bool(self._config("transformer").get("guidance_embeds"))
+        return bool(self.config("transformer").get("guidance_embeds"))
 
     @property
     def guidance_argument(self) -> str:
@@ -92,7 +92,7 @@ class Flux(TwoStreamModel):
     def latent_shape(self) -> tuple[int, int, int]:
         arguments, factor = self.pipeline_arguments, self.pixels_per_latent
         height, width = (arguments.get(side, _SIDE * factor) // factor for side in ("height", "width"))
-        return int(self._config("transformer")["in_channels"]) // 4, height, width
+        return int(self.config("transformer")["in_channels"]) // 4, height, width
 
     def denoiser_text(self, embedded: Embedded) -> Tensor:
         return with_pooled(embedded.tokens, self.reading(POOLED).embed(embedded.prompts).tokens[:, 0])

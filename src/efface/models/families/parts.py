@@ -108,7 +108,7 @@ class PartsModel(Model):
 
     @property
     def pixels_per_latent(self) -> int:
-        return 2 ** (len(self._config("vae")["block_out_channels"]) - 1)
+        return 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
 
     @property
     def vae(self) -> Any:
@@ -139,8 +139,7 @@ class PartsModel(Model):
             return getattr(self._parts[_PIPELINE], part, None) is not None
         return bool((self._disk.index().get(part) or [None])[0])
 
-    def _config(self, part: str) -> Mapping[str, Any]:
-        """The configuration of a part, without loading the part."""
+    def config(self, part: str) -> Mapping[str, Any]:
         if _PIPELINE not in self._parts:
             return self._disk.config(part)
         config = getattr(self._parts[_PIPELINE], part).config
@@ -148,7 +147,7 @@ class PartsModel(Model):
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
-        config = dict(self._config("scheduler"))
+        config = dict(self.config("scheduler"))
         if _PIPELINE in self._parts:
             config["_class_name"] = type(self._parts[_PIPELINE].scheduler).__name__
         return config
@@ -175,7 +174,7 @@ class PartsModel(Model):
             for part in self.encoder_parts:
                 tokenizer = part.replace("text_encoder", "tokenizer")
                 if self._has(tokenizer):
-                    check_tokenizer(self.name, self._part(tokenizer), _vocabulary(self._config(part)))
+                    check_tokenizer(self.name, self._part(tokenizer), _vocabulary(self.config(part)))
             with torch.no_grad():
                 self._check_encoding()
             self._parts[key] = True
@@ -347,4 +346,4 @@ class TwoStreamModel(PartsModel):
     @property
     def width(self) -> int:
         name = {TEXT: "joint_attention_dim", POOLED: "pooled_projection_dim"}[self.stream]
-        return int(self._config("transformer")[name])
+        return int(self.config("transformer")[name])

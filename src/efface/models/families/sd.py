@@ -45,14 +45,14 @@ class StableDiffusion(PartsModel):
 
     @property
     def max_tokens(self) -> int:
-        return min(longest_prompt(self.tokenizer), int(self._config("text_encoder")["max_position_embeddings"]))
+        return min(longest_prompt(self.tokenizer), int(self.config("text_encoder")["max_position_embeddings"]))
 
     def _expected_readers(self) -> tuple[str, ...]:
-        return cross_attention_maps(self._config("unet"))
+        return cross_attention_maps(self.config("unet"))
 
     @property
     def width(self) -> int:
-        return int(self._config("unet")["cross_attention_dim"])
+        return int(self.config("unet")["cross_attention_dim"])
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
@@ -86,7 +86,7 @@ class StableDiffusion(PartsModel):
         return encoder(ids, clip_skip or 0).float().cpu()
 
     def _check_layers(self, clip_skip: int | None) -> None:
-        layers = int(self._config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
+        layers = int(self.config("text_encoder")["num_hidden_layers"]) if clip_skip else 0
         if clip_skip and clip_skip >= layers:
             raise BadRequest(f"clip_skip is {clip_skip}, but the text encoder has {layers} layers; skip fewer.")
 

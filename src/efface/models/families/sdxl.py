@@ -44,11 +44,11 @@ class StableDiffusionXL(PartsModel):
         return min(longest_prompt(self._part(part)) for part in ("tokenizer", "tokenizer_2"))
 
     def _expected_readers(self) -> tuple[str, ...]:
-        return cross_attention_maps(self._config("unet"))
+        return cross_attention_maps(self.config("unet"))
 
     @property
     def width(self) -> int:
-        return int(self._config("unet")["cross_attention_dim"])
+        return int(self.config("unet")["cross_attention_dim"])
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
         ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
@@ -75,7 +75,7 @@ class StableDiffusionXL(PartsModel):
         self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         if not conditions.others:
-            width = int(self._config("text_encoder_2")["projection_dim"])
+            width = int(self.config("text_encoder_2")["projection_dim"])
             text, pooled = without_pooled(conditions.text.expand(len(x), -1, -1), width)
             height, width = (side * self.pixels_per_latent for side in x.shape[-2:])
             sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32).expand(len(x), -1)

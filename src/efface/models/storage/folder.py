@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from efface.models.storage.completeness import (
 from efface.parsing import library_errors, read_json
 
 INDEX = "model_index.json"
+_AT_ONCE = 8  # tensors
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,7 @@ class Folder:
         """Iterate over the named tensors, of any shape."""
         for path in self.weights(part):
             stored = [name for name in _header(path) if name in names]
-            if stored:
-                with safe_open(path, framework="pt") as file:
-                    for name in stored:
-                        yield name, file.get_tensor(name)
+            yield from read_tensors(path, stored)
 
     def here(self, part: str) -> tuple[Path, ...]:
         """The files of a part's weights that need no download, of every variant."""
@@ -127,6 +125,22 @@ class Folder:
                 f"{self.root / part} has no .safetensors weights; convert its files, since pickle is not read."
             )
         return files
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over tensors of a file, which is mapped anew for every few, so that pages of earlier ones leave memory.
+
+    Args:
+        path: The file.
+        names: The names of the tensors.
+
+    Yields:
+        Names and tensors, of any shape, such as (d_out, d_in).
+    """
+    for first in range(0, len(names), _AT_ONCE):
+        with safe_open(path, framework="pt") as file:
+            for name in names[first : first + _AT_ONCE]:
+                yield name, file.get_tensor(name)
 
 
 def has_weights(kind: Any) -> bool:

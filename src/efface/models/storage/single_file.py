@@ -23,7 +23,7 @@ from efface.files import sha256_of_tensors
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
 from efface.models.storage.completeness import check_loaded, check_names
-from efface.models.storage.folder import Folder, has_weights
+from efface.models.storage.folder import Folder, has_weights, read_tensors
 from efface.parsing import library_errors, read_json
 from efface.tensor_files import read_pickle
 
@@ -191,9 +191,7 @@ class SingleFile(Folder):
         if self._pickled is not None:
             yield from ((name, self._pickled[name]) for name in names)
             return
-        with safe_open(self.path, framework="pt") as file:
-            for name in names:
-                yield name, file.get_tensor(name)
+        yield from read_tensors(self.path, tuple(names))
 
     @cached_property
     def _pickled(self) -> Mapping[str, Tensor] | None:
