@@ -25,9 +25,9 @@ from pipelines_of_diffusers import (  # noqa: E402
     LEFT_OUT,
     exported,
     fall_of_distance,
-    pipeline_of,
     rejected_by_index,
 )
+from tiny_transformers import pipeline_of  # noqa: E402
 
 LEAST = 10.0
 

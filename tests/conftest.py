@@ -19,7 +19,7 @@ from torch import Tensor
 from efface.models import Model, open_model
 from support import Processes
 
-pytest_plugins = ["command_line", "tiny_families"]
+pytest_plugins = ["command_line", "family_fixtures"]
 
 WORDS = """
 a an of in the cat dog horse house car boat bird parrot golf ball cake apple star blue red art image photo

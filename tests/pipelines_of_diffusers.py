@@ -7,8 +7,8 @@ Each class is in `GROUPS`, which builds it and erases from it; is rejected from 
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from inspect import Parameter, signature
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ import efface
 from efface import BadInput, TextEdit
 from efface.models.text.pipeline_text import encode_by_pipeline, encoding_options, text_of
 from tiny_families import (
-    WORDS,
     diffusers,
-    t5_parts,
     tiny_flux,
     tiny_flux2,
     tiny_lumina,
@@ -33,33 +31,18 @@ from tiny_families import (
     transformers,
     word_tokenizer,
 )
-
-Parts = dict[str, Any]
-FLOW = diffusers.FlowMatchEulerDiscreteScheduler
-
-
-def pipeline_of(name: str, parts: Mapping[str, Any]) -> Any:
-    """A pipeline of a class of diffusers; what its parameters do not find among the parts is left out."""
-    kind = getattr(diffusers, name)
-    arguments: dict[str, Any] = {}
-    for argument, parameter in list(signature(kind.__init__).parameters.items())[1:]:
-        if argument in parts:
-            arguments[argument] = parts[argument]
-        elif parameter.default is Parameter.empty:
-            arguments[argument] = None
-    pipeline = kind(**arguments)
-    pipeline.set_progress_bar_config(disable=True)
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module):
-            part.eval().requires_grad_(False)
-    return pipeline
-
-
-def loud(encoder: Any) -> Any:
-    """A text encoder whose early layers are as loud as those of a trained one; some pipelines read no norm of them."""
-    table = encoder.get_input_embeddings()
-    table.weight.data *= 50
-    return encoder
+from tiny_transformers import (
+    FLOW,
+    Parts,
+    letter_tokenizer,
+    loud,
+    of_chroma,
+    of_hunyuan,
+    of_qwen,
+    of_sana,
+    t5_pipeline,
+    wan_vae,
+)
 
 
 def of_sd(tiny_sd: Path) -> Parts:
@@ -112,24 +95,8 @@ def of_flux(tiny_sd: Path) -> Parts:
     }
 
 
-def t5_pipeline(**more: Any) -> Parts:
-    """Pipelines with a T5 as their only text encoder share everything but the denoiser."""
-    t5, tokenizer = t5_parts(32)
-    return {"text_encoder": t5, "tokenizer": tokenizer, "vae": tiny_vae(), "scheduler": FLOW(), **more}
-
-
 def of_pixart(tiny_sd: Path) -> Parts:
     return dict(tiny_pixart(tiny_sd).components)
-
-
-def of_chroma(tiny_sd: Path) -> Parts:
-    return t5_pipeline(
-        transformer=diffusers.ChromaTransformer2DModel(
-            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_hidden_dim=8, approximator_layers=1,
-            approximator_num_channels=8,
-        )
-    )  # fmt: skip
 
 
 def of_bria(tiny_sd: Path) -> Parts:
@@ -210,36 +177,6 @@ class _Passes(diffusers.ModelMixin):
         return True
 
 
-def wan_vae() -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
-    )  # fmt: skip
-
-
-def of_hunyuan(tiny_sd: Path) -> Parts:
-    t5, tokenizer_2 = t5_parts(32)
-    tokenizer = bert_tokenizer()
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=80,
-    )  # fmt: skip
-    transformer = diffusers.HunyuanDiT2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=8, hidden_size=16,
-        num_layers=2, cross_attention_dim=24, cross_attention_dim_t5=32, pooled_projection_dim=16,
-    )  # fmt: skip
-    return {
-        "text_encoder": transformers.BertModel(config), "tokenizer": tokenizer, "text_encoder_2": t5,
-        "tokenizer_2": tokenizer_2, "vae": tiny_vae(), "scheduler": diffusers.DDPMScheduler(),
-        "transformer": transformer, "requires_safety_checker": False,
-    }  # fmt: skip
-
-
-def bert_tokenizer() -> Any:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    return transformers.BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, model_max_length=77)
-
-
 def of_flux2(tiny_sd: Path) -> Parts:
     return dict(tiny_flux2(tiny_sd).components)
 
@@ -260,28 +197,6 @@ def of_lumina(tiny_sd: Path) -> Parts:
     )  # fmt: skip
     encoder = loud(transformers.GemmaModel(config))
     return of_lumina2(tiny_sd) | {"transformer": transformer, "text_encoder": encoder, "tokenizer": tokenizer}
-
-
-def of_sana(tiny_sd: Path) -> Parts:
-    transformer = diffusers.SanaTransformer2DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
-        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
-        sample_size=8, guidance_embeds=True,
-    )  # fmt: skip
-    vae = diffusers.AutoencoderDC(
-        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "ResBlock"),
-        decoder_block_types=("ResBlock", "ResBlock"), encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()),
-    )  # fmt: skip
-    return of_lumina2(tiny_sd) | {
-        "transformer": transformer, "vae": vae,
-        "controlnet": diffusers.SanaControlNetModel(
-            in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
-            num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
-            sample_size=8,
-        ),
-    }  # fmt: skip
 
 
 def of_cogview4(tiny_sd: Path) -> Parts:
@@ -324,48 +239,6 @@ def of_prx(tiny_sd: Path) -> Parts:
         axes_dim=[4, 4],
     )  # fmt: skip
     return parts | {"transformer": transformer}
-
-
-def letter_tokenizer(chat_template: str | None = None) -> Any:
-    """A tokenizer of letters, for pipelines that cut a template of a fixed number of tokens."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-
-    special = ["<pad>", "<|im_start|>", "<|im_end|>"]
-    ids = {piece: index for index, piece in enumerate([*special, *map(chr, range(32, 127)), "\n"])}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<pad>", additional_special_tokens=special[1:],
-        chat_template=chat_template, padding_side="right", model_max_length=2048,
-    )  # fmt: skip
-
-
-def of_qwen(tiny_sd: Path) -> Parts:
-    tokenizer = letter_tokenizer()
-    encoder = qwen_vl(len(tokenizer))
-    transformer = diffusers.QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=16, axes_dims_rope=(4, 4, 8),
-    )  # fmt: skip
-    vae = diffusers.AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
-    )  # fmt: skip
-    return {
-        "text_encoder": encoder, "tokenizer": tokenizer, "transformer": transformer, "vae": vae, "scheduler": FLOW(),
-    }  # fmt: skip
-
-
-def qwen_vl(words: int) -> Any:
-    text = {
-        "vocab_size": words, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 2,
-        "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default", "rope_theta": 1e4},
-    }  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 16}
-    text |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
 def of_longcat(tiny_sd: Path) -> Parts:

@@ -1,13 +1,9 @@
 """Tiny pipelines of other families, of diffusers' real classes, with random weights and tokenizers made here."""
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import diffusers as _diffusers
-import pytest
-import torch
 import transformers as _transformers
 
 WORDS = ["a", "an", "of", "in", "the", "cat", "dog", "horse", "house", "car", "boat", "bird", "golf", "ball", "red"]
@@ -120,11 +116,11 @@ def tiny_sd3(tiny_sd: Path) -> Any:
     )  # fmt: skip
 
 
-def tiny_flux(tiny_sd: Path) -> Any:
+def tiny_flux(tiny_sd: Path, guidance_embeds: bool = False) -> Any:
     (clip, tokenizer), (t5, tokenizer_2) = clip_parts(tiny_sd, 16), t5_parts(32)
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=False,
+        joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance_embeds,
     )  # fmt: skip
     return diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=tiny_vae(), text_encoder=clip, tokenizer=tokenizer,
@@ -179,40 +175,3 @@ def tiny_lumina(tiny_sd: Path) -> Any:
     return diffusers.Lumina2Pipeline(
         transformer, diffusers.FlowMatchEulerDiscreteScheduler(), tiny_vae(), encoder, tokenizer
     )
-
-
-_MAKERS = {
-    "sd2": tiny_sd2, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux,
-    "pixart": tiny_pixart, "flux2": tiny_flux2, "lumina": tiny_lumina,
-}  # fmt: skip
-
-
-@cache
-def _made(family: str, tiny_sd: Path, seed: int) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        pipeline = _MAKERS[family](tiny_sd)
-    pipeline.set_progress_bar_config(disable=True)
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.eval().requires_grad_(False)
-    return pipeline
-
-
-@pytest.fixture
-def tiny(tiny_sd: Path) -> Callable[..., Any]:
-    """The tiny pipeline of a family; each test gets the same one, and leaves it as it was."""
-    return lambda family, seed=0: _made(family, tiny_sd, seed)
-
-
-@pytest.fixture(scope="session")
-def saved(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny pipeline; do not write into it."""
-
-    @cache
-    def save(family: str) -> Path:
-        folder = tmp_path_factory.mktemp("families") / family
-        _made(family, tiny_sd, 0).save_pretrained(folder)
-        return folder
-
-    return save

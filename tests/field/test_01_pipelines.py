@@ -15,7 +15,6 @@ from efface.models.text.pipeline_text import text_of
 from pipelines_of_diffusers import (
     GROUPS,
     LEFT_OUT,
-    Parts,
     exported,
     fall_of_distance,
     of_control_union,
@@ -24,13 +23,12 @@ from pipelines_of_diffusers import (
     of_flux2,
     of_kandinsky3,
     of_motion,
-    of_sana,
     of_sd,
     of_sd3,
     of_sdxl,
-    pipeline_of,
     rejected_by_index,
 )
+from tiny_transformers import Parts, of_sana, pipeline_of
 
 # benchmarks/pipelines.py runs all classes. Here are all of the families, and one of every other group that is quick.
 FAMILIES = [of_sd, of_sdxl, of_control_union, of_sd3, of_flux]

@@ -1,5 +1,6 @@
 """The denoiser's call, guidance, noise and text encoding of a model, against those of its diffusers pipeline."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from efface import BadInput, BadRequest, Model, open_model
 from efface.models.denoising import Conditions, NoiseSchedule, ddim_scheduler, guided, noise_schedule
-from efface.models.flow import FlowSchedule
+from efface.models.families.patches import latents_of_patches
+from efface.models.flow import FlowSchedule, set_timesteps
 from efface.models.text.encoding import SoftTokens, encode_ids, token_table
 from efface.models.text.tokens import token_ids
 
@@ -69,6 +71,74 @@ def test_a_prediction_of_flux_is_the_pipelines_own_with_latents_as_images(tiny: 
         with torch.no_grad():
             found = model.predict(x, 1000 * arguments["timestep"], Conditions(text))
         torch.testing.assert_close(pipeline._pack_latents(found, *found.shape), expected, rtol=1e-6, atol=1e-6)
+
+
+def steps_of(pipeline: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Latents, timestep and prediction of each step of a pipeline that draws "a cat" without guidance."""
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    step = pipeline.scheduler.step
+
+    def recorded(prediction: Tensor, t: Tensor, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        steps.append((latents.clone(), t, prediction.clone()))
+        return step(prediction, t, latents, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline.scheduler, "step", recorded)
+    wanted = {
+        "num_inference_steps": 3, "height": 32, "width": 64, "num_frames": 1, "use_resolution_binning": False,
+        "output_type": "latent", "guidance_scale": 1.0,
+    }  # fmt: skip
+    known = inspect.signature(pipeline.__call__).parameters
+    arguments = {name: value for name, value in wanted.items() if name in known}
+    pipeline(prompt="a cat", generator=torch.Generator().manual_seed(0), **arguments | options)
+    return steps
+
+
+def as_image(model: Model, latents: Tensor) -> Tensor:
+    """Latents of a 32 x 64 image, or of a video of one frame, as `predict` takes them."""
+    factor = model.pixels_per_latent
+    return latents_of_patches(latents, 32 // factor, 64 // factor) if latents.ndim == 3 else latents.squeeze(2)
+
+
+FAMILIES = ["flux-dev", "flux2", "chroma", "qwen-image", "sana", "pixart", "lumina2", "wan"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_predictions_of_transformers_are_the_pipelines_own(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    pipeline = tiny(family)
+    model = open_model(pipeline)
+    texts = model.denoiser_text(model.embed(["the red dog in a house", "a cat"]))
+    options: dict[str, Any] = {"max_sequence_length": model.max_tokens} if family == "flux-dev" else {}
+    if model.with_guidance is not None:
+        options["guidance_scale"], texts = 3.5, model.with_guidance(texts, 3.5)
+    steps = steps_of(pipeline, monkeypatch, **options)
+    assert len(steps) == 3
+    for latents, t, expected in steps:
+        x = as_image(model, latents)
+        with torch.no_grad():
+            both = model.predict(torch.cat([x, x]), t, Conditions(texts))
+            alone = [model.predict(x, t, Conditions(texts[row : row + 1])) for row in range(2)]
+        assert both.shape[1:] == x.shape[1:]
+        torch.testing.assert_close(alone[1], as_image(model, expected), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(both, torch.cat(alone), rtol=1e-5, atol=2e-6)
+        assert not torch.equal(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_timesteps_of_transformers_are_their_pipelines(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    pipeline = tiny(family)
+    if family in ("flux2", "qwen-image"):  # as they are published
+        shifted = type(pipeline.scheduler).from_config(pipeline.scheduler.config, use_dynamic_shifting=True)
+        monkeypatch.setattr(pipeline, "scheduler", shifted)
+    model = open_model(pipeline)
+    expected = torch.stack([t for _, t, _ in steps_of(pipeline, monkeypatch)])
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    factor = model.pixels_per_latent
+    set_timesteps(scheduler, 3, (model.latent_shape[0], 32 // factor, 64 // factor), "cpu", model.noise_levels)
+    assert torch.equal(scheduler.timesteps, expected)
 
 
 def test_arguments_take_the_denoisers_type_and_one_text_serves_all_samples(tiny_model: Model) -> None:

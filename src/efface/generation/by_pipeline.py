@@ -50,6 +50,8 @@ def sample_by_pipeline(
         raise BadInput(f"Images of {model.name} are made by its pipeline, which takes prompts and no embeddings.")
     pipeline, parameters = model.pipeline(), model.call_parameters
     assert parameters is not None
+    if "num_frames" in parameters:
+        raise BadInput(f"A {type(pipeline).__name__} makes videos; attach the eraser and call it yourself.")
     scheduler = pipeline.scheduler
     done = 0
     for indices in _batches(jobs, sampling):
@@ -62,6 +64,11 @@ def sample_by_pipeline(
         try:
             with attached(), no_progress_bar(pipeline):
                 output = pipeline(**arguments)
+        except BadInput:
+            raise
+        except ValueError as error:  # by which pipelines reject arguments
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise BadInput(f"A {type(pipeline).__name__} rejects these settings ({reason}).") from error
         finally:
             pipeline.scheduler = scheduler
         if not hasattr(output, "images"):
@@ -103,6 +110,9 @@ def _arguments(
         "num_inference_steps": sampling.steps,
         "output_type": "np",
     }
+    # The default size is one of the sizes that such a pipeline rounds to.
+    no_binning = {"use_resolution_binning": False} if not (first.height or first.width) else {}
+    arguments |= {name: value for name, value in no_binning.items() if name in parameters}
     optional = {
         "height": first.height,
         "width": first.width,

@@ -185,9 +185,11 @@ def _latents(model: Model, jobs: Sequence[Job], batch: _Batch, texts: dict[str, 
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     context = torch.stack([job.embedding.tokens if job.embedding else texts[job.prompt] for job in padded])
     guidance = torch.tensor([sampling.guidance if job.guidance is None else job.guidance for job in padded])
-    if batch.guided:
+    scale = guidance if batch.guided and model.with_guidance is None else None
+    if model.with_guidance is not None:
+        context = model.with_guidance(context, guidance)
+    elif batch.guided:
         context = torch.cat([torch.stack([texts[job.negative or ""] for job in padded]), context])
-    scale = guidance if batch.guided else None
     return _denoise(model, sampling, noise, context, scale, generators)[: len(jobs)]
 
 
@@ -213,7 +215,7 @@ def _denoise(
         The latents, (b, C, h, w), float32.
     """
     scheduler = make_scheduler(model.scheduler_config, sampling)
-    set_timesteps(scheduler, sampling.steps, noise.shape[1:], model.device, model.even_noise)
+    set_timesteps(scheduler, sampling.steps, noise.shape[1:], model.device, model.noise_levels)
     latents = scaled_noise(scheduler, noise.to(model.device))
     conditions = Conditions(context).to(model.device, model.dtype)
     scale = None if guidance is None else guidance.to(model.device).view(-1, 1, 1, 1)

@@ -28,6 +28,7 @@ from torch.nn.functional import pad
 
 from efface.errors import BadInput
 from efface.models.flow import FlowSchedule, is_flow
+from efface.models.modules import plain
 
 
 def latents_of_encoding(encoded: Tensor, config: Any) -> Tensor:
@@ -38,6 +39,17 @@ def latents_of_encoding(encoded: Tensor, config: Any) -> Tensor:
 def encoding_of_latents(latents: Tensor, config: Any) -> Tensor:
     """The inverse of `latents_of_encoding`: what the autoencoder decodes, (b, C, h, w)."""
     return latents / config.scaling_factor + _shift(config)
+
+
+def check_encodes(vae: Any) -> None:
+    """Check that an autoencoder is of the kind whose latents `latents_of_encoding` scales.
+
+    Raises:
+        BadInput: It is another autoencoder.
+    """
+    kind = type(plain(vae)).__name__
+    if kind != "AutoencoderKL":
+        raise BadInput(f"The images of this model are encoded by a {kind}; training on images does not support that.")
 
 
 def _shift(config: Any) -> float:

@@ -13,13 +13,14 @@ Shapes: b samples, C latent channels, h and w latent size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 TIMESTEPS = 1000
+NoiseLevels = Literal["even", "scheduler", "flux2"]
 _FLOW_MATCH = "FlowMatch"  # how the names of such schedulers begin
 
 
@@ -50,24 +51,28 @@ class FlowSchedule:
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
-    """Whether the scheduler of this configuration is for a model that is trained by flow matching."""
-    return str(config.get("_class_name", "")).startswith(_FLOW_MATCH)
+    """Whether the scheduler of this configuration is for a model that is trained by flow matching.
+
+    Sana and Wan are published with schedulers that serve models of both kinds.
+    """
+    named = str(config.get("_class_name", "")).startswith(_FLOW_MATCH)
+    return named or bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
 
 
 def set_timesteps(
-    scheduler: Any, steps: int, latent_shape: tuple[int, ...], device: torch.device | str, even: bool = True
+    scheduler: Any, steps: int, latent_shape: tuple[int, ...], device: torch.device | str, levels: NoiseLevels = "even"
 ) -> None:
     """Set the timesteps of sampling as the model's pipeline does.
 
     FLUX spaces its noise levels evenly from 1 to 1 / steps, and SD3 leaves that to the scheduler. The scheduler shifts
-    them, by a constant or by the number of image tokens, of 2x2 latents each.
+    them, by a constant or by the number of image tokens, of 2x2 latents each; FLUX.2 shifts by the steps too.
 
     Args:
         scheduler: A scheduler of diffusers.
         steps: Number of steps.
         latent_shape: Shape (C, h, w) of the latents.
         device: The device of the timesteps.
-        even: Whether noise levels are spaced as for FLUX.
+        levels: How noise levels are spaced: as for FLUX, by the scheduler, or as for FLUX.2.
     """
     if not type(scheduler).__name__.startswith(_FLOW_MATCH):
         scheduler.set_timesteps(steps, device=device)
@@ -76,10 +81,15 @@ def set_timesteps(
 
     config, tokens = scheduler.config, latent_shape[-2] * latent_shape[-1] // 4
     mu = None
-    if config.use_dynamic_shifting:
+    if config.use_dynamic_shifting and levels == "flux2":
+        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+        mu = compute_empirical_mu(tokens, steps)
+    elif config.use_dynamic_shifting:
         ends = (config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
         mu = calculate_shift(tokens, *ends)
-    spaced: dict[str, Any] = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if even else {"num_inference_steps": steps}
+    even = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+    spaced: dict[str, Any] = {"num_inference_steps": steps} if levels == "scheduler" else even
     scheduler.set_timesteps(**spaced, mu=mu, device=device)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing_extensions import Self
 from efface.errors import BadInput
 from efface.models.builtin import BuiltInFacts
 from efface.models.denoising import Conditions, Schedule, call_denoiser, noise_schedule
+from efface.models.flow import NoiseLevels
 from efface.models.modules import parameters_of, state_of
 from efface.models.placement import check_editable
 from efface.models.runtime import Runtime
@@ -53,7 +54,8 @@ class Model(BuiltInFacts, ABC):
         compvis_names: Whether the weights have names in the original code of Stable Diffusion (`storage.compvis`).
         runtime: How its parts are loaded and run; that of a pipeline is up to its owner.
         denoiser_part: The pipeline's name for the denoiser.
-        even_noise: Whether sampling spaces the noise levels of flow matching evenly, as FLUX's pipeline does.
+        noise_levels: How sampling spaces the noise levels of flow matching (`flow.set_timesteps`).
+        with_guidance: If the denoiser reads a guidance scale, which is 1 in `denoiser_text`: texts with another one.
         name: The name that the model was opened by.
         folder: Its diffusers folder; None for a pipeline that was passed in.
     """
@@ -67,7 +69,8 @@ class Model(BuiltInFacts, ABC):
     runtime: Runtime = Runtime()
     stream: str = TEXT
     denoiser_part: ClassVar[str] = "transformer"
-    even_noise: ClassVar[bool] = True
+    noise_levels: NoiseLevels = "even"
+    with_guidance: Callable[[Tensor, float | Tensor], Tensor] | None = None
     name: str
     folder: Path | None
 

@@ -21,7 +21,7 @@ from efface.models.pretrained import no_progress_bar
 # Operations that pass each token on unchanged.
 _PASSES_ON = frozenset({
     "to", "type", "float", "half", "bfloat16", "contiguous", "clone", "detach", "view", "reshape", "flatten",
-    "unsqueeze", "squeeze", "expand", "repeat", "repeat_interleave", "chunk", "split", "__getitem__",
+    "type_as", "unsqueeze", "squeeze", "expand", "repeat", "repeat_interleave", "chunk", "split", "__getitem__",
 })  # fmt: skip
 _SIDE = 64  # pixels: the smallest image that all pipelines can make
 
@@ -75,7 +75,8 @@ class _Trace(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         inputs = _tensors((args, kwargs or {}))
         name = getattr(func, "__name__", str(func))
-        reads = any(self._is_text(tensor) for tensor in inputs)
+        # The other tensor of `type_as` is read for its type only.
+        reads = any(self._is_text(tensor) for tensor in (inputs[:1] if name == "type_as" else inputs))
         if name == "linear" and len(inputs) > 1:
             (self.readers if reads else self.elsewhere).append(inputs[1])
         elif reads and (outputs := _tensors(result)):
@@ -108,16 +109,17 @@ def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tupl
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         traces[-1].__exit__(None, None, None)
-        raise _Traced
+        if output is not None:  # None if the call failed
+            raise _Traced
 
     handles = [
         denoiser.register_forward_pre_hook(before, with_kwargs=True),
-        denoiser.register_forward_hook(after),
+        denoiser.register_forward_hook(after, always_call=True),
     ]
     kind = type(pipeline).__name__
     try:
         with no_progress_bar(pipeline):
-            pipeline(**_smallest(pipeline.__call__))
+            _run_one_step(pipeline, denoiser)
     except _Traced:
         pass
     except Exception as error:
@@ -126,7 +128,7 @@ def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tupl
     finally:
         for handle in handles:
             handle.remove()
-    (trace,) = traces
+    trace = traces[-1]
     if trace.others:
         raise BadInput(
             f"The text of a {kind} is read by '{trace.others[0]}', which is not a linear map, so that no change of "
@@ -137,6 +139,21 @@ def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tupl
     if not readers or None in readers or any(weight is other for weight in trace.readers for other in trace.elsewhere):
         raise BadInput(f"The maps that read the text of a {kind} read other inputs too; attach the eraser instead.")
     return tuple(dict.fromkeys(name for name in readers if name is not None))
+
+
+def _run_one_step(pipeline: Any, denoiser: nn.Module) -> None:
+    """Run a pipeline for an image of the least size, or of its transformer's own size if it makes no other."""
+    smallest = _smallest(pipeline.__call__)
+    latents: Any = getattr(getattr(plain(denoiser), "config", None), "sample_size", None)
+    try:
+        pipeline(**smallest)
+    except _Traced:
+        raise
+    except Exception:
+        if not isinstance(latents, int) or not isinstance(getattr(pipeline, "vae_scale_factor", None), int):
+            raise
+        side = latents * pipeline.vae_scale_factor
+        pipeline(**smallest | {name: side for name in ("height", "width") if name in smallest})
 
 
 def _arguments(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import efface
-from efface import BadRequest, Model, RunContext, open_model
-from efface.methods.trained.esd import EsdConfig
+from efface import BadInput, Model, RunContext, open_model
+from efface.methods.trained.esd import PRESETS, EsdConfig
 from efface.methods.training.trajectories import TrajectorySampler
 from efface.models.denoising import Conditions
 from support import parameters, same
@@ -78,7 +78,7 @@ def test_the_timesteps_of_a_flow_model_are_its_pipelines(tiny: Tiny, family: str
             pipeline.scheduler = type(scheduler).from_config(scheduler.config, use_dynamic_shifting=True)
         model = open_model(pipeline)
         calls = calls_of(pipeline, model.denoiser, 5)
-        sampler = TrajectorySampler(model.scheduler_config, (4, 8, 16), 5, 1.0, even_noise=model.even_noise)
+        sampler = TrajectorySampler(model.scheduler_config, (4, 8, 16), 5, 1.0, noise_levels=model.noise_levels)
     finally:
         pipeline.scheduler = scheduler
     scale = 1000 if family == "flux" else 1
@@ -87,19 +87,24 @@ def test_the_timesteps_of_a_flow_model_are_its_pipelines(tiny: Tiny, family: str
 
 
 @pytest.fixture
-def opened(saved: Callable[[str], Path]) -> Callable[[str], Model]:
-    return lambda family: open_model(saved(family))
+def opened(saved: Callable[[str], Path], tiny_model_of: Callable[[str], Model]) -> Callable[[str], Model]:
+    return lambda family: open_model(saved(family)) if family in ("sdxl", "sd3", "flux") else tiny_model_of(family)
 
 
 def prediction(model: Model) -> Tensor:
-    x = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, model.latent_shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return model.predict(x, torch.tensor([500.0]), Conditions(model.denoiser_text(model.embed(["a cat"]))))
 
 
 @pytest.mark.parametrize(
     ("family", "method"),
-    [(family, name) for family in ("sdxl", "sd3") for name in METHODS] + [("flux", "esd"), ("flux", "lora")],
+    [
+        *((family, name) for family in ("sdxl", "sd3", "chroma", "pixart") for name in METHODS),
+        *((family, "esd") for family in ("flux", "flux-dev", "flux2", "qwen-image", "sana", "lumina2", "wan")),
+        ("flux", "lora"),
+        *((family, "lora") for family in ("flux-dev", "lumina2", "wan")),
+    ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_an_eraser_is_trained_stored_attached_baked_and_detached(
@@ -109,8 +114,9 @@ def test_an_eraser_is_trained_stored_attached_baked_and_detached(
     before = parameters(model.denoiser)
     context = RunContext(tmp_path / "training", None, False)
     guide = "dog" if method == "ablate" else ()
-    preset: dict[str, Any] = {"preset": family} if method == "esd" and family != "sd3" else {}
-    preset |= {"preset": {"sdxl": "leco", "sd3": "slider", "flux": "esd"}[family]} if method == "lora" else {}
+    preset: dict[str, Any] = {"preset": family} if method == "esd" and family in PRESETS else {}
+    lora = {"sdxl": "leco", "sd3": "slider"}
+    preset |= {"preset": lora.get(family, "esd")} if method == "lora" else {}
     eraser = efface.erase(model, "cat", guide, method=method, context=context, **METHODS[method], **preset)
     assert same(parameters(model.denoiser), before)
     assert (tmp_path / "training").is_dir()
@@ -137,7 +143,17 @@ def test_the_presets_are_those_of_the_scripts() -> None:
     assert (flux.ddim_steps, flux.image_size, flux.target, flux.latents) == (28, 512, "concept", "frozen")
 
 
-def test_other_families_are_rejected(tiny: Tiny) -> None:
-    for method in METHODS:
-        with pytest.raises(BadRequest, match=r"supports Stable Diffusion 1\.x and 2\.x, sdxl, sd3, flux"):
-            efface.erase(tiny("pixart"), "cat", method=method)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pipeline_whose_transformer_reads_more_is_rejected(
+    tiny_model_of: Callable[[str], Model], method: str
+) -> None:
+    with pytest.raises(BadInput, match=r"is a HunyuanDiTPipeline; methods that train do not support it\.$"):
+        efface.erase(tiny_model_of("hunyuan-dit"), "cat", method=method)
+
+
+@pytest.mark.parametrize(("family", "method"), [("qwen-image", "ablate"), ("wan", "ablate")])
+def test_images_of_other_autoencoders_are_rejected(
+    tiny_model_of: Callable[[str], Model], family: str, method: str
+) -> None:
+    with pytest.raises(BadInput, match=r"encoded by a AutoencoderKL\w+; training on images"):
+        efface.erase(tiny_model_of(family), "cat", "dog", method=method, **METHODS[method])

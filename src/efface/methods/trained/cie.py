@@ -134,5 +134,5 @@ ENTRY = Method(
     uses_guides=False,
     uses_preserve=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
-    families=("sd", "sdxl", "sd3", "flux"),
+    families=("sd", "sdxl", "sd3", "flux", "generic"),
 )

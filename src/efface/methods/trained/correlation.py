@@ -24,6 +24,7 @@ from efface.errors import BadFile
 from efface.methods.base import Latents, Pictures
 from efface.methods.trained.ablate.images import square
 from efface.methods.training.objective import TrainingConfig, seeded
+from efface.models.denoising import check_encodes, latents_of_encoding
 from efface.models.model import Model
 from efface.progress import Progress
 from efface.request.record import Request
@@ -184,12 +185,13 @@ class FolderImages:
             seed: The seed of the samples.
         """
         side, vae = model.latent_shape[1] * model.pixels_per_latent, model.vae
+        check_encodes(vae)
         latents: list[Tensor] = []
         for index, (_, pixels) in enumerate(self._pictures.read(self._folder)):
             picture = square(torch.from_numpy(pixels.copy()), side)[None] / 127.5 - 1
             encoded = vae.encode(picture.to(model.device, vae.dtype)).latent_dist
             noise = torch.randn(encoded.mean.shape, generator=seeded(seed, index)).to(encoded.mean)
-            latents.append((encoded.mean + encoded.std * noise).float() * vae.config.scaling_factor)
+            latents.append(latents_of_encoding((encoded.mean + encoded.std * noise).float(), vae.config))
         return torch.cat(latents)
 
 

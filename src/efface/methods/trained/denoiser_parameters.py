@@ -7,7 +7,9 @@ first of `down_blocks.1` and of `down_blocks.2`.
 
 A transformer with joint attention has no layers that read the text alone. The script for FLUX
 (https://github.com/stanulet27/erasing, esd_flux.py, 4cbdac2) selects the linear layers below each `attn` as `esd-x`,
-and their `to_k` and `to_v` as `esd-x-strict`.
+and their `to_k` and `to_v` as `esd-x-strict`. That for FLUX.2 (esd_flux2_klein.py, 92e6d78) leaves out the blocks in
+which the attention is one layer with the feed-forward network, and `esd-x-strict` has the text's `add_k_proj` and
+`add_v_proj` too.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ _BY_LAYER: dict[str, Callable[[str], bool]] = {
     "esd-u": lambda name: "attn2" not in name,
     "esd-all": lambda name: True,
 }
-_BY_LAYER_OF_TRANSFORMER: dict[str, Callable[[str], bool]] = {
+_FUSED = "to_qkv_mlp_proj"
+_BY_LAYER_OF_JOINT_ATTENTION: dict[str, Callable[[str], bool]] = {
     "esd-x": lambda name: ".attn." in name,
     "esd-x-strict": lambda name: name.endswith((".attn.to_k", ".attn.to_v")),
     "esd-u": lambda name: ".attn." not in name,
@@ -65,7 +68,7 @@ def trained_parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk:
     Raises:
         BadRequest: The denoiser has no parameter of the set.
     """
-    by_layer = _BY_LAYER if hasattr(denoiser, "down_blocks") else _BY_LAYER_OF_TRANSFORMER
+    by_layer = _BY_LAYER if has_cross_attention(denoiser) else _layers_of_joint_attention(denoiser)
     if train_method in by_layer:
         layers = {name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
         wanted = {layer for layer in layers if by_layer[train_method](layer)}
@@ -77,3 +80,23 @@ def trained_parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk:
     if not chosen:
         raise BadRequest(f"train_method={train_method} selects no parameter of this model; choose another.")
     return tuple(chosen)
+
+
+def has_cross_attention(denoiser: nn.Module) -> bool:
+    """Whether layers `attn2` read the text alone, as in U-Nets and some transformers."""
+    return any(name.endswith("attn2") for name, _ in denoiser.named_modules())
+
+
+def _layers_of_joint_attention(denoiser: nn.Module) -> dict[str, Callable[[str], bool]]:
+    """The sets of a transformer with joint attention: FLUX and others, or FLUX.2 with its fused blocks."""
+    fused = tuple(name.removesuffix(_FUSED) for name, _ in denoiser.named_modules() if name.endswith(_FUSED))
+    if not fused:
+        return _BY_LAYER_OF_JOINT_ATTENTION
+    strict = tuple(f".attn.{name}" for name in ("to_k", "to_v", "add_k_proj", "add_v_proj"))
+    is_attention: Callable[[str], bool] = lambda name: ".attn." in name and not name.startswith(fused)  # noqa: E731
+    return {
+        "esd-x": is_attention,
+        "esd-x-strict": lambda name: name.endswith(strict),
+        "esd-u": lambda name: not is_attention(name),
+        "esd-all": lambda name: True,
+    }

@@ -164,7 +164,8 @@ class Esd(Objective):
             config.start_guidance,
             own_scheduler=with_own,
             compvis_quirk=config.compvis_quirk,
-            even_noise=model.even_noise,
+            noise_levels=model.noise_levels,
+            set_guidance=model.with_guidance,
         )
         self._points_each = min(config.reuse, config.ddim_steps)
         if len(prompts) > 1:
@@ -211,6 +212,7 @@ class Esd(Objective):
         texts = torch.cat([self._null.expand(n, -1, -1), self._student_text(concepts)])
         # On its trajectory to the concept, the base already makes the predictions of the target.
         known = config.latents == "frozen" and not len(self._erase_from) and not config.compvis_quirk
+        known = known and self._sampler.set_guidance is None
         predict = self._networks.teacher if config.latents == "frozen" else self._networks.student
         x, predictions = self._sampler.sample(predict, noise, texts, stops, last=known)
         points = {"x": x.flatten(0, 1), "t": times.flatten().to(self._device), "concept": concepts.repeat_interleave(k)}
@@ -282,5 +284,5 @@ ENTRY = Method(
     uses_guides=False,
     uses_preserve=False,
     needs=("context", "write_snapshot"),
-    families=("sd", "sdxl", "sd3", "flux"),
+    families=("sd", "sdxl", "sd3", "flux", "generic"),
 )

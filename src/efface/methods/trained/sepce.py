@@ -285,6 +285,6 @@ ENTRY = Method(
     combine=combine,
     uses_guides=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
-    families=("sd", "sdxl", "sd3", "flux"),
+    families=("sd", "sdxl", "sd3", "flux", "generic"),
     after="separate",
 )

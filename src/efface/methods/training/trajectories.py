@@ -18,7 +18,7 @@ from torch import Tensor
 
 from efface.errors import BadRequest
 from efface.models.denoising import ddim_scheduler, guided
-from efface.models.flow import is_flow, model_input, scaled_noise, set_timesteps
+from efface.models.flow import NoiseLevels, is_flow, model_input, scaled_noise, set_timesteps
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -39,7 +39,8 @@ class TrajectorySampler:
         own_scheduler: Sample with the model's own scheduler instead of DDIM (eta 0), which a flow model does not have.
         compvis_quirk: Reproduce the 2023 code: the grid of DDIM lacks its noisiest entry, and the timestep of a point
             is two entries of the grid noisier than the point, drawn from a whole interval of the grid.
-        even_noise: How the noise levels of a flow model are spaced (`Model.even_noise`).
+        noise_levels: How the noise levels of a flow model are spaced (`Model.noise_levels`).
+        set_guidance: For a network that reads its guidance scale: sets the scale in texts (n, R, d).
     """
 
     config: Mapping[str, Any]
@@ -48,7 +49,8 @@ class TrajectorySampler:
     guidance: float
     own_scheduler: bool = False
     compvis_quirk: bool = False
-    even_noise: bool = True
+    noise_levels: NoiseLevels = "even"
+    set_guidance: Callable[[Tensor, float], Tensor] | None = None
 
     def start(self) -> tuple[Any, Tensor]:
         """A new scheduler, which has state while a round is sampled, and its timesteps, noisiest first, (steps,)."""
@@ -60,7 +62,7 @@ class TrajectorySampler:
         else:
             grid: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
             scheduler = ddim_scheduler(self.config, **(grid if self.compvis_quirk else {}))
-        set_timesteps(scheduler, self.steps, self.latent_shape, "cpu", self.even_noise)
+        set_timesteps(scheduler, self.steps, self.latent_shape, "cpu", self.noise_levels)
         return scheduler, scheduler.timesteps[1:] if self.compvis_quirk else scheduler.timesteps
 
     def draw(self, n: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -97,7 +99,7 @@ class TrajectorySampler:
 
         Returns:
             The points as the network reads them, (n, k, C, h, w), and its predictions there for the empty prompt and
-            for the trajectory's prompt, (2, n, k, C, h, w).
+            for the trajectory's prompt, (2, n, k, C, h, w); with `set_guidance` there are none, and they are zeros.
         """
         scheduler, timesteps = self.start()
         shape = (*stops.shape, *noise.shape[1:])
@@ -110,10 +112,14 @@ class TrajectorySampler:
             points[rows, columns] = x[rows]
             if done == stops.max() and not last:
                 break
-            both = predict(torch.cat([x, x]), t.to(x.device).expand(2 * len(x)), texts).unflatten(0, (2, len(x)))
-            predictions[:, rows, columns] = both[:, rows]
-            if done < stops.max():
+            times = t.to(x.device).expand(2 * len(x))
+            if self.set_guidance is None:
+                both = predict(torch.cat([x, x]), times, texts).unflatten(0, (2, len(x)))
+                predictions[:, rows, columns] = both[:, rows]
                 prediction = guided(both[0], both[1], self.guidance)
+            else:
+                prediction = predict(x, times[: len(x)], self.set_guidance(texts[len(x) :], self.guidance))
+            if done < stops.max():
                 latents = scheduler.step(prediction, t, latents, return_dict=False)[0]
         return points, predictions
 

@@ -5,12 +5,13 @@ is found from the ids that the text encoder receives (see `text.tokens`): the wo
 tokens as the empty prompt (an end token, the end of a chat template, or nothing).
 
 Attaching needs no more. To bake and export, the maps that read the text are found by a trace (see `text_readers`).
+`predict`, and with it training, works for the pipelines in `calls`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from efface.errors import BadInput, BadRequest
+from efface.models.denoising import Conditions
+from efface.models.families.calls import CALLS, CallInputs, TransformerCall, with_mask, without_mask
 from efface.models.families.parts import PartsModel
+from efface.models.flow import NoiseLevels
 from efface.models.model import TEXT
 from efface.models.modules import plain
 from efface.models.placement import numbers_of
@@ -38,6 +42,7 @@ from efface.models.text.tokens import Subjects, joined_calls, offsets_by_masks, 
 from efface.models.text_readers import find_text_readers, received_text
 
 _OFFSET = "offset"  # key among the parts: the position of a token in the text encoder less the one in the text
+_SIDE = 128  # latents along a side of an image, if neither the pipeline nor the transformer has a default
 _PROBES = (["a cat", "dog"], ["a cat", "the red dog in a house"])  # different lengths of prompts and of batches
 
 
@@ -83,6 +88,53 @@ class Generic(PartsModel):
     def text_encoders(self) -> tuple[nn.Module, ...]:
         parts = self.pipeline().components
         return tuple(part for name, part in parts.items() if name.startswith("text_encoder") and part is not None)
+
+    @property
+    def untrainable(self) -> str | None:
+        kind = f"is a {self.pipeline_class}"
+        if self._call is None:
+            return f"{kind}; methods that train do not support it"
+        if self._has("transformer_2") or self._call.unsupported(self._config(self.denoiser_part)):
+            return f"{kind} with two transformers or a distilled guidance scale; methods that train do not support that"
+        return None
+
+    @property
+    def _call(self) -> TransformerCall | None:
+        return CALLS.get(self.pipeline_class)
+
+    @property
+    def noise_levels(self) -> NoiseLevels:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `Model.noise_levels`."""
+        return self._call.noise_levels if self._call else "even"
+
+    @property
+    def pixels_per_latent(self) -> int:
+        pipeline = self.pipeline()
+        return int(getattr(pipeline, "vae_scale_factor_spatial", None) or pipeline.vae_scale_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        config, pipeline = self._config(self.denoiser_part), self.pipeline()
+        channels = int(config["in_channels"]) // (4 if self._call and self._call.is_patched else 1)
+        side = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
+        parameters = self.call_parameters or {}
+        sizes = [parameters[name].default for name in ("height", "width")]
+        h, w = (size // self.pixels_per_latent if isinstance(size, int) else int(side or _SIDE) for size in sizes)
+        return channels, h, w
+
+    def denoiser_text(self, embedded: Embedded) -> Tensor:
+        return with_mask(embedded.tokens, embedded.attention_mask)
+
+    def predict(
+        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        assert self._call is not None
+        b = len(x)
+        text, mask = without_mask(conditions.text.expand(b, -1, -1))
+        inputs = CallInputs(x, t.expand(b), mask, self._config(self.denoiser_part))
+        given = self._call.arguments(inputs)
+        output = super().predict(given.x, given.time, Conditions(text, given.others), parameters)
+        return self._call.prediction(output, inputs)
 
     @property
     def max_tokens(self) -> int:

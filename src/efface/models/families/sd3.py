@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from efface.models.denoising import Conditions, with_pooled, without_pooled
 from efface.models.families.parts import TwoStreamModel
+from efface.models.flow import NoiseLevels
 from efface.models.model import POOLED, TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import encode_penultimate, input_device
@@ -38,7 +39,7 @@ class StableDiffusion3(TwoStreamModel):
     family: ClassVar[str] = "sd3"
     pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
     encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {TEXT: (*_CLIPS, "text_encoder_3"), POOLED: _CLIPS}
-    even_noise: ClassVar[bool] = False
+    noise_levels: NoiseLevels = "scheduler"
 
     @property
     def untrainable(self) -> None:

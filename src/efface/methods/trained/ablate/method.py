@@ -45,7 +45,7 @@ from efface.methods.trained.ablate.weights import BaseText, Reader, TokenRows, g
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
 from efface.methods.training.run import combine_components, train_concepts
 from efface.methods.training.weights import Copies, Networks, Weights, check_trainable, frozen
-from efface.models.denoising import latents_of_encoding
+from efface.models.denoising import check_encodes, latents_of_encoding
 from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Request
@@ -96,6 +96,7 @@ class Ablate(Objective):
         self._schedule = model.noise_schedule()
         self._factor = model.pixels_per_latent
         size = min(model.latent_shape[1:]) * self._factor
+        check_encodes(model.vae)
         anchors = AnchorImages(model, self._concept, config, pictures, copies, size, request.clip_skip, folder)
         self._targets = anchors.source.targets
         self._encoded = CachedEncoder(model.vae, model.device)
@@ -296,6 +297,6 @@ ENTRY = Method(
     combine=combine_components,
     uses_preserve=False,
     needs=("context", "write_snapshot", "pictures", "copies", "read_eraser"),
-    families=("sd", "sdxl", "sd3", "flux"),
+    families=("sd", "sdxl", "sd3", "flux", "generic"),
     published={"save_freq": 100},
 )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from efface.edits.kinds import WeightEdit
-from efface.errors import BadInput
+from efface.errors import BadInput, BadRequest
+from efface.methods.trained.denoiser_parameters import has_cross_attention
 from efface.methods.training.weights import Weights
 from efface.models.model import Model
 from efface.models.text.encoding import SoftTokens, token_table
@@ -29,7 +30,7 @@ _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
     "attn": ("to_q", "to_k", "to_v", "to_out"),
     "full-weight": ("",),
 }
-_PIECES_OF_TRANSFORMER: dict[ParameterGroup, tuple[str, ...]] = {
+_PIECES_OF_JOINT_ATTENTION: dict[ParameterGroup, tuple[str, ...]] = {
     "cross-attn": (".attn.add_k_proj", ".attn.add_v_proj"),
     "attn": (".attn.",),
     "full-weight": ("",),
@@ -40,9 +41,15 @@ def group_parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, .
     """The names of the denoiser's parameters in a group.
 
     In a transformer with joint attention, `cross-attn` is what reads the text's keys and values.
+
+    Raises:
+        BadRequest: The denoiser has no such parameter.
     """
-    pieces = (_PIECES if hasattr(denoiser, "down_blocks") else _PIECES_OF_TRANSFORMER)[group]
-    return tuple(name for name, _ in denoiser.named_parameters() if any(piece in name for piece in pieces))
+    pieces = (_PIECES if has_cross_attention(denoiser) else _PIECES_OF_JOINT_ATTENTION)[group]
+    names = tuple(name for name, _ in denoiser.named_parameters() if any(piece in name for piece in pieces))
+    if not names:
+        raise BadRequest(f"parameter_group={group} selects no parameter of this model; choose another.")
+    return names
 
 
 class Reader(Protocol):

@@ -10,6 +10,7 @@ A transformer with joint attention has no layers that read the text alone: all o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from efface.errors import BadRequest
 
+_IN_BLOCK = re.compile(r"(^|_)(blocks|layers)\.\d+\.")  # the repeated blocks of a transformer
 Network = Literal["attention", "transformer", "resnet"]
 TrainingMethod = Literal["full", "xattn", "xattn-strict", "noxattn", "selfattn"]
 
@@ -68,7 +70,7 @@ def _in_unet(unet: nn.Module, network: Network) -> Iterator[str]:
 
 def _in_transformer(transformer: nn.Module, network: Network) -> Iterator[str]:
     for name, layer in transformer.named_modules():
-        if _is_layer(layer) and "transformer_blocks." in name and (network == "transformer" or ".attn" in name):
+        if _is_layer(layer) and _IN_BLOCK.search(name) and (network == "transformer" or ".attn" in name):
             yield name
 
 

@@ -76,7 +76,8 @@ class Lora(Objective):
             self._shape,
             config.max_denoising_steps,
             config.start_guidance,
-            even_noise=model.even_noise,
+            noise_levels=model.noise_levels,
+            set_guidance=model.with_guidance,
         )
         self._points_each = min(config.reuse, config.max_denoising_steps)
         needed = -(-config.iterations // self._points_each)
@@ -118,7 +119,8 @@ class Lora(Objective):
         points = {"x": x.flatten(0, 1), "t": times.flatten().to(self._device), "set": sets.repeat_interleave(k)}
         # On its own trajectory, the base already predicts for two of the prompts.
         unconditional, target = predictions.flatten(1, 2)
-        known = {self._column(_UNCONDITIONAL): unconditional, self._column(_TARGET): target} if by_base else {}
+        is_known = by_base and self._sampler.set_guidance is None
+        known = {self._column(_UNCONDITIONAL): unconditional, self._column(_TARGET): target} if is_known else {}
         points["target"] = self._targets(points, known, n)
         points["set"] = points["set"].to(self._device)
         order = torch.randperm(n * k, generator=generator).to(self._device)
@@ -186,5 +188,5 @@ ENTRY = Method(
     combine=combine_components,
     uses_preserve=False,
     needs=("context", "write_snapshot"),
-    families=("sd", "sdxl", "sd3", "flux"),
+    families=("sd", "sdxl", "sd3", "flux", "generic"),
 )
