@@ -94,8 +94,9 @@ def _judge_weights(folder: Path) -> list[Path]:
 
 def _read_judge(path: Path) -> object:
     judge = EmojiJudge.load(path.parent)
-    questions = [judge.peers("cat")[0]] if judge.knows("cat") else []
-    return judge.scores(np.zeros((1, 64, 64, 3), np.uint8), questions).tolist()
+    if not judge.knows("cat"):
+        return None
+    return judge.scores(np.zeros((1, 64, 64, 3), np.uint8), [judge.peers("cat")[0]]).tolist()
 
 
 def _copied_model(folder: Path) -> None:

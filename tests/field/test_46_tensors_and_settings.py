@@ -21,6 +21,7 @@ from efface.models.emoji import HERE
 from efface.models.storage.completeness import check_config
 from efface.models.text.encoding import encode_ids
 from efface.models.text.plain_clip import PlainClipEncoder
+from efface.models.text.tokens import longest_prompt
 from efface.request.record import Request
 from efface.sealed import read_sealed, write_sealed
 
@@ -142,6 +143,7 @@ def test_a_method_of_another_package_names_its_inputs_as_it_likes() -> None:
         ("text_encoder", "num_hidden_layers", 10**9),
         ("text_encoder", "num_hidden_layers", 1.5),
         ("text_encoder", "hidden_size", None),
+        ("text_encoder", "layer_norm_eps", None),
         ("unet", "cross_attention_dim", {}),
         ("unet", "down_block_types", "CrossAttnDownBlock2D"),
         ("unet", "up_block_types", [1, 2]),
@@ -173,7 +175,7 @@ def test_a_tokenizer_of_another_model_is_named(tmp_path: Path) -> None:
         encode_ids(encoder, torch.tensor([[99_999]]))
 
 
-@pytest.mark.parametrize("change", [{"layer_norm_eps": None}, {"layer_norm_eps": "x"}, {"num_attention_heads": 7}])
+@pytest.mark.parametrize("change", [{"layer_norm_eps": 1}, {"num_attention_heads": 7}])
 def test_settings_that_the_plain_text_encoder_does_not_support_are_left_to_transformers(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
@@ -184,3 +186,12 @@ def test_settings_that_the_plain_text_encoder_does_not_support_are_left_to_trans
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     assert PlainClipEncoder.of(Folder(tmp_path / "model"), torch.device("cpu"), torch.float32) is None
     assert PlainClipEncoder.of(Folder(HERE / "weights"), torch.device("cpu"), torch.float32) is not None
+
+
+@pytest.mark.parametrize("longest", [float("inf"), "yes", True, 0, -77, None, 10**30])
+def test_the_longest_prompt_is_a_number_of_tokens(longest: object) -> None:
+    class Tokenizer:
+        model_max_length = longest
+
+    with pytest.raises(BadInput, match="no model_max_length that is a number"):
+        longest_prompt(Tokenizer())

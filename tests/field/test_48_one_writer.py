@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import efface
+from efface import Model, RunContext
 from efface.errors import BadFile
 from efface.files import locked
 from efface.generation.folder import FolderWriter
@@ -46,6 +49,36 @@ def test_a_second_run_of_the_same_work_is_rejected(tmp_path: Path) -> None:
             with pytest.raises(BadFile, match="Another run"), claim(tmp_path / "out", "attack", {}, "done", force):
                 raise AssertionError("two runs at once")
     with claim(tmp_path / "out", "attack", {}, "done", False):
+        pass
+
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "esd": {"iterations": 1, "ddim_steps": 2},
+    "cie": {},
+    "sepce": {},
+}
+
+
+@pytest.mark.parametrize("method", TRAININGS)
+def test_a_second_training_in_one_folder_is_rejected(tiny_model: Model, tmp_path: Path, method: str) -> None:
+    folder, options = tmp_path / "cat.training", TRAININGS[method]
+    folder.mkdir()
+    with locked(folder), pytest.raises(BadFile, match="Another run"):
+        efface.erase(tiny_model, "cat", method=method, context=RunContext(folder), **options)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_training_holds_its_lock_until_it_ends(tiny_model: Model, tmp_path: Path) -> None:
+    folder, rejected = tmp_path / "cat.training", list[str]()
+
+    def second(what: str, done: int, total: int, note: str = "") -> None:
+        with pytest.raises(BadFile, match="Another run") as caught:
+            efface.erase(tiny_model, "cat", method="esd", context=RunContext(folder, force=True), **TRAININGS["esd"])
+        rejected.append(str(caught.value))
+
+    efface.erase(tiny_model, "cat", method="esd", context=RunContext(folder, second), **TRAININGS["esd"])
+    assert len(rejected) == 1
+    with locked(folder):
         pass
 
 

@@ -16,6 +16,7 @@ import torch
 from efface.edits.kinds import WeightEdit
 from efface.edits.solution import Solution
 from efface.errors import BadInput
+from efface.files import locked, made_folder
 from efface.methods.base import CannotCombine, SnapshotWriter
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
@@ -59,6 +60,9 @@ def train_concepts(
         objective_of: Returns the objective for a request with one concept, or with all of them if `together`.
         together: Whether to train the concepts as one component. It can be split only if its weights record the
             concept of each edit.
+
+    Raises:
+        BadFile: Another training writes to the folder.
     """
     check_trainable(model)
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
@@ -71,6 +75,7 @@ def train_concepts(
         frozen(model.denoiser),
         checkpointed(model.denoiser, enabled=False),
         _accelerated(model, config, context.folder) as accelerator,
+        _claimed(context.folder if accelerator.is_main_process else None),
     ):
         facts = _facts(model, config, accelerator) if context.folder else {}
         parts = [request] if together else [request.keeping([name]) for name in request.names]
@@ -197,6 +202,16 @@ def _facts(model: Model, config: TrainingConfig, accelerator: Accelerator) -> di
         "slots": accelerator.num_processes * accelerator.gradient_accumulation_steps,
         "settings": config.model_dump(mode="json", exclude=_ASIDE),
     }
+
+
+@contextmanager
+def _claimed(folder: Path | None) -> Generator[None, None, None]:
+    """Make the folder of a training, and lock it while the training runs; without a folder, do nothing."""
+    if folder is None:
+        yield
+        return
+    with made_folder(folder), locked(folder):
+        yield
 
 
 @contextmanager

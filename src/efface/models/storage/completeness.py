@@ -34,7 +34,8 @@ _REQUIRED: Mapping[str, Sequence[str]] = {
 _UNQUANTISED = "use the model before it was quantised, with --quantize to load it in fewer bits"
 #: Settings of a part that are texts, and numbers that are not whole.
 _TEXTS = ("down_block_types", "up_block_types", "beta_schedule")
-_FRACTIONS = ("beta_start", "beta_end", "shift")
+_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon")
+_FRACTIONS = ("beta_start", "beta_end", "shift", *_EPSILONS)
 _LISTS = ("down_block_types", "up_block_types", "block_out_channels")
 _SIZES = ("projection_dim", "pooled_projection_dim", "transformer_layers_per_block")
 _LARGEST, _LAYERS = 10_000_000, 1000
@@ -70,9 +71,9 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
         raise BadFile(f"{path} has no {missing[0]}; its files are incomplete.")
     if config.get("quantization_config"):
         raise BadFile(f"{path} is of weights that are stored quantised; {_UNQUANTISED}.")
-    for name in (*required, *_SIZES):
-        if name in required or config.get(name) is not None:
-            _check_setting(path, name, config[name])
+    sizes = [name for name in _SIZES if config.get(name) is not None]
+    for name in (*required, *sizes, *(name for name in _EPSILONS if name in config)):
+        _check_setting(path, name, config[name])
 
 
 def _check_setting(path: Path, name: str, value: object) -> None:

@@ -59,13 +59,13 @@ def longest_prompt(tokenizer: Any) -> int:
     Raises:
         BadInput: The tokenizer has none, so that the pipeline does not pad them.
     """
-    longest = int(tokenizer.model_max_length)
-    if longest > _ENDLESS:
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not 0 < longest <= _ENDLESS:
         raise BadInput(
-            "The tokenizer has no model_max_length, so that prompts are not padded; add it to tokenizer_config.json "
-            "(77 for CLIP)."
+            "The tokenizer has no model_max_length that is a number of tokens, so that prompts are not padded; set it "
+            "in tokenizer_config.json (77 for CLIP)."
         )
-    return longest
+    return int(longest)
 
 
 def with_all_vectors(tokenizer: Any, prompts: Sequence[str]) -> list[str]:
