@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Progress(Protocol):
@@ -22,6 +27,24 @@ class Progress(Protocol):
         ...
 
 
+class Draw(Protocol):
+    """Generates images with an edited model."""
+
+    def __call__(self, prompt: str, n: int, edits: Sequence[Any], folder: Path) -> Sequence[NDArray[np.uint8]]:
+        """Generate images and write them to a folder, as 0.png, 1.png and so on; existing files are replaced.
+
+        Args:
+            prompt: The prompt.
+            n: The number of images, with the seeds 0 to n - 1.
+            edits: The edits of the model (`efface.edits.kinds.Edit`).
+            folder: The folder, which is created.
+
+        Returns:
+            The images, (H, W, 3) each.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What surrounds a training.
@@ -31,8 +54,10 @@ class RunContext:
             interrupted training starts again from the beginning.
         progress: The progress callback.
         force: Whether checkpoints of other work in the folder may be replaced.
+        draw: Generates sample images during a training; `efface.erase` sets it.
     """
 
     folder: Path | None = None
     progress: Progress | None = None
     force: bool = False
+    draw: Draw | None = None

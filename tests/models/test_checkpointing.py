@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import efface
 from efface import BadInput, Model, open_model
 from efface.methods.trained.denoiser_parameters import trained_parameters
 from efface.methods.training.weights import Copies, Networks, frozen
@@ -54,6 +56,22 @@ def test_gradients_are_those_without_checkpointing(tiny: Tiny, family: str) -> N
     assert len(plain) == sum(tensor.numel() for tensor in weights.tensors)
     assert relative(again, plain) < 1e-6
     assert more == calls + 1
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("method", ["esd", "lora"])
+def test_a_training_with_checkpointing_is_that_without(tiny_sd: Path, method: str, precision: str) -> None:
+    steps = {"esd": "ddim_steps", "lora": "max_denoising_steps"}[method]
+    options: dict[str, Any] = {"iterations": 2, steps: 3, "reuse": 2, "lr": 1e-3, "mixed_precision": precision}
+    plain, again = (
+        efface.erase(tiny_sd, "cat", method=method, gradient_checkpointing=enabled, **options)
+        for enabled in (False, True)
+    )
+    one, other = (
+        torch.cat([tensor.flatten() for edit in eraser.edits for tensor in edit.tensors().values()])
+        for eraser in (plain, again)
+    )
+    assert relative(other, one) < (1e-5 if precision == "no" else 0.1)
 
 
 def test_the_denoiser_of_a_pipeline_is_left_as_its_owner_set_it(tiny: Tiny) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,8 @@ def erase(
     request = _with_settings(request, bool(listed), seed)
     if judge is not None:
         _check_judge_is_used(request, judge)
-    opened, context = model_from(model, device), context or RunContext()
+    opened = model_from(model, device)
+    context = replace(context or RunContext(), draw=partial(_draw, opened))
     earlier = [load_eraser(one, opened) for one in eraser_list(after)]
     request = _in_words(opened, request)
     warn_of_words(opened, request)
@@ -268,6 +270,12 @@ def _copy_detector(judge: Judge | str | None, model: Model, trust_torchscript: b
         return copies_by_clip(open_clip(clip, model.device))(pictures, original)
 
     return copies
+
+
+def _draw(model: Model, prompt: str, n: int, edits: Sequence[Edit], folder: Path) -> Sequence[Any]:
+    from efface.generation.training_samples import draw_samples
+
+    return draw_samples(model, prompt, n, edits, folder)
 
 
 def _latents(model: Model) -> Latents:

@@ -255,6 +255,8 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
         f"in {total:.1f} s"
     )
     solved = eraser.parts[0] if "after" in eraser.provenance else eraser
+    for run in solved.provenance.get("training", ()):
+        screen.say(f"{', '.join(run['concepts'])}: {run['steps']} steps, last loss {run['losses']['loss']:.3g}")
     if recommended := _recommended(solved):
         screen.say(f"Recommended for {eraser.base.model}: {recommended}; -s preset=published turns this off.")
     for name, numbers in (eraser.certificate or {}).items():

@@ -54,7 +54,8 @@ def plan_command(
     )
     if result.trained:
         screen.say(
-            f"{result.method} trains {result.trained / 1e6:.1f} M parameters, without gradient checkpointing so far."
+            f"{result.method} trains {result.trained / 1e6:.1f} M parameters; gradient checkpointing is "
+            "-s gradient_checkpointing=true."
         )
     screen.answer(result.to_json())
 

@@ -22,14 +22,24 @@ class TrainingConfig(Settings):
         seed: The seed of noise, timesteps and the order of the data.
         gradient_accumulation_steps: The forward passes of one optimiser step, in each process.
         mixed_precision: The type of the forward passes; None is the option of `accelerate launch`, else "no".
+        gradient_checkpointing: Whether to compute activations again in the backward pass, which takes less memory and
+            more time, and changes the result by no more than rounding.
         save_freq: The number of steps between two erasers that are written beside the log; None writes none.
+        validation_steps: The number of steps between two sets of sample images, which are written to the folder
+            `samples` beside the log and to the tracker; None generates none.
+        validation_prompt: The prompt of the sample images; {} is the concept's name.
+        num_validation_images: The number of sample images of each concept, with the seeds 0, 1, 2 and so on.
         report_to: The tracker to log to, which must be installed. The losses are written to JSON lines in any case.
     """
 
     seed: int = Field(default=0, ge=0)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    gradient_checkpointing: bool = False
     save_freq: int | None = Field(default=None, ge=1)
+    validation_steps: int | None = Field(default=None, ge=1)
+    validation_prompt: str = "{}"
+    num_validation_images: int = Field(default=4, ge=1, le=64)
     report_to: Literal["tensorboard", "trackio", "wandb"] | None = None
 
 

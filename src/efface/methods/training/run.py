@@ -16,12 +16,12 @@ import torch
 from efface.edits.kinds import WeightEdit
 from efface.edits.solution import Solution
 from efface.errors import BadInput
-from efface.files import locked, made_folder
+from efface.files import locked, made_folder, slug
 from efface.methods.base import CannotCombine, SnapshotWriter
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Objective, TrainingConfig
-from efface.methods.training.tracking import check_tracker, finish, track
+from efface.methods.training.tracking import check_tracker, finish, track, track_pictures
 from efface.methods.training.weights import Weights, check_trainable, frozen
 from efface.models.active import identity_of_active
 from efface.models.checkpointing import checkpointed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 #: Settings that do not change the result of a training.
-_ASIDE = {"save_freq", "report_to"}
+_ASIDE = {"save_freq", "report_to", "validation_steps", "validation_prompt", "num_validation_images"}
 #: The stored input with the concept of each edit.
 OWNER = "owner"
 
@@ -63,8 +63,11 @@ def train_concepts(
 
     Raises:
         BadFile: Another training writes to the folder.
+        BadInput: The model cannot be trained, a setting does not fit, or the training diverged.
     """
     check_trainable(model)
+    if config.validation_steps is not None and (context.folder is None or context.draw is None):
+        raise BadInput("validation_steps needs a folder for the images; pass context=RunContext(folder=...).")
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
     started = time.perf_counter()
     edits: list[WeightEdit] = []
@@ -73,7 +76,7 @@ def train_concepts(
     separable = True
     with (
         frozen(model.denoiser),
-        checkpointed(model.denoiser, enabled=False),
+        checkpointed(model.denoiser, config.gradient_checkpointing),
         _accelerated(model, config, context.folder) as accelerator,
         _claimed(context.folder if accelerator.is_main_process else None),
     ):
@@ -162,10 +165,25 @@ class _ComponentTrainer:
                 context.progress(title, step, objective.iterations, f"loss {losses['loss']:.3g}")
             if checkpoints is not None and freq is not None and step % freq == 0:
                 save(step)
+            if self.config.validation_steps is not None and step % self.config.validation_steps == 0:
+                self._draw(part, objective.weights, index, step, steps_before + step)
 
         training = Training(self.accelerator, objective, checkpoints, report, save if checkpoints else None)
         training.run()
         return {"concepts": list(part.names), "steps": training.step, "losses": training.losses}
+
+    def _draw(self, part: Request, weights: Weights, index: int, step: int, step_of_all: int) -> None:
+        """Write sample images of each concept, and log them to the tracker, at its step `step_of_all`."""
+        context, config = self.context, self.config
+        assert context.folder is not None
+        assert context.draw is not None
+        for name in part.names:
+            folder = context.folder / "samples" / f"component-{index}-step-{step}-{slug(name)}"
+            prompt = config.validation_prompt.replace("{}", name)
+            with torch.no_grad():
+                pictures = context.draw(prompt, config.num_validation_images, weights.edits(), folder)
+            if config.report_to is not None:
+                track_pictures(self.accelerator, config, f"{name}/samples", pictures, step_of_all)
 
 
 def combine_components(parts: Sequence[Solution], request: Request) -> Solution:

@@ -1,20 +1,25 @@
-"""Trackers: logs losses to TensorBoard, trackio or Weights & Biases, through accelerate."""
+"""Trackers: logs losses and sample images to TensorBoard, trackio or Weights & Biases, through accelerate."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from efface.errors import BadInput
 from efface.methods.training.objective import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from numpy.typing import NDArray
 
 
+#: How a tracker is asked for images whose channels come last.
+_AS_PICTURES = {"tensorboard": {"dataformats": "NHWC"}}
 #: What to install for each tracker.
 PACKAGES = {"tensorboard": "'efface[tracking]'", "trackio": "trackio", "wandb": "'efface[wandb]'"}
 
@@ -50,13 +55,41 @@ def track(accelerator: Accelerator, config: TrainingConfig, values: Mapping[str,
     Raises:
         BadInput: The tracker failed, for any reason.
     """
-    try:
+    with _failures_are_bad_input(config):
         if not accelerator.trackers:
             settings: dict[str, Any] = {key: value for key, value in config.model_dump().items() if value is not None}
             name = Path(accelerator.project_dir or "").stem
             options = {"tensorboard": {"purge_step": step}, "wandb": {"name": name, "dir": wandb_folder()}}
             accelerator.init_trackers("efface", settings, options)
         accelerator.log(dict(values), step=step)
+
+
+def track_pictures(
+    accelerator: Accelerator, config: TrainingConfig, title: str, pictures: Sequence[NDArray[np.uint8]], step: int
+) -> None:
+    """Log images of a step, of which `track` has logged the losses. A tracker without images logs none.
+
+    Args:
+        accelerator: The accelerator.
+        config: The settings.
+        title: The name of the images.
+        pictures: The images, (H, W, 3) each, of one size.
+        step: The step.
+
+    Raises:
+        BadInput: The tracker failed, for any reason.
+    """
+    with _failures_are_bad_input(config):
+        for tracker in accelerator.trackers:
+            log_images: Any = getattr(tracker, "log_images", None)
+            if log_images is not None:
+                log_images({title: np.stack(pictures)}, step=step, **_AS_PICTURES.get(tracker.name, {}))
+
+
+@contextmanager
+def _failures_are_bad_input(config: TrainingConfig) -> Generator[None, None, None]:
+    try:
+        yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(
