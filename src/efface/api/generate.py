@@ -106,7 +106,8 @@ def generate(
             found by its name or its words.
         model: An open model, a diffusers pipeline, or the name, folder or file of a model.
         eraser: The eraser to attach, its file, or a file that `efface import` reads; several are composed.
-        strength: The strength of the eraser: 0 changes nothing, 1 erases fully.
+        strength: The strength of the eraser: 0 changes nothing, 1 erases fully; edits of text and weights are linear in
+            it, beyond 1 and below 0 too.
         n: The number of images per prompt.
         steps: The number of sampling steps; by default the model's.
         guidance: The guidance scale; by default the model's.

@@ -201,9 +201,11 @@ def _erasing(model: Model, sizes: Mapping[str, PartSize], memory: WorkMemory | N
     for title, step in (("train", memory.step), ("train with gradient checkpointing", memory.step_checkpointed)):
         assert step is not None
         for name, each in _BYTES.items():
-            held = (encoders + sizes[model.denoiser_part].parameters) * each + memory.trained * (_COPY + _MOMENTS)
+            held = sizes[model.denoiser_part].parameters * each + memory.trained * (_COPY + _MOMENTS)
             moving = max(step, memory.predict) * each // 4
-            work.append(((title, name, "none", "none"), held + max(moving, memory.trained * 2 * _GRADIENT)))
+            training = held + max(moving, memory.trained * 2 * _GRADIENT)
+            # The text encoders wait on the CPU while the denoiser is trained.
+            work.append(((title, name, "none", "none"), max(encoders * each, training)))
     return work
 
 

@@ -73,7 +73,11 @@ def generate_command(
     ] = None,
     strength: Annotated[
         float,
-        typer.Option("--strength", metavar="X", help="Strength of the eraser: 0 changes nothing, 1 erases fully."),
+        typer.Option(
+            "--strength",
+            metavar="X",
+            help="Strength of the eraser: 0 changes nothing, 1 is the eraser as it is, -1 the reverse.",
+        ),
     ] = 1.0,
     n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Images per prompt.")] = 1,
     steps: Steps = None,

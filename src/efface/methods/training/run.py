@@ -21,8 +21,9 @@ from efface.methods.base import CannotCombine, SnapshotWriter
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
 from efface.methods.training.objective import Objective, TrainingConfig
+from efface.methods.training.text_encoders import Waiting, waiting_on_cpu
 from efface.methods.training.tracking import check_tracker, finish, track, track_pictures
-from efface.methods.training.weights import Weights, check_trainable, frozen
+from efface.methods.training.weights import Weights, check_options, check_trainable, frozen
 from efface.models.active import identity_of_active
 from efface.models.checkpointing import checkpointed
 from efface.models.model import Model
@@ -65,7 +66,7 @@ def train_concepts(
         BadFile: Another training writes to the folder.
         BadInput: The model cannot be trained, a setting does not fit, or the training diverged.
     """
-    check_trainable(model)
+    check_options(model)
     if config.validation_steps is not None and (context.folder is None or context.draw is None):
         raise BadInput("validation_steps needs a folder for the images; pass context=RunContext(folder=...).")
     embedded = model.embed(request.names, clip_skip=request.clip_skip)
@@ -75,16 +76,17 @@ def train_concepts(
     runs: list[dict[str, Any]] = []
     separable = True
     with (
+        waiting_on_cpu(model) as waiting,
         frozen(model.denoiser),
         checkpointed(model.denoiser, config.gradient_checkpointing),
         _accelerated(model, config, context.folder) as accelerator,
         _claimed(context.folder if accelerator.is_main_process else None),
     ):
+        check_trainable(model)
         facts = _facts(model, config, accelerator) if context.folder else {}
         parts = [request] if together else [request.keeping([name]) for name in request.names]
-        trainer = _ComponentTrainer(
-            accelerator, config, context, partial(_snapshot, write_snapshot, config, embedded), facts, len(parts)
-        )
+        snapshot = partial(_snapshot, write_snapshot, config, embedded)
+        trainer = _ComponentTrainer(accelerator, config, context, snapshot, facts, len(parts), waiting)
         for index, part in enumerate(parts):
             steps_before = sum(run["steps"] for run in runs)
             objective = objective_of(part)
@@ -125,6 +127,7 @@ class _ComponentTrainer:
         snapshot: (request, weights, step, path) -> None: writes an eraser.
         facts: Everything that determines the result besides the request.
         count: The number of components.
+        waiting: The text encoders.
     """
 
     accelerator: Accelerator
@@ -133,6 +136,7 @@ class _ComponentTrainer:
     snapshot: Callable[[Request, Weights, int, Path], None]
     facts: Mapping[str, Any]
     count: int
+    waiting: Waiting
 
     def train(self, objective: Objective, index: int, part: Request, steps_before: int) -> dict[str, Any]:
         """Train one component, and return the record of its training.
@@ -180,7 +184,7 @@ class _ComponentTrainer:
         for name in part.names:
             folder = context.folder / "samples" / f"component-{index}-step-{step}-{slug(name)}"
             prompt = config.validation_prompt.replace("{}", name)
-            with torch.no_grad():
+            with self.waiting.interrupted(), torch.no_grad():
                 pictures = context.draw(prompt, config.num_validation_images, weights.edits(), folder)
             if config.report_to is not None:
                 track_pictures(self.accelerator, config, f"{name}/samples", pictures, step_of_all)

@@ -126,19 +126,33 @@ class Networks:
         return self._model.predict(x, t, Conditions(text))
 
 
+_OFFLOADED = "A model that is offloaded cannot be trained; leave --offload out."
+
+
+def check_options(model: Model) -> None:
+    """Check that the loop can train a model, as far as is known without its denoiser.
+
+    Raises:
+        BadInput: The denoiser cannot be trained, or the model's options do not allow it.
+    """
+    if reason := model.untrainable:
+        raise BadInput(f"{model.name} {reason}.")
+    if model.runtime.offload != "none":
+        raise BadInput(_OFFLOADED)
+    if model.runtime.quantize != "none" or model.runtime.compile:
+        raise BadInput("A model that is quantised or compiled cannot be trained; leave --quantize and --compile out.")
+
+
 def check_trainable(model: Model) -> None:
     """Check that the loop can train a model.
 
     Raises:
         BadInput: The denoiser cannot be trained, its weights are offloaded or quantised, or the model is in float16.
     """
-    if reason := model.untrainable:
-        raise BadInput(f"{model.name} {reason}.")
-    if model.runtime.offload != "none" or is_group_offloaded(model.denoiser):
+    check_options(model)
+    if is_group_offloaded(model.denoiser):
         # Recomputed or reordered layers would find weights on the other device, and gradients would be wrong.
-        raise BadInput("A model that is offloaded cannot be trained; leave --offload out.")
-    if model.runtime.quantize != "none" or model.runtime.compile:
-        raise BadInput("A model that is quantised or compiled cannot be trained; leave --quantize and --compile out.")
+        raise BadInput(_OFFLOADED)
     check_differentiable("the denoiser", model.denoiser)
     if model.dtype == torch.float16:
         raise BadInput("Gradients vanish in a float16 model; open it in float32 and set mixed_precision=fp16 instead.")

@@ -24,6 +24,19 @@ _IN_SENTENCES: Final[Settings] = {
 }
 _LAST: Final[Settings] = {"tokens": "last"}
 _ESD: Final[Settings] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4, "iterations": 180}
+_LORA: Final[Settings] = {
+    "network": "attention",
+    "training_method": "xattn",
+    "rank": 16,
+    "alpha": 16.0,
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 4,
+    "iterations": 180,
+    "guidance_scale": 2.0,
+    "neutral": "{target}",
+    "latents": "frozen",
+}
 _ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
 _ABLATE_LESS: Final[Settings] = {**_ABLATE, "parameter_group": "cross-attn", "regularization": False}
 _CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200, "threshold": -0.0015}
@@ -44,6 +57,7 @@ RECOMMENDED = {
             "unsafe": {**_ESD, "iterations": 270, "together": True},
         }
     ),
+    "lora": Recommended(settings={"object": _LORA, "style": {**_LORA, "lr": 1.5e-3}}),
     "ablate": Recommended(
         guides=True,
         settings={
