@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import logging
 import os
 import re
+import shutil
 import stat
 import unicodedata
 from collections.abc import Callable, Generator, Mapping
@@ -51,7 +53,7 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         raise BadFile(f"Cannot write {path}: it is a device or a pipe, and no regular file.")
     if path.exists() and not force:
         raise BadFile(f"{path} already exists; pass {FORCE} to replace it, or choose another name.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     try:
         mode = _mode(path, temporary)
         yield temporary
@@ -185,10 +187,59 @@ def check_writable(path: Path, force: bool) -> None:
     Raises:
         BadFile: The file cannot be written, or it exists and `force` is false.
     """
+    remove_leftovers(path)
     # The exception makes `atomic` remove the temporary file.
     with suppress(_WritableError), atomic(path, force) as temporary:
         temporary.touch()
         raise _WritableError
+
+
+def temporary_for(path: Path) -> Path:
+    """The name beside `path` under which this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` have left beside it.
+
+    A folder that such a process was replacing is first put back to its place, if that is empty.
+
+    Args:
+        path: The file or folder.
+    """
+    with suppress(OSError):
+        for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*")):
+            owner, _, kind = left.name[len(path.name) + 2 :].partition(".")
+            if kind not in ("tmp", "old") or not owner.isdecimal() or _is_running(int(owner)):
+                continue
+            if kind == "old" and not path.exists():
+                left.rename(path)
+            elif left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process runs; unknown ones count as running."""
+    try:
+        if os.name == "posix":
+            os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def have_same_content(one: Path, other: Path) -> bool:
+    """Whether two files, or two folders with all files in them, have the same bytes."""
+    if one.is_dir() != other.is_dir():
+        return False
+    if one.is_file():
+        return one.stat().st_size == other.stat().st_size and sha256_of_file(one) == sha256_of_file(other)
+    names = [{str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()} for root in (one, other)]
+    return names[0] == names[1] and all(have_same_content(one / name, other / name) for name in names[0])
 
 
 def read_text(path: Path, what: str) -> str:

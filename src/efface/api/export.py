@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +14,10 @@ from efface.api.erasers import load_eraser
 from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
-from efface.files import check_suffix, check_writable
+from efface.files import check_suffix, check_writable, have_same_content, remove_leftovers, temporary_for
 from efface.formats import EXPORTERS
-from efface.formats.folder import check_folder
+from efface.formats.base import Exported
+from efface.formats.folder import PROVENANCE_FILE, check_folder
 
 if TYPE_CHECKING:
     from efface.api.arguments import DeviceLike, ModelLike
@@ -32,6 +36,7 @@ class ExportResult(VerbResult):
         rank: The largest rank of a LoRA; None for complete weights.
         error: The Frobenius norm of the part that the rank cuts off, relative to the change.
         bytes: The size of the file, or of all files in the folder.
+        existed: Whether the same export was there before, so that nothing was written.
     """
 
     eraser: Path | None
@@ -41,6 +46,7 @@ class ExportResult(VerbResult):
     rank: int | None
     error: float
     bytes: int
+    existed: bool = False
 
 
 def export(
@@ -74,7 +80,9 @@ def export(
     exporter, target = EXPORTERS.get(format), Path(path)
     if exporter.suffix:
         check_suffix(target, exporter.suffix)
-    (check_writable if exporter.suffix else check_folder)(target, force)
+    check = check_writable if exporter.suffix else check_folder
+    exists = not force and (target.is_file() if exporter.suffix else (target / PROVENANCE_FILE).is_file())
+    check(temporary_for(target) if exists else target, force)
     opened = model_from(model, device)
     loaded = load_eraser(eraser, opened)
     if rank is not None and not exporter.takes_rank:
@@ -85,7 +93,10 @@ def export(
             "hold it."
         )
     check_base(loaded, opened, force)
-    done = exporter.write(loaded, opened, target, rank, force)
+    if exists:
+        done = replace(_compared(partial(exporter.write, loaded, opened), target, rank, check), path=target)
+    else:
+        done = exporter.write(loaded, opened, target, rank, force)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     return ExportResult(
         eraser=Path(eraser) if isinstance(eraser, (str, Path)) else None,
@@ -95,4 +106,25 @@ def export(
         rank=done.rank,
         error=done.error,
         bytes=sum(file.stat().st_size for file in files),
+        existed=exists,
     )
+
+
+def _compared(
+    write: Callable[[Path, int | None, bool], Exported], target: Path, rank: int | None, check: Callable[..., object]
+) -> Exported:
+    """Export beside a target that exists and compare both, so that a command that was finished can be run again.
+
+    Raises:
+        BadFile: The target is another export.
+    """
+    remove_leftovers(target)
+    beside = temporary_for(target)
+    beside.mkdir()
+    try:
+        done = write(beside / target.name, rank, False)
+        if not have_same_content(beside / target.name, target):
+            check(target, False)
+        return done
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -35,8 +35,9 @@ def compose_command(
 
     Example: efface compose cat.safetensors dog.safetensors --without cat -o dog-only.safetensors
     """
+    from efface.cli.finished import eraser_at, save_or_compare
     from efface.cli.output import Screen
-    from efface.files import check_suffix, check_writable, slug
+    from efface.files import check_suffix, slug
 
     screen = Screen(json)
     if not erasers:
@@ -45,13 +46,13 @@ def compose_command(
         raise BadInput("A single eraser needs no composing; give another, or a concept to restore with --without.")
     target = out or Path(f"{slug('-'.join(path.stem for path in erasers))}-composed.safetensors")
     check_suffix(target, ".safetensors")
-    check_writable(target, force)
+    there = eraser_at(target, force)
 
     from efface import compose
     from efface.api.result import eraser_json
 
     eraser = compose(*erasers, without=without or (), model=model, device=device, force=force)
-    eraser.save(target, force=force)
+    save_or_compare(screen, eraser, target, force, there)
     for verb, debiased in (("erases", False), ("debiases", True)):
         names = [concept.name for concept in eraser.request.concepts if bool(concept.attributes) is debiased]
         if names:

@@ -113,6 +113,7 @@ def erase_command(
     override it.
     """
     from efface.api.erasers import default_name
+    from efface.cli.finished import eraser_at, save_or_compare
     from efface.cli.output import Screen
     from efface.files import check_suffix, check_writable, made_folder
     from efface.models.runtime import Runtime
@@ -175,13 +176,16 @@ def erase_command(
             request = request.model_copy(update={"clip_skip": clip_skip})
     target = out or (run.folder or Path()) / f"{default_name(request)}.safetensors"
     check_suffix(target, ".safetensors")
+    there = None
     if out or target.parent.exists():  # a folder that a configuration names is made
-        check_writable(target, force)
+        there = eraser_at(target, force)
 
     from efface import RunContext, erase
     from efface.methods import METHODS
 
-    checkpoints = target.with_suffix(".training")
+    checkpoints, trains = target.with_suffix(".training"), METHODS.get(request.method).trained
+    if there is not None and (there.concepts != request.names or (trains and not checkpoints.exists())):
+        check_writable(target, force)  # nothing is trained or solved to find out that it is another eraser
     with made_folder(target.parent), screen.progress() as progress:
         eraser = erase(
             model or run.model or "emoji",
@@ -198,8 +202,8 @@ def erase_command(
         )
     if int(os.environ.get("RANK", 0)) > 0:  # all processes of a launch have the eraser; the first one writes it
         return
-    eraser.save(target, force=force)
-    if METHODS.get(request.method).trained:
+    save_or_compare(screen, eraser, target, force, there)
+    if trains:
         from efface.methods.training.checkpoints import discard
 
         discard(checkpoints)

@@ -47,6 +47,8 @@ def export_command(
     from efface import export
 
     result = export(eraser, format, target, model=model, rank=rank, device=device, force=force)
+    if result.existed:
+        screen.say(f"{target} exists already and is this export; nothing was written.")
     screen.say(f"{target}: {exporter.summary}")
     rank_text = "" if result.rank is None else f", rank {result.rank}"
     screen.say(f"{result.parameters} parameters changed{rank_text}")

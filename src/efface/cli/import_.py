@@ -39,19 +39,20 @@ def import_command(
 
     Example: efface import erased.pt --concept "Van Gogh" --kind style --model sd-folder -o van-gogh.safetensors
     """
+    from efface.cli.finished import eraser_at, save_or_compare
     from efface.cli.output import Screen
-    from efface.files import check_suffix, check_writable, slug
+    from efface.files import check_suffix, slug
 
     screen = Screen(json)
     target = out or Path(f"{slug(file.stem)}-imported.safetensors")
     check_suffix(target, ".safetensors")
-    check_writable(target, force)
+    there = eraser_at(target, force)
 
     from efface import import_eraser
     from efface.api.result import eraser_json
 
     eraser = import_eraser(file, model, concept or (), to or (), kind=kind, format=format, ema=ema, device=device)
-    eraser.save(target, force=force)
+    save_or_compare(screen, eraser, target, force, there)
     settings = eraser.provenance["settings"]
     screen.say(f"{target}: erases {', '.join(eraser.concepts)}")
     screen.say(f"{settings['format']}, {len(eraser.edits)} parameters changed, {eraser.nbytes / 1024:.1f} KB")

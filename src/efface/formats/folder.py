@@ -6,7 +6,6 @@ the provenance.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +15,17 @@ from safetensors import SafetensorError
 
 from efface.eraser.attach import bake
 from efface.errors import FORCE, BadFile
-from efface.files import why_not_written
+from efface.files import remove_leftovers, temporary_for, why_not_written
 from efface.formats.base import Exported, Exporter, provenance_json
 from efface.formats.unchanged import restore_unchanged
+from efface.models.pretrained import no_loading_bar
 from efface.models.storage.folder import INDEX
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
     from efface.models import Model
 
-_PROVENANCE = "efface.json"
+PROVENANCE_FILE = "efface.json"
 
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
@@ -51,12 +51,13 @@ def write_baked(eraser: Eraser, model: Model, path: Path, force: bool, save: Cal
     """
     check_folder(path, force)
     target = path.resolve()  # the target of a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(target)
     # The caller has checked the base, or forces another one.
     baked = bake(eraser, model, force=True)
     try:
-        save(temporary)
-        (temporary / _PROVENANCE).write_text(provenance_json(eraser) + "\n", encoding="utf-8")
+        with no_loading_bar():
+            save(temporary)
+        (temporary / PROVENANCE_FILE).write_text(provenance_json(eraser) + "\n", encoding="utf-8")
         _replace(target, temporary)
     except OSError as error:
         raise BadFile(f"Cannot write {path}: {why_not_written(error)}.") from error
@@ -90,13 +91,14 @@ def check_folder(path: Path, force: bool) -> None:
         BadFile: The folder exists, and `force` is false or it is not the folder of a model; or it is the working
             directory, which would be deleted.
     """
+    remove_leftovers(path.resolve())
     if Path.cwd().is_relative_to(path.resolve()):
         raise BadFile(f"Cannot write {path}: the command runs in it; choose another folder.")
     if not path.parent.is_dir():
         raise BadFile(f"Cannot write {path}: the folder {path.parent} does not exist.")
     if path.is_dir() and not any(path.iterdir()):
         return
-    if path.exists() and not (force and any((path / name).is_file() for name in (INDEX, _PROVENANCE))):
+    if path.exists() and not (force and any((path / name).is_file() for name in (INDEX, PROVENANCE_FILE))):
         fix = "choose another name" if force else f"pass {FORCE} to replace a model's folder, or choose another name"
         raise BadFile(f"{path} already exists; {fix}.")
 

@@ -109,7 +109,7 @@ def class_of(folder: Folder, part: str) -> Any:
 
 @contextmanager
 def no_loading_bar() -> Generator[None, None, None]:
-    """Hide transformers' progress bar, which is meant for models that take minutes to load."""
+    """Hide transformers' progress bar, which is meant for models that take minutes to load or to save."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

@@ -1,0 +1,112 @@
+"""Item 49: a command that had finished reports that when it is run again; what a killed one left is removed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import efface
+from command_line import Outcome
+from efface.files import check_writable, have_same_content, remove_leftovers
+
+
+@pytest.fixture
+def finished_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture(scope="module")
+def erasers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("erasers")
+    efface.erase("emoji", "cat", "dog").save(folder / "cat.safetensors")
+    efface.erase("emoji", "car", "boat").save(folder / "car.safetensors")
+    efface.export(folder / "cat.safetensors", "uce", folder / "weights.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        ("erase cat --to dog -o out.safetensors", "erase cat --to horse -o out.safetensors"),
+        ("erase cat --to dog -o out.safetensors", "erase dog --to cat -o out.safetensors"),
+        ("compose cat.safetensors car.safetensors -o out.safetensors",
+         "compose cat.safetensors car.safetensors --without cat -o out.safetensors"),
+        ("import weights.safetensors --concept cat -o out.safetensors",
+         "import weights.safetensors --concept kitten -o out.safetensors"),
+        ("export cat.safetensors --format kohya -o out.safetensors",
+         "export cat.safetensors --format kohya --dtype fp16 -o out.safetensors"),
+        ("export cat.safetensors --format single-file -o out.safetensors",
+         "export car.safetensors --format single-file -o out.safetensors"),
+        ("export cat.safetensors --format esd -o out.pt", "export car.safetensors --format esd -o out.pt"),
+        ("export cat.safetensors --format diffusers -o out", "export car.safetensors --format diffusers -o out"),
+    ],
+)  # fmt: skip
+def test_a_finished_command_is_run_again(
+    efface: Callable[..., Outcome],
+    erasers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    other: str,
+) -> None:
+    shutil.copytree(erasers, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert efface(*command.split()).code == 0
+    (out,) = tmp_path.glob("out*")
+    copy = shutil.copytree(out, tmp_path / "copy") if out.is_dir() else shutil.copy(out, tmp_path / "copy")
+    again = efface(*command.split())
+    assert again.code == 0
+    assert "exists already" in again.out
+    different = efface(*other.split())
+    assert different.code == 2
+    assert "already exists" in different.err
+    assert have_same_content(out, Path(copy))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_leftovers_of_ended_processes_are_removed(tmp_path: Path, finished_process: int) -> None:
+    target = tmp_path / "a[1].safetensors"
+    ended, running = (tmp_path / f".{target.name}.{pid}.tmp" for pid in (finished_process, os.getpid()))
+    others = [tmp_path / name for name in (f".b.{finished_process}.tmp", f".{target.name}.notes.tmp", ".env")]
+    for file in (ended, running, *others):
+        file.touch()
+    check_writable(target, force=False)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in others} | (
+        {running.name} if running.exists() else set()
+    )
+
+
+def test_a_folder_that_was_being_replaced_is_put_back(tmp_path: Path, finished_process: int) -> None:
+    target, old = tmp_path / "model", tmp_path / f".model.{finished_process}.old"
+    new = tmp_path / f".model.{finished_process}.tmp"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "file").write_text(folder.suffix)
+    remove_leftovers(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (target / "file").read_text() == ".old"
+    old.mkdir()
+    remove_leftovers(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_export_that_was_killed_leaves_nothing(
+    efface: Callable[..., Outcome], erasers: Path, tmp_path: Path, finished_process: int
+) -> None:
+    folder = tmp_path / "folder"
+    left = folder / f".out.{finished_process}.tmp" / "unet"
+    left.mkdir(parents=True)
+    (left / "config.json").touch()
+    outcome = efface("export", str(erasers / "cat.safetensors"), "--format", "diffusers", "-o", str(folder / "out"))
+    assert outcome.code == 0
+    assert "shards" not in outcome.err
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert load_file(folder / "out" / "unet" / "diffusion_pytorch_model.safetensors")
