@@ -231,8 +231,8 @@ def test_a_folder_opens_as_a_pipeline_with_the_eraser_baked_in(
     assert close(guided(open_model(pipeline), PROMPTS), attached(text_eraser, tiny_model, guided), plain)
     assert torch.equal(guided(tiny_model, PROMPTS), plain)
     assert json.loads((path / "efface.json").read_text())["eraser"] == text_eraser.hash
-    with pytest.raises(BadFile, match="already exists"):
-        export(text_eraser, "diffusers", path, model=tiny_model)
+    assert not done.existed
+    assert export(text_eraser, "diffusers", path, model=tiny_model).existed  # the same export, and nothing is written
     export(text_eraser, "diffusers", path, model=tiny_model, force=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "mother.txt").write_text("dear")
@@ -328,8 +328,12 @@ def test_files_say_where_they_come_from_and_are_not_overwritten(
             provenance = json.loads(file.metadata()["efface_provenance"])
         assert provenance["eraser"] == text_eraser.hash
         assert provenance["request"]["concepts"][0]["name"] == "cat"
+        written = path.read_bytes()
+        assert export(text_eraser, format, path, model=tiny_model).existed
+        path.write_bytes(written[:-1] + bytes([written[-1] ^ 1]))
         with pytest.raises(BadFile, match="--force"):
             export(text_eraser, format, path, model=tiny_model)
+        path.write_bytes(written)
         with pytest.raises(BadFile, match="not an eraser"):
             Eraser.load(path)
 
