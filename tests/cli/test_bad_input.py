@@ -205,3 +205,8 @@ def test_plans_that_make_no_sense(refused, tiny_sd):
     assert "no/such-model!" in refused("plan", "no/such-model!")
     assert "magic" in refused("plan", tiny_sd, "--method", "magic")
     assert "lamda" in refused("plan", tiny_sd, "-s", "lamda=1")
+
+
+@pytest.mark.parametrize("strength", ["nan", "inf", "-inf"])
+def test_a_strength_that_is_not_finite(refused, strength):
+    assert f"--strength {strength} is no strength" in refused("generate", "a cat", "--strength", strength)

@@ -12,6 +12,7 @@ from efface.api.arguments import model_from, override
 from efface.api.erasers import eraser_list, load_eraser
 from efface.api.result import VerbResult
 from efface.api.track_images import check_image_tracker, track_images
+from efface.apply.attachment import check_strength
 from efface.eraser.base_check import check_base
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadInput
@@ -130,6 +131,7 @@ def generate(
     Raises:
         BadInput: The prompts, the model, the eraser or a setting cannot be used; the message says what to change.
     """
+    check_strength(strength)
     check_image_tracker(report_to, None if folder is None else Path(folder))
     file = None
     if isinstance(prompts, Path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from efface.api.arguments import model_from, override
 from efface.api.erasers import load_eraser, named_sources
 from efface.api.result import VerbResult
+from efface.apply.attachment import check_strength
 from efface.crew import Crew
 from efface.eraser.base_check import check_base
 from efface.errors import BadFile, BadInput
@@ -110,6 +111,7 @@ def generate_each(
     Raises:
         BadInput: The dataset, an eraser, a setting or the folder cannot be used; the message says what to change.
     """
+    check_strength(strength)
     folder, crew = Path(folder), crew or Crew(Worker.current())
     prompts = {
         name: repeated(jobs, n) for name, jobs in prompts_by_concept(Path(dataset), seed, concept_column).items()

@@ -6,6 +6,7 @@ passed directly, negative prompts, and both branches of guidance. Guards add hoo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from efface.apply.bake import Baked, write_weights
 from efface.apply.guard import GUARDS, Guard
 from efface.apply.text_hook import TextHook, forget_text
 from efface.edits.kinds import Edit, GuardEdit, TextEdit, WeightEdit, hash_of
+from efface.errors import BadInput
 from efface.models.active import Active, register
 from efface.models.modules import unfuse
 
@@ -71,8 +73,10 @@ class Attachment:
         """Change the strength: 0 changes nothing, 1 applies the edits as they were solved.
 
         Raises:
-            BadInput: Other code has changed the weights that the edits change; nothing is changed.
+            BadInput: The strength is not finite, or other code has changed the weights that the edits change; nothing
+                is changed.
         """
+        check_strength(strength)
         self._written.check()
         self.strength = self._active.strength = strength
         if self._hook:
@@ -110,6 +114,16 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def check_strength(strength: float) -> None:
+    """Check the strength of an eraser.
+
+    Raises:
+        BadInput: It is not finite.
+    """
+    if not math.isfinite(strength):
+        raise BadInput(f"--strength {strength:g} is no strength; give a number, such as 0.5, 2 or -1.")
 
 
 def _identity(edits: Sequence[Sequence[Edit] | None]) -> str:
