@@ -94,7 +94,7 @@ class Generic(PartsModel):
         kind = f"is a {self.pipeline_class}"
         if self._call is None:
             return f"{kind}; methods that train do not support it"
-        if self._has("transformer_2") or self._call.unsupported(self._config(self.denoiser_part)):
+        if self._has("transformer_2") or self._call.unsupported(self.config(self.denoiser_part)):
             return f"{kind} with two transformers or a distilled guidance scale; methods that train do not support that"
         return None
 
@@ -114,7 +114,7 @@ class Generic(PartsModel):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        config, pipeline = self._config(self.denoiser_part), self.pipeline()
+        config, pipeline = self.config(self.denoiser_part), self.pipeline()
         channels = int(config["in_channels"]) // (4 if self._call and self._call.is_patched else 1)
         side = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
         parameters = self.call_parameters or {}
@@ -131,7 +131,7 @@ class Generic(PartsModel):
         assert self._call is not None
         b = len(x)
         text, mask = without_mask(conditions.text.expand(b, -1, -1))
-        inputs = CallInputs(x, t.expand(b), mask, self._config(self.denoiser_part))
+        inputs = CallInputs(x, t.expand(b), mask, self.config(self.denoiser_part))
         given = self._call.arguments(inputs)
         output = super().predict(given.x, given.time, Conditions(text, given.others), parameters)
         return self._call.prediction(output, inputs)
