@@ -15,9 +15,13 @@ from torch import Tensor
 import efface
 from efface import BadInput, Eraser, Model, WeightEdit, open_model
 from efface.edits.kinds import describe
+from efface.formats.loaded_lora import check_loads
+from efface.formats.low_rank import low_rank
+from efface.models.denoising import Conditions
 
 Tiny = Callable[..., Any]
 Saved = Callable[[str], Path]
+NORMED = ("lumina2", "qwen-image")  # a norm reads their text before a linear map
 TO_Q = "denoiser.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*which the eraser does not edit")
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*which the eraser does not edit
 def draw(pipeline: Any) -> Tensor:
     """Latents of one step."""
     generator, size = torch.Generator().manual_seed(0), {"height": 16, "width": 16}
-    return pipeline("a cat", num_inference_steps=1, output_type="latent", generator=generator, **size).images
+    return pipeline(prompt="a cat", num_inference_steps=1, output_type="latent", generator=generator, **size).images
 
 
 def fresh(folder: Path) -> Any:
@@ -62,7 +66,7 @@ def load(path: Path, format: str, base: Path) -> Any:
     ("family", "format"),
     [
         *((family, format) for family in ("sd2", "sdxl", "sd3", "flux") for format in ("lora", "diffusers", "uce")),
-        ("sd2", "kohya"), ("sdxl", "kohya"), ("sd2", "single-file"),
+        ("sd2", "kohya"), ("sdxl", "kohya"), ("sd2", "single-file"), ("chroma", "diffusers"),
     ],
 )  # fmt: skip
 def test_what_is_loaded_draws_as_with_the_eraser_attached(
@@ -163,3 +167,85 @@ def test_a_part_that_a_model_lacks_is_told(tiny: Tiny, tiny_model: Model) -> Non
     assert tiny_model.encoder_parts == ("text_encoder",)
     with pytest.raises(BadInput, match="no part 'text_encoder_2'"):
         list(tiny_model.weights("text_encoder_2"))
+
+
+def prediction(model: Model, text: Tensor) -> Tensor:
+    x = torch.randn(1, model.latent_shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.predict(x, torch.tensor([500.0]), Conditions(text))
+
+
+def eraser_of(model: Model, family: str) -> Eraser:
+    """One of the text; where that is no change of weights, one of a layer of the attention."""
+    eraser = efface.erase(model, ["cat", "golf ball"], "dog", variant="window")
+    if family not in NORMED:
+        return eraser
+    name = next(name for name, _ in model.weights("denoiser") if name.endswith("attn.to_k.weight"))
+    rows, columns = dict(model.weights("denoiser", [name]))[name].shape
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator)
+    return replace(eraser, edits=(WeightEdit(f"denoiser.{name}", up=factors[0], down=factors[1]),))
+
+
+@pytest.mark.parametrize(
+    "family", ["sd1", "sdxl", "sd3", "flux", "flux-dev", "flux2", "chroma", "sana", "wan", *NORMED]
+)
+def test_an_eraser_attached_loaded_by_diffusers_imported_or_baked_predicts_the_same(
+    tiny_model_of: Callable[[str], Model], saved: Saved, tmp_path: Path, family: str
+) -> None:
+    model, path = tiny_model_of(family), tmp_path / "x.safetensors"
+    eraser = eraser_of(model, family)
+    text = model.denoiser_text(model.embed(["a cat"]))
+    plain = prediction(model, text)
+    efface.export(eraser, "lora", path, model=model)
+    with eraser.attach(model):
+        attached = prediction(model, text)
+    baked = eraser.bake(model)
+    found = {"baked": prediction(model, text)}
+    baked.undo()
+    with efface.import_eraser(path, model, "cat").attach(model):
+        found["imported"] = prediction(model, text)
+    loaded = fresh(saved(family))
+    loaded.load_lora_weights(path)
+    found["loaded"] = prediction(open_model(loaded), text)
+    assert torch.equal(prediction(model, text), plain)
+    assert (attached - plain).abs().max() > 1e-3
+    for way, result in found.items():
+        assert (result - attached).abs().max() < 1e-5, way
+
+
+@pytest.mark.parametrize(
+    ("family", "format", "message"),
+    [
+        ("pixart", "lora", "cannot load a LoRA into a PixArtSigmaPipeline; export the eraser as diffusers or uce"),
+        *((family, "kohya", "kohya's names are for U-Nets") for family in ("flux2", "chroma", "sana", "wan", "pixart")),
+        *((family, "lora", "is read by 'pow'.*attach the eraser") for family in NORMED),
+        *(("hunyuan-dit", format, "is read by 'cat'.*attach the eraser") for format in ("lora", "uce", "diffusers")),
+    ],
+)
+def test_what_no_file_can_hold_is_rejected_and_nothing_is_written(
+    tiny_model_of: Callable[[str], Model], tmp_path: Path, family: str, format: str, message: str
+) -> None:
+    model, path = tiny_model_of(family), tmp_path / "x.safetensors"
+    eraser = efface.erase(model, "cat", "dog")
+    with pytest.raises(BadInput, match=message) as caught:
+        efface.export(eraser, format, path, model=model)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_diffusers_accepts_and_ignores_are_found(tiny_model_of: Callable[[str], Model]) -> None:
+    """diffusers 0.42 reads a FLUX.1 LoRA of the text's map in kohya's or BFL's names without an error or an effect."""
+    model = tiny_model_of("flux")
+    factors = low_rank(efface.erase(model, "cat", "dog", variant="window"), model, None)
+    text = next(of_module for of_module in factors if of_module.module == "context_embedder")
+    down, up = text.tensors()
+    check_loads(
+        model, {f"transformer.{text.module}.lora_{side}.weight": x for side, x in (("A", down), ("B", up))}, [text]
+    )
+    kohya = {"lora_unet_txt_in.lora_down.weight": down, "lora_unet_txt_in.lora_up.weight": up}
+    with pytest.raises(BadInput, match="does not load the change of context_embedder from a LoRA for a FluxPipeline"):
+        check_loads(model, {**kohya, "lora_unet_txt_in.alpha": torch.tensor(float(len(down)))}, [text])
+    halved = {"transformer.context_embedder.lora_A.weight": down, "transformer.context_embedder.lora_B.weight": up / 2}
+    with pytest.raises(BadInput, match="does not load the change of context_embedder"):
+        check_loads(model, halved, [text])

@@ -30,6 +30,7 @@ from torch import Tensor
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadFile
 from efface.formats.base import Exported, Exporter, save_lora
+from efface.formats.loaded_lora import check_loads
 from efface.formats.low_rank import Factors, low_rank
 from efface.formats.model_spec import model_spec
 from efface.formats.names import kohya_names, parameter_names, unwrapped
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from efface.models import Model
 
 
-_OF_UNETS = ("down_blocks.", "mid_block.", "up_blocks.")
 _PIECE = re.compile(
     r"(?P<module>.+?)(?:"
     r"[._]lora(?:_linear_layer)?[._](?P<side>A|B|down|up)(?:\.default)?\.weight|(?:[._]lora)?\.(?P<alpha>alpha))$"
@@ -53,7 +53,7 @@ _METADATA = "lora_adapter_metadata"
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     tensors: dict[str, Tensor] = {}
-    modules, denoiser = low_rank(eraser, model, rank), "unet" if has_unet(model) else "transformer"
+    modules, denoiser = low_rank(eraser, model, rank), model.denoiser_part
     for factors in modules:
         if factors.part == "denoiser":
             names = [f"{denoiser}.{factors.module}.lora_{letter}.weight" for letter in "AB"]
@@ -62,13 +62,14 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
             module = f"{factors.part}.text_model.{factors.module.removeprefix('text_model.')}"
             names = [f"{module}.lora_linear_layer.{name}.weight" for name in ("down", "up")]
         tensors |= zip(names, factors.tensors(), strict=True)
+    check_loads(model, tensors, modules)
     save_lora(path, tensors, eraser, model, force, **model_spec(eraser, model))
     return exported_lora(path, modules)
 
 
 def has_unet(model: Model) -> bool:
-    """Whether the denoiser is a U-Net, by the names of the parameters that read the text."""
-    return any(name.startswith(_OF_UNETS) for name in model.text_parameters())
+    """Whether the denoiser is a U-Net."""
+    return model.denoiser_part == "unet"
 
 
 def exported_lora(path: Path, modules: list[Factors]) -> Exported:

@@ -157,3 +157,10 @@ def test_images_of_other_autoencoders_are_rejected(
 ) -> None:
     with pytest.raises(BadInput, match=r"encoded by a AutoencoderKL\w+; training on images"):
         efface.erase(tiny_model_of(family), "cat", "dog", method=method, **METHODS[method])
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart"])
+def test_nullspace_rejects_texts_that_are_not_of_one_clip(tiny_model_of: Callable[[str], Model], family: str) -> None:
+    with pytest.raises(BadInput, match="one CLIP text encoder") as caught:
+        efface.erase(tiny_model_of(family), "cat", "dog", method="nullspace", preserve=["a house"])
+    assert "\n" not in str(caught.value)

@@ -88,7 +88,9 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
     for index in range(len(flat)):
         for one, other in zip(edited.sequences, guides.sequences, strict=True):
             start, guide = int(one.last[index]), int(other.last[index])
-            length = 1 if alignment == "token" else one.tokens.shape[1] - max(start, guide)
+            # The texts of some families are as long as the longest prompt, so that the two sides may differ.
+            window = min(one.tokens.shape[1] - start, other.tokens.shape[1] - guide)
+            length = 1 if alignment == "token" else window
             lengths[index] += length
             rows.append(one.tokens[index, start : start + length])
             aims.append(other.tokens[index, guide : guide + length])
