@@ -23,6 +23,7 @@ _DEPTH = 64  # levels of lists and mappings
 _VALUES = 2_000_000  # values in one document, each as often as YAML's aliases repeat it
 _DIGITS = 40  # of an integer; tokenizers write 10^30 for "no limit"
 _MERGED = 10_000  # keys of one YAML mapping after its merge keys are resolved
+_MERGE = "tag:yaml.org,2002:merge"
 _REASON = 200
 
 
@@ -158,8 +159,9 @@ def parse_yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):
         def flatten_mapping(self, node: Any) -> None:
+            merges = any(key.tag == _MERGE for key, _ in node.value)
             super().flatten_mapping(node)
-            if len(node.value) > _MERGED:
+            if merges and len(node.value) > _MERGED:
                 raise ValueError("its merge keys make too many values")
 
     try:

@@ -9,7 +9,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def read_safetensors(path: Path, what: str) -> tuple[dict[str, str], dict[str, T
         return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
-def read_arrays(path: Path, what: str) -> dict[str, NDArray[np.generic]]:
+def read_arrays(path: Path, what: str, names: Collection[str] | None = None) -> dict[str, NDArray[np.generic]]:
     """Read the arrays of an `.npz` or `.npy` file; the single one of a `.npy` file has an empty name.
 
     The sizes in the headers are checked before memory is allocated, and pickled content is rejected.
@@ -53,20 +53,23 @@ def read_arrays(path: Path, what: str) -> dict[str, NDArray[np.generic]]:
     Args:
         path: The file.
         what: The content in words.
+        names: The arrays to read, where they exist; the others may have any size. None for all.
 
     Raises:
         BadFile: The file is missing, damaged, too large, or holds other objects than numbers.
     """
     with library_errors(f"Cannot read {what} from {path}"):
-        if path.stat().st_size > _ARRAY_BYTES:
-            raise ValueError(f"it is larger than {_ARRAY_BYTES >> 20} MiB")
         if not zipfile.is_zipfile(path):
+            if path.stat().st_size > _ARRAY_BYTES:
+                raise ValueError(f"it is larger than {_ARRAY_BYTES >> 20} MiB")
             return {"": _array(path.read_bytes())}
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _ARRAY_BYTES:
+            arrays = (member for member in archive.infolist() if member.filename.endswith(".npy"))
+            members = {member.filename.removesuffix(".npy"): member for member in arrays}
+            wanted = {name: member for name, member in members.items() if names is None or name in names}
+            if sum(member.file_size for member in wanted.values()) > _ARRAY_BYTES:
                 raise ValueError(f"its arrays are larger than {_ARRAY_BYTES >> 20} MiB")
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+            return {name: _array(archive.read(member)) for name, member in wanted.items()}
 
 
 def _array(content: bytes) -> NDArray[np.generic]:

@@ -24,5 +24,11 @@ def test_an_interrupted_command_says_how_to_continue(interruption, monkeypatch, 
         raise interruption
 
     monkeypatch.setattr(run, "app", app)
-    assert run.run(["generate", "a cat"]) == 130
-    assert "the same command with the same output continues the work" in capsys.readouterr().err
+    continues = "the same command with the same output continues the work"
+    resumed = ("generate", "evaluate", "erase --method esd", "erase --method=ablate", "erase --each", "judge train")
+    for command in resumed:
+        assert run.run(command.split()) == 130
+        assert continues in capsys.readouterr().err
+    for command in ("erase cat", "judge images", "export", "import", "compose", "compare", "methods"):
+        assert run.run(command.split()) == 130
+        assert capsys.readouterr().err == "efface: interrupted\n"

@@ -112,7 +112,7 @@ def compare(
     name, embedded = resolve_device(device), all(image.row.get("model") in BUILT_IN for image in (*one, *other))
     wanted = tuple(metrics) or NAMES
     missing: dict[str, str] = {}
-    distances = _distances(one, other, wanted, extractor, embedded, name, missing, progress)
+    distances = _distances(one, other, wanted, extractor, embedded, name, missing, progress, bool(metrics))
     pairs = _pairs(one, other)
     if "lpips" in wanted:
         if not lpips or len(pairs) < 2:
@@ -160,12 +160,19 @@ def _distances(
     device: str,
     missing: dict[str, str],
     progress: Progress | None,
+    required: bool,
 ) -> dict[str, Measured]:
-    """The distances of features; those that have no interval go to `missing`."""
+    """The distances of features; those that have no interval, or no default extractor, go to `missing`."""
     measures = {name: measure for name, measure in DISTANCES.items() if name in wanted}
     if not measures:
         return {}
-    opened = open_extractor(extractor or (_CLOSED_WORLD if embedded else _OFFLINE), device)
+    try:
+        opened = open_extractor(extractor or (_CLOSED_WORLD if embedded else _OFFLINE), device)
+    except BadInput as error:  # a package or the weights of the default extractor are missing
+        if extractor or required:
+            raise
+        missing |= dict.fromkeys(measures, str(error).rstrip("."))
+        return {}
     x, y = (extract(opened, _pixels(images), _prompts(images), progress) for images in (one, other))
     distances: dict[str, Measured] = {}
     with warnings.catch_warnings():

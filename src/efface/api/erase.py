@@ -14,7 +14,7 @@ from efface.api.arguments import model_from
 from efface.api.erasers import eraser_list, load_eraser
 from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify as with_certificate
-from efface.eraser.certificate import certify_if_quick
+from efface.eraser.certificate import certify_if_stored
 from efface.eraser.continual import solve_after
 from efface.eraser.eraser import Eraser
 from efface.eraser.recommended import with_recommended
@@ -87,9 +87,8 @@ def erase(
         after: Earlier erasers, or their files. Their concepts stay erased, the new ones are solved on the model that
             they have edited, and the result contains all (`efface.eraser.continual`).
         certify: Compute the certificate, a bound on how closely any embedding, or any text, can restore each concept
-            (`efface.eraser.certificate`). This may read the denoiser's text-reading weights. Where their Gram matrix
-            is cached, the certificate is computed without `certify` too. Only erasers that edit the text alone have
-            one.
+            (`efface.eraser.certificate`). This may read the denoiser's text-reading weights. Methods that store
+            their Gram matrix have a certificate without `certify` too. Only erasers that edit the text alone have one.
         model_config: The YAML file of a Stable Diffusion checkpoint's architecture, to check the model with.
         judge: The judge, or its name, for methods that look at images: to debias, or to find copies of a memorised
             picture.
@@ -138,7 +137,7 @@ def erase(
         eraser = Eraser.of(solve_after(opened, request, earlier, tools, sources.to_json()))
     else:
         eraser = Eraser.of(solve_request(opened, request, tools, sources.to_json()))
-    return with_certificate(opened, eraser) if certify else certify_if_quick(opened, eraser)
+    return with_certificate(opened, eraser) if certify else certify_if_stored(opened, eraser)
 
 
 def _extended(request: Request, preserve: Sequence[str], options: Mapping[str, Scalar]) -> Request:

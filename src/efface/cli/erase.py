@@ -263,12 +263,11 @@ def _print(screen: Screen, eraser: Eraser, target: Path, certify: bool, total: f
         screen.say(f"{', '.join(run['concepts'])}: {run['steps']} steps, last loss {run['losses']['loss']:.3g}")
     if recommended := _recommended(solved):
         screen.say(f"Recommended for {eraser.base.model}: {recommended}; -s preset=published turns this off.")
-    for name, numbers in (eraser.certificate or {}).items():
-        screen.say(f"Out of reach of '{name}': {_bounds(numbers)}")
-    if eraser.certificate is not None:
-        screen.say(LIMITS)
-    elif certify:
-        screen.say(f"A {eraser.kind_of_edit} edit has no certificate.")
+    if certify:
+        for name, numbers in (eraser.certificate or {}).items():
+            screen.say(f"Certificate of '{name}': {_bounds(numbers)}")
+        has_none = f"A {eraser.kind_of_edit} edit has no certificate."
+        screen.say(has_none if eraser.certificate is None else LIMITS)
     for name, shares in eraser.provenance.get("shares", [{}])[-1].items():
         percentages = ", ".join(f"{attribute} {share:.0%}" for attribute, share in shares.items())
         screen.say(f"Last images of '{name}': {percentages}")
@@ -294,5 +293,9 @@ def _recommended(eraser: Eraser) -> str:
 
 def _bounds(numbers: dict[str, float | None]) -> str:
     """The three numbers of a certificate in words."""
-    words = {"free": "of any embedding", "text": "of any text", "ceiling": "at best"}
-    return ", ".join(f"{value:.1%} {words[name]}" for name, value in numbers.items() if value is not None)
+    words = {"free": "{:.1%} by any embedding", "text": "{:.1%} by any text"}
+    bounds = " and ".join(word.format(numbers[name]) for name, word in words.items() if numbers[name] is not None)
+    return (
+        f"of its keys and values, at least {bounds} cannot be restored; no eraser with this guide reaches more than "
+        f"{numbers['ceiling']:.1%}"
+    )

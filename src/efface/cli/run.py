@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,12 @@ from efface.files import has_surrogates
 from efface.hub import UnreachableError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-_INTERRUPTED = "interrupted; the same command with the same output continues the work"
+_INTERRUPTED, _CONTINUES = "interrupted", "; the same command with the same output continues the work"
+#: The commands that continue their work, always or with one of these words among their arguments.
+_RESUMED: Mapping[str, Collection[str]] = {
+    "attack": (), "demo": (), "evaluate": (), "fetch": (), "generate": (),
+    "erase": ("--each", "--config", "ablate", "cie", "esd", "sepce"), "judge": ("train", "--prompts"),
+}  # fmt: skip
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -73,7 +78,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except UnreachableError as error:
         return _end(FAILED, str(error), error)
     except (KeyboardInterrupt, typer.Abort):
-        return _end(INTERRUPTED, _INTERRUPTED)
+        return _interrupted(arguments)
     except BrokenPipeError:
         # The reader of our output is gone; Python must not fail when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,7 +89,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
         hint = "" if _debugging() else " (EFFACE_DEBUG=1 shows the traceback)"
         return _end(FAILED, f"{type(error).__name__}: {error}{hint}", error)
     if code == INTERRUPTED:  # typer handled Ctrl-C itself
-        return _end(INTERRUPTED, _INTERRUPTED)
+        return _interrupted(arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -94,6 +99,13 @@ def _exit_code(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _end(FAILED, f"Cannot write the output: {error.strerror}.", error)
     return code if isinstance(code, int) else DONE
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    """End after Ctrl-C, and state whether the same command continues the work."""
+    words = _RESUMED.get(arguments[0] if arguments else "")
+    continues = words is not None and (not words or any(argument.rpartition("=")[2] in words for argument in arguments))
+    return _end(INTERRUPTED, _INTERRUPTED + _CONTINUES * continues)
 
 
 def _of_system(error: OSError) -> tuple[int, str]:

@@ -60,7 +60,6 @@ LIMITS = (
 
 _JOIN = "+"  # between the fingerprints of a model's text streams
 _PREFIX = "certificate."  # of the names of inputs that only a new certificate needs
-_QUICK_WIDTH = 1280  # largest text width for which a certificate is computed without a request
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +129,11 @@ def certify(model: Model, eraser: AnyEraser) -> AnyEraser:
     return _certified(eraser, read, _JOIN.join(of_stream.gram.fingerprint for of_stream in read.values()))
 
 
-def certify_if_quick(model: Model, eraser: AnyEraser) -> AnyEraser:
-    """Add a certificate if S is available, because the eraser stores it or it is in the cache."""
+def certify_if_stored(model: Model, eraser: AnyEraser) -> AnyEraser:
+    """Add a certificate if the eraser stores S. Whether S is in the cache does not matter: it would change the file."""
     if eraser.kind_of_edit != "text" or any(concept.attributes for concept in eraser.request.concepts):
         return eraser
-    readers = [model.reading(stream) for stream in model.streams]
-    stored = any(name.rpartition("/")[2] == "S" for name in eraser.inputs)
-    if stored or all(reader.width <= _QUICK_WIDTH and cached_gram(reader) for reader in readers):
+    if any(name.rpartition("/")[2] == "S" for name in eraser.inputs):
         with suppress(BadRequest):  # no certificate was requested
             return certify(model, eraser)
     return eraser

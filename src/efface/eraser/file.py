@@ -21,7 +21,7 @@ from efface.eraser.record import Base, EraserRecord
 from efface.eraser.schema import Header, check_inputs
 from efface.errors import BadFile
 from efface.files import atomic, sha256_of_tensors
-from efface.parsing import library_errors, parse_json
+from efface.parsing import check_values, library_errors, parse_json
 from efface.request.record import Request
 from efface.tensor_files import check_tensors, read_safetensors
 
@@ -38,11 +38,14 @@ def write_record(eraser: EraserRecord, path: Path, force: bool) -> None:
         force: Replace an existing file.
 
     Raises:
-        BadFile: The file exists and `force` is false, or it cannot be written.
+        BadFile: The file exists and `force` is false, it cannot be written, or a number of the eraser is not finite.
     """
     # One copy each: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
     header = header_of(eraser)
+    with library_errors(f"Cannot write {path}"):
+        check_values(header)  # what is not finite could not be read again
+        check_tensors(tensors, "the eraser")
     header["sha256"] = _seal(header, tensors)
     with atomic(path, force) as temporary:
         try:

@@ -80,9 +80,10 @@ class FeatureStatistics:
         Raises:
             BadFile: The file cannot be read, or has other content.
         """
-        arrays = read_arrays(path, "the statistics mu and sigma")
-        if not {"mu", "sigma"} <= arrays.keys():
-            raise BadFile(f"Cannot read the statistics mu and sigma from {path}: it has {', '.join(arrays)[:80]}.")
+        # Reference batches have thousands of images beside the statistics.
+        arrays = read_arrays(path, "the statistics mu and sigma", ("mu", "sigma"))
+        if missing := [name for name in ("mu", "sigma") if name not in arrays]:
+            raise BadFile(f"Cannot read the statistics mu and sigma from {path}: it has no {missing[0]}.")
         mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
         if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
             raise BadFile(
