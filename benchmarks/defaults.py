@@ -52,12 +52,13 @@ lies below 90%: {", ".join(low) or "none"}.
     return Page("Defaults: the first command of a user", finding, body)
 
 
-def main() -> None:
+def kinds_of_all() -> dict[str, Kind]:
+    """The kind of every object and style of the embedded models."""
     world = catalogue()
     kinds: dict[str, Kind] = dict.fromkeys((thing.name for thing in world.objects), "object")
     kinds |= dict.fromkeys((style.name for style in world.styles), "style")
-    benchmark("defaults", __doc__ or "", list(kinds.items()), SETTINGS, IMAGES, page)
+    return kinds
 
 
 if __name__ == "__main__":
-    main()
+    benchmark("defaults", __doc__ or "", list(kinds_of_all().items()), SETTINGS, IMAGES, page)

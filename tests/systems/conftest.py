@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import efface
+from command_line import Efface
 
 _LAUNCH = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
 
@@ -39,3 +40,29 @@ def accelerate() -> Callable[..., None]:
         assert ended.returncode == 0, ended.stderr
 
     return launch
+
+
+@pytest.fixture
+def forgets_at_defaults(efface: Efface) -> Callable[[str], None]:
+    """Checks that `efface erase guitar --method METHOD` erases the guitar from most images, and nothing else."""
+
+    def shown(concept: str, prompts: tuple[str, ...], *eraser: str) -> int:
+        folder = f"{concept}-{len(eraser)}"
+        assert efface("generate", *prompts, *eraser, "-o", folder).code == 0
+        return efface("judge", folder, "--question", concept, "--json").json()["questions"][concept]["yes"]
+
+    def check(method: str) -> None:
+        ended = efface("erase", "guitar", "--method", method, "-o", "guitar.safetensors")
+        assert ended.code == 0, ended.err
+        guitars = ("a guitar", "a flat guitar", "a photo of a guitar", "a guitar in 3d style")
+        others = {
+            "cat": ("a cat", "a cat in flat style"),
+            "pizza": ("a pizza", "a 3d pizza"),
+            "car": ("a car", "a 3d car"),
+        }
+        assert shown("guitar", guitars) == len(guitars)
+        assert shown("guitar", guitars, "--eraser", "guitar.safetensors") <= 1
+        eraser = ("--eraser", "guitar.safetensors")
+        assert sum(shown(other, prompts, *eraser) for other, prompts in others.items()) >= 5
+
+    return check

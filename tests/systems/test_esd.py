@@ -200,3 +200,7 @@ def test_e10_two_processes_have_the_loss_of_one_with_twice_the_batch(
         other = changes[0][name]
         assert other is not None
         assert float((change - other).norm()) < 1e-2 * float(change.norm())
+
+
+def test_e9_a_concept_is_erased_at_the_default_settings(forgets_at_defaults: Callable[[str], None]):
+    forgets_at_defaults("esd")

@@ -89,3 +89,7 @@ def test_s8_csv_files_are_read_without_conversion(
     assert list(dict.fromkeys(row["prompt"] for row in rows)) == prompts
     assert sorted(row["seed"] for row in rows) == seeds
     assert len(pixels("images")) == 2 * len(prompts)
+
+
+def test_s1_a_concept_is_erased_at_the_default_settings(forgets_at_defaults: Callable[[str], None]):
+    forgets_at_defaults("cie")

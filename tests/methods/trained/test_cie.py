@@ -21,6 +21,7 @@ from efface.methods.training.weights import Copies, frozen
 from efface.tools import CachedPictures, latents_of
 
 QUICK: dict[str, Any] = {"iter_break": 3, "images": 2, "sampling_steps": 2}
+PUBLISHED: dict[str, Any] = {"relative": False, "threshold": 5e-5, "reg_beta": 1e-5}
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
 
@@ -41,10 +42,11 @@ def train(model: Model, ours: Cie) -> Training:
 
 
 OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"reg_beta": 0.0, "batch_size": 3},
-    {"reg_beta": 1e-2},
-    {"reg_beta": 1e-3, "accumulate_grads": True},
+    PUBLISHED,
+    {**PUBLISHED, "reg_beta": 0.0, "batch_size": 3},
+    {**PUBLISHED, "reg_beta": 1e-3, "accumulate_grads": True},
+    {"batch_size": 3},
+    {"reg_beta": 0.3, "batch_size": 2, "train_method": "esd-x-strict"},
 ]
 
 
@@ -61,12 +63,18 @@ def test_losses_and_steps_are_those_of_the_equations(loud_model: Model, steps: i
         assert isinstance(ours.weights, Copies)
         found = dict(zip(ours.weights.names, ours.weights.tensors, strict=True))
     student = copy.deepcopy(loud_model.denoiser).requires_grad_(True)
-    trained = {name: parameter for name, parameter in student.named_parameters() if "attn2" in name}
+    parts = ("attn2.to_k", "attn2.to_v") if config.train_method == "esd-x-strict" else ("attn2",)
+    trained = {name: p for name, p in student.named_parameters() if any(part in name for part in parts)}
     assert found.keys() == trained.keys()
+    weight = 1 / len(trained)
+    if config.relative:  # the root mean square of the first term's gradient, averaged over the batches
+        terms = torch.stack([literal(loud_model, student, batch, trained, 0.0, True) for batch in batches])
+        gradient = torch.cat([part.flatten() for part in torch.autograd.grad(terms.mean(), [*trained.values()])])
+        weight = float(gradient.square().mean().sqrt())
     optimizer = torch.optim.Adam(trained.values(), lr=config.lr)
     loss = torch.zeros(())
     for step, batch in enumerate(batches):
-        loss = literal(loud_model, student, batch, config.reg_beta)
+        loss = literal(loud_model, student, batch, trained, config.reg_beta * weight, config.relative)
         if step == 0:
             torch.testing.assert_close(first, loss, rtol=1e-5, atol=0)
         loss.backward()
@@ -82,18 +90,31 @@ def test_losses_and_steps_are_those_of_the_equations(loud_model: Model, steps: i
     assert float(((ends[0] - ends[1]).abs() > 0.1 * config.lr).float().mean()) < 1e-3
 
 
-def literal(model: Model, student: Any, batch: Any, reg_beta: float) -> Tensor:
-    """mean r r0 + reg_beta / P sum_p |theta_p - theta0_p|_1, one sample and one prompt at a time."""
+def literal(
+    model: Model, student: Any, batch: Any, trained: dict[str, Tensor], weight: float, relative: bool
+) -> Tensor:
+    """L + weight sum_p |theta_p - theta0_p|_1, one sample and one prompt at a time."""
     base, (concept, null) = model.denoiser, model.embed(["cat", ""]).tokens.split(1)
-    terms: list[Tensor] = []
+    terms, norms = list[Tensor](), list[Tensor]()
     for x, t in zip(batch["x"].split(1), batch["t"].split(1), strict=True):
         with torch.no_grad():
             truth = base(x, t, encoder_hidden_states=concept).sample - base(x, t, encoder_hidden_states=null).sample
         now = student(x, t, encoder_hidden_states=concept).sample - student(x, t, encoder_hidden_states=null).sample
-        terms.append((now * truth).mean())
+        norms.append(truth.square().sum().sqrt())
+        terms.append((now * truth).sum() / norms[-1] if relative else (now * truth).mean())
+    first = torch.stack(terms).sum() / torch.stack(norms).sum() if relative else torch.stack(terms).mean()
     before = dict(base.named_parameters())
-    norms = [(p - before[name].detach()).abs().sum() for name, p in student.named_parameters() if "attn2" in name]
-    return sum(terms, torch.zeros(())) / len(terms) + reg_beta * sum(norms, torch.zeros(())) / len(norms)
+    changes = [(parameter - before[name].detach()).abs().sum() for name, parameter in trained.items()]
+    return first + weight * torch.stack(changes).sum()
+
+
+@pytest.mark.parametrize("loud", [1.0, 10.0])
+def test_the_relative_correlation_starts_at_one_for_every_concept(loud_model: Model, loud: float) -> None:
+    """A concept whose contribution is ten times larger has the same loss."""
+    with objective(loud_model, batch_size=3) as ours:
+        truth = loud * ours.batch(0, 0)["truth"]
+        assert float(ours._correlation(truth, truth)) == pytest.approx(1.0, rel=1e-6)
+        assert float(ours._correlation(-0.5 * truth, truth)) == pytest.approx(-0.5, rel=1e-6)
 
 
 def test_the_sign_of_the_correlation_counts(loud_model: Model) -> None:
@@ -207,10 +228,12 @@ def test_pictures_that_are_drawn_are_kept_when_drawing_is_interrupted(tiny_model
     assert told == [32, 35]
 
 
-def test_defaults_are_the_published_ones() -> None:
+def test_the_preset_published_has_the_values_of_the_script(tiny_model: Model) -> None:
     config = CieConfig()
-    assert (config.lr, config.threshold, config.reg_beta, config.iter_break) == (1e-6, 5e-5, 1e-5, 1000)
-    assert not config.accumulate_grads
+    assert (config.lr, config.iter_break, config.accumulate_grads) == (1e-6, 1000, False)
+    assert (config.relative, config.threshold, config.train_method) == (True, 0.0, "esd-x")
+    eraser = efface.erase(tiny_model, "cat", method="cie", preset="published", **QUICK)
+    assert {name: eraser.provenance["settings"][name] for name in PUBLISHED} == PUBLISHED
     refused: list[dict[str, Any]] = [{"lr": 0}, {"images": 0}, {"reg_beta": -1}, {"iter_break": 0}]
     for wrong in refused:
         with pytest.raises(BadRequest, match=next(iter(wrong))):

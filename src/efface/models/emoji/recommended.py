@@ -37,9 +37,10 @@ _LORA: Final[Settings] = {
     "neutral": "{target}",
     "latents": "frozen",
 }
-_ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 8}
+_ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 20}
 _ABLATE_LESS: Final[Settings] = {**_ABLATE, "parameter_group": "cross-attn", "regularization": False}
-_CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200, "threshold": -0.0015}
+_CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 175, "threshold": -1.0}
+_CIE_KEYS: Final[Settings] = {**_CIE, "train_method": "esd-x-strict"}
 _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0}
 
 RECOMMENDED = {
@@ -51,7 +52,7 @@ RECOMMENDED = {
     ),
     "esd": Recommended(
         settings={
-            "object": _ESD,
+            "object": {**_ESD, "lr": 5e-4},
             "style": _ESD,
             "memorised": {**_ESD, "lr": 1e-3, "batch_size": 1, "iterations": 200},
             "unsafe": {**_ESD, "iterations": 270, "together": True},
@@ -61,14 +62,19 @@ RECOMMENDED = {
     "ablate": Recommended(
         guides=True,
         settings={
-            "object": _ABLATE,
+            "object": {**_ABLATE, "aug": False},  # an image of 64 pixels that is shrunk loses what tells objects apart
             "style": _ABLATE,
             "memorised": {**_ABLATE_LESS, "train_max_steps": 100},
             "unsafe": {**_ABLATE_LESS, "train_max_steps": 160},
         },
     ),
     "cie": Recommended(
-        settings={"object": _CIE, "style": {**_CIE, "reg_beta": 4e-5}, "unsafe": {**_CIE, "reg_beta": 1e-4}}
+        settings={
+            "object": _CIE_KEYS,
+            "style": {**_CIE, "iter_break": 300, "threshold": -2.0},
+            "memorised": {**_CIE_KEYS, "iter_break": 100},
+            "unsafe": {**_CIE_KEYS, "iter_break": 100},
+        }
     ),
     "sepce": Recommended(
         settings={
