@@ -16,12 +16,13 @@ WORKERS ?= 2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 
-.PHONY: help install demo chromium test coverage check fuzz format docs build clean
+.PHONY: help install demo chromium test test-lowest coverage check fuzz format docs build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     install, erase two concepts from the embedded model, write demo/report.html"
 	@echo "make test     install missing dependencies and run the tests"
+	@echo "make test-lowest  run tests with the lowest versions that pyproject.toml allows (several GB)"
 	@echo "make coverage run the tests and list the lines of src that no test runs"
 	@echo "make check    check lint, format, docstrings and types"
 	@echo "make fuzz     read 100,000 malformed files, and write benchmarks/results/fuzz.md (about half an hour)"
@@ -59,6 +60,13 @@ chromium:
 test: $(VENV)/.extra-test
 	@$(MAKE) --silent chromium || echo "Chromium is missing and cannot be installed: the tests in a browser will be skipped" >&2
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST)
+
+# The lowest versions of the direct dependencies; the newest are those of constraints.txt.
+LOWEST_TESTS ?= tests/models/test_open.py tests/eraser tests/formats tests/apply
+test-lowest:
+	@[ -x .venv-lowest/bin/uv ] || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install --quiet uv; }
+	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(LOWEST_TESTS) $(PYTEST)
 
 coverage: $(VENV)/.extra-test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal \

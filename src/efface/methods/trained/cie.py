@@ -11,13 +11,14 @@ flows through both predictions of r.
 
 Paper: https://arxiv.org/abs/2402.05947 (SepME; the method is its concept-irrelevant representations, and a variant of
 SRS-ME). Reference: https://github.com/Dlut-lab-zmn/SepCE4MU, CiE.py (960385a), which has no licence; this is written
-from the equations. Its README uses threshold 0 and reg_beta 3e-5 for a style, the paper lr 1e-5. Deviations:
+from the equations. The defaults are those of the script. Its README uses threshold 0 and reg_beta 3e-5 for a style,
+the paper lr 1e-5. Deviations:
 
-- The default is `relative`. The published L starts at mean r0^2, which is 40 times larger for an object than for a
+- `relative` is not published. The published L starts at mean r0^2, which is 40 times larger for an object than for a
   style of `emoji`, and its gradient is 10 times larger, so that one `threshold` and one `reg_beta` cannot suit both.
   The relative L starts at 1 and is 0 if r does not correlate with r0, and `reg_beta` is a share of its gradient: a
   parameter of a smaller gradient moves little. Dividing by |r0| gives more weight to timesteps at which the concept
-  contributes little to the prediction, but decides what the image shows. `preset=published` has the script's values.
+  contributes little to the prediction, but decides what the image shows.
 - The images of the concept stay latents here; the scripts generate 1000 images, decode them, and use each once, as
   `datapath` does.
 """
@@ -57,9 +58,9 @@ class CieConfig(CorrelationConfig):
     """
 
     lr: float = Field(default=1e-6, gt=0, lt=1e38)
-    threshold: float = 0.0
-    reg_beta: float = Field(default=0.9, ge=0)
-    relative: bool = True
+    threshold: float = 5e-5
+    reg_beta: float = Field(default=1e-5, ge=0)
+    relative: bool = False
     train_method: TrainMethod = "esd-x"
 
 
@@ -184,5 +185,4 @@ ENTRY = Method(
     uses_preserve=False,
     needs=("latents", "pictures", "context", "write_snapshot"),
     families=("sd", "sdxl", "sd3", "flux", "generic"),
-    published={"relative": False, "threshold": 5e-5, "reg_beta": 1e-5},
 )
