@@ -28,6 +28,7 @@ SPLIT: list[tuple[str, dict[str, Any], float]] = [
     ("adavd", {}, 0.0),
     ("esd", {"iterations": 2, "ddim_steps": 4, "reuse": 2, "lr": 1e-3, "train_method": "esd-x-strict"}, 0.0),
     ("cie", {"iter_break": 2, "images": 2, "sampling_steps": 2, "lr": 1e-3}, 0.0),
+    ("lora", {"iterations": 2, "max_denoising_steps": 4, "reuse": 2, "lr": 1e-3}, 0.0),
     ("ablate", {"train_max_steps": 2, "train_size": 2, "batch_size": 1, "sampling_steps": 1, "base_lr": 1e-3}, 0.0),
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:.*(has no (guides|preserve list)|one after the other)")
