@@ -82,7 +82,8 @@ def test_a_changed_weight_is_noticed(
     eraser: Eraser, tiny_model: Model, change: Callable[[nn.Parameter, Any], None]
 ) -> None:
     eraser.attach(tiny_model).detach()
-    module: Any = tiny_model.text_encoder.get_input_embeddings()
+    encoder: Any = tiny_model.text_encoder
+    module = encoder.get_input_embeddings()
     change(module.weight, module)
     with pytest.raises(WrongBase):
         eraser.attach(tiny_model)
@@ -106,7 +107,8 @@ def test_weights_made_in_inference_mode_are_checked_as_well(eraser: Eraser, tiny
         model = open_model(tiny_sd)
         eraser.attach(model).detach()
         eraser.attach(model).detach()
-        model.text_encoder.get_input_embeddings().weight.mul_(-1)
+        encoder: Any = model.text_encoder
+        encoder.get_input_embeddings().weight.mul_(-1)
         with pytest.raises(WrongBase):
             eraser.attach(model)
 
