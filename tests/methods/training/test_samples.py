@@ -32,11 +32,10 @@ def test_images_of_every_nth_step_are_those_of_its_eraser(tiny_model: Model, tmp
 
 
 def test_images_are_in_the_tracker(tiny_model: Model, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     efface.erase(tiny_model, "cat", context=RunContext(tmp_path), report_to="tensorboard", **SMALL, **SAMPLES)
     (folder,) = {path.parent for path in tmp_path.rglob("events.out*") if path.parent.name == "efface"}
-    events = EventAccumulator(str(folder)).Reload()
+    events = reader.EventAccumulator(str(folder)).Reload()
     assert {event.step for event in events.Images("cat/samples")} == {2, 4}
 
 
