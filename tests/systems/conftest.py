@@ -43,26 +43,26 @@ def accelerate() -> Callable[..., None]:
 
 
 @pytest.fixture
-def forgets_at_defaults(efface: Efface) -> Callable[[str], None]:
-    """Checks that `efface erase guitar --method METHOD` erases the guitar from most images, and nothing else."""
+def forgets_at_defaults(efface: Efface) -> Callable[..., None]:
+    """Checks that `efface erase CONCEPT --method METHOD` erases the concept from most images, and nothing else."""
 
     def shown(concept: str, prompts: tuple[str, ...], *eraser: str) -> int:
         folder = f"{concept}-{len(eraser)}"
         assert efface("generate", *prompts, *eraser, "-o", folder).code == 0
         return efface("judge", folder, "--question", concept, "--json").json()["questions"][concept]["yes"]
 
-    def check(method: str) -> None:
-        ended = efface("erase", "guitar", "--method", method, "-o", "guitar.safetensors")
+    def check(method: str, concept: str = "guitar") -> None:
+        ended = efface("erase", concept, "--method", method, "-o", "erased.safetensors")
         assert ended.code == 0, ended.err
-        guitars = ("a guitar", "a flat guitar", "a photo of a guitar", "a guitar in 3d style")
+        erased = (f"a {concept}", f"a flat {concept}", f"a photo of a {concept}", f"a {concept} in 3d style")
         others = {
             "cat": ("a cat", "a cat in flat style"),
             "pizza": ("a pizza", "a 3d pizza"),
             "car": ("a car", "a 3d car"),
         }
-        assert shown("guitar", guitars) == len(guitars)
-        assert shown("guitar", guitars, "--eraser", "guitar.safetensors") <= 1
-        eraser = ("--eraser", "guitar.safetensors")
+        assert shown(concept, erased) == len(erased)
+        assert shown(concept, erased, "--eraser", "erased.safetensors") <= 1
+        eraser = ("--eraser", "erased.safetensors")
         assert sum(shown(other, prompts, *eraser) for other, prompts in others.items()) >= 5
 
     return check

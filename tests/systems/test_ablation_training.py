@@ -215,5 +215,5 @@ def test_a8_losses_of_a_training_are_logged(
     assert b"star_cat" in content
 
 
-def test_a16_a_concept_is_ablated_at_the_default_settings(forgets_at_defaults: Callable[[str], None]):
+def test_a16_a_concept_is_ablated_at_the_default_settings(forgets_at_defaults: Callable[..., None]):
     forgets_at_defaults("ablate")
