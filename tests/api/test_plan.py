@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import struct
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch.func import functional_call
@@ -24,30 +23,7 @@ from efface.models.checkpointing import checkpointed
 from efface.models.memory import denoiser_arguments, part_sizes, work_memory
 from efface.models.storage.folder import Folder
 
-# Parameters of the published denoisers.
-FLUX_CONFIG = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
-SDXL_CONFIG = {
-    "sample_size": 128, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
-    "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
-SD35_CONFIG = {
-    "sample_size": 128, "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432,
-    "pos_embed_max_size": 192, "qk_norm": "rms_norm",
-}  # fmt: skip
-
-
-def folder_of(path: Path, part: str, kind: str, config: dict[str, Any]) -> Folder:
-    """A model folder with the configuration of its denoiser and nothing else."""
-    (path / part).mkdir(parents=True)
-    parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters.values()
-    config = {p.name: p.default for p in parameters if p.default is not p.empty} | config
-    (path / part / "config.json").write_text(json.dumps({"_class_name": kind, **config}))
-    (path / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", part: ["diffusers", kind]}))
-    return Folder(path)
+ROOT = Path(__file__).parents[2]
 
 
 def write_header(file: Path, shapes: dict[str, list[int]], dtype: str, each: int) -> int:
@@ -63,22 +39,20 @@ def write_header(file: Path, shapes: dict[str, list[int]], dtype: str, each: int
 
 
 @pytest.mark.parametrize(
-    ("part", "kind", "config", "billions"),
-    [
-        ("transformer", "FluxTransformer2DModel", FLUX_CONFIG, 11.901),
-        ("unet", "UNet2DConditionModel", SDXL_CONFIG, 2.567),
-        ("transformer", "SD3Transformer2DModel", SD35_CONFIG, 8.057),
-    ],
+    ("name", "part", "billions"),
+    [("FLUX.1 dev", "transformer", 11.901), ("SDXL", "unet", 2.567), ("SD3.5 large", "transformer", 8.057)],
 )
 def test_published_sizes_follow_from_configurations_and_headers(
-    tmp_path: Path, part: str, kind: str, config: dict[str, Any], billions: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str, billions: float
 ) -> None:
-    folder = folder_of(tmp_path, part, kind, config)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    published = import_module("published_models").write_configs(name, tmp_path / "published")
+    folder = Folder(published)
     size = part_sizes(folder)[part]
     assert size.parameters == pytest.approx(billions * 1e9, rel=1e-3)
     assert size.file_bytes is None
     shapes = {"a": [size.parameters // 2], "b": [size.parameters - size.parameters // 2]}
-    write_header(tmp_path / part / "diffusion_pytorch_model.safetensors", shapes, "BF16", 2)
+    write_header(published / part / "diffusion_pytorch_model.safetensors", shapes, "BF16", 2)
     found = part_sizes(folder)[part]
     assert (found.parameters, found.file_bytes) == (size.parameters, 2 * size.parameters)
 
