@@ -8,6 +8,7 @@ import transformers as _transformers
 
 WORDS = ["a", "an", "of", "in", "the", "cat", "dog", "horse", "house", "car", "boat", "bird", "golf", "ball", "red"]
 WORDS += ["blue", "art", "photo", "image", "painting"]
+QWEN3_CHAT = "<|im_start|> user {{ messages[0]['content'] }} <|im_end|> <|im_start|> assistant <think> </think>"
 # Their annotations are narrower than what they take.
 diffusers: Any = _diffusers
 transformers: Any = _transformers
@@ -138,9 +139,7 @@ def tiny_pixart(tiny_sd: Path) -> Any:
 
 
 def tiny_flux2(tiny_sd: Path) -> Any:
-    tokenizer = word_tokenizer(
-        "<|im_start|> user {{ messages[0]['content'] }} <|im_end|> <|im_start|> assistant <think> </think>"
-    )
+    tokenizer = word_tokenizer(QWEN3_CHAT)
     config = transformers.Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=27, head_dim=8,
         num_attention_heads=1, num_key_value_heads=1,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from tiny_families import WORDS, diffusers, t5_parts, tiny_lumina, tiny_vae, transformers, word_tokenizer
+from tiny_families import QWEN3_CHAT, WORDS, diffusers, t5_parts, tiny_lumina, tiny_vae, transformers, word_tokenizer
 
 Parts = dict[str, Any]
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler
@@ -148,9 +148,7 @@ def qwen_vl(words: int) -> Any:
 
 
 def of_z_image(tiny_sd: Path) -> Parts:
-    tokenizer = word_tokenizer(
-        "<|im_start|> user {{ messages[0]['content'] }} <|im_end|> <|im_start|> assistant <think> </think>"
-    )
+    tokenizer = word_tokenizer(QWEN3_CHAT)
     config = transformers.Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=8,
         num_attention_heads=2, num_key_value_heads=1,
