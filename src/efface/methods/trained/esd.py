@@ -34,7 +34,15 @@ from efface.methods.base import Method, SnapshotWriter
 from efface.methods.trained.denoiser_parameters import TrainMethod, trained_parameters
 from efface.methods.training.objective import Batch, Losses, Objective, TrainingConfig, seeded
 from efface.methods.training.run import combine_components, train_concepts
-from efface.methods.training.trajectories import Points, Rounds, TrajectorySampler, latent_shape
+from efface.methods.training.trajectories import (
+    Points,
+    Rounds,
+    TrajectorySampler,
+    latent_shape,
+    predictions_at,
+    shuffled,
+    trajectories_per_sample,
+)
 from efface.methods.training.weights import Copies, Networks
 from efface.models.model import Model
 from efface.progress import RunContext
@@ -61,7 +69,6 @@ _TRAINED_BY_KIND: dict[str, tuple[TrainMethod, TrainMethod]] = {
     "sdxl": ("esd-x", "esd-x"),
     "flux": ("esd-x", "esd-x"),
 }
-_TRAJECTORIES_PER_SAMPLE = 4  # trajectories of a round, for each sample of a batch
 
 
 class EsdConfig(TrainingConfig):
@@ -171,8 +178,7 @@ class Esd(Objective):
         if len(prompts) > 1:
             samples = config.iterations * config.batch_size
             self._points_each = min(self._points_each, max(1, samples // (2 * len(prompts))))
-        needed = -(-config.iterations // self._points_each)
-        self._trajectories = 1 if config.reuse == 1 else min(_TRAJECTORIES_PER_SAMPLE, needed)
+        self._trajectories = trajectories_per_sample(config.iterations, self._points_each, config.reuse)
         self._rounds = Rounds(self._sample_round, self._trajectories * self._points_each)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -195,7 +201,7 @@ class Esd(Objective):
         """The text f of each sample, which the student reads, (b, R, d)."""
         return self._erase_from.expand(len(concept), -1, -1) if len(self._erase_from) else self._concepts[concept]
 
-    def _target(self, null: Tensor, concept: Tensor, start: Tensor | None) -> Tensor:
+    def _target(self, null: Tensor, concept: Tensor, start: Tensor | None = None) -> Tensor:
         """The target a - eta [c - ''] from predictions of the same shape; `start` is that for `erase_from`."""
         if start is None:
             start = null if self._config.target == "null" else concept
@@ -216,10 +222,8 @@ class Esd(Objective):
         predict = self._networks.teacher if config.latents == "frozen" else self._networks.student
         x, predictions = self._sampler.sample(predict, noise, texts, stops, last=known)
         points = {"x": x.flatten(0, 1), "t": times.flatten().to(self._device), "concept": concepts.repeat_interleave(k)}
-        null, concept = predictions.flatten(1, 2)
-        points["target"] = self._target(null, concept, None) if known else self._targets(points, n)
-        order = torch.randperm(n * k, generator=generator).to(self._device)
-        return {name: tensor[order].unflatten(0, (-1, config.batch_size)) for name, tensor in points.items()}
+        points["target"] = self._target(*predictions.flatten(1, 2)) if known else self._targets(points, n)
+        return shuffled(points, config.batch_size, generator)
 
     def _concepts_of(self, slot: int, first: int, n: int) -> Tensor:
         """The concepts of n trajectories of a slot from number `first` on: repeated cycles of all, each shuffled."""
@@ -229,18 +233,13 @@ class Esd(Objective):
         return torch.cat(orders)[first % of :][:n]
 
     def _targets(self, points: Points, batch_size: int) -> Tensor:
-        """The targets of points; a batch of the teacher has all prompts of `batch_size` points."""
-        targets: list[Tensor] = []
-        parts = [points[name].split(batch_size) for name in ("x", "t", "concept")]
-        for x, t, concept in zip(*parts, strict=True):
-            b = len(x)
-            texts = [self._null.expand(b, -1, -1), self._concepts[concept]]
-            if len(self._erase_from):
-                texts.append(self._student_text(concept))
-            m = len(texts)
-            predicted = self._networks.teacher(x.repeat(m, 1, 1, 1), t.repeat(m), torch.cat(texts)).chunk(m)
-            targets.append(self._target(predicted[0], predicted[1], predicted[2] if m > 2 else None))
-        return torch.cat(targets)
+        """The targets of points, (m, C, h, w); a batch of the teacher has all prompts of `batch_size` points."""
+        return self._target(*predictions_at(self._networks.teacher, points, "concept", self._texts_of, batch_size))
+
+    def _texts_of(self, concepts: Tensor) -> list[Tensor]:
+        """The texts of the target for concepts (b,): '', c and, with `erase_from`, f, (b, R, d) each."""
+        source = [self._student_text(concepts)] if len(self._erase_from) else []
+        return [self._null.expand(len(concepts), -1, -1), self._concepts[concepts], *source]
 
 
 def _names(request: Request, config: EsdConfig) -> list[str]:

@@ -9,7 +9,7 @@ Shapes: n trajectories with k points each, C latent channels, h and w latent siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 Points = dict[str, Tensor]
+_TRAJECTORIES_PER_SAMPLE = 4  # trajectories of a round, for each sample of a batch
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,53 @@ class Rounds:
             slot, _, name = key.partition(".")
             if int(slot) in slots:
                 self._rounds.setdefault(int(slot), {})[name] = tensor if name == "round" else tensor.to(device)
+
+
+def trajectories_per_sample(iterations: int, points_each: int, reuse: int) -> int:
+    """The number of trajectories of a round, for each sample of a batch.
+
+    Args:
+        iterations: The steps of the training.
+        points_each: The points of a trajectory that are trained on.
+        reuse: The largest number of them; 1 is the published procedure, a new trajectory for each step.
+    """
+    return 1 if reuse == 1 else min(_TRAJECTORIES_PER_SAMPLE, -(-iterations // points_each))
+
+
+def predictions_at(
+    predict: Predict, points: Points, label: str, texts: Callable[[Tensor], Sequence[Tensor]], batch_size: int
+) -> Tensor:
+    """The predictions of a network at points for several prompts, (prompts, m, C, h, w).
+
+    Args:
+        predict: The network; a batch has all prompts of `batch_size` points.
+        points: The points: "x" (m, C, h, w), "t" (m,), and the labels (m,).
+        label: The name of the labels.
+        texts: From labels (b,) to the text of each prompt, (b, R, d).
+        batch_size: The points of a batch.
+    """
+    batches: list[Tensor] = []
+    for x, t, labels in zip(*(points[name].split(batch_size) for name in ("x", "t", label)), strict=True):
+        prompts = texts(labels)
+        n = len(prompts)
+        predicted = predict(x.repeat(n, 1, 1, 1), t.repeat(n), torch.cat([*prompts]))
+        batches.append(predicted.unflatten(0, (n, -1)))
+    return torch.cat(batches, dim=1)
+
+
+def shuffled(points: Points, batch_size: int, generator: torch.Generator) -> Points:
+    """Points in a random order, as batches.
+
+    Args:
+        points: The points, (m, ...).
+        batch_size: The points b of a batch.
+        generator: The source of randomness, on the CPU.
+
+    Returns:
+        The batches, (m / b, b, ...).
+    """
+    order = torch.randperm(len(points["x"]), generator=generator).to(points["x"].device)
+    return {name: tensor[order].unflatten(0, (-1, batch_size)) for name, tensor in points.items()}
 
 
 def latent_shape(model: Model, image_size: int | None) -> tuple[int, int, int]:

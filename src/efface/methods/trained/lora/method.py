@@ -39,13 +39,20 @@ from efface.methods.trained.lora.config import LoraConfig
 from efface.methods.training.low_rank import LowRank
 from efface.methods.training.objective import Batch, Losses, Objective, seeded
 from efface.methods.training.run import combine_components, train_concepts
-from efface.methods.training.trajectories import Points, Rounds, TrajectorySampler, latent_shape
+from efface.methods.training.trajectories import (
+    Points,
+    Rounds,
+    TrajectorySampler,
+    latent_shape,
+    predictions_at,
+    shuffled,
+    trajectories_per_sample,
+)
 from efface.methods.training.weights import Networks
 from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Request
 
-_TRAJECTORIES_PER_SAMPLE = 4  # trajectories of a round, for each sample of a batch
 _FIRST_VALUES = -1  # the slot of the generator of the factors
 _TARGET, _POSITIVE, _UNCONDITIONAL, _NEUTRAL = range(4)
 
@@ -80,8 +87,7 @@ class Lora(Objective):
             set_guidance=model.with_guidance,
         )
         self._points_each = min(config.reuse, config.max_denoising_steps)
-        needed = -(-config.iterations // self._points_each)
-        self._trajectories = 1 if config.reuse == 1 else min(_TRAJECTORIES_PER_SAMPLE, needed)
+        self._trajectories = trajectories_per_sample(config.iterations, self._points_each, config.reuse)
         self._rounds = Rounds(self._sample_round, self._trajectories * self._points_each)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -123,8 +129,7 @@ class Lora(Objective):
         known = {self._column(_UNCONDITIONAL): unconditional, self._column(_TARGET): target} if is_known else {}
         points["target"] = self._targets(points, known, n)
         points["set"] = points["set"].to(self._device)
-        order = torch.randperm(n * k, generator=generator).to(self._device)
-        return {name: tensor[order].unflatten(0, (-1, config.batch_size)) for name, tensor in points.items()}
+        return shuffled(points, config.batch_size, generator)
 
     def _column(self, role: int) -> tuple[int, ...]:
         """The rows of the texts of a role in all sets: equal for roles with the same prompts."""
@@ -134,28 +139,19 @@ class Lora(Objective):
         """The targets of points (m, C, h, w), from known predictions and those that the base makes here."""
         roles = {self._column(role): role for role in (_NEUTRAL, _POSITIVE, _UNCONDITIONAL)}
         missing = {column: role for column, role in roles.items() if column not in known}
-        predictions = {**known, **self._asked(points, missing, batch_size)}
+        predictions = dict(known)
+        if missing:
+
+            def texts(sets: Tensor) -> list[Tensor]:
+                return [self._text(sets, role) for role in missing.values()]
+
+            of_base = predictions_at(self._networks.teacher, points, "set", texts, batch_size)
+            predictions |= zip(missing, of_base, strict=True)
         neutral, positive, unconditional = (
             predictions[self._column(role)] for role in (_NEUTRAL, _POSITIVE, _UNCONDITIONAL)
         )
         sign = -1 if self._config.action == "erase" else 1
         return neutral + sign * self._config.guidance_scale * (positive - unconditional)
-
-    def _asked(
-        self, points: Points, roles: Mapping[tuple[int, ...], int], batch_size: int
-    ) -> dict[tuple[int, ...], Tensor]:
-        """The base's predictions at points for the prompts of some roles, (m, C, h, w) each, by the rows of the texts.
-
-        A batch has all these prompts of `batch_size` points.
-        """
-        if not roles:
-            return {}
-        batches: list[Tensor] = []
-        for x, t, sets in zip(*(points[name].split(batch_size) for name in ("x", "t", "set")), strict=True):
-            texts, n = torch.cat([self._text(sets, role) for role in roles.values()]), len(roles)
-            predicted = self._networks.teacher(x.repeat(n, 1, 1, 1), t.repeat(n), texts)
-            batches.append(predicted.unflatten(0, (n, -1)))
-        return dict(zip(roles, torch.cat(batches, dim=1), strict=True))
 
 
 def erase(
