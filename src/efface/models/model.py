@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from efface.errors import BadInput
@@ -28,8 +28,6 @@ from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from efface.models.storage.folder import Folder
 
 TEXT, POOLED = "text", "pooled"  # names of text streams

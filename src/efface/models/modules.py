@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from efface.models.placement import dequantised
-
 
 def plain(module: Any) -> Any:
     """The module inside `torch.compile(module)`; any other module is returned unchanged."""
@@ -17,7 +15,7 @@ def plain(module: Any) -> Any:
 
 def state_of(module: Any) -> Mapping[str, Tensor]:
     """Its tensors by their names in its file, even if it is compiled or has a LoRA loaded."""
-    return {_without_lora(name): dequantised(tensor) for name, tensor in plain(module).state_dict().items()}
+    return {_without_lora(name): tensor for name, tensor in plain(module).state_dict().items()}
 
 
 def parameters_of(module: Any) -> Mapping[str, nn.Parameter]:

@@ -19,7 +19,7 @@ from efface.files import sha256_of_tensors
 from efface.models.active import hash_with_active
 from efface.models.model import POOLED, TEXT, Model
 from efface.models.modules import parameters_of, state_of
-from efface.models.placement import numbers_of
+from efface.models.placement import dequantised, numbers_of
 from efface.models.pretrained import class_of, load_part
 from efface.models.runtime import offload_parts, prepare_denoiser
 from efface.models.storage.completeness import check_tokenizer
@@ -309,7 +309,7 @@ class PartsModel(Model):
 
     def part_hash(self, part: str) -> str:
         if self._files is None:
-            return sha256_of_tensors(state_of(self._part(part)))
+            return sha256_of_tensors({name: dequantised(one) for name, one in state_of(self._part(part)).items()})
         ahead = self._ahead.pop(part, None)
         return ahead.result() if ahead else self._files.hash(part)
 
