@@ -3,6 +3,7 @@
 import pytest
 
 from efface.cli import output, run
+from efface.methods import METHODS
 
 
 @pytest.mark.parametrize("json", [False, True])
@@ -32,3 +33,13 @@ def test_an_interrupted_command_says_how_to_continue(interruption, monkeypatch, 
     for command in ("erase cat", "judge images", "export", "import", "compose", "compare", "methods"):
         assert run.run(command.split()) == 130
         assert capsys.readouterr().err == "efface: interrupted\n"
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS.names() if METHODS.get(name).trained])
+def test_every_method_that_trains_continues(method, monkeypatch, capsys):
+    def app(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "app", app)
+    assert run.run(["erase", "cat", "--method", method]) == 130
+    assert "continues the work" in capsys.readouterr().err

@@ -25,7 +25,7 @@ _INTERRUPTED, _CONTINUES = "interrupted", "; the same command with the same outp
 #: The commands that continue their work, always or with one of these words among their arguments.
 _RESUMED: Mapping[str, Collection[str]] = {
     "attack": (), "demo": (), "evaluate": (), "fetch": (), "generate": (),
-    "erase": ("--each", "--config", "ablate", "cie", "esd", "sepce"), "judge": ("train", "--prompts"),
+    "erase": ("--each", "--config", "ablate", "cie", "esd", "lora", "sepce"), "judge": ("train", "--prompts"),
 }  # fmt: skip
 
 
