@@ -41,12 +41,8 @@ _ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size"
 _ABLATE_LESS: Final[Settings] = {**_ABLATE, "parameter_group": "cross-attn", "regularization": False}
 #: The published loss, whose values do not suit styles.
 _CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200, "threshold": -0.0015}
-_CIE_RELATIVE: Final[Settings] = {
-    **_CIE, "relative": True, "iter_break": 300, "threshold": -2.0, "reg_beta": 0.9,
-}  # fmt: skip
-_CIE_LESS: Final[Settings] = {
-    **_CIE_RELATIVE, "train_method": "esd-x-strict", "iter_break": 100, "threshold": -1.0,
-}  # fmt: skip
+_CIE_RELATIVE: Final[Settings] = {**_CIE, "relative": True, "iter_break": 300, "threshold": -2.0, "reg_beta": 0.9}
+_CIE_KEYS: Final[Settings] = {**_CIE_RELATIVE, "train_method": "esd-x-strict", "iter_break": 100, "threshold": -1.0}
 _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0}
 
 RECOMMENDED = {
@@ -78,8 +74,8 @@ RECOMMENDED = {
         settings={
             "object": _CIE,
             "style": _CIE_RELATIVE,
-            "memorised": _CIE_LESS,
-            "unsafe": _CIE_LESS,
+            "memorised": _CIE_KEYS,
+            "unsafe": _CIE_KEYS,
         }
     ),
     "sepce": Recommended(
