@@ -66,7 +66,7 @@ def load(path: Path, format: str, base: Path) -> Any:
     ("family", "format"),
     [
         *((family, format) for family in ("sd2", "sdxl", "sd3", "flux") for format in ("lora", "diffusers", "uce")),
-        ("sd2", "kohya"), ("sdxl", "kohya"), ("sd2", "single-file"), ("chroma", "diffusers"),
+        ("sd2", "kohya"), ("sdxl", "kohya"), ("flux", "kohya"), ("sd2", "single-file"), ("chroma", "diffusers"),
     ],
 )  # fmt: skip
 def test_what_is_loaded_draws_as_with_the_eraser_attached(
@@ -80,7 +80,7 @@ def test_what_is_loaded_draws_as_with_the_eraser_attached(
     check(draw(load(path, format, saved(family))), expected, plain)
 
 
-@pytest.mark.parametrize(("family", "format"), [("sd3", "kohya"), ("flux", "kohya"), ("sdxl", "single-file")])
+@pytest.mark.parametrize(("family", "format"), [("sd3", "kohya"), ("sdxl", "single-file")])
 def test_formats_of_other_families_are_refused(tiny: Tiny, tmp_path: Path, family: str, format: str) -> None:
     eraser = efface.erase(tiny(family), "cat", "dog")
     with pytest.raises(BadInput, match=r"export it as (lora|diffusers)"):
@@ -218,7 +218,10 @@ def test_an_eraser_attached_loaded_by_diffusers_imported_or_baked_predicts_the_s
     ("family", "format", "message"),
     [
         ("pixart", "lora", "cannot load a LoRA into a PixArtSigmaPipeline; export the eraser as diffusers or uce"),
-        *((family, "kohya", "kohya's names are for U-Nets") for family in ("flux2", "chroma", "sana", "wan", "pixart")),
+        *(
+            (family, "kohya", "kohya's names are for U-Nets and FLUX.1")
+            for family in ("flux2", "sana", "wan", "pixart")
+        ),
         *((family, "lora", "is read by 'pow'.*attach the eraser") for family in NORMED),
         *(("hunyuan-dit", format, "is read by 'cat'.*attach the eraser") for format in ("lora", "uce", "diffusers")),
     ],

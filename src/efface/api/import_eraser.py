@@ -20,7 +20,7 @@ from efface.eraser.file import write_record
 from efface.errors import BadFile, BadInput, NothingToImport
 from efface.files import cache_folder, from_cache, keep_in_cache, sha256_of_file
 from efface.formats.layers import concept_of_layers, read_layers
-from efface.formats.lora import is_kohya, is_lora, lora_edits
+from efface.formats.lora_reader import is_kohya, is_lora, lora_edits
 from efface.formats.reading import Checkpoint, read_checkpoint
 from efface.formats.weights import weight_edits
 from efface.models import Model

@@ -1,4 +1,4 @@
-"""LoRA files of kohya's sd-scripts, which ComfyUI and A1111 read. `lora.py` has the reader.
+"""LoRA files of kohya's sd-scripts, which ComfyUI and A1111 read. `kohya_flux` has the names of FLUX.1.
 
     lora_unet_MODULE.{lora_down, lora_up}.weight, .alpha     MODULE in diffusers' names, with "_" for "."; of SDXL in
                                                              those of sgm (input_blocks_4_1_...)
@@ -21,8 +21,12 @@ from torch import Tensor
 from efface.errors import BadInput
 from efface.formats.base import Exported, Exporter, save_lora
 from efface.formats.changes import ParameterChange, parameter_changes
-from efface.formats.lora import has_unet
-from efface.formats.low_rank import Factors, factors_of, padded_to_one_rank
+from efface.formats.empty_denoiser import empty_denoiser
+from efface.formats.flux_names import has_flux_names
+from efface.formats.kohya_flux import flux_tensors
+from efface.formats.loaded_lora import check_loads
+from efface.formats.lora import exported_lora, has_unet
+from efface.formats.low_rank import Factors, factors_of, low_rank, padded_to_one_rank
 from efface.formats.model_spec import model_spec
 from efface.formats.names import kohya_name, original_name
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     if not has_unet(model):
-        raise BadInput(f"kohya's names are for U-Nets, and {model.name} is a transformer; export it as lora.")
+        return _write_flux(eraser, model, path, rank, force)
     changes = [_written(change, rank) for change in parameter_changes(eraser, model)]
     if not changes:
         raise BadInput("The eraser changes no weight; there is nothing to export.")
@@ -53,6 +57,18 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
     save_lora(path, tensors, eraser, model, force, **module, **sizes, **model_spec(eraser, model))
     lost, size = sum(change.lost for change in changes), sum(change.size for change in changes)
     return Exported(path, len(changes), largest or None, (lost / size) ** 0.5 if size else 0.0)
+
+
+def _write_flux(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
+    if not has_flux_names(model):
+        raise BadInput(f"kohya's names are for U-Nets and FLUX.1, and {model.name} is neither; export it as lora.")
+    factors = low_rank(eraser, model, rank)
+    tensors = flux_tensors(empty_denoiser(model), factors)
+    check_loads(model, tensors, factors)
+    sizes = {"ss_network_dim": factors[0].rank, "ss_network_alpha": factors[0].rank}
+    module = {"ss_network_module": "networks.lora_flux"}
+    save_lora(path, tensors, eraser, model, force, **module, **sizes, **model_spec(eraser, model))
+    return exported_lora(path, factors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import BadInput
+from efface.formats.empty_denoiser import empty_denoiser
 from efface.formats.low_rank import Factors
-from efface.models.modules import plain
-from efface.models.pretrained import class_of
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -30,53 +29,65 @@ _ADAPTER = "written"
 
 
 def check_loads(model: Model, tensors: Mapping[str, Tensor], factors: Sequence[Factors]) -> None:
-    """Check that diffusers loads the changes of a denoiser that a LoRA was written for; without peft it is not checked.
+    """Check that diffusers loads the changes that a LoRA was written for; without peft only the parts are checked.
 
     Args:
         model: The model.
         tensors: The content of the file.
-        factors: The changes.
+        factors: The changes. Those of text encoders are not compared.
 
     Raises:
-        BadInput: The model's pipeline loads no LoRA, or makes other changes of it.
+        BadInput: The model's pipeline loads no LoRA of a part, or makes other changes of it.
     """
     import diffusers
 
-    wanted = {of_module.module: of_module for of_module in factors if of_module.part == "denoiser"}
     kind: Any = getattr(diffusers, getattr(model, "pipeline_class", ""), None)
-    if not wanted or kind is None or find_spec("peft") is None:
+    if kind is None:
         return
     if not hasattr(kind, "load_lora_weights"):
         raise BadInput(f"diffusers cannot load a LoRA into a {kind.__name__}; export the eraser as diffusers or uce.")
-    denoiser = _without_weights(model)
-    part = f"{model.denoiser_part}."
-    of_denoiser = {name: tensor for name, tensor in tensors.items() if name.startswith((part, "lora_unet_"))}
-    with _quiet():
-        _pipeline(kind, model.denoiser_part, denoiser).load_lora_weights(of_denoiser, adapter_name=_ADAPTER)
+    parts = {model.denoiser_part if of_module.part == "denoiser" else of_module.part for of_module in factors}
+    if unread := sorted(parts.difference(kind._lora_loadable_modules)):
+        raise BadInput(
+            f"diffusers loads no LoRA of the {unread[0]} of a {kind.__name__}; export the eraser as diffusers."
+        )
+    wanted = [of_module for of_module in factors if of_module.part == "denoiser"]
+    if wanted and find_spec("peft") is not None:
+        check_changes(kind, model.denoiser_part, empty_denoiser(model), tensors, wanted)
+
+
+def check_changes(
+    kind: Any, part: str, denoiser: nn.Module, tensors: Mapping[str, Tensor], factors: Sequence[Factors]
+) -> None:
+    """Check that a pipeline's own loader makes of a file the changes of a denoiser that it was written for.
+
+    Args:
+        kind: The class of the pipeline.
+        part: The pipeline's name for the denoiser.
+        denoiser: A denoiser without weights, which receives the LoRA.
+        tensors: The content of the file.
+        factors: The changes.
+
+    Raises:
+        BadInput: The loader fails or makes other changes.
+    """
+    wanted = {of_module.module: of_module for of_module in factors}
+    of_denoiser = {name: tensor for name, tensor in tensors.items() if name.startswith((f"{part}.", "lora_unet_"))}
+    try:
+        with _quiet():
+            _pipeline(kind, part, denoiser).load_lora_weights(of_denoiser, adapter_name=_ADAPTER)
+    except Exception as error:  # its conversions of names fail in any way
+        raise BadInput(
+            f"diffusers cannot load a LoRA with these names into a {kind.__name__} of this size; export the eraser in "
+            "another format, such as diffusers."
+        ) from error
     layers = {name: module for name, module in denoiser.named_modules() if _ADAPTER in getattr(module, "lora_A", ())}
     for name in sorted(layers.keys() | wanted.keys()):
-        if name not in layers or name not in wanted or not _equal(layers[name], wanted[name]):
+        if name not in layers or not _equal(layers[name], wanted.get(name)):
             raise BadInput(
                 f"diffusers does not load the change of {name} from a LoRA for a {kind.__name__}; export the eraser as "
                 "diffusers or uce."
             )
-
-
-def _without_weights(model: Model) -> nn.Module:
-    """A denoiser of the model's class and configuration, whose weights are zeros that take no memory."""
-    if model.folder is None:
-        network: Any = plain(model.denoiser)
-        kind, config = type(network), network.config
-    else:
-        kind, config = class_of(model.files, model.denoiser_part), model.files.config(model.denoiser_part)
-    with torch.device("meta"):
-        denoiser: nn.Module = kind.from_config(dict(config))
-    for module in denoiser.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            # One number for all elements. Factors that are loaded beside weights on `meta` would be moved there.
-            zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
-            setattr(module, name, nn.Parameter(zeros, requires_grad=False))
-    return denoiser
 
 
 def _pipeline(kind: Any, part: str, denoiser: nn.Module) -> Any:
@@ -87,11 +98,13 @@ def _pipeline(kind: Any, part: str, denoiser: nn.Module) -> Any:
     return kind(**{**dict.fromkeys(needed), **options, part: denoiser})
 
 
-def _equal(loaded: Any, written: Factors) -> bool:
-    """Whether a loaded layer and the factors change random inputs equally, up to rounding."""
-    down, up = (getattr(loaded, name)[_ADAPTER].weight.flatten(1).float() for name in ("lora_A", "lora_B"))
+def _equal(loaded: Any, written: Factors | None) -> bool:
+    """Whether a loaded layer and the factors, or no change, act equally on random inputs, up to rounding."""
+    down, up = (getattr(loaded, name)[_ADAPTER].weight.detach().flatten(1).float() for name in ("lora_A", "lora_B"))
     probes = torch.randn(down.shape[1], 4, generator=torch.Generator().manual_seed(0))
     change = loaded.scaling[_ADAPTER] * (up @ (down @ probes))
+    if written is None:
+        return not change.any()
     expected = written.up.float() @ (written.down.float() @ probes)
     return float((change - expected).norm()) <= _MARGIN * float(expected.norm())
 

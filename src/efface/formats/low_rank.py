@@ -105,8 +105,8 @@ def factors_of(change: ParameterChange, rank: int | None) -> Factors:
     full, module = f"{change.part}.{change.name}", change.name.removesuffix(".weight")
     if change.weight.ndim not in (2, 4) or module == change.name or "embeddings." in change.name:
         raise BadInput(
-            f"The eraser changes {full}, which a LoRA cannot represent; export it as kohya (biases and norms), uce, "
-            "diffusers or single-file."
+            f"The eraser changes {full}, which a LoRA cannot represent; export it as kohya (biases and norms of a "
+            "U-Net), uce, diffusers or single-file."
         )
     if change.rest is None and change.up is not None and change.down is not None:
         up, down = change.up, change.down
@@ -116,7 +116,7 @@ def factors_of(change: ParameterChange, rank: int | None) -> Factors:
     if rank is None:
         raise BadInput(
             f"The eraser's change of {full} is not of low rank; pass --rank, e.g. --rank 16, to approximate it, or "
-            "export it as kohya without --rank, which is exact."
+            "export it as kohya without --rank, which is exact for a U-Net."
         )
     up, down, lost, size = _leading(change.matrix, rank)
     return Factors(change.part, module, change.weight.shape, up.float(), down.float(), lost, size)

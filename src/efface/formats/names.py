@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from efface.models import Model
 
 _WRAPPERS = ("state_dict.", "model_state_dict.", "module.", "base_model.model.", "model.")
-_DENOISERS = ("", "unet.", "transformer.", "denoiser.", "diffusion_model.", compvis.DENOISER)
+DENOISERS = ("", "unet.", "transformer.", "denoiser.", "diffusion_model.", compvis.DENOISER)
 _COMPILED = re.compile(r"_orig_mod[._]")  # `torch.compile` inserts it at the module that it compiled
 # Tensors in checkpoints that an eraser never changes: noise schedules, counters, other parts, and embeddings of words
 # that exist only for training (Concept Ablation).
@@ -64,7 +64,7 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
         if ema:
             table[compvis.ema_name(original)] = full
             continue
-        table |= {f"{lead}{spelling}": full for lead in _DENOISERS for spelling in (name, original)}
+        table |= {f"{lead}{spelling}": full for lead in DENOISERS for spelling in (name, original)}
     return table
 
 
