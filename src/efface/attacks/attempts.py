@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from pydantic import Field
@@ -210,8 +211,8 @@ def attack_erasers(
         )
         results = {name: attack_prompts(run, eraser, name, jobs, out, progress) for name, eraser in erasers.items()}
     finally:
-        for path in () if run.stores_images else out.glob("*/**/*.png"):
-            path.unlink()
+        for folder in () if run.stores_images else (out / "images", out / "searches"):
+            rmtree(folder, ignore_errors=True)  # with the metadata, which would name missing images
     return recall, false_positives, results
 
 
@@ -232,13 +233,17 @@ def attack_prompts(
     record.parent.mkdir(parents=True, exist_ok=True)
     stored = (Attempt.from_dict(row) for row in read_rows(record))
     done = {(attempt.prompt, attempt.seed): attempt for attempt in stored if not attempt.error}
-    scores = run.scores(jobs, eraser, out / "images" / folder_name(name))
+    images = out / "images" / folder_name(name)
+    scores = run.scores(jobs, eraser, images)
     for index, (job, score) in enumerate(zip(jobs, scores, strict=True)):
         if progress:
             progress(f"{run.attack.name} on {name}", index, len(jobs))
         if (job.prompt, job.seed) not in done:
             done[job.prompt, job.seed] = _attempt(run, job, score, eraser, name, index, out)
-            write_rows(record, [attempt.as_dict() for attempt in done.values()])
+            finished = (done.get((one.prompt, one.seed)) for one in dict.fromkeys(jobs))
+            write_rows(record, [attempt.as_dict() for attempt in finished if attempt])
+    # Again, as the last images: the order of the metadata must not depend on which attempts were made in this run.
+    run.images(jobs, eraser, images)
     return AttackResult(tuple(done[job.prompt, job.seed] for job in jobs))
 
 

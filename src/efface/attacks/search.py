@@ -12,7 +12,7 @@ from pathlib import Path
 
 from efface.attacks.base import Attack, Target
 from efface.eraser.eraser import Eraser
-from efface.generation import Job, Sampling, generate_images
+from efface.generation import Image, Job, Sampling, generate_images
 from efface.generation.stored_images import StoredImages
 from efface.judges import Judge, answer_of, score_images
 from efface.methods.base import Latents
@@ -130,7 +130,17 @@ class AttackRun:
         """
         if not jobs:
             return []
-        images = generate_images(
+        return score_images(self.judge, self.images(jobs, eraser, folder), [self.concept])[0][:, 0].tolist()
+
+    def images(self, jobs: Sequence[Job], eraser: Eraser | None, folder: Path) -> list[Image]:
+        """The images of one model; those that are in the folder are not generated again.
+
+        Args:
+            jobs: The images.
+            eraser: The eraser; None for the unedited model.
+            folder: Where the images go.
+        """
+        return generate_images(
             self.model,
             jobs,
             self.sampling,
@@ -141,7 +151,6 @@ class AttackRun:
             progress=self.progress,
             what=self.what,
         )
-        return score_images(self.judge, images, [self.concept])[0][:, 0].tolist()
 
     def answer(self, score: float) -> bool | None:
         """Whether an image with this score shows the concept; None on an error, and if the judge is undecided."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -225,12 +225,15 @@ class FolderWriter:
         self._settle(0)
 
     def finish(self, order: Iterable[str]) -> None:
-        """Rewrite the metadata with these keys first, so that a resumed run ends like an uninterrupted one."""
+        """Rewrite the metadata: these keys in their order, then all others by prompt, seed and file name.
+
+        The order depends only on the keys and on the images, so that a resumed run ends like an uninterrupted one.
+        """
         self.settle()
-        wanted = {key: self.rows[key] for key in order if key in self.rows}
-        write_rows(self.path / METADATA, [*wanted.values(), *(r for k, r in self.rows.items() if k not in wanted)])
-        if failed := [row for key, row in self.errors.items() if key not in self.rows]:
-            write_rows(self.path / ERRORS, failed)
+        first = list(order)
+        write_rows(self.path / METADATA, _ordered(self.rows, first))
+        if failed := {key: row for key, row in self.errors.items() if key not in self.rows}:
+            write_rows(self.path / ERRORS, _ordered(failed, first))
         else:
             (self.path / ERRORS).unlink(missing_ok=True)
 
@@ -265,6 +268,13 @@ class FolderWriter:
         except OSError:
             return False
         return True
+
+
+def _ordered(rows: Mapping[str, Row], first: Iterable[str]) -> list[Row]:
+    """Rows by key in the order of `FolderWriter.finish`."""
+    wanted = {key: rows[key] for key in first if key in rows}
+    others = (row for key, row in rows.items() if key not in wanted)
+    return [*wanted.values(), *sorted(others, key=lambda row: (row["prompt"], row["seed"], row["file_name"]))]
 
 
 class MemoryWriter:
