@@ -10,17 +10,19 @@ import json
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 from efface.errors import FORCE, BadFile, BadInput
 from efface.files import atomic, check_name, locked, why_not_written
 from efface.parsing import parse_json
 
 MARK = "efface.json"
+_ADVICE = f"choose another -o, or pass {FORCE} to replace it"
 
 
 @contextmanager
 def claim(
-    folder: Path, command: str, work: Mapping[str, object], result: str, force: bool
+    folder: Path, command: str, work: Mapping[str, object], result: str, force: bool, advice: str = _ADVICE
 ) -> Generator[None, None, None]:
     """Claim a folder for one piece of work, or resume the same work in it.
 
@@ -32,6 +34,7 @@ def claim(
         work: Everything that determines the outcome, as JSON values.
         result: The file whose presence means that the work is complete.
         force: Whether other or completed work may be replaced.
+        advice: What to do if the folder holds something else.
 
     Raises:
         BadFile: The folder holds something else, another run writes to it, or it cannot be written.
@@ -47,7 +50,7 @@ def claim(
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
             if not force and not is_new and any(path for path in folder.iterdir() if not _is_partial_mark(path)):
-                _check_resumable(folder, mark, content, result)
+                _check_resumable(folder, mark, content, result, advice)
             if force:
                 (folder / result).unlink(missing_ok=True)
             # Partial files of a killed run: anywhere in a folder that has our mark.
@@ -72,14 +75,25 @@ def _is_partial_mark(path: Path) -> bool:
     return path.name.startswith(f".{MARK}.") and path.suffix == ".tmp"
 
 
-def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], result: str) -> None:
+def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], result: str, advice: str) -> None:
     try:
         stored: object = parse_json(mark.read_text(encoding="utf-8"), finite=False)
     except (OSError, ValueError):
-        raise BadFile(f"{folder} is not empty and not efface's; choose another -o, or pass {FORCE}.") from None
-    if stored != json.loads(json.dumps(content)):
-        raise BadFile(f"{folder} holds other work; choose another -o, or pass {FORCE} to replace it.")
+        raise BadFile(f"{folder} is not empty and not efface's; {advice}.") from None
+    if differences := _differences(stored, json.loads(json.dumps(content))):
+        raise BadFile(f"{folder} holds other work ({differences}); {advice}.")
     if (folder / result).exists():
         raise BadFile(
             f"{folder} is already complete: see {folder / result}; choose another -o, or pass {FORCE} to do it again."
         )
+
+
+def _differences(stored: object, content: Mapping[str, object]) -> str:
+    """What the recorded work and this one differ in, in words; empty if they are the same."""
+    if not isinstance(stored, dict):
+        return "" if stored == content else "no record of a command"
+    recorded = cast("dict[str, object]", stored)
+    if recorded.get("command") != content["command"]:
+        return f"of {recorded.get('command', 'another command')}"
+    names = [name for name in content.keys() | recorded.keys() if recorded.get(name) != content.get(name)]
+    return f"with other {', '.join(sorted(names))}" if names else ""

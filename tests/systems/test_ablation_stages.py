@@ -98,7 +98,7 @@ def test_a10_the_second_stage_needs_every_image(
 
 def test_a10_stages_that_cannot_be_used(refused: Callable[..., str], arguments: tuple[object, ...]):
     assert "there is: generate, judge" in refused(*arguments, "--stage", "evaluation", "-o", "two")
-    assert "not a folder" in refused(*arguments, "--stage", "judge", "-o", "none")
+    assert "none has no images to judge: the stage judge needs" in refused(*arguments, "--stage", "judge", "-o", "none")
     Path("i2p.csv").write_text("prompt,categories\na cat,violence\n")
     command = ("evaluate", "cat.safetensors", "--protocol", "i2p", "--prompts", "i2p.csv", *arguments[4:6])
     assert "leave --stage out" in refused(*command, "--judge", "clip", "--stage", "generate", "-o", "two")

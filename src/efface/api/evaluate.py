@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from efface.api.arguments import judge_name, model_from, override
 from efface.api.erasers import named_erasers
+from efface.api.optional import none_is_not_given
 from efface.eraser.base_check import check_base
-from efface.errors import BadInput
+from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_file
 from efface.generation.prompts import PromptFile, read_prompt_file
 from efface.judges import Judge, open_judge
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from efface.settings import Scalar
 
 
+_SECOND_STAGE = "the stage judge needs the folder (-o) and all other arguments of the stage generate, which runs first"
+
+
+@none_is_not_given
 def evaluate(
     erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
     protocol: str | Protocol = "err",
@@ -109,6 +114,8 @@ def evaluate(
         raise BadInput(f"Unknown stage '{stage}'; there is: {', '.join(get_args(Stage))}.")
     if stage and folder is None:
         raise BadInput("The images of a stage stay in a folder; give one.")
+    if stage == "judge" and not (Path(folder or "") / "images").is_dir():
+        raise BadFile(f"{folder} has no images to judge: {_SECOND_STAGE}.")
     entry = PROTOCOLS.get(protocol) if isinstance(protocol, str) else protocol
     chosen = _judge_or_name(entry, model, judge, device)
     request = Request.from_yaml(request) if isinstance(request, (Path, str)) else request
@@ -146,7 +153,8 @@ def evaluate(
         work["eta"] = sampling.eta
     temporary = TemporaryDirectory(prefix="efface-") if folder is None else None
     out = Path(temporary.name) if temporary else Path(folder or "")
-    with nullcontext() if temporary else claim(out, "evaluate", work, PAGE, force):
+    advice = {"advice": _SECOND_STAGE} if stage == "judge" else {}
+    with nullcontext() if temporary else claim(out, "evaluate", work, PAGE, force, **advice):
         if isinstance(chosen, str):
             requests = [request] if request else [eraser.request for eraser in loaded.values()]
             chosen = open_judge(chosen, named_concepts(requests, file), str(opened.device), trust_torchscript)
@@ -181,6 +189,7 @@ def evaluate(
     return replace(evaluation, report=report, folder=temporary)
 
 
+@none_is_not_given
 def propose_adjacent(
     erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
     *,

@@ -102,5 +102,8 @@ class RunImages:
         if self.stage != "judge":
             return self.base if name == BASE else None
         if name not in self._stored:
-            self._stored[name] = StoredImages(self.out / "images" / folder_name(name), complete=True)
+            try:
+                self._stored[name] = StoredImages(self.out / "images" / folder_name(name), complete=True)
+            except BadFile as error:
+                raise BadFile(f"{error} The stage generate has to end first.") from error
         return self._stored[name]
