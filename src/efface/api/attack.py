@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.arguments import judge_name, model_from, override
 from efface.api.erasers import named_erasers
 from efface.api.evaluate import named_concepts
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.attacks import ATTACKS, Attack
 from efface.attacks.attempts import AttackResult, attack_erasers
@@ -98,6 +99,7 @@ class AttackEvaluation(VerbResult):
         }
 
 
+@none_is_not_given
 def attack(
     erasers: EraserLike | Sequence[EraserLike] | Mapping[str, EraserLike],
     attack: str | Attack = "unlearndiff",

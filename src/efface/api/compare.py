@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.images import images_from
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.errors import BadInput, NoInterval
 from efface.generation import Image
@@ -67,6 +68,7 @@ class Comparison(VerbResult):
         return {**super().to_json(), "distances": numbers, "clip_score": scores}
 
 
+@none_is_not_given
 def compare(
     first: ImagesLike,
     second: ImagesLike,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from efface.api.arguments import model_from
 from efface.api.erasers import eraser_list, load_eraser
+from efface.api.optional import none_is_not_given
 from efface.eraser.eraser import compose_erasers
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
 
 
+@none_is_not_given
 def compose(
     *erasers: EraserLike | Sequence[EraserLike],
     without: str | Sequence[str] = (),

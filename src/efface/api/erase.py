@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import model_from
 from efface.api.erasers import eraser_list, load_eraser
+from efface.api.optional import none_is_not_given
 from efface.eraser.base_check import check_base
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import certify_if_stored
@@ -43,13 +44,14 @@ _JOINED = re.compile(r"(?:[A-Z][a-z]{2,}){2,}")
 _CLIP = "clip:openai/clip-vit-base-patch32"
 
 
+@none_is_not_given
 def erase(
     model: ModelLike,
     concepts: Request | str | Sequence[str],
-    to: str | Sequence[str] = (),
+    to: str | Sequence[str] | None = (),
     *,
     kind: str = "object",
-    preserve: Sequence[str] = (),
+    preserve: Sequence[str] | None = (),
     preserve_file: Path | str | None = None,
     method: str = "uce",
     goal: str = "erase",
@@ -103,7 +105,8 @@ def erase(
         BadInput: The request cannot be carried out; the message says what to change.
     """
     listed = read_preserved(Path(preserve_file)) if preserve_file else []
-    preserved = list(dict.fromkeys([*preserve, *listed])) if listed else list(preserve)
+    preserved = list(preserve or ())
+    preserved = list(dict.fromkeys([*preserved, *listed])) if listed else preserved
     if isinstance(concepts, Request):
         request = _extended(concepts, preserved, options) if preserved or options else concepts
     else:

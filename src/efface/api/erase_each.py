@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from efface.api.arguments import model_from
 from efface.api.erase import erase
 from efface.api.erasers import default_name
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.crew import Crew
 from efface.errors import BadFile, BadInput
@@ -43,6 +44,7 @@ class EraseEachResult(VerbResult):
     failures: dict[str, str]
 
 
+@none_is_not_given
 def erase_each(
     dataset: Path | str,
     folder: Path | str,
@@ -52,7 +54,7 @@ def erase_each(
     model: ModelLike = "emoji",
     method: str = "uce",
     kind: str | None = None,
-    preserve: Sequence[str] = (),
+    preserve: Sequence[str] | None = (),
     seed: int | None = None,
     device: DeviceLike = "auto",
     force: bool = False,
@@ -91,7 +93,7 @@ def erase_each(
     """
     folder, crew = Path(folder), crew or Crew(Worker.current())
     concepts = read_concepts(Path(dataset), concept_column)
-    requests = _requests(Path(dataset), concepts, to, kind, preserve, method, settings or {})
+    requests = _requests(Path(dataset), concepts, to, kind, preserve or (), method, settings or {})
     paths = {name: folder / f"{default_name(request)}.safetensors" for name, request in requests.items()}
     if len(set(paths.values())) < len(paths):
         raise BadFile(f"{dataset}: two concepts have the same letters in ASCII, and their erasers the same file name.")

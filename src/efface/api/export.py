@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from efface.api.arguments import model_from
 from efface.api.erasers import load_eraser
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
@@ -49,6 +50,7 @@ class ExportResult(VerbResult):
     existed: bool = False
 
 
+@none_is_not_given
 def export(
     eraser: EraserLike,
     format: str,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.downloads import DownloadError, download, is_url, name_of, unpack
 from efface.errors import FORCE, BadFile, BadInput
@@ -34,6 +35,7 @@ class FetchResult(VerbResult):
     use: str
 
 
+@none_is_not_given
 def fetch(
     kind: str,
     name: str | None = None,

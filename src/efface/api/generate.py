@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import model_from, override
 from efface.api.erasers import eraser_list, load_eraser
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.api.track_images import check_image_tracker, track_images
 from efface.apply.attachment import check_strength
@@ -71,6 +72,7 @@ class GenerateResult(VerbResult):
         }
 
 
+@none_is_not_given
 def generate(
     prompts: str | Path | Sequence[str | Job],
     *,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.arguments import model_from
 from efface.api.erasers import eraser_list, load_eraser
 from efface.api.generate import generate
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.eraser.eraser import compose_erasers
 from efface.errors import BadFile
@@ -41,6 +42,7 @@ class GenerateClassesResult(VerbResult):
     seconds: float
 
 
+@none_is_not_given
 def generate_classes(
     file: Path | str,
     folder: Path | str,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from efface.api.arguments import model_from, override
 from efface.api.erasers import load_eraser, named_sources
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.apply.attachment import check_strength
 from efface.crew import Crew
@@ -56,6 +57,7 @@ class GenerateEachResult(VerbResult):
     seconds: float
 
 
+@none_is_not_given
 def generate_each(
     dataset: Path | str,
     erasers: EraserLike | Sequence[EraserLike],

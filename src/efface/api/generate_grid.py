@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from efface.api.arguments import model_from
 from efface.api.erasers import named_erasers
 from efface.api.generate import GenerateResult, generate, jobs_from
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadFile, BadInput
@@ -64,6 +65,7 @@ class GridResult(VerbResult):
         }
 
 
+@none_is_not_given
 def generate_grid(
     prompts: str | Path | Sequence[str | Job],
     path: Path | str,

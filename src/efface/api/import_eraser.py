@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from efface.api.arguments import model_from
+from efface.api.optional import none_is_not_given
 from efface.edits.kinds import WeightEdit
 from efface.eraser.base_check import base_of, with_parameters
 from efface.eraser.eraser import Eraser
@@ -39,11 +40,12 @@ _LOGGER = logging.getLogger(__name__)
 _VERSION = 1  # of the cache; raised when the same file gives another eraser
 
 
+@none_is_not_given
 def import_eraser(
     path: Path | str,
     model: ModelLike,
     concepts: str | Sequence[str] = (),
-    to: str | Sequence[str] = (),
+    to: str | Sequence[str] | None = (),
     *,
     kind: str = "object",
     format: str = "auto",

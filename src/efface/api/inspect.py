@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.arguments import model_from, runtime_from
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult, eraser_json
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import uncertified
@@ -100,6 +101,7 @@ class ModelInfo(VerbResult):
     styles: Sequence[str] | None
 
 
+@none_is_not_given
 def inspect(
     subject: Eraser | ModelLike,
     *,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.images import images_from
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.errors import BadInput
 from efface.files import check_writable
@@ -116,6 +117,7 @@ class JudgeResult(VerbResult):
         }
 
 
+@none_is_not_given
 def judge(
     images: ImagesLike,
     questions: str | Sequence[str] = (),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface.api.judge import JudgeIdentity
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.crew import Crew
 from efface.errors import BadFile
@@ -78,6 +79,7 @@ class ChallengeResult(VerbResult):
         }
 
 
+@none_is_not_given
 def judge_each(
     folder: Path | str,
     dataset: Path | str,

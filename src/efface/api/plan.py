@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.eraser.recommended import PRESET, PUBLISHED
 from efface.errors import BadInput
@@ -97,6 +98,7 @@ class PlanResult(VerbResult):
     work: Sequence[PlannedWork]
 
 
+@none_is_not_given
 def plan(
     model: Path | str,
     method: str = "uce",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.errors import BadFile
 from efface.files import read_text
@@ -49,6 +50,7 @@ class TrainJudgeResult(VerbResult):
     confusion: Sequence[Sequence[int]]
 
 
+@none_is_not_given
 def train_judge(
     folder: Path | str,
     out: Path | str,

@@ -155,10 +155,10 @@ class Request(Settings):
     def make(
         cls,
         concepts: str | Sequence[str],
-        to: str | Sequence[str] = (),
+        to: str | Sequence[str] | None = (),
         *,
         kind: str = "object",
-        preserve: Sequence[str] = (),
+        preserve: Sequence[str] | None = (),
         method: str = "uce",
         goal: str = "erase",
         options: Mapping[str, Scalar] | None = None,
@@ -184,7 +184,7 @@ class Request(Settings):
         """
         names = [concepts] if isinstance(concepts, str) else list(concepts)
         options = dict(options or {})
-        guides: list[str | None] = [to] if isinstance(to, str) else list(to)
+        guides: list[str | None] = [to] if isinstance(to, str) else list(to or ())
         if method == "ablate" and REFERENCE_KINDS.get(kind, kind) != "memorised":  # a caption may have any characters
             names, guides = read_captions(names, guides)
         is_one = REFERENCE_KINDS.get(kind, kind) == "memorised" or method in _READ_SENTENCES
@@ -210,7 +210,7 @@ class Request(Settings):
         return cls.model_validate(
             {
                 "concepts": checked,
-                "preserve": tuple(preserve),
+                "preserve": tuple(preserve or ()),
                 "method": method,
                 "goal": goal,
                 "options": options,
