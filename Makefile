@@ -16,7 +16,7 @@ WORKERS ?= 2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 
-.PHONY: help install demo chromium test test-lowest coverage check fuzz format docs build clean
+.PHONY: help install demo chromium test test-lowest coverage check fuzz kill format docs build clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make coverage run the tests and list the lines of src that no test runs"
 	@echo "make check    check lint, format, docstrings and types"
 	@echo "make fuzz     read 100,000 malformed files, and write benchmarks/results/fuzz.md (about half an hour)"
+	@echo "make kill     interrupt commands 500 times and run them again, and write benchmarks/results/kills.md (about an hour)"
 	@echo "make format   let ruff fix and format the code"
 	@echo "make docs     build the documentation into site/"
 	@echo "make build    build the wheel into dist/"
@@ -81,6 +82,10 @@ check: $(VENV)/.extra-check
 # Continues after an interruption. To start again, remove the state.
 fuzz: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --state $(VENV)/fuzz.json
+
+# Continues after an interruption, with a state in the cache of efface. To start again, remove the state.
+kill: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kills.py
 
 format: $(VENV)/.extra-check
 	@$(BIN)/ruff check --fix .
