@@ -27,3 +27,8 @@ def test_models_and_inspect_tell_what_the_embedded_model_draws(efface):
     assert content["objects"] == models[0]["objects"]
     assert "pixel art" in content["styles"]
     assert content["text_parameters"]
+    printed = efface("inspect").out
+    assert f"objects: {', '.join(content['objects'])}" in printed.replace("\n", " ")
+    assert "--details prints them" in printed
+    details = "".join(efface("inspect", "--details").out.split())
+    assert all(name in details for name in content["text_parameters"])

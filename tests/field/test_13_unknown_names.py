@@ -42,6 +42,11 @@ def test_every_name_of_the_world_is_known_in_every_spelling(world):
     assert not unknown_names(world, [template.format(object="cat", style="3d") for template in world.templates])
 
 
+def test_only_styles_are_near_to_a_style(world):
+    assert unknown_concepts(world, ["Picasso"], styles=True) == {"Picasso": []}
+    assert unknown_concepts(world, ["bluprint"], styles=True)["bluprint"][0] == "blueprint"
+
+
 def warned(emoji, *arguments, **options) -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -53,6 +58,9 @@ def test_erase_reports_concepts_guides_and_preserved_prompts(emoji, tmp_path):
     text = warned(emoji, "catt")
     assert re.search(r"was not trained on this name, so that .*'catt' \(nearest: cat", text)
     assert "guide name, so that images show something else: 'dgo'" in warned(emoji, "cat", to="dgo")
+    assert "not trained on this name, so that images show something else: 'Picasso'." in warned(
+        emoji, "Picasso", kind="style"
+    )
     text = warned(emoji, "cat", preserve=["tigger", "a picture of a lion", "qqqq"])
     assert "these preserved names" in text
     assert "'tigger' (nearest: tiger" in text

@@ -106,6 +106,18 @@ def test_e7_a_checkpoint_is_downloaded_and_an_interrupted_download_resumes(effac
     assert [path.name for path in Path().iterdir()] == ["compvis.ckpt"]
 
 
+def test_e7_a_checkpoint_in_a_folder_has_its_own_name(efface: Efface, server: Server):
+    server.files["/full-ema.ckpt"] = MODEL
+    command = ("fetch", "models", f"{server.address}/full-ema.ckpt", "-o", "models", "--json")
+    target = Path("models/full-ema.ckpt")
+    assert efface(*command).json() == {"kind": "models", "path": str(target), "use": f"--model {target}"}
+    assert target.read_bytes() == MODEL
+    assert f"{target} already exists" in efface(*command).err  # models is a folder now
+    ended = efface("fetch", "models", f"{server.address}/missing.ckpt", "-o", "ldm")
+    assert f"place it at {Path('ldm/missing.ckpt')}, and pass --model {Path('ldm/missing.ckpt')}" in ended.err
+    assert not Path("ldm").exists()
+
+
 def test_e7_a_file_that_changed_on_the_server_is_downloaded_again(efface: Efface, server: Server):
     server.files["/a.ckpt"], server.closes_after = MODEL, 1000
     assert efface("fetch", "models", f"{server.address}/a.ckpt").code == 1

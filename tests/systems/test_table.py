@@ -64,6 +64,18 @@ def test_a_difference_is_short(line: SystemLine) -> None:
     assert "|" not in "".join([line.theirs, *line.efface, line.differs, line.missing])  # the page is a table
 
 
+def test_the_commands_of_sepce_run_in_their_order() -> None:
+    written: set[str] = set()
+    for line in SYSTEMS["sepce"].lines:
+        for text in line.efface:
+            words = shlex.split(text)
+            outputs = {words[i + 1] for i, word in enumerate(words) if word == "-o" and words[i + 1] != "DIR"}
+            assert not outputs & written, f"{line.line} writes {outputs} again"
+            inputs = {word for word in words if word.endswith(".safetensors")} - outputs
+            assert inputs <= written, f"{line.line} reads {inputs - written}, which no earlier command writes"
+            written |= outputs
+
+
 def test_the_page_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("make_systems", ROOT / "docs" / "make_systems.py")
     assert spec

@@ -10,7 +10,7 @@ from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.downloads import DownloadError, download, is_url, name_of, unpack
 from efface.errors import FORCE, BadFile, BadInput
-from efface.files import check_writable
+from efface.files import check_writable, made_folder
 from efface.hub import CANVAS, I2P, I2P_FILE, UnreachableError, fetch_i2p, fetch_model, fetch_unlearncanvas
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def fetch(
         kind: What to fetch: models, i2p or unlearncanvas.
         name: The name on the hub, or the URL of a model's checkpoint or ZIP archive; a data set has a default.
         out: The file or folder of a data set, of a checkpoint or of an archive's content; by default in the current
-            folder.
+            folder. In a folder, a checkpoint has its name at the URL.
         sample: The number of prompts of i2p, or of pictures of unlearncanvas, to fetch; by default all.
         force: Whether an existing file may be replaced.
         progress: The progress callback.
@@ -94,17 +94,20 @@ def _model_by_url(url: str, out: Path | str | None, force: bool, progress: Progr
         raise BadInput(f"{url} is no checkpoint ({', '.join(_CHECKPOINTS)}) and no .zip archive.")
     is_archive = file.endswith(".zip")
     target = Path(out or file.removesuffix(".zip"))
+    if not is_archive and (target.is_dir() or target.suffix not in _CHECKPOINTS):
+        target = target / file  # a folder: a checkpoint is opened by the ending of its name
     archive = target.with_name(f"{target.name}.zip") if is_archive else target
     if is_archive and target.exists() and not force:
         raise BadFile(f"{target} already exists; pass {FORCE} to replace it, or choose another name.")
-    check_writable(archive, force or is_archive)
-    try:
-        download(url, archive, progress)
-    except DownloadError as error:
-        place = f"place its content in {target}" if is_archive else f"place it at {target}"
-        raise UnreachableError(
-            f"{url} was not downloaded ({error}): download it, {place}, and pass --model {target}."
-        ) from error
+    with made_folder(archive.parent):
+        check_writable(archive, force or is_archive)
+        try:
+            download(url, archive, progress)
+        except DownloadError as error:
+            place = f"place its content in {target}" if is_archive else f"place it at {target}"
+            raise UnreachableError(
+                f"{url} was not downloaded ({error}): download it, {place}, and pass --model {target}."
+            ) from error
     if not is_archive:
         return FetchResult("models", target, f"--model {target}")
     unpack(archive, target)

@@ -35,7 +35,12 @@ def generate_command(
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE.csv", help="Generate N images per class of a CSV, in a folder each."),
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="Generate N images per class, in a folder each: a CSV with a column concept or artist, or a .txt file "
+            "with one name per line.",
+        ),
     ] = None,
     numbered: Annotated[
         bool, typer.Option("--numbered", help="With --classes: name the folders 0, 1, 2 and so on.")

@@ -53,8 +53,11 @@ def inspect_command(
         what or model_from(model, device), certify=certify, model=model, out=out, device=device, force=force
     )
     content = result.to_json()
+    names = {key: content[key] for key in _NAMES if content.get(key)}
     screen.heading(what or model)
-    screen.table(("", ""), list(_rows(content, details)))
+    screen.table(("", ""), list(_rows({key: value for key, value in content.items() if key not in names}, details)))
+    for key, values in names.items():
+        screen.say(f"{key}: {', '.join(values)}")
     if content.get("certificate"):
         screen.say(LIMITS)
     elif certify and isinstance(result, EraserInfo):
@@ -62,11 +65,13 @@ def inspect_command(
     screen.answer(content)
 
 
+_NAMES = ("objects", "styles")  # what a closed world can draw: all of it, in lines below the table
 _ENTRIES = 24  # rows of one record
+_LISTED = 200  # characters of a list in one cell
 
 
 def _rows(content: dict[str, Any], details: bool, prefix: str = "") -> list[tuple[str, str]]:
-    """A nested record as rows of a table; of a record with many entries, their number if not `details`."""
+    """A nested record as rows of a table; of a long record or list, the number of its entries if not `details`."""
     rows: list[tuple[str, str]] = []
     for key, value in content.items():
         if isinstance(value, dict) and value:
@@ -74,8 +79,13 @@ def _rows(content: dict[str, Any], details: bool, prefix: str = "") -> list[tupl
             few = details or len(inner) <= _ENTRIES
             rows += inner if few else [(prefix + key, f"{len(inner)} entries; --details prints them")]
         elif isinstance(value, list):
-            shown = ", ".join(str(item) for item in value[:8])
-            rows.append((prefix + key, shown if len(value) <= 8 else f"{shown}, ... ({len(value)})"))
+            shown = ", ".join(map(str, value))
+            if len(shown) <= _LISTED:
+                rows.append((prefix + key, shown))
+            elif details:
+                rows += [("" if index else prefix + key, str(item)) for index, item in enumerate(value)]
+            else:
+                rows.append((prefix + key, f"{len(value)} entries, such as {value[0]}; --details prints them"))
         elif value is not None:
             rows.append((prefix + key, str(value)))
     return rows

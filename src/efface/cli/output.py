@@ -66,7 +66,7 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:

@@ -26,13 +26,14 @@ def warn_of_words(model: Model, request: Request, stacklevel: int = 3) -> None:
         warnings.warn(f"The guide is also preserved, which has no effect: {_listed(both)}.", stacklevel=stacklevel)
     if model.world is None:
         return
-    named = [concept.name for concept in request.concepts if concept.kind != "memorised"]
+    styles = [concept.name for concept in request.concepts if concept.kind == "style"]
+    others = [concept.name for concept in request.concepts if concept.kind not in ("style", "memorised")]
     texts = [
         *(concept.guide or "" for concept in request.concepts),
         *(a for c in request.concepts for a in c.attributes),
     ]
     for kind, unknown in (
-        ("", unknown_concepts(model.world, named)),
+        ("", unknown_concepts(model.world, others) | unknown_concepts(model.world, styles, styles=True)),
         ("guide ", unknown_names(model.world, list(dict.fromkeys(texts)))),
         ("preserved ", unknown_names(model.world, list(request.preserve))),
     ):

@@ -97,5 +97,8 @@ def read_concept_rows(path: Path, concept_column: str | None = None) -> tuple[st
     column = label_column(table, prompts, {*prompts, "guide", "concept_type"}, concept_column)
     if not column:
         names = ", ".join(filter(None, table.columns)) or "none"
-        raise BadFile(f"{path} has no column 'concept' (columns: {names}); choose one with --concept-column.")
+        list_of_names = ", or write one name per line in a .txt file" if len(table.columns) == 1 else ""
+        raise BadFile(
+            f"{path} has no column 'concept' (columns: {names}); choose one with --concept-column{list_of_names}."
+        )
     return column, table

@@ -24,21 +24,23 @@ def unknown_names(world: World, texts: list[str]) -> dict[str, list[str]]:
     return {text: nearest_names(text, names) for text in texts if text.strip() and not _is_known(text, names)}
 
 
-def unknown_concepts(world: World, concepts: list[str]) -> dict[str, list[str]]:
+def unknown_concepts(world: World, concepts: list[str], styles: bool = False) -> dict[str, list[str]]:
     """The concepts that are no name of the world, each with the names that are spelt most like it.
 
     Args:
         world: The world.
         concepts: Names of concepts; the words of the world's templates ("a picture of", "style") may be around them.
+        styles: Whether the concepts are styles, to which only names of styles are near.
     """
     names = _names(world)
+    offered = _style_names(world) if styles else names
     fillers = {word for template in world.templates for word in re.findall(r"\w+", template.casefold())}
     keys = {name_key(name) for name in names} | {name_key(world.memorised)}
     unknown: dict[str, list[str]] = {}
     for concept in concepts:
         rest = " ".join(word for word in plain_words(concept).split() if word not in fillers)
         if not {name_key(concept), name_key(rest)} & keys:
-            unknown[concept] = nearest_names(concept, names)
+            unknown[concept] = nearest_names(concept, offered)
     return unknown
 
 
@@ -59,8 +61,11 @@ def nearest_names(text: str, names: list[str]) -> list[str]:
 
 def _names(world: World) -> list[str]:
     objects = (name for thing in world.objects for name in (*thing.words, *thing.held_out, thing.theme))
-    styles = (name for style in world.styles for name in (style.name, *style.words))
-    return list(dict.fromkeys(name for name in (*objects, *styles) if name))
+    return list(dict.fromkeys(name for name in (*objects, *_style_names(world)) if name))
+
+
+def _style_names(world: World) -> list[str]:
+    return list(dict.fromkeys(name for style in world.styles for name in (style.name, *style.words)))
 
 
 def _is_known(text: str, names: list[str]) -> bool:
