@@ -4,6 +4,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -24,7 +25,7 @@ VERBS = (
     "inspect",
     "fetch",
 )
-HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "pydantic", "yaml", "safetensors")
+HEAVY = ("torch", "torch._dynamo", "diffusers", "transformers", "numpy", "PIL", "pydantic", "yaml", "safetensors")
 
 
 def imported_by(statement: str) -> set[str]:
@@ -42,6 +43,12 @@ def imported_by(statement: str) -> set[str]:
 def test_importing_efface_imports_no_library() -> None:
     assert imported_by("import efface") == set()
     assert "torch" in imported_by("import efface; efface.erase")  # the check sees what is imported
+
+
+def test_erasing_imports_neither_the_compiler_nor_diffusers(tmp_path: Path) -> None:
+    command = ["erase", "cat", "-o", str(tmp_path / "cat.safetensors")]
+    statement = f"from efface.cli.run import run; assert run({command!r}) == 0"
+    assert imported_by(statement) & {"torch", "torch._dynamo", "diffusers"} == {"torch"}
 
 
 def test_help_imports_no_heavy_library() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -42,6 +43,13 @@ class _Operator:
             self._left, self._right = self._left.to(text.device), self._right.to(text.device)
         values = text.float()
         return (values + (values @ self._right) @ self._left.T).to(text.dtype)
+
+
+@cache
+def _exclude_from_graphs() -> None:
+    """Exclude the hook from compiled graphs: a decorator would load torch's compiler together with this module."""
+    call: Any = torch.compiler.disable(TextHook.__call__)
+    TextHook.__call__ = call
 
 
 class TextHook:
@@ -80,6 +88,7 @@ class TextHook:
         self._same = all(edits == self._prompts[0] for edits in self._prompts)
         self._images, self._guided = images, guided
         self._cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        _exclude_from_graphs()
         # A hook may be any callable; torch's types name functions of its own module type only.
         hook: Any = self
         self._handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
@@ -98,7 +107,6 @@ class TextHook:
         # A copy could not be detached, and nothing would record that it is edited.
         raise BadInput("A model with an attached eraser cannot be copied or pickled; detach the eraser first.")
 
-    @torch.compiler.disable
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
