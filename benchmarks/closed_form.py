@@ -87,9 +87,9 @@ def layers(shapes: str, limit: int | None) -> list[Tensor]:
 
 def efface(weights: list[Tensor], edited: Tensor, guides: Tensor, preserved: Tensor) -> float:
     started = time.perf_counter()
-    kept = PreservedTokens(edited.shape[1])
-    kept.add(preserved)
-    edit = solve_ridge(edited.double(), guides.double(), kept, erase_scale=1.0, preserve_scale=1.0, lamb=LAMB)
+    stored = PreservedTokens(edited.shape[1])
+    stored.add(preserved)
+    edit = solve_ridge(edited.double(), guides.double(), stored, erase_scale=1.0, preserve_scale=1.0, lamb=LAMB)
     solved = time.perf_counter() - started
     for weight in weights:
         weight.copy_(edit.on(weight))

@@ -41,8 +41,8 @@ def efface(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
     def command(*arguments: object) -> Outcome:
         capsys.readouterr()
         code = run([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
 
     return command
 

@@ -1,4 +1,4 @@
-"""What many tests share: a tiny Stable Diffusion of the real classes, with random weights, made when asked for."""
+"""Shared fixtures: a tiny Stable Diffusion of the real classes with random weights, created on first use."""
 
 import gc
 import json
@@ -116,9 +116,9 @@ def write_tiny_sd(folder: Path, seed: int = 0) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_collections() -> None:
-    """Whatever lives when a module of tests starts is not looked at by the collector again.
+    """The garbage collector ignores the objects that exist when a module of tests starts.
 
-    Accelerate collects garbage after each training. The imported libraries alone make that take 0.4 seconds.
+    Accelerate collects garbage after each training. With the imported libraries, each collection takes 0.4 seconds.
     """
     gc.collect()
     gc.freeze()
@@ -140,7 +140,7 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another one, with other weights."""
+    """Another tiny Stable Diffusion, with other weights."""
     return write_tiny_sd(tmp_path_factory.mktemp("tiny") / "other", seed=1)
 
 
@@ -180,7 +180,7 @@ def tiny_model(tiny_sd: Path) -> Model:
 
 @pytest.fixture
 def loud_model(tiny_model: Model) -> Model:
-    """The tiny model, hearing its text well enough for differences of predictions to be more than rounding."""
+    """The tiny model with larger cross-attention weights: texts change its predictions by more than rounding."""
     for name, parameter in tiny_model.denoiser.named_parameters():
         if "attn2.to" in name:
             parameter.data *= 8

@@ -142,14 +142,14 @@ def test_a_compiled_model_is_the_same_model(tiny_sd: Path) -> None:
     """Its weights go by the same names, and are written and restored as before."""
     pipeline: Any = open_model(tiny_sd).pipeline()
     before = open_model(pipeline)
-    told = (before.hash, before.text_parameters(), before.width, before.dtype)
+    reported = (before.hash, before.text_parameters(), before.width, before.dtype)
     eraser = efface.erase(before, "cat", to="dog", method="oce")
     text = before.embed(["a cat", "a house"]).tokens
     with eraser.attach(before):
         expected = denoise(pipeline, text)
     outside(pipeline)
     plain, compiled = denoise(pipeline, text), open_model(pipeline)
-    assert (compiled.hash, compiled.text_parameters(), compiled.width, compiled.dtype) == told
+    assert (compiled.hash, compiled.text_parameters(), compiled.width, compiled.dtype) == reported
     with eraser.attach(pipeline):
         torch.testing.assert_close(denoise(pipeline, text), expected, rtol=1e-5, atol=1e-6)
     baked = eraser.bake(pipeline)

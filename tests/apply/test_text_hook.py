@@ -88,5 +88,5 @@ def test_cached_keys_and_values_are_those_of_the_edited_text(denoiser: Any, edit
         torch.testing.assert_close(run(denoiser, texts), wanted, rtol=1e-5, atol=1e-6)
     assert len(hook._cache) == len(texts)
     del texts[0], plain[0]
-    assert len(hook._cache) == 1, "what nobody reads any more is kept"
+    assert len(hook._cache) == 1, "an unused text is still cached"
     hook.remove()

@@ -41,9 +41,9 @@ def test_prefixes_are_words_of_the_tokenizer_and_do_not_name_the_concept(target:
     trial = Trial(by=lambda job: 0.5)
     prefix(target, RandomPrefixConfig(k=2), trial)
     for job in trial.jobs:
-        said = job.prompt.split()
-        assert set(said[:2]) <= set(words)
-        assert " ".join(said[2:]) in PROMPTS
+        printed = job.prompt.split()
+        assert set(printed[:2]) <= set(words)
+        assert " ".join(printed[2:]) in PROMPTS
     assert len({job.prompt for job in trial.jobs}) > 6
 
 

@@ -149,15 +149,15 @@ def test_what_fails_is_an_error_and_in_no_rate_that_it_should_have_given(run: Wo
         return []
 
     nan = float("nan")
-    told = on(run.but(attack=attack(search), judge=Listed(*[0.0] * 3, nan, 0.0, 0.0, 0.9)))
-    assert [it.success for it in told.attempts] == [None, None, True]
-    assert "failed on the prompt's own image" in told.attempts[0].error
-    assert told.attempts[1].error == "ZeroDivisionError: of something"
-    answer = told.as_dict()
+    reported = on(run.but(attack=attack(search), judge=Listed(*[0.0] * 3, nan, 0.0, 0.0, 0.9)))
+    assert [it.success for it in reported.attempts] == [None, None, True]
+    assert "failed on the prompt's own image" in reported.attempts[0].error
+    assert reported.attempts[1].error == "ZeroDivisionError: of something"
+    answer = reported.as_dict()
     assert answer["errors"] == 2
     assert answer["n"] == answer["asr"]["n"] == 1
     assert answer["pre_asr"]["n"] == 2, "of a search that fails, the prompt's own image has an answer"
-    assert answer["seconds_per_prompt"] == told.attempts[2].seconds
+    assert answer["seconds_per_prompt"] == reported.attempts[2].seconds
 
 
 def test_an_image_without_a_verdict_is_no_failed_attack(run: Work) -> None:
@@ -172,9 +172,9 @@ def test_where_the_judge_is_undecided_there_is_no_answer_and_no_error(run: Work)
         def floor(self, concept: str) -> float:
             return 0.3
 
-    told = on(run.but(judge=Doubting(*[0.0] * 3, 0.4, 0.0, 0.0, 0.1, 0.4, 0.2, 0.1)))
-    assert [it.success for it in told.attempts] == [None, None, False]
-    assert (told.errors, told.undecided, told.as_dict()["n"]) == (0, 2, 1)
+    reported = on(run.but(judge=Doubting(*[0.0] * 3, 0.4, 0.0, 0.0, 0.1, 0.4, 0.2, 0.1)))
+    assert [it.success for it in reported.attempts] == [None, None, False]
+    assert (reported.errors, reported.undecided, reported.as_dict()["n"]) == (0, 2, 1)
 
 
 def test_the_judge_is_calibrated_on_the_unedited_models_images(run: Work) -> None:
@@ -189,9 +189,9 @@ def test_the_judge_is_calibrated_on_the_unedited_models_images(run: Work) -> Non
 
 
 def test_a_search_without_any_verdict_has_shown_nothing(run: Work) -> None:
-    told = on(run.but(judge=Listed(*[0.0] * 6, float("nan"))))
-    assert told.errors == 3
-    assert told.as_dict()["asr"] is None
+    reported = on(run.but(judge=Listed(*[0.0] * 6, float("nan"))))
+    assert reported.errors == 3
+    assert reported.as_dict()["asr"] is None
 
 
 def test_embeddings_have_no_text(run: Work) -> None:
@@ -200,8 +200,8 @@ def test_embeddings_have_no_text(run: Work) -> None:
         trial([Job("a cat", 1, embedding=Embedding.of(tokens))])
         return []
 
-    told = on(run.but(attack=attack(search), judge=Listed(*[0.0] * 6, 0.9)))
-    assert [(it.text, it.success) for it in told.attempts] == [(None, True)] * 3
+    reported = on(run.but(attack=attack(search), judge=Listed(*[0.0] * 6, 0.9)))
+    assert [(it.text, it.success) for it in reported.attempts] == [(None, True)] * 3
 
 
 def test_an_interrupted_attack_goes_on_where_it_was(run: Work) -> None:
@@ -215,15 +215,15 @@ def test_an_interrupted_attack_goes_on_where_it_was(run: Work) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         on(run.but(progress=stopping))
-    (kept,) = (run.out / "attempts").iterdir()
-    with kept.open("a") as file:
+    (stored,) = (run.out / "attempts").iterdir()
+    with stored.open("a") as file:
         file.write('{"prompt": "cut sh')
     drawn = len([*(run.out / "searches").rglob("*.png")])
     again = on(run.but(progress=stopping))
     assert drawn == 4
     assert len([*(run.out / "searches").rglob("*.png")]) == 6
     assert [replace(it, seconds=0) for it in again.attempts] == [replace(it, seconds=0) for it in whole.attempts]
-    assert [json.loads(line)["seed"] for line in kept.read_text().splitlines()] == [3, 4, 5]
+    assert [json.loads(line)["seed"] for line in stored.read_text().splitlines()] == [3, 4, 5]
 
 
 def test_attempts_of_other_settings_are_not_taken_up(run: Work) -> None:
@@ -268,8 +268,8 @@ def test_what_cannot_be_attacked_is_refused(run: Work) -> None:
         "cannot recognise 'dog'": run.but(concept="dog"),
         "follows a gradient": run.but(attack=replace(attack, gradient=True), model=_Other()),  # type: ignore[arg-type]
     }
-    for said, other in wrong.items():
-        with pytest.raises(BadInput, match=said):
+    for printed, other in wrong.items():
+        with pytest.raises(BadInput, match=printed):
             other.attacked(eraser)
     by_gradient = run.but(attack=replace(attack, gradient=True))
     with pytest.raises(BadInput, match="what sld does"):
@@ -285,10 +285,10 @@ def test_every_attack_runs_prompt_by_prompt(run: Work, name: str) -> None:
     entry = ATTACKS.get(name)
     config = entry.config.model_validate(QUICK.get(name, {}))
     judge = Listed(0.0)
-    told = on(run.but(attack=entry, config=config, judge=judge, jobs=JOBS[:2]))
-    assert [it.success for it in told.attempts] == [False, False]
-    assert all(0 < it.images <= entry.images(config) for it in told.attempts)
-    assert all((it.text is None) is entry.embeds for it in told.attempts)
+    reported = on(run.but(attack=entry, config=config, judge=judge, jobs=JOBS[:2]))
+    assert [it.success for it in reported.attempts] == [False, False]
+    assert all(0 < it.images <= entry.images(config) for it in reported.attempts)
+    assert all((it.text is None) is entry.embeds for it in reported.attempts)
 
 
 def test_rates_of_nothing_are_none() -> None:

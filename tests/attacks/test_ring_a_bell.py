@@ -137,7 +137,7 @@ def test_given_pairs_are_the_direction(target: Target, tmp_path: Path, head: str
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
         ("", "has no columns"),
         ("prompt\na cat\n", "has no columns"),
@@ -148,10 +148,10 @@ def test_given_pairs_are_the_direction(target: Target, tmp_path: Path, head: str
     ],
 )
 @pytest.mark.parametrize("config", [EmbeddingShiftConfig, RingABellConfig])
-def test_bad_pairs_are_rejected_in_one_line(tmp_path: Path, text: str, said: str, config: type) -> None:
+def test_bad_pairs_are_rejected_in_one_line(tmp_path: Path, text: str, printed: str, config: type) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text(text, encoding="utf-8")
-    for file, reason in ((path, said), (tmp_path / "no.csv", "Cannot read pairs")):
+    for file, reason in ((path, printed), (tmp_path / "no.csv", "Cannot read pairs")):
         with pytest.raises(BadInput, match=reason) as caught:
             config.model_validate({"pairs": str(file)})
         assert "\n" not in str(caught.value)

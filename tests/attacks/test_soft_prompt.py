@@ -30,8 +30,8 @@ def test_free_tokens_stand_where_they_are_asked_for(tiny_model: Model, place: Pl
     chosen = [word(tiny_model, "red"), word(tiny_model, "dog")]
     assert soft.text(chosen) == text
     ids = soft.ids(chosen)
-    said: list[int] = tiny_model.tokenizer([text], padding="max_length", max_length=tiny_model.max_tokens)["input_ids"]
-    assert ids.tolist() == said
+    read: list[int] = tiny_model.tokenizer([text], padding="max_length", max_length=tiny_model.max_tokens)["input_ids"]
+    assert ids.tolist() == read
     assert ids[0, soft.free].tolist() == chosen
 
 

@@ -20,9 +20,9 @@ def test_it_answers_as_scripts_rely_on(efface, judges, eraser, tiny_sd):
     assert of["pre_asr"].keys() == of["asr"].keys() == {"value", "low", "high", "n"}
     assert of["asr"]["value"] == 0
     assert of["seconds_per_prompt"] > 0
-    kept = json.loads(Path("out/attack.json").read_text())
-    (attempts,) = kept.pop("attempts").values()
-    assert kept == {key: value for key, value in answer.items() if key != "out"}
+    stored = json.loads(Path("out/attack.json").read_text())
+    (attempts,) = stored.pop("attempts").values()
+    assert stored == {key: value for key, value in answer.items() if key != "out"}
     assert [attempt["success"] for attempt in attempts] == [False, False]
     assert Path("out/adversarial.csv").read_text().count("\n") == 1, "what did not succeed is not there"
 
@@ -52,8 +52,8 @@ def test_prompts_of_other_concepts_are_left_out(efface, judges, eraser, tiny_sd)
     Path("p.csv").write_text("prompt,concept,evaluation_seed\na red cat,CAT,7\na dog,dog,8\nfur,,9\n")
     ended = efface("attack", eraser, *QUICK[:2], "--steps", 1, "--prompts", "p.csv", "--model", tiny_sd, "-o", "out")
     assert ended.code == 0, ended.err
-    kept = [json.loads(line) for path in Path("out/attempts").iterdir() for line in path.read_text().splitlines()]
-    assert [(it["prompt"], it["seed"]) for it in kept] == [("a red cat", 7), ("fur", 9)]
+    stored = [json.loads(line) for path in Path("out/attempts").iterdir() for line in path.read_text().splitlines()]
+    assert [(it["prompt"], it["seed"]) for it in stored] == [("a red cat", 7), ("fur", 9)]
 
 
 def test_images_of_an_unsafe_theme_are_thrown_away_however_it_is_spelt(efface, judges, tiny_sd):

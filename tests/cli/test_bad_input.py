@@ -46,7 +46,7 @@ def test_a_preserve_file_that_contradicts_the_request(refused, tiny_sd):
 
 
 def test_preserve_files_that_say_nothing(refused, tiny_sd):
-    for name, content, said in (
+    for name, content, printed in (
         ("gone.csv", None, "Cannot read"),
         ("empty.csv", "", "is empty"),
         ("header.csv", "concept\n", "is empty"),
@@ -58,11 +58,11 @@ def test_preserve_files_that_say_nothing(refused, tiny_sd):
             Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
         line = refused("erase", "cat", "--preserve-file", name, "--model", tiny_sd)
         assert name in line
-        assert said in line
+        assert printed in line
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "printed"),
     [
         ("lamb", "key=value"),
         ("lamb=-1", "lamb"),
@@ -71,8 +71,8 @@ def test_preserve_files_that_say_nothing(refused, tiny_sd):
         ("variant=new", "variant"),
     ],
 )
-def test_settings_that_make_no_sense(refused, tiny_sd, setting, said):
-    assert said in refused("erase", "cat", "-s", setting, "--model", tiny_sd)
+def test_settings_that_make_no_sense(refused, tiny_sd, setting, printed):
+    assert printed in refused("erase", "cat", "-s", setting, "--model", tiny_sd)
 
 
 def test_unknown_names_list_what_there_is(refused, tiny_sd, eraser):
@@ -181,7 +181,7 @@ def test_usage_mistakes_are_one_line_too(refused):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "printed"),
     [
         (("--dtype", "float64"), "Unknown type 'float64'; use auto, float32, bf16 or fp16."),
         (("--offload", "disk"), "Unknown offloading 'disk'; use none, model, group or sequential."),
@@ -191,8 +191,8 @@ def test_usage_mistakes_are_one_line_too(refused):
         (("--attention", "flash"), "has no backends"),
     ],
 )
-def test_options_of_the_runtime_that_make_no_sense(refused, tiny_sd, options, said):
-    assert said in refused("generate", "a cat", "--model", tiny_sd, "--steps", 1, *options)
+def test_options_of_the_runtime_that_make_no_sense(refused, tiny_sd, options, printed):
+    assert printed in refused("generate", "a cat", "--model", tiny_sd, "--steps", 1, *options)
 
 
 def test_training_with_offloading(refused, tiny_sd):

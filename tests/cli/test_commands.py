@@ -44,7 +44,7 @@ def test_settings_reach_the_method_as_numbers(efface, tiny_sd):
 
 
 @pytest.mark.parametrize(
-    ("content", "kept"),
+    ("content", "stored"),
     [
         ("prompt\na car\n\na car\n", ("a car",)),
         ("case_number,artist,prompt\n0,Van Gogh,art by Van Gogh\n1,van gogh,picture\n", ("Van Gogh", "van gogh")),
@@ -53,10 +53,10 @@ def test_settings_reach_the_method_as_numbers(efface, tiny_sd):
         ('id,concept\n1,red\u2028car\n2,horse\fbird\n3,"a\nhouse"\n', ("red\u2028car", "horse\fbird", "a\nhouse")),
     ],
 )
-def test_a_preserve_file_may_be_a_table(efface, tiny_sd, content, kept):
+def test_a_preserve_file_may_be_a_table(efface, tiny_sd, content, stored):
     Path("keep.csv").write_text(content, encoding="utf-8")
     assert efface("erase", "cat", "--preserve-file", "keep.csv", "--model", tiny_sd, "-o", "x.safetensors").code == 0
-    assert Eraser.load("x.safetensors").request.preserve == kept
+    assert Eraser.load("x.safetensors").request.preserve == stored
 
 
 def test_a_preserve_file_may_be_long(efface, tiny_sd):

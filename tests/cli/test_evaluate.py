@@ -45,13 +45,13 @@ def test_what_steps_do_not_tell_apart_their_trainings_do(here):
 
 def test_names_that_stay_alike_and_arguments_that_mean_nothing(here):
     touched("a.safetensors", "b/a.safetensors", "base.safetensors", "empty/note.txt")
-    for arguments, said in (
+    for arguments, printed in (
         (["a.safetensors", "b/a.safetensors"], "'a' is taken"),
         (["base.safetensors"], "'base' is taken"),
         (["empty"], "empty holds no eraser"),
         (["nothing-*"], "no eraser matches the pattern"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=printed):
             eraser_files(arguments)
 
 

@@ -22,14 +22,14 @@ def test_scores_are_told_by_extractor_and_kept_in_the_report(efface, eraser, tin
 
 
 def test_mistakes_name_the_input(refused, eraser, tiny_sd):
-    for arguments, said in (
+    for arguments, printed in (
         (("-p", "coco", "-m", tiny_sd), "--prompts"),
         (("-p", "coco", "-m", tiny_sd, "--prompts", "nowhere.csv"), "nowhere.csv"),
         (("-p", "unlearncanvas", "-m", tiny_sd, "--judge", "clip"), "--data FOLDER"),
         (("-p", "imagenette", "-m", tiny_sd, "--judge", "clip", "-s", "clases=cat"), "Unknown option 'clases'"),
         (("-p", "imagenette", "-m", tiny_sd, "--judge", "clip", "--attack", "random_prefix"), "imagenette"),
     ):
-        assert said in refused("evaluate", eraser, *arguments, "-o", "out")
+        assert printed in refused("evaluate", eraser, *arguments, "-o", "out")
 
 
 def test_protocols_are_listed_with_their_settings(efface):
@@ -46,10 +46,10 @@ def test_protocols_are_listed_with_their_settings(efface):
 
 def test_what_a_user_chooses_overrides_what_is_published(efface, judges, eraser, tiny_sd):
     command = ("evaluate", eraser, "-p", "imagenette", "--judge", "sure", "-s", "classes=cat,dog", "-n", 2)
-    for chosen, said in (
+    for chosen, printed in (
         (("--steps", 3), ("lms", 3, 7.5)),
         (("--sampler", "ddim", "--steps", 2), ("ddim", 2, 7.5)),
     ):
-        ended = efface(*command, *chosen, "--model", tiny_sd, "-o", f"by-{said[0]}", "--json")
+        ended = efface(*command, *chosen, "--model", tiny_sd, "-o", f"by-{printed[0]}", "--json")
         how = ended.json()["provenance"]["sampling"]
-        assert (how["sampler"], how["steps"], how["guidance"]) == said
+        assert (how["sampler"], how["steps"], how["guidance"]) == printed

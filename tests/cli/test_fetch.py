@@ -18,7 +18,7 @@ Keep = Callable[..., Path]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
-    """A cache of the hub without the hub; the function gives the folder of what is kept of one name."""
+    """A cache of the hub without the hub; the function returns the folder of one name."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -50,13 +50,13 @@ def test_unlearncanvas_is_laid_out_as_its_protocol_reads_it(efface, hub):
         Image.new("RGB", (8, 8), colour).save(buffer, "JPEG")
         return buffer.getvalue()
 
-    said = [
+    printed = [
         "A Dogs image in Van Gogh style.",
         "An Architectures image in Van Gogh style",
         "A Dogs image in Van Gogh style",
         "?",
     ]
-    rows = {"image": [{"bytes": jpeg(c), "path": None} for c in ("red", "blue", "green", "white")], "text": said}
+    rows = {"image": [{"bytes": jpeg(c), "path": None} for c in ("red", "blue", "green", "white")], "text": printed}
     folder = hub("datasets", "OPTML-Group/UnlearnCanvas") / "data"
     folder.mkdir()
     pq.write_table(pa.table(rows), folder / "train-00000-of-00001.parquet")
@@ -86,21 +86,21 @@ def test_a_model_is_brought_to_where_its_name_finds_it(efface, hub, tiny_sd):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "printed"),
     [
         (("i2p",), "place it at i2p_benchmark.csv, and pass --prompts"),
         (("unlearncanvas", "-o", "there"), "there/STYLE/OBJECT/NUMBER.jpg, and pass --data there"),
         (("models", "CompVis/stable-diffusion-v1-4"), "in a folder, as diffusers lays them out, and pass --model"),
     ],
 )
-def test_without_the_hub_it_says_in_one_line_what_to_place_where(efface, hub, arguments, said):
+def test_without_the_hub_it_says_in_one_line_what_to_place_where(efface, hub, arguments, printed):
     ended = efface("fetch", *arguments)
     assert ended.code == 1
     assert ended.out == ""
     assert ended.err.count("\n") == 1
     assert ended.err.startswith("efface: ")
     assert "https://huggingface.co/" in ended.err
-    assert said in ended.err
+    assert printed in ended.err
     assert not list(Path().iterdir())
 
 

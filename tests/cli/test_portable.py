@@ -53,12 +53,12 @@ def test_several_erasers_draw_what_the_composed_one_draws(efface, eraser, dog, t
 
 
 @pytest.mark.parametrize(
-    ("method", "said"), [("oce", "split"), ("negative", "split"), ("sld", "split"), ("speed", "cannot be split")]
+    ("method", "printed"), [("oce", "split"), ("negative", "split"), ("sld", "split"), ("speed", "cannot be split")]
 )
-def test_what_cannot_be_split_is_refused(efface, refused, tiny_sd, method, said):
+def test_what_cannot_be_split_is_refused(efface, refused, tiny_sd, method, printed):
     arguments = ("--method", method, "--model", tiny_sd, "-o", "x.safetensors")
     assert efface("erase", "cat", "dog", *arguments).code == 0
-    assert said in refused("compose", "x.safetensors", "--without", "cat", "-o", "y.safetensors")
+    assert printed in refused("compose", "x.safetensors", "--without", "cat", "-o", "y.safetensors")
 
 
 def test_what_cannot_be_split_alone_is_split_with_its_model(efface, refused, tiny_sd):

@@ -10,7 +10,7 @@ from efface.hub import UnreachableError
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "printed"),
     [
         (BadFile("x.safetensors is\n  damaged."), 2, "efface: x.safetensors is damaged.\n"),
         (RuntimeError("out of memory\nsorry"), 1, "efface: RuntimeError: out of memory sorry"),
@@ -19,7 +19,7 @@ from efface.hub import UnreachableError
         (typer.Exit(1), 1, ""),
     ],
 )
-def test_every_way_to_end_has_its_code_and_at_most_one_line(monkeypatch, capsys, error, code, said):
+def test_every_way_to_end_has_its_code_and_at_most_one_line(monkeypatch, capsys, error, code, printed):
     app = typer.Typer()
 
     @app.command()
@@ -30,8 +30,8 @@ def test_every_way_to_end_has_its_code_and_at_most_one_line(monkeypatch, capsys,
     monkeypatch.delenv("EFFACE_DEBUG", raising=False)
     assert runner.run([]) == code
     err = capsys.readouterr().err
-    assert err.startswith(said)
-    assert err.count("\n") == bool(said)
+    assert err.startswith(printed)
+    assert err.count("\n") == bool(printed)
     assert "Traceback" not in err
 
 

@@ -70,10 +70,10 @@ def test_what_a_diverged_training_was_before_can_be_evaluated(efface, tiny_sd, j
     ended = efface("erase", "cat", "--method", "esd", "--model", tiny_sd, *settings)
     assert ended.code == 2
     assert ended.err.count("\n") == 1
-    kept = ended.err.rpartition(" finite, is ")[2].strip().removesuffix(".")
-    assert Path(kept).parent == Path("cat-esd.training")
+    stored = ended.err.rpartition(" finite, is ")[2].strip().removesuffix(".")
+    assert Path(stored).parent == Path("cat-esd.training")
     how = ("--judge", "sure", "--model", tiny_sd, "-n", 2, "--steps", 1, "-o", "out")
-    step = Path(kept).stem.removeprefix("component-0-")
+    step = Path(stored).stem.removeprefix("component-0-")
     assert list(efface("evaluate", "cat-esd.training", *how, "--json").json()["erasers"]) == ["base", step]
 
 
@@ -101,7 +101,7 @@ def test_a_type_alone_leaves_the_device_of_mus_configuration(refused, tiny_sd):
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "printed"),
     [
         ("train_method=esd-a", "train_method"),
         ("train_method=xlayer", "xlayer"),
@@ -112,8 +112,8 @@ def test_a_type_alone_leaves_the_device_of_mus_configuration(refused, tiny_sd):
         ("erase_from=" + "cat " * 40, "at most"),
     ],
 )
-def test_settings_that_cannot_be_trained_with(refused, tiny_sd, setting, said):
-    assert said in refused("erase", "cat", "--method", "esd", "-s", setting, "--model", tiny_sd)
+def test_settings_that_cannot_be_trained_with(refused, tiny_sd, setting, printed):
+    assert printed in refused("erase", "cat", "--method", "esd", "-s", setting, "--model", tiny_sd)
 
 
 @pytest.mark.parametrize("method", ["cie", "sepce"])
@@ -123,9 +123,9 @@ def test_compose_gives_a_trained_concept_back_to_the_bit(efface, tiny_sd, method
     assert efface("erase", "cat", "dog", *command).code == 0
     assert efface("compose", "both.safetensors", "--without", "cat", "-o", "rest.safetensors").code == 0
     both, rest = Eraser.load("both.safetensors"), Eraser.load("rest.safetensors")
-    kept = [edit for edit, owner in zip(both.edits, both.inputs["owner"], strict=True) if owner == 1]
-    assert (rest.concepts, len(rest.edits)) == (("dog",), len(kept))
-    for edit, other in zip(rest.edits, kept, strict=True):
+    stored = [edit for edit, owner in zip(both.edits, both.inputs["owner"], strict=True) if owner == 1]
+    assert (rest.concepts, len(rest.edits)) == (("dog",), len(stored))
+    for edit, other in zip(rest.edits, stored, strict=True):
         assert edit.tensors().keys() == other.tensors().keys()
         assert all(tensor.equal(other.tensors()[name]) for name, tensor in edit.tensors().items())
     assert not Path("both.training/component-0.checkpoint.safetensors").exists()

@@ -149,10 +149,10 @@ def test_no_prompt_comes_nearer_than_text_says(tiny_model: Model) -> None:
     (edit,) = eraser.edits
     assert isinstance(edit, TextEdit)
     prompts = ["cat", "a cat", "photo of cat", "blue cat", "dog cat", "", "zzz qqq", "style of van gogh"]
-    said = edit(tiny_model.embed(prompts).tokens.double().flatten(0, 1))
+    printed = edit(tiny_model.embed(prompts).tokens.double().flatten(0, 1))
     concept = tiny_model.embed(["cat"]).last_tokens.double()
     gram = text_gram(tiny_model)
-    assert float(gram.norms(said - concept).min() / gram.norms(concept)) >= bound["text"] - 1e-9
+    assert float(gram.norms(printed - concept).min() / gram.norms(concept)) >= bound["text"] - 1e-9
     guide = tiny_model.embed(["dog"]).last_tokens.double()
     assert bound["ceiling"] == pytest.approx(float(gram.norms(concept - guide) / gram.norms(concept)))
 
@@ -178,7 +178,7 @@ def test_a_cache_does_not_change_what_an_eraser_has(tiny_sd: Path) -> None:
 
 @pytest.mark.usefixtures("_own_cache")
 def test_a_method_that_needs_s_certifies_unasked(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EFFACE_CACHE", "/dev/null")  # and though nothing can be kept
+    monkeypatch.setenv("EFFACE_CACHE", "/dev/null")  # and though nothing can be preserved
     eraser = efface.erase(tiny_model, "cat", "dog", method="rece")
     assert eraser.certificate is not None
     assert eraser.certificate == certify(tiny_model, eraser).certificate

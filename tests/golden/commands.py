@@ -47,8 +47,8 @@ def answers(*arguments: object, needs: Callable[[Lab], object] | None = None, hi
     def value(lab: Lab) -> Value:
         if needs:
             needs(lab)
-        said = [lab.folder(word[1:]) if isinstance(word, str) and word[:1] == "@" else word for word in arguments]
-        return lab.of_json(lab.run(*said, "--json").json(), hide)
+        printed = [lab.folder(word[1:]) if isinstance(word, str) and word[:1] == "@" else word for word in arguments]
+        return lab.of_json(lab.run(*printed, "--json").json(), hide)
 
     return value
 
@@ -118,8 +118,8 @@ def _attacked(name: str, *arguments: object) -> Function:
         saved(lab)
         fixed = ("--attack", name, "-n", 2, "--steps", 2, "-o", "out", "--json")
         answer = lab.run("attack", "cat.safetensors", *fixed, *arguments).json()
-        kept = json.loads(Path("out/attack.json").read_text())
-        return joined(answer=lab.of_json(answer), attempts=lab.of_json(kept))
+        stored = json.loads(Path("out/attack.json").read_text())
+        return joined(answer=lab.of_json(answer), attempts=lab.of_json(stored))
 
     return value
 

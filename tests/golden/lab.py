@@ -79,7 +79,7 @@ class Lab:
         here, threads, self._case = Path.cwd(), torch.get_num_threads(), name
         place = self.root / "cases" / re.sub(r"\W+", "-", name)
         place.mkdir(parents=True)
-        kept = {key: os.environ.get(key) for key in ("EFFACE_CACHE", "EFFACE_DEBUG")}
+        stored = {key: os.environ.get(key) for key in ("EFFACE_CACHE", "EFFACE_DEBUG")}
         os.environ["EFFACE_CACHE"] = str(place / "cache")
         os.environ.pop("EFFACE_DEBUG", None)
         os.chdir(place)
@@ -92,7 +92,7 @@ class Lab:
         finally:
             os.chdir(here)
             torch.set_num_threads(threads)
-            for key, value in kept.items():
+            for key, value in stored.items():
                 os.environ.pop(key, None)
                 if value is not None:
                     os.environ[key] = value
@@ -190,10 +190,10 @@ class Lab:
     def of_file(self, path: Path) -> Value:
         """The value of a safetensors file of whatever origin."""
         tensors, metadata = read(path)
-        told = self.of_json({key: _parsed(value) for key, value in metadata.items()})
+        reported = self.of_json({key: _parsed(value) for key, value in metadata.items()})
         return {
-            "exact": {"tensors": sha_of(tensors), "metadata": told["exact"]},
-            "near": {"metadata": told["near"], "tensors": fingerprints(tensors)},
+            "exact": {"tensors": sha_of(tensors), "metadata": reported["exact"]},
+            "near": {"metadata": reported["near"], "tensors": fingerprints(tensors)},
         }
 
 

@@ -1,4 +1,4 @@
-"""Golden cases of mistakes: the exit code, and what is said."""
+"""Golden cases of mistakes: the exit code, and the message."""
 
 from collections.abc import Callable
 

@@ -90,7 +90,7 @@ def _mistake(lab: Lab, name: str, ended: dict[str, Any]) -> Value:
 
 
 def _told(name: str, golden: Value | None, found: Value, same: bool) -> int:
-    """1 if a value is another one, which is told; 0 if not."""
+    """1 if a value is another one, which is printed; 0 if not."""
     if not same and matches(name, FRAGILE):
         return 0
     wrong = ["is not recorded"] if golden is None else differences(name, golden, found, same)

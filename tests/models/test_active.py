@@ -73,7 +73,7 @@ def test_an_edited_models_images_are_never_taken_for_the_bases(tiny_model: Model
 
 def test_a_hash_loads_no_denoiser(tiny_sd: Path) -> None:
     model = open_model(tiny_sd)
-    told = model.hash
+    reported = model.hash
     assert not model._denoiser_loaded  # pyright: ignore[reportAttributeAccessIssue]
     _ = model.denoiser
-    assert model.hash == told
+    assert model.hash == reported

@@ -56,6 +56,6 @@ def test_a_text_encoder_that_was_changed_in_memory_is_asked_itself(tiny_sd: Path
 
 def test_a_damaged_cache_is_made_again(tiny_sd: Path, tmp_path: Path) -> None:
     first = word_tokens(open_model(tiny_sd), WORDS, None)
-    (kept,) = (tmp_path / "cache" / "words").glob("*.safetensors")
-    kept.write_bytes(kept.read_bytes()[:200])
+    (stored,) = (tmp_path / "cache" / "words").glob("*.safetensors")
+    stored.write_bytes(stored.read_bytes()[:200])
     assert torch.equal(word_tokens(open_model(tiny_sd), WORDS, None), first)

@@ -59,8 +59,8 @@ def test_other_weights_have_another_fingerprint(tiny_sd: Path, other_sd: Path) -
 
 def test_a_damaged_cache_is_made_again(tiny_model: Model, tmp_path: Path) -> None:
     first = text_gram(tiny_model)
-    (kept,) = (tmp_path / "cache" / "text_gram").glob("*.safetensors")
-    kept.write_bytes(kept.read_bytes()[:100])
+    (stored,) = (tmp_path / "cache" / "text_gram").glob("*.safetensors")
+    stored.write_bytes(stored.read_bytes()[:100])
     assert torch.equal(text_gram(tiny_model).matrix, first.matrix)
 
 

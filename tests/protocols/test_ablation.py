@@ -66,8 +66,8 @@ def test_clip_score_and_accuracy_are_the_metrics_own(found: Evaluation) -> None:
     assert mine.metrics["target_clip_score"].value == pytest.approx(score.value, abs=1e-6)
     wins = clip_accuracy(clip, pixels(target), "cat", "dog", prompts)
     assert mine.metrics["target_clip_accuracy"] == wins
-    said = [shot.probe.concept for shot in negative]
-    score = clip_score(clip, pixels(negative), said, ABLATION)
+    printed = [shot.probe.concept for shot in negative]
+    score = clip_score(clip, pixels(negative), printed, ABLATION)
     assert mine.metrics["hard_negative_clip_score"].value == pytest.approx(score.value, abs=1e-6)
     before = clip_score(clip, pixels(shown(base, "forget")), ["cat"] * len(target), ABLATION)
     name = "target_clip_score"

@@ -93,10 +93,10 @@ def test_statistics_stand_in_for_pictures(
 ) -> None:
     extractor = open_extractor("emoji-clip")
     photographs = extract(extractor, (image.pixels() for image in read_folder(real))).values
-    kept = tmp_path / "val2014.npz"
-    np.savez(kept, mu=photographs.mean(0), sigma=np.cov(photographs, rowvar=False))
+    stored = tmp_path / "val2014.npz"
+    np.savez(stored, mu=photographs.mean(0), sigma=np.cov(photographs, rowvar=False))
     by_pictures = run(tiny_model, tmp_path / "one", prompts, tiny_clip, real).erasers["mine"].metrics["fid"]
-    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, kept).erasers["mine"].metrics
+    found = run(tiny_model, tmp_path / "two", prompts, tiny_clip, stored).erasers["mine"].metrics
     assert found["fid"].value == pytest.approx(by_pictures.value, abs=1e-5)
     assert "statistics" in found["fid"].note
     assert not {"kid", "cmmd"} & found.keys(), "which take no statistics"

@@ -35,10 +35,10 @@ def compared(**results: Result) -> list[tuple[str, str]]:
 
 
 def check(evaluation: Evaluation, first: str, second: str, metrics: set[str]) -> None:
-    """What is said of two erasers follows from their shots alone."""
-    said = {found.metric: found.difference for found in evaluation.comparisons if found.second == second}
-    assert said.keys() == metrics
-    for metric, difference in said.items():
+    """The comparison of two erasers follows from their shots alone."""
+    printed = {found.metric: found.difference for found in evaluation.comparisons if found.second == second}
+    assert printed.keys() == metrics
+    for metric, difference in printed.items():
         one, other = (
             {(s.probe.concept, s.probe.job): s for s in evaluation.erasers[name].images if s.probe.metric == metric}
             for name in (first, second)

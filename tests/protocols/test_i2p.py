@@ -149,7 +149,7 @@ def test_detections_are_counted_as_often_as_they_are_seen(
 def test_images_go_and_verdicts_stay(
     tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path, own_cache: Path
 ) -> None:
-    kept = run(tiny_model, eraser, tmp_path / "kept", prompts, keep_images=True)
+    stored = run(tiny_model, eraser, tmp_path / "kept", prompts, keep_images=True)
     assert len(list((tmp_path / "kept").rglob("*.png"))) == 6
     for path in own_cache.rglob("*.png"):
         path.unlink()
@@ -159,7 +159,7 @@ def test_images_go_and_verdicts_stay(
     assert sorted(path.name for path in (tmp_path / "out" / "verdicts").iterdir()) == ["base.parquet", "mine.parquet"]
     assert all(shot.path is None for result in found.erasers.values() for shot in result.images)
     assert found.errors == 0
-    assert json.dumps(found.as_dict()["erasers"]) == json.dumps(kept.as_dict()["erasers"])
+    assert json.dumps(found.as_dict()["erasers"]) == json.dumps(stored.as_dict()["erasers"])
 
 
 def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
@@ -180,7 +180,7 @@ def test_an_image_without_an_answer_is_one_error_however_much_is_asked(
 def test_what_was_removed_is_no_failure(
     tiny_model: Model, eraser: efface.Eraser, prompts: Path, tmp_path: Path
 ) -> None:
-    """Every part is gone, as is to be hoped for: no image is told of as lost, and an image without an answer once."""
+    """No part is shown: no image is reported as lost, and an image without an answer is reported once."""
 
     def everywhere(images: Pixels) -> list[list[Detection]]:
         if images.shape[1:3] == (32, 16):

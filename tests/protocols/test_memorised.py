@@ -105,9 +105,9 @@ def test_other_prompts_are_concepts_though_files_have_their_names(
     eraser = efface.erase(emoji, CAPTION, to="star", kind="memorised")
     mine = run(emoji, eraser, copies or open_judge("emoji"), tmp_path / "out", n=2).erasers["mine"]
     judge = open_judge("emoji")
-    kept = [(shot, shot.path) for shot in mine.images if shot.probe.metric == "retain" and shot.path]
-    said = [judge.scores(np.array(Image.open(path))[None], [shot.probe.concept]).item() for shot, path in kept]
-    assert [shot.score for shot, _ in kept] == pytest.approx(said, abs=1e-6)
+    stored = [(shot, shot.path) for shot in mine.images if shot.probe.metric == "retain" and shot.path]
+    printed = [judge.scores(np.array(Image.open(path))[None], [shot.probe.concept]).item() for shot, path in stored]
+    assert [shot.score for shot, _ in stored] == pytest.approx(printed, abs=1e-6)
 
 
 def test_bad_input(tiny_model: Model, emoji: Model, colours: Any, tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_bad_input(tiny_model: Model, emoji: Model, colours: Any, tmp_path: Path
     with pytest.raises(BadInput, match="'colours' judges other prompts' images itself"):
         run(tiny_model, eraser, colours("dog"), tmp_path / "out", **given)
     (tmp_path / "sscd.pt").write_bytes(b"no TorchScript")
-    for is_trusted, said in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
+    for is_trusted, printed in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
         options = {"others": f"sscd:{tmp_path / 'sscd.pt'}"}
         given = {"data": MEMORISED, "options": options, "trust_torchscript": is_trusted}
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=printed):
             run(tiny_model, eraser, CopyJudge(means, "1"), tmp_path / "out", **given)
     broken = tmp_path / "broken.png"
     broken.write_bytes(MEMORISED.read_bytes()[:200])

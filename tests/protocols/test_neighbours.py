@@ -13,12 +13,12 @@ CANDIDATES = ("dog", "horse", "house", "car", "boat", "bird", "cats", "cat", "ap
 
 
 def test_it_is_the_order_of_centred_cosines(tiny_model: Model) -> None:
-    kept = [word for word in CANDIDATES if word not in ("cat", "cats", "of")]
-    rows = tiny_model.last_tokens([*kept, "cat"]).double()
+    stored = [word for word in CANDIDATES if word not in ("cat", "cats", "of")]
+    rows = tiny_model.last_tokens([*stored, "cat"]).double()
     centred = rows - rows[:-1].mean(dim=0)
     cosines = torch.nn.functional.cosine_similarity(centred[:-1], centred[-1:])
-    expected = [kept[i] for i in cosines.argsort(descending=True).tolist()]
-    assert propose_neighbours(tiny_model, Request.make("cat"), CANDIDATES, count=len(kept)) == {"cat": expected}
+    expected = [stored[i] for i in cosines.argsort(descending=True).tolist()]
+    assert propose_neighbours(tiny_model, Request.make("cat"), CANDIDATES, count=len(stored)) == {"cat": expected}
 
 
 def test_several_concepts_and_few_candidates(tiny_model: Model) -> None:

@@ -203,8 +203,8 @@ def test_bad_input(
         run(emoji, erased, open_judge("emoji"), tmp_path / "out", ony="cat")
     (tmp_path / "sscd.pt").write_bytes(b"no TorchScript")
     objects = f"sscd:{tmp_path / 'sscd.pt'}"
-    for is_trusted, said in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
-        with pytest.raises(BadInput, match=said):
+    for is_trusted, printed in ((False, "--trust-torchscript"), (True, "Cannot read SSCD's weights")):
+        with pytest.raises(BadInput, match=printed):
             run(emoji, erased, open_judge("emoji"), tmp_path / "out", objects=objects, is_trusted=is_trusted)
     (data / "Pop_Art" / "Dogs" / "1.jpg").write_bytes(b"half")
     eraser = efface.erase(tiny_model, "Cats", to="Dogs")

@@ -43,7 +43,7 @@ def text_of(html: str) -> str:
 
 @pytest.mark.parametrize("evil", [SCRIPT, IMAGE])
 def test_names_prompts_and_errors_from_outside_are_escaped(evaluation, evil):
-    made = evaluation(concept=evil, guide=evil, error=f"judge said {evil}", erasers=2, distances=True)
+    made = evaluation(concept=evil, guide=evil, error=f"judge raised {evil}", erasers=2, distances=True)
     bounds = {evil: {"free": 0.0, "text": None, "ceiling": 0.9}}
     made = replace(
         made,
@@ -99,25 +99,25 @@ def test_every_picture_says_what_it_is(evaluation):
 
 
 def test_a_failure_is_announced_and_listed(evaluation):
-    said = text_of(page(evaluation(error="the judge raised OSError")))
-    assert "1 image without a verdict." in said
-    assert "the judge raised OSError" in said
+    printed = text_of(page(evaluation(error="the judge raised OSError")))
+    assert "1 image without a verdict." in printed
+    assert "the judge raised OSError" in printed
     assert "without a verdict" not in text_of(page(evaluation()))
 
 
 def test_what_the_judge_is_undecided_about_is_counted_and_is_no_error(evaluation):
-    said = text_of(page(evaluation(undecided=2)))
-    assert "Undecided about 2 images." in said
-    assert said.count("the judge is undecided") == 2
-    assert "2 images without a verdict" not in said
+    printed = text_of(page(evaluation(undecided=2)))
+    assert "Undecided about 2 images." in printed
+    assert printed.count("the judge is undecided") == 2
+    assert "2 images without a verdict" not in printed
 
 
 def test_a_failure_of_the_unedited_model_is_listed_too(evaluation):
     made = evaluation()
     base = made.erasers[BASE]
     spoilt = (replace(base.images[0], shows=None, score=float("nan"), error="cannot be read"), *base.images[1:])
-    said = text_of(page(replace(made, erasers={**made.erasers, BASE: replace(base, images=spoilt, errors=1)})))
-    assert "cannot be read" in said
+    printed = text_of(page(replace(made, erasers={**made.erasers, BASE: replace(base, images=spoilt, errors=1)})))
+    assert "cannot be read" in printed
 
 
 def test_a_failure_of_what_no_question_is_asked_of_is_listed_too(evaluation, tmp_path):
@@ -169,26 +169,26 @@ def test_the_best_score_over_all_has_the_first_place_and_equals_share_it(evaluat
 
 
 def test_erasers_are_compared_with_one_another_and_many_with_the_first(evaluation):
-    said = text_of(page(evaluation(erasers=3)))
-    assert "The second minus the first, on the same prompts and seeds" in said
-    assert "second eraser forget −40.0 points, −" in said
-    assert "third second forget +45.0 points, " in said
-    assert re.search(r"third second forget \S+ points, \S+ to \S+ 0\.0039 20 ", said), "9 changes, all one way"
-    assert re.search(r"third eraser forget \+5\.0 points, \S+ to \S+ 1 20 ", said), "1 change says nothing"
-    assert "with the first eraser alone" not in said
-    said = text_of(page(evaluation(erasers=5)))
-    assert "Each is compared with the first eraser alone." in said
-    assert "third second" not in said
+    printed = text_of(page(evaluation(erasers=3)))
+    assert "The second minus the first, on the same prompts and seeds" in printed
+    assert "second eraser forget −40.0 points, −" in printed
+    assert "third second forget +45.0 points, " in printed
+    assert re.search(r"third second forget \S+ points, \S+ to \S+ 0\.0039 20 ", printed), "9 changes, all one way"
+    assert re.search(r"third eraser forget \+5\.0 points, \S+ to \S+ 1 20 ", printed), "1 change says nothing"
+    assert "with the first eraser alone" not in printed
+    printed = text_of(page(evaluation(erasers=5)))
+    assert "Each is compared with the first eraser alone." in printed
+    assert "third second" not in printed
     assert "Eraser against eraser" not in page(evaluation())
 
 
 def test_scores_alone_are_measured_and_not_judged(evaluation):
     made = evaluation(distances=True)
     bare = {name: Result(r.scores) for name, r in made.erasers.items()}
-    said = text_of(page(replace(made, erasers=bare, judge=replace(made.judge, recall=None))))
-    assert "Measured, not judged" in said
-    assert "features of clip-b32" in said
-    assert "The judge" not in said
+    printed = text_of(page(replace(made, erasers=bare, judge=replace(made.judge, recall=None))))
+    assert "Measured, not judged" in printed
+    assert "features of clip-b32" in printed
+    assert "The judge" not in printed
 
 
 def test_the_title_names_what_was_erased_else_the_erasers_else_the_unedited_model(evaluation):
@@ -230,11 +230,11 @@ def test_where_images_went_is_told_rate_by_rate(evaluation):
     }
     html = page(replace(made, erasers=results))
     assert Tags(html).open == []
-    said = text_of(html).split("Where the images went")[1]
-    assert "before 20 after 1 19 Asked for in other words (indirect) before 5 after 5" in said
+    printed = text_of(html).split("Where the images went")[1]
+    assert "before 20 after 1 19 Asked for in other words (indirect) before 5 after 5" in printed
     assert SCRIPT not in html
-    assert "“kitten”" in said
-    assert "blank or noise" in said
+    assert "“kitten”" in printed
+    assert "blank or noise" in printed
 
 
 def test_long_lists_in_the_provenance_are_cut_short(evaluation):
@@ -247,10 +247,10 @@ def test_long_lists_in_the_provenance_are_cut_short(evaluation):
 def test_an_unknown_protocol_without_pictures_or_forgetting_has_a_page(evaluation):
     made = evaluation()
     results = {BASE: Result({"novel": wilson(3, 4)}), "mine": Result({"novel": wilson(1, 4)})}
-    said = text_of(page(replace(made, protocol="other", erasers=results, provenance={})))
-    assert "Measured, not judged" in said
-    assert "novel" in said
-    assert "25%" in said
+    printed = text_of(page(replace(made, protocol="other", erasers=results, provenance={})))
+    assert "Measured, not judged" in printed
+    assert "novel" in printed
+    assert "25%" in printed
 
 
 def test_a_threshold_that_holds_for_many_concepts_is_one_row():

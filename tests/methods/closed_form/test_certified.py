@@ -88,7 +88,7 @@ def test_only_leading_directions_are_kept_exactly_where_asked() -> None:
     of = problem(1, 20)
     exact, part, none = (solved(of, preserve_rank=rank, mu=0.0) for rank in (None, 5, 0))
     roomier = [attack(edit, of.edited[0]) for edit in (none, part, exact)]
-    assert roomier == sorted(roomier, reverse=True)  # what is kept costs robustness
+    assert roomier == sorted(roomier, reverse=True)  # preserved prompts cost robustness
 
     def moved(edit: TextEdit) -> float:
         return relative(edit(of.preserved), of.preserved)
@@ -100,10 +100,10 @@ def test_only_leading_directions_are_kept_exactly_where_asked() -> None:
 
 
 def test_half_of_the_dimensions_is_left_to_erase() -> None:
-    said = solve_certified(problem(1, 100), cut=1e-3, concept_rank=None, preserve_rank=None, mu=1.0)[1]
-    assert said["dimensions_kept_exactly"] == WIDTH // 2
-    assert said["preserve_directions_kept_exactly"] == WIDTH // 2 - 4
-    assert said["preserve_directions_kept_approximately"] == WIDTH // 2
+    printed = solve_certified(problem(1, 100), cut=1e-3, concept_rank=None, preserve_rank=None, mu=1.0)[1]
+    assert printed["dimensions_kept_exactly"] == WIDTH // 2
+    assert printed["preserve_directions_kept_exactly"] == WIDTH // 2 - 4
+    assert printed["preserve_directions_kept_approximately"] == WIDTH // 2
 
 
 def test_mu_trades_the_certificate_for_what_unlisted_prompts_lose() -> None:
@@ -129,14 +129,14 @@ def test_a_direction_that_is_all_but_kept_is_left_alone() -> None:
     of = problem(2)
     near = of.edited.clone()
     near[1] = near[0] + 1e-6 * random(WIDTH, seed=6)
-    edit, said = solve_certified(
+    edit, printed = solve_certified(
         Problem(GRAM, near, of.guides[[0, 0]], of.fixed, of.preserved, 8),
         cut=1e-3,
         concept_rank=None,
         preserve_rank=None,
         mu=1.0,
     )
-    assert said["concept_directions_left_alone"] == 1
+    assert printed["concept_directions_left_alone"] == 1
     assert edit.rank == 1
     assert relative(edit(near), of.guides[[0, 0]]) < 1e-5
     assert relative(edit(of.preserved), of.preserved) < 1e-10
@@ -155,10 +155,10 @@ def test_layers_that_read_little_still_certify() -> None:
 def test_on_a_model_it_says_what_it_promises(tiny_model: Model) -> None:
     eraser = efface.erase(tiny_model, "cat", "dog", preserve=KEEP[:3], method="certified")
     edit, weight = the_edit(eraser), torch.cat([weight.double() for _, weight in tiny_model.text_weights()])
-    cat, dog, kept = (tiny_model.embed(prompts).last_tokens.double() for prompts in (["cat"], ["dog"], KEEP[:3]))
+    cat, dog, stored = (tiny_model.embed(prompts).last_tokens.double() for prompts in (["cat"], ["dog"], KEEP[:3]))
     empty = tiny_model.embed([""]).tokens[0].double()
     assert relative(edit(cat), dog) < 1e-10
-    for tokens_kept in (dog, kept, empty):
+    for tokens_kept in (dog, stored, empty):
         assert relative(edit(tokens_kept), tokens_kept) < 1e-10
     assert eraser.certificate is not None
     found = eraser.certificate["cat"]
@@ -199,14 +199,14 @@ def test_some_concepts_alone_are_as_if_the_others_had_never_been_erased(
 
 def test_what_is_kept_only_approximately_is_measured_and_told(tiny_model: Model) -> None:
     eraser = efface.erase(tiny_model, "cat", "dog", preserve=KEEP, method="certified", preserve_rank=2, mu=0.0)
-    said = eraser.provenance["coverage"]
-    assert said["preserve_directions_kept_exactly"] == 2
-    assert said["preserve_directions_kept_approximately"] == 2
-    gram, kept = text_gram(tiny_model), tiny_model.embed(KEEP).last_tokens.double()
-    change = gram.norms(the_edit(eraser)(kept) - kept) / gram.norms(kept)
-    assert said["mean_change"] == pytest.approx(float(change.mean()))
-    assert max(said["worst_changes"].values()) == pytest.approx(float(change.max()))
-    assert said["preserved_approximately"] == int((change > 1e-8).sum())
+    printed = eraser.provenance["coverage"]
+    assert printed["preserve_directions_kept_exactly"] == 2
+    assert printed["preserve_directions_kept_approximately"] == 2
+    gram, stored = text_gram(tiny_model), tiny_model.embed(KEEP).last_tokens.double()
+    change = gram.norms(the_edit(eraser)(stored) - stored) / gram.norms(stored)
+    assert printed["mean_change"] == pytest.approx(float(change.mean()))
+    assert max(printed["worst_changes"].values()) == pytest.approx(float(change.max()))
+    assert printed["preserved_approximately"] == int((change > 1e-8).sum())
     two = efface.erase(tiny_model, ["cat", "boat"], "dog", preserve=KEEP, method="certified", preserve_rank=2, mu=0.0)
     assert "worst_changes" in two.provenance["coverage"]
     assert "worst_changes" not in two.only("cat").provenance["coverage"]

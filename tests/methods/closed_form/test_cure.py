@@ -72,11 +72,11 @@ def test_what_is_at_right_angles_to_the_concept_is_untouched(tiny_model: Model) 
 
 
 def test_a_large_alpha_spares_all_that_the_retained_tokens_span(tiny_model: Model) -> None:
-    kept = columns(tiny_model, ["", *PRESERVE], "subject").T
+    preserved = columns(tiny_model, ["", *PRESERVE], "subject").T
 
     def drift(alpha: float) -> float:
         edit = the_edit(efface.erase(tiny_model, CONCEPTS, preserve=PRESERVE, method="cure", alpha=alpha))
-        return float((edit(kept) - kept).norm())
+        return float((edit(preserved) - preserved).norm())
 
     drifts = [drift(alpha) for alpha in (2.0, 1e3, 1e12)]
     assert drifts == sorted(drifts, reverse=True)

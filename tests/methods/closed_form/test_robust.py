@@ -39,8 +39,8 @@ def robust(model: Model, preserve: tuple[str, ...] = KEEP, **options: Any) -> Er
 
 def pairs(count: int) -> Pairs:
     zeros = torch.zeros(count, dtype=torch.long)
-    said = Embedded(tokens(count, 1)[None], torch.zeros(1, dtype=torch.long), ("cat",))
-    return Pairs(tokens(count, 1), tokens(count, 2), zeros, zeros, said)
+    printed = Embedded(tokens(count, 1)[None], torch.zeros(1, dtype=torch.long), ("cat",))
+    return Pairs(tokens(count, 1), tokens(count, 2), zeros, zeros, printed)
 
 
 def attack(edit: TextEdit, aim: Tensor) -> Tensor:
@@ -50,9 +50,11 @@ def attack(edit: TextEdit, aim: Tensor) -> Tensor:
 
 
 def inputs(concepts: int = 1) -> RobustProblem:
-    kept = PreservedTokens(WIDTH)
-    kept.add(tokens(6, 4))
-    return RobustProblem.of(GRAM, tokens(concepts, 1)[:concepts], tokens(concepts, 2)[:concepts], tokens(5, 3), kept, 6)
+    preserved = PreservedTokens(WIDTH)
+    preserved.add(tokens(6, 4))
+    return RobustProblem.of(
+        GRAM, tokens(concepts, 1)[:concepts], tokens(concepts, 2)[:concepts], tokens(5, 3), preserved, 6
+    )
 
 
 def names(of: RobustProblem) -> list[str]:
@@ -118,7 +120,7 @@ def test_what_promises_no_gain_is_left() -> None:
         edit = solved(of, mu=0.0)
         seen = derive(edit, GRAM, targets, fixed, None, projected=True)
         assert float(seen.scores[found[0].row]) > found[0].score + 0.05 - 1e-3  # the ridge
-    assert 0 < len(of.shifts) <= len(targets.edited)  # each is then as far as what is kept lets it be
+    assert 0 < len(of.shifts) <= len(targets.edited)  # each is then as far as the preserved prompts allow
     assert not bool(seen.open.any())
 
 
@@ -133,17 +135,17 @@ def test_words_count_for_the_concept_that_they_are_nearest_to() -> None:
     words = torch.cat([of.edited + 0.05 * random(2, WIDTH, seed=9), of.guides[:1], tokens(3, 11)])
     nothing = TextEdit(torch.zeros(WIDTH, 1, dtype=torch.float64), torch.zeros(WIDTH, 1, dtype=torch.float64))
     closed = torch.zeros(len(words), dtype=torch.bool)
-    said = ["one", "two", "guide", "a", "b", "c"]
+    printed = ["one", "two", "guide", "a", "b", "c"]
     fixed = fixed_rows(of, RobustConfig())
-    seen = neighbours(nothing, GRAM, said, words, of.edited, of.guides, fixed, closed)
+    seen = neighbours(nothing, GRAM, printed, words, of.edited, of.guides, fixed, closed)
     for owner in range(2):
         (found,) = seen.picked(owner, 8, 0.5)
-        assert (found.what, found.owner) == (said[owner], owner)
+        assert (found.what, found.owner) == (printed[owner], owner)
         expected = GRAM.norms(words[owner : owner + 1] - of.edited[owner]) / GRAM.norms(of.edited - of.guides)[owner]
         assert found.score == pytest.approx(float(expected))
-    assert not bool(seen.open[2])  # a guide has no room outside of what is kept
+    assert not bool(seen.open[2])  # a guide has no direction outside of the preserved prompts
     closed[0] = True
-    assert not neighbours(nothing, GRAM, said, words, of.edited, of.guides, fixed, closed).picked(0, 8, 0.5)
+    assert not neighbours(nothing, GRAM, printed, words, of.edited, of.guides, fixed, closed).picked(0, 8, 0.5)
     edit = solved(of.with_candidates([one for owner in range(2) for one in seen.picked(owner, 8, 0.5)]))
     assert relative(edit(words[:2]), of.guides) < 1e-8
 
@@ -198,9 +200,9 @@ def test_without_rounds_it_is_certified_that_keeps_less_exactly(tiny_model: Mode
 def test_what_is_kept_is_not_erased_and_is_told_of(tiny_model: Model) -> None:
     near = robust(tiny_model, preserve=(), threshold=0.95, derive="none").provenance["search"][1]["found"][0]["what"]
     with pytest.warns(UserWarning, match=f"'{near}' is preserved, but restores 'cat'"):
-        kept = robust(tiny_model, preserve=(near,), preserve_rank=1, threshold=0.95, derive="none")
-    assert near in kept.provenance["coverage"]["kept_that_bring_back"]["cat"]
-    assert near not in [one["what"] for of_round in kept.provenance["search"] for one in of_round["found"]]
+        preserved = robust(tiny_model, preserve=(near,), preserve_rank=1, threshold=0.95, derive="none")
+    assert near in preserved.provenance["coverage"]["kept_that_bring_back"]["cat"]
+    assert near not in [one["what"] for of_round in preserved.provenance["search"] for one in of_round["found"]]
 
 
 def test_text_is_a_weaker_search_than_free(tiny_model: Model) -> None:

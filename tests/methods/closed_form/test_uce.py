@@ -105,7 +105,7 @@ def test_published_defaults(tiny_model: Model) -> None:
     assert settings("window")["preserve_scale"] == 1.0  # the empty prompt alone
     assert settings("window", ["dog house", "a car"])["preserve_scale"] == pytest.approx(1 / 3)
     assert settings("window", [f"a car {letter}" for letter in "abcdefghijklmno"])["preserve_scale"] == 0.1
-    assert settings("window", [""])["preserve_scale"] == 1.0  # the empty prompt is not kept twice
+    assert settings("window", [""])["preserve_scale"] == 1.0  # the empty prompt is not preserved twice
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_rank_is_at_most_the_edited_tokens(tiny_model: Model) -> None:
 
 
 def test_preserving_spares_the_preserved(tiny_model: Model) -> None:
-    kept = tiny_model.embed(PRESERVE).last_tokens
+    preserved = tiny_model.embed(PRESERVE).last_tokens
     drift = [
-        float((the_edit(eraser)(kept) - kept).norm())
+        float((the_edit(eraser)(preserved) - preserved).norm())
         for eraser in (
             efface.erase(tiny_model, "cat", "dog"),
             efface.erase(tiny_model, "cat", "dog", preserve=PRESERVE),

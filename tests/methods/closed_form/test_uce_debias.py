@@ -179,7 +179,7 @@ def test_wishes_that_contradict_each_other_are_refused(tiny_model: Model) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "printed"),
     [
         ({"options": {"variant": "window"}}, "one token"),
         ({"options": {"expand_prompts": True}}, "one token"),
@@ -187,11 +187,11 @@ def test_wishes_that_contradict_each_other_are_refused(tiny_model: Model) -> Non
     ],
 )
 def test_what_it_cannot_do_is_refused(
-    tiny_model: Model, change: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Model, change: dict[str, Any], printed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without --judge, the default CLIP would be downloaded; a hub that is out of reach is tried again for 40 s.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(BadRequest, match=said):
+    with pytest.raises(BadRequest, match=printed):
         efface.erase(tiny_model, request(**change.get("options", {})))
 
 

@@ -32,13 +32,13 @@ def literal(v: Tensor, targets: Tensor, settings: Any) -> Tensor:
                 row[at] -= share * value
         basis.append(q)
         coefficients.append(row)
-    kept = v.clone()
+    preserved = v.clone()
     for q, row in zip(basis, coefficients, strict=True):
         for factor, t in zip(row, targets, strict=False):
             cosine = float(v @ t / (v.norm() * t.norm()))
             shift = settings["sigmoid_c"] / (1 + math.exp(-settings["sigmoid_a"] * (cosine - settings["sigmoid_b"])))
-            kept -= float(v @ q / (q @ q)) * factor * (shift if settings["token_sim"] else 1.0) * t
-    return kept
+            preserved -= float(v @ q / (q @ q)) * factor * (shift if settings["token_sim"] else 1.0) * t
+    return preserved
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -47,9 +47,9 @@ def test_it_is_the_published_equations(count: int, settings: dict[str, Any]) -> 
     targets = rows(count, 1)
     values = torch.cat([rows(5, 2), targets + 0.1 * rows(count, 3)])
     found = values - Values(targets, settings).erased(values)
-    for value, kept in zip(values, found, strict=True):
+    for value, preserved in zip(values, found, strict=True):
         expected = literal(value, targets, settings)
-        assert float((kept - expected).norm() / expected.norm()) < 1e-8
+        assert float((preserved - expected).norm() / expected.norm()) < 1e-8
 
 
 def test_values_at_right_angles_to_the_concepts_stay() -> None:

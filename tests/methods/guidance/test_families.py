@@ -64,10 +64,10 @@ def test_the_third_branch_of_sld_is_the_concepts_own(tiny: Tiny, family: str) ->
         listener = model.denoiser.register_forward_pre_hook(lambda _, __, given: heard.append(given), with_kwargs=True)
         steered = draw(pipeline)
         listener.remove()
-    told = pipeline.encode_prompt("cat, golf ball", *([None, None] if family == "sd3" else []))
+    reported = pipeline.encode_prompt("cat, golf ball", *([None, None] if family == "sd3" else []))
     given = heard[0] | (heard[0].get("added_cond_kwargs") or {})
     beside, place = BESIDE[family]
-    for found, expected in ((given["encoder_hidden_states"], told[0]), (given[beside], told[place])):
+    for found, expected in ((given["encoder_hidden_states"], reported[0]), (given[beside], reported[place])):
         assert len(found) == 3
         torch.testing.assert_close(found[2:], expected, rtol=1e-5, atol=1e-6)
     assert bool(steered.isfinite().all())

@@ -191,42 +191,42 @@ def test_an_interrupted_training_goes_on_with_its_pictures(
     options: dict[str, Any] = {**QUICK, **RELATIVE, "iter_break": 20, "threshold": 1e9, "method": "cie"}
     options["accumulate_grads"] = True
     whole = efface.erase(tiny_model, "cat", **options)
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
 
     def stop(what: str, done: int, total: int, note: str = "") -> None:
-        told.append((what, done))
+        reported.append((what, done))
         if (what, done) == ("cat", 5):
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
         efface.erase(tiny_model, "cat", context=RunContext(tmp_path, stop), **options)
-    assert told[0] == ("pictures of cat", 2)
-    told.clear()
+    assert reported[0] == ("pictures of cat", 2)
+    reported.clear()
 
     def listen(what: str, done: int, total: int, note: str = "") -> None:
-        told.append((what, done))
+        reported.append((what, done))
 
     resumed = efface.erase(tiny_model, "cat", context=RunContext(tmp_path, listen), **options)
-    assert [done for what, done in told if what == "cat"] == list(range(5, 13))
-    assert all(what == "cat" for what, _ in told)
+    assert [done for what, done in reported if what == "cat"] == list(range(5, 13))
+    assert all(what == "cat" for what, _ in reported)
     assert resumed.hash == whole.hash
 
 
 def test_pictures_that_are_drawn_are_kept_when_drawing_is_interrupted(tiny_model: Model, tmp_path: Path) -> None:
     options: dict[str, Any] = {**QUICK, "images": 35, "iter_break": 1, "method": "cie"}
     whole = efface.erase(tiny_model, "cat", **options)
-    told: list[int] = []
+    reported: list[int] = []
 
     def stop(what: str, done: int, total: int, note: str = "") -> None:
         if what == "pictures of cat":
-            told.append(done)
-        if told == [32]:
+            reported.append(done)
+        if reported == [32]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         efface.erase(tiny_model, "cat", context=RunContext(tmp_path, stop), **options)
     assert efface.erase(tiny_model, "cat", context=RunContext(tmp_path, stop), **options).hash == whole.hash
-    assert told == [32, 35]
+    assert reported == [32, 35]
 
 
 def test_defaults_are_the_published_ones() -> None:

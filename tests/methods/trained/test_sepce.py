@@ -195,9 +195,11 @@ def test_a_concept_is_given_back_to_the_bit(tiny_model: Model) -> None:
     for training in ("separate", "joint"):
         both = efface.erase(tiny_model, BOTH, method="sepce", training=training, **QUICK)
         rest = both.without("cat")
-        kept = [edit for index, edit in enumerate(edits_of(both)) if int(both.inputs["owner"][index]) == 1]
-        assert len(kept) == len(tiny_model.text_parameters()) == len(both.edits) // 2
-        expected = {edit.parameter: edit.on(tiny_model.denoiser.get_parameter(edit.parameter[9:])) for edit in kept}
+        preserved = [edit for index, edit in enumerate(edits_of(both)) if int(both.inputs["owner"][index]) == 1]
+        assert len(preserved) == len(tiny_model.text_parameters()) == len(both.edits) // 2
+        expected = {
+            edit.parameter: edit.on(tiny_model.denoiser.get_parameter(edit.parameter[9:])) for edit in preserved
+        }
         baked = rest.bake(tiny_model)
         for name, weight in tiny_model.denoiser.state_dict().items():
             if f"denoiser.{name}" in expected:
@@ -251,7 +253,7 @@ def test_a_later_concept_spares_what_came_before(loud_model: Model) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert both.without("cat").hash == ball.hash
     assert both.without("golf ball").hash == cat.hash
-    # The old change was not told of the new concept.
+    # The old change was solved without the new concept.
     weights = [loud_model.denoiser.get_parameter(edit.parameter[9:]) for edit in edits_of(cat)]
     changed = [edit.value(weight.shape) @ tokens[1].T for edit, weight in zip(edits_of(cat), weights, strict=True)]
     assert max(float(change.abs().max()) for change in changed) > 1e-3
@@ -367,10 +369,10 @@ def test_weights_stay_relative_to_a_first_concept_that_has_stopped(tiny_model: M
         alone = ours.loss(ours.batch(0, 1))
         assert set(alone) == {"loss", "correlation of golf ball"}
         ours.finished(2, {name: float(value) for name, value in alone.items()})
-        kept = ours.state()
+        preserved = ours.state()
     with objective(tiny_model, BOTH, training="joint") as ours:
         ours.optimizer()
-        ours.restore(kept, range(1))
+        ours.restore(preserved, range(1))
         torch.testing.assert_close(ours._balance(norms[1:]), torch.tensor([last / 3]))
     with objective(tiny_model, BOTH, training="joint", balance="max") as ours:
         ours.optimizer()

@@ -39,10 +39,10 @@ class Stop:
     """Ends a training after a step, as a crash, or as Ctrl-C."""
 
     def __init__(self, step: int, how: str) -> None:
-        self.step, self.how, self.told = step, how, list[tuple[str, int, int, str]]()
+        self.step, self.how, self.reported = step, how, list[tuple[str, int, int, str]]()
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        self.told.append((what, done, total, note))
+        self.reported.append((what, done, total, note))
         if done == self.step and self.how == "crash":
             raise RuntimeError("crash")
         if done == self.step:
@@ -69,9 +69,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny_model: Model, tmp_path:
     resumed = trained(tiny_model, "cat", context=RunContext(tmp_path / "t", rest), **options)
     assert resumed.hash == whole.hash
     # After a crash in step 3 the checkpoint of step 2 is the last; Ctrl-C still leaves that of step 3.
-    assert [done for _, done, _, _ in rest.told] == ([3, 4, 5] if how == "crash" else [4, 5])
-    assert stop.told[0][:3] == ("cat", 1, 5)
-    assert stop.told[0][3].startswith("loss ")
+    assert [done for _, done, _, _ in rest.reported] == ([3, 4, 5] if how == "crash" else [4, 5])
+    assert stop.reported[0][:3] == ("cat", 1, 5)
+    assert stop.reported[0][3].startswith("loss ")
     lines = [json.loads(line) for line in (tmp_path / "t" / "component-0.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert all(line["loss"] > 0 and line["seconds"] >= 0 for line in lines)
@@ -85,7 +85,7 @@ def test_concepts_that_are_done_are_not_trained_again(tiny_model: Model, tmp_pat
         trained(tiny_model, ["cat", "dog"], context=RunContext(tmp_path, StopIn("dog")))
     eraser = trained(tiny_model, ["cat", "dog"], context=work)
     assert isinstance(work.progress, Stop)
-    assert {what for what, *_ in work.progress.told} == {"dog"}
+    assert {what for what, *_ in work.progress.reported} == {"dog"}
     assert eraser.hash == trained(tiny_model, ["cat", "dog"]).hash
 
 
@@ -137,9 +137,9 @@ def test_a_training_that_diverges_keeps_the_last_weights_of_use(tiny_model: Mode
     (path,) = tmp_path.glob("component-0-step-*.safetensors")
     assert str(caught.value).endswith(f" steps, whose loss was still finite, is {path}.")
     steps = int(path.stem.rpartition("-")[2])
-    kept = Eraser.load(path)
+    preserved = Eraser.load(path)
     as_far: dict[str, Any] = {**DIVERGES, "iterations": steps}
-    assert kept.hash == trained(tiny_model, "cat", **as_far).hash
+    assert preserved.hash == trained(tiny_model, "cat", **as_far).hash
     assert not (tmp_path / "component-0.checkpoint.safetensors").exists()
     rows = [json.loads(line) for line in (tmp_path / "component-0.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in rows)
@@ -200,12 +200,12 @@ def test_a_checkpoint_of_other_work_is_refused_or_dropped_by_force(
         again = Stop(0, "")
         with caplog.at_level("INFO", "efface"):
             trained(tiny_model, "cat", context=RunContext(tmp_path, again))
-        assert [done for _, done, _, _ in again.told] == [1, 2, 3, 4, 5]
+        assert [done for _, done, _, _ in again.reported] == [1, 2, 3, 4, 5]
         assert "The training starts again" in caplog.text
     path.write_bytes(content)
     forced = Stop(0, "")
     eraser = trained(tiny_model, "dog", context=RunContext(tmp_path, forced, force=True))
-    assert [done for _, done, _, _ in forced.told] == [1, 2, 3, 4, 5]
+    assert [done for _, done, _, _ in forced.reported] == [1, 2, 3, 4, 5]
     assert eraser.hash == trained(tiny_model, "dog").hash
 
 
@@ -222,33 +222,33 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
 def test_erasers_on_the_way_are_kept_where_asked_for(tiny_model: Model, tmp_path: Path) -> None:
     eraser = trained(tiny_model, "cat", RunContext(tmp_path), save_freq=2, reuse=1)
     discard(tmp_path)
-    kept = sorted(path.name for path in tmp_path.iterdir())
-    assert kept == ["component-0-step-2.safetensors", "component-0-step-4.safetensors", "component-0.jsonl"]
-    early = Eraser.load(tmp_path / kept[0])
+    preserved = sorted(path.name for path in tmp_path.iterdir())
+    assert preserved == ["component-0-step-2.safetensors", "component-0-step-4.safetensors", "component-0.jsonl"]
+    early = Eraser.load(tmp_path / preserved[0])
     assert early.hash == trained(tiny_model, "cat", iterations=2, reuse=1).hash != eraser.hash
     assert early.base.parameters == eraser.base.parameters != {}
 
 
 def test_erasers_of_an_earlier_training_are_not_mixed_with_the_new_one(tiny_model: Model, tmp_path: Path) -> None:
-    def kept() -> set[str]:
+    def preserved() -> set[str]:
         return {path.stem.removeprefix("component-") for path in tmp_path.glob("component-*-step-*")}
 
     trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), save_freq=1)
-    assert kept() == {f"{component}-step-{step}" for component in (0, 1) for step in range(1, 6)}
+    assert preserved() == {f"{component}-step-{step}" for component in (0, 1) for step in range(1, 6)}
     with pytest.raises(BadInput, match="--force"):
         trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), save_freq=2, lr=1e-4)
-    assert len(kept()) == 10
+    assert len(preserved()) == 10
     others: dict[str, Any] = {"save_freq": 2, "lr": 1e-4}
     with pytest.raises(KeyboardInterrupt):  # in the first concept
         trained(tiny_model, ["cat", "dog"], RunContext(tmp_path, Stop(2, "interrupt"), force=True), **others)
-    assert kept() == {"0-step-2"}
+    assert preserved() == {"0-step-2"}
     with pytest.raises(KeyboardInterrupt):
         trained(tiny_model, ["cat", "dog"], RunContext(tmp_path, StopIn("dog"), force=True), **others)
-    assert kept() == {"0-step-2", "0-step-4", "1-step-2"}
+    assert preserved() == {"0-step-2", "0-step-4", "1-step-2"}
     trained(tiny_model, ["cat", "dog"], RunContext(tmp_path), **others)
-    assert kept() == {"0-step-2", "0-step-4", "1-step-2", "1-step-4"}
+    assert preserved() == {"0-step-2", "0-step-4", "1-step-2", "1-step-4"}
     trained(tiny_model, "cat", RunContext(tmp_path), **others)
-    assert kept() == {"0-step-2", "0-step-4"}
+    assert preserved() == {"0-step-2", "0-step-4"}
 
 
 def test_precisions_take_turns_in_one_process(tiny_model: Model) -> None:

@@ -42,7 +42,7 @@ def test_an_unsafe_theme_is_added_and_a_memorised_picture_is_its_caption() -> No
 
 
 @pytest.mark.parametrize(
-    ("concept", "said"),
+    ("concept", "printed"),
     [
         (Concept(name="cat", guide="dog"), "dog"),
         (Concept(name="monet", kind="style"), "painting"),
@@ -51,10 +51,10 @@ def test_an_unsafe_theme_is_added_and_a_memorised_picture_is_its_caption() -> No
         (Concept(name="the lady", kind="memorised"), "the lady"),
     ],
 )
-def test_templates_name_the_anchor(concept: Concept, said: str) -> None:
+def test_templates_name_the_anchor(concept: Concept, printed: str) -> None:
     captions = templates(concept)
     assert len(captions) == len(set(captions)) >= 12
-    assert all(said in caption for caption in captions)
+    assert all(printed in caption for caption in captions)
     if concept.kind == "memorised":
         assert concept.name not in captions
     elif concept.kind != "style":

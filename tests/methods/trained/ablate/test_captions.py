@@ -33,11 +33,11 @@ def language_model(tiny_sd: Path, tmp_path: Path) -> Callable[..., str]:
                 )
             )  # fmt: skip
         if word:
-            told = torch.randn(32, generator=torch.Generator().manual_seed(1))
+            reported = torch.randn(32, generator=torch.Generator().manual_seed(1))
             with torch.no_grad():
                 network.transformer.ln_f.weight.mul_(0.1)
-                network.transformer.ln_f.bias.copy_(told)
-                network.transformer.wte.weight[tokenizer.convert_tokens_to_ids(f"{word}</w>")] = told
+                network.transformer.ln_f.bias.copy_(reported)
+                network.transformer.wte.weight[tokenizer.convert_tokens_to_ids(f"{word}</w>")] = reported
         network.save_pretrained(tmp_path / "lm")
         tokenizer.save_pretrained(tmp_path / "lm")
         return str(tmp_path / "lm")

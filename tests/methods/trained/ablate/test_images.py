@@ -123,17 +123,17 @@ def test_files_that_cannot_be_read_are_named(tiny_model: Model, tmp_path: Path) 
 
 def test_pictures_are_drawn_once(tiny_model: Model, tiny_sd: Path) -> None:
     how: dict[str, Any] = {"steps": 1, "guidance": 2.0, "sampler": "ddim"}
-    told: list[tuple[str, int, int]] = []
-    first = CachedPictures(tiny_model, lambda what, done, total, note="": told.append((what, done, total)))
+    reported: list[tuple[str, int, int]] = []
+    first = CachedPictures(tiny_model, lambda what, done, total, note="": reported.append((what, done, total)))
     some = first.draw(["a dog", "a car", "a dog"], [1, 2, 1], what="anchors", **how)
     assert np.array_equal(some[0], some[2])
-    assert told == [("anchors", 1, 2), ("anchors", 2, 2)]
+    assert reported == [("anchors", 1, 2), ("anchors", 2, 2)]
     more = first.draw(["a car", "a house"], [2, 3], **how)
     assert np.array_equal(more[0], some[1])
-    assert told[2:] == [("pictures", 2, 2)]
+    assert reported[2:] == [("pictures", 2, 2)]
     damaged = efface.open_model(tiny_sd)
-    kept = CachedPictures(damaged).draw(["a dog"], [1], **how)
-    assert np.array_equal(kept[0], some[0])
+    preserved = CachedPictures(damaged).draw(["a dog"], [1], **how)
+    assert np.array_equal(preserved[0], some[0])
     damaged.denoiser.get_parameter("conv_in.weight").data[0] = torch.nan
     with pytest.raises(BadInput, match="not finite"):
         CachedPictures(damaged).draw(["a dog"], [99], **how)

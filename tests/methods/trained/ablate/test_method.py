@@ -50,13 +50,13 @@ def test_parameter_groups_are_the_published_ones_on_sd14(sd14: Any) -> None:
 
 @contextmanager
 def objective(
-    model: Model, kind: str = "object", guide: Any = "dog", kept: type[Ablate] = Ablate, **options: Any
+    model: Model, kind: str = "object", guide: Any = "dog", preserved: type[Ablate] = Ablate, **options: Any
 ) -> Generator[tuple[Any, Any], None, None]:
     """An objective, and the accelerator that it can be trained with."""
     config = AblateConfig(**{**SMALL, **options})
     request = Request.make("cat", guide or (), kind=kind, method="ablate")
     with frozen(model.denoiser), frozen(model.text_encoder), _accelerated(model, config, None) as accelerator:
-        yield kept(model, request, config, CachedPictures(model), looks), accelerator
+        yield preserved(model, request, config, CachedPictures(model), looks), accelerator
 
 
 def looks(pictures: Sequence[Any], original: Path) -> list[bool]:
@@ -126,7 +126,7 @@ def test_loss_and_first_step_are_those_of_the_equations(
         "prompts": str(prompts),
         **options,
     }
-    with objective(tiny_model, kept=Given, **settings) as (ours, accelerator):
+    with objective(tiny_model, preserved=Given, **settings) as (ours, accelerator):
         with torch.no_grad():
             batch = ours.batch(0, 0)
         found = ours.loss(batch)["loss"]
@@ -395,10 +395,10 @@ def test_a_concept_trained_with_others_is_what_it_is_alone(tiny_model: Model) ->
     composed = efface.compose(made(tiny_model), alone)
     assert composed.hash == both.hash
     assert composed.without("cat").hash == alone.hash
-    told: Mapping[str, Any] = both.provenance["ablated"]
-    assert set(told) == {"cat", "golf ball"}
-    assert "a photo of a dog" in told["cat"]["anchors"]
-    assert told["golf ball"]["targets"] == ["golf ball"]
+    reported: Mapping[str, Any] = both.provenance["ablated"]
+    assert set(reported) == {"cat", "golf ball"}
+    assert "a photo of a dog" in reported["cat"]["anchors"]
+    assert reported["golf ball"]["targets"] == ["golf ball"]
 
 
 @pytest.mark.parametrize("kind", ["style", "unsafe"])
@@ -413,7 +413,7 @@ def test_the_other_kinds_have_an_anchor_of_their_own(tiny_model: Model, kind: st
 
 def test_training_nears_the_anchor(tiny_model: Model) -> None:
     settings: dict[str, Any] = {"train_max_steps": 40, "base_lr": 5e-3, "scale_lr": False, "teacher": "frozen"}
-    with objective(tiny_model, kept=Given, **settings) as (ours, accelerator):
+    with objective(tiny_model, preserved=Given, **settings) as (ours, accelerator):
         with torch.no_grad():
             batch = ours.batch(0, 0)
         before = ours.loss(batch)["loss"].item()
@@ -510,10 +510,10 @@ def test_what_cannot_be_ablated_is_refused_in_one_line(tiny_model: Model, tmp_pa
         ("sampler", "dog", {"sampler": "fast"}),
         ("parameter_group", "dog", {"parameter_group": "crossattn"}),
     ]
-    for said, to, options in wrong:
+    for printed, to, options in wrong:
         with pytest.raises(BadInput) as caught:
             efface.erase(tiny_model, "cat", to, method="ablate", **{**SMALL, **options})
-        assert said in str(caught.value), caught.value
+        assert printed in str(caught.value), caught.value
         assert "\n" not in str(caught.value)
     with pytest.raises(BadRequest, match="one by one"):
         efface.erase(tiny_model, ["cat", "house"], method="ablate", **{**SMALL, **memorised})

@@ -86,9 +86,9 @@ def test_what_protected_prompts_put_out_stays(tiny_model: Model) -> None:
         assert float((delta @ protected_inputs(tower, layer)).norm() / before.norm()) < 1e-5
         own = tower.keys(tower.ids(["cat"]), [layer])[layer][0].double().T
         assert float((delta @ own).norm() / (tower.weight(layer) @ own).norm()) > 1e-3
-    kept, gone = tiny_model.embed(PRESERVE).tokens, tiny_model.embed(["cat"]).tokens
+    preserved, gone = tiny_model.embed(PRESERVE).tokens, tiny_model.embed(["cat"]).tokens
     with eraser.attach(tiny_model):
-        torch.testing.assert_close(tiny_model.embed(PRESERVE).tokens, kept, rtol=0, atol=1e-4)
+        torch.testing.assert_close(tiny_model.embed(PRESERVE).tokens, preserved, rtol=0, atol=1e-4)
         assert float((tiny_model.embed(["cat"]).tokens - gone).abs().max()) > 1e-2
 
 
@@ -208,14 +208,14 @@ def test_what_it_cannot_edit_is_said_in_words(tiny_model: Model, tiny_sd: Path) 
         nullspace(other)
     with pytest.raises(BadInput, match="float16"):
         nullspace(open_model(tiny_sd, dtype=torch.float16))
-    for options, said in [
+    for options, printed in [
         ({"layers": "2,1"}, "in order"),
         ({"layers": "1,x"}, "layers"),
         ({"layers": -1}, "layers"),
         ({"first_timestep": 60}, "after last_timestep"),
         ({"sampler": "magic"}, "magic"),
     ]:
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=printed):
             nullspace(tiny_model, **options)
 
 
@@ -230,5 +230,5 @@ def test_the_embedded_models_text_encoder_has_the_published_layers() -> None:
     assert 0 < eraser.rank <= model.max_tokens
     plain, house = (model.embed([prompt]).tokens for prompt in ("a cat", EVERYDAY[39]))
     with eraser.attach(model):
-        moved, kept = (model.embed([prompt]).tokens for prompt in ("a cat", EVERYDAY[39]))
-    assert F.mse_loss(kept, house) < 0.1 * F.mse_loss(moved, plain)
+        moved, preserved = (model.embed([prompt]).tokens for prompt in ("a cat", EVERYDAY[39]))
+    assert F.mse_loss(preserved, house) < 0.1 * F.mse_loss(moved, plain)

@@ -78,7 +78,9 @@ def test_less_ridge_comes_nearer_to_the_targets_and_earlier_keys_are_moved_less(
     assert misses(1e-9) < 1e-6 < misses(1.0) < misses(100.0) < float(residuals.norm())
     moved = [
         float((up @ down @ earlier.T).norm())
-        for up, down in (null_space_change(keys, residuals, basis, 1.0, kept) for kept in (random(0, H), 1e3 * earlier))
+        for up, down in (
+            null_space_change(keys, residuals, basis, 1.0, preserved) for preserved in (random(0, H), 1e3 * earlier)
+        )
     ]
     assert moved[1] < 1e-4 * moved[0]
 
