@@ -7,11 +7,16 @@
 
 The change of a LoRA is alpha / r up @ down; alpha is r here, so that strength 1 equals the eraser. The other keys hold
 what a LoRA cannot: changes of biases and norms, and without a rank also changes of full rank. They are exact.
+
+A file has only what all of these programs read in the same way, therefore:
+- the weight of a module whose bias changes is a difference too, since A1111 reads `diff_b` only beside `diff`;
+- an attention of OpenCLIP has all its maps, zeros if unchanged, since A1111 reads them only together;
+- changes of norms and embeddings of text encoders, which ComfyUI does not read, are rejected.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,35 +32,46 @@ from efface.formats.kohya_flux import flux_tensors
 from efface.formats.loaded_lora import check_loads
 from efface.formats.lora import exported_lora, has_unet
 from efface.formats.low_rank import Factors, factors_of, low_rank, padded_to_one_rank
-from efface.formats.model_spec import model_spec
+from efface.formats.model_spec import is_v2, model_spec
 from efface.formats.names import kohya_name, original_name
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
     from efface.models import Model
 
+_IN_TEXT_ENCODERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # the modules that all programs know
+
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     if not has_unet(model):
         return _write_flux(eraser, model, path, rank, force)
-    changes = [_written(change, rank) for change in parameter_changes(eraser, model)]
+    changes = list(parameter_changes(eraser, model))
     if not changes:
         raise BadInput("The eraser changes no weight; there is nothing to export.")
-    factors = padded_to_one_rank([change.factors for change in changes if change.factors])
+    for change in changes:
+        _check(model, change)
+    biased = {_module(change) for change in changes if change.name.endswith(".bias")}
+    factored = [change for change in changes if _is_low_rank(change, rank) and _module(change) not in biased]
+    factors = [factors_of(change, rank) for change in factored]
+    lost, size = sum(part.lost for part in factors), sum(part.size for part in factors)
     tensors: dict[str, Tensor] = {}
-    for of_module in factors:
+    for of_module in padded_to_one_rank([*factors, *_rest_of_attentions(model, changes)]):
         name = _name(model, of_module.part, of_module.module)
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = of_module.tensors()
         tensors[f"{name}.alpha"] = torch.tensor(float(of_module.rank))
+    for part, module in biased:
+        for _, weight in model.weights(part, {f"{module}.weight"}):
+            tensors[f"{_name(model, part, module)}.diff"] = torch.zeros_like(weight, device="cpu", dtype=torch.float32)
     for change in changes:
-        if change.key:
-            name = _name(model, change.full.part, change.full.name.rpartition(".")[0])
-            tensors[f"{name}.{change.key}"] = (change.full.edited - change.full.weight.double()).float()
-    largest = max((of_module.rank for of_module in factors), default=0)
+        if change not in factored:
+            key = "diff_b" if change.name.endswith(".bias") else "diff"
+            difference = change.edited - change.weight.double()
+            tensors[f"{_name(model, *_module(change))}.{key}"] = difference.float()
+            size += float(difference.square().sum())
+    largest = max((part.rank for part in factors), default=0)
     sizes = {"ss_network_dim": largest, "ss_network_alpha": largest} if largest else {}
     module = {"ss_network_module": "networks.lora"}
     save_lora(path, tensors, eraser, model, force, **module, **sizes, **model_spec(eraser, model))
-    lost, size = sum(change.lost for change in changes), sum(change.size for change in changes)
     return Exported(path, len(changes), largest or None, (lost / size) ** 0.5 if size else 0.0)
 
 
@@ -71,40 +87,57 @@ def _write_flux(eraser: Eraser, model: Model, path: Path, rank: int | None, forc
     return exported_lora(path, factors)
 
 
-@dataclass(frozen=True, eq=False)
-class _Written:
-    """A change as LoRA factors, or as a difference under `key`."""
-
-    full: ParameterChange
-    factors: Factors | None
-    key: str = ""
-
-    @property
-    def lost(self) -> float:
-        return self.factors.lost if self.factors else 0.0
-
-    @property
-    def size(self) -> float:
-        return self.factors.size if self.factors else float(self.full.matrix.square().sum())
+def _module(change: ParameterChange) -> tuple[str, str]:
+    """The part and the name of the module that has a parameter."""
+    return change.part, change.name.rpartition(".")[0]
 
 
-def _written(change: ParameterChange, rank: int | None) -> _Written:
-    _, _, kind = change.name.rpartition(".")
-    if kind not in ("weight", "bias") or "embeddings." in change.name:
+def _is_low_rank(change: ParameterChange, rank: int | None) -> bool:
+    is_matrix = change.weight.ndim in (2, 4) and change.name.endswith(".weight")
+    return is_matrix and (rank is not None or change.rest is None)
+
+
+def _check(model: Model, change: ParameterChange) -> None:
+    """Check that all programs read a change.
+
+    Raises:
+        BadInput: A program does not.
+    """
+    module, _, kind = change.name.rpartition(".")
+    is_known = kind in ("weight", "bias")
+    if change.part != "denoiser":
+        is_known &= module.endswith(_IN_TEXT_ENCODERS)
+        # A1111 reads no biases of OpenCLIP's queries, keys and values.
+        is_known &= not (change.part == _open_clip(model) and kind == "bias" and module.endswith(_IN_TEXT_ENCODERS[:3]))
+    if not is_known:
         raise BadInput(
             f"The eraser changes {change.part}.{change.name}, which kohya's files cannot contain; export it as uce, "
             "diffusers or single-file."
         )
-    is_matrix = change.weight.ndim in (2, 4) and kind == "weight"
-    if is_matrix and (rank is not None or change.rest is None):
-        return _Written(change, factors_of(change, rank))
-    return _Written(change, None, "diff_b" if kind == "bias" else "diff")
+
+
+def _open_clip(model: Model) -> str | None:
+    """The text encoder that the original code has as OpenCLIP's: the second of SDXL, that of SD 2.x."""
+    return model.encoder_parts[-1] if model.family == "sdxl" or is_v2(model) else None
+
+
+def _rest_of_attentions(model: Model, changes: list[ParameterChange]) -> Iterator[Factors]:
+    """Zero factors of the unchanged maps in the attentions of OpenCLIP that have a changed map."""
+    part = _open_clip(model)
+    changed = {module for of_part, module in map(_module, changes) if of_part == part and "self_attn." in module}
+    maps = {f"{module.rpartition('.')[0]}.{name}" for module in changed for name in _IN_TEXT_ENCODERS[:4]}
+    if part is None or not maps - changed:
+        return
+    for name, weight in model.weights(part, {f"{module}.weight" for module in maps - changed}):
+        up, down = torch.zeros(len(weight), 1), torch.zeros(1, weight.shape[1])
+        yield Factors(part, name.removesuffix(".weight"), weight.shape, up, down, 0.0, 0.0)
 
 
 def _name(model: Model, part: str, module: str) -> str:
     """The module's key. SDXL's denoiser has the names of sgm, which all programs read."""
     two_encoders = len(model.encoder_parts) > 1
-    if part == "denoiser" and two_encoders:
+    # A1111 knows this module by its original name only.
+    if part == "denoiser" and (two_encoders or module == "conv_norm_out"):
         module = original_name(model, f"{module}.weight").removesuffix(".weight")
     return kohya_name(part, module, two_encoders)
 

@@ -128,7 +128,7 @@ def _differences(checkpoint: Checkpoint, names: LoraNames, model: Model) -> list
         changes = [WeightEdit(full, delta=delta.contiguous()) for full, delta in rows.items()]
         if not changes or not all(edit.fits(_shape(model, edit.parameter)) for edit in changes):
             raise BadFile(f"{checkpoint.path} is for another model: '{name}' does not fit {model.name}.")
-        edits += changes
+        edits += [edit for edit in changes if edit.delta is not None and edit.delta.any()]
     return edits
 
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
     from efface.models import Model
 
-_V2_WIDTH = 1024  # the text width of SD 2.x; 768 is that of 1.x
+
+def is_v2(model: Model) -> bool:
+    """Whether a model is Stable Diffusion 2.x: its U-Net projects with linear layers, that of 1.x with convolutions."""
+    return model.family == "sd" and bool(model.config(model.denoiser_part).get("use_linear_projection"))
 
 
 def model_spec(eraser: Eraser, model: Model) -> dict[str, str]:
@@ -30,18 +33,18 @@ def model_spec(eraser: Eraser, model: Model) -> dict[str, str]:
     if model.family not in ("sd", "sdxl"):
         return {}
     is_v = model.scheduler_config.get("prediction_type") == "v_prediction"
-    is_v2 = model.family == "sd" and (model.width == _V2_WIDTH or is_v)
+    of_v = "_v" if is_v else ""
     if model.family == "sdxl":
         version, architecture, side = "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024
-    elif is_v2:
-        version, side = ("sd_v2_v", 768) if is_v else ("sd_v2", 512)
+    elif is_v2(model):
+        version, side = f"sd_v2{of_v}", 768 if is_v else 512
         architecture = "stable-diffusion-v2-768-v" if is_v else "stable-diffusion-v2-512"
     else:
-        version, architecture, side = "sd_v1", "stable-diffusion-v1", 512
+        version, architecture, side = f"sd_v1{of_v}", "stable-diffusion-v1", 512
     stability = "https://github.com/Stability-AI/generative-models"
     implementation = stability if model.family == "sdxl" else "diffusers"
     spec = _spec(eraser, architecture, implementation, side, "v" if is_v else "epsilon")
-    return {"ss_base_model_version": version, "ss_v2": str(is_v2), **spec}
+    return {"ss_base_model_version": version, "ss_v2": str(is_v2(model)), **spec}
 
 
 def _spec(
