@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,17 @@ ANCHORS = Path(__file__).parent / "memorised_anchors.txt"
 def _recommended(method: str) -> Setting:
     """What `emoji` recommends for a method: for objects, and for the kinds for which that differs."""
     recommended = RECOMMENDED[method]
-    plain = Setting(method, dict(recommended.settings["object"]), guided=recommended.guides)
+    plain = Setting(method, _measured(recommended.settings["object"]), guided=recommended.guides)
     others: tuple[Kind, ...] = ("style", "unsafe", "memorised")
-    of_kind = {kind: replace(plain, options=dict(recommended.settings.get(kind, plain.options))) for kind in others}
+    of_kind = {
+        kind: replace(plain, options=_measured(recommended.settings.get(kind, plain.options))) for kind in others
+    }
     return replace(plain, by_kind={kind: setting for kind, setting in of_kind.items() if setting != plain})
+
+
+def _measured(settings: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The settings without the one that only `datapath` uses, which is not measured here."""
+    return {key: value for key, value in settings.items() if key != "repeat_images"}
 
 
 SETTINGS = {method: _recommended(method) for method in ("esd", "ablate", "cie", "sepce")}

@@ -127,6 +127,12 @@ def test_s5_the_erasers_learn_from_the_images_of_train(efface: Efface, data: Pat
         assert other.code == 0
         assert Eraser.load("other.safetensors").hash != Eraser.load(f"{method}-2.safetensors").hash
         Path("other.safetensors").unlink()
+        assert "8 images of 'Van Gogh', each of which is used once: 8 steps" in all_of_them.err
+        more = ("-s", "repeat_images=true", "-s", "iter_break=12", "-o", "again.safetensors")
+        again = efface(*command, "-s", "datapath=data/train", *more)
+        assert [run["steps"] for run in Eraser.load("again.safetensors").provenance["training"]] == [12]
+        assert "used once" not in again.err
+        Path("again.safetensors").unlink()
 
 
 def test_s5_bad_image_folders(efface: Efface, refused: Callable[..., str], data: Path, tiny_sd: Path):
@@ -139,3 +145,4 @@ def test_s5_bad_image_folders(efface: Efface, refused: Callable[..., str], data:
     assert "fewer images than one step needs" in refused(*command, *few)
     (data / "train/0/03.png").write_bytes(b"no picture")
     assert "Cannot read these pictures" in refused(*command, "-s", "datapath=data/train/0")
+    assert "repeat_images" in refused(*command, "-s", "repeat_images=often")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class CorrelationConfig(TrainingConfig):
         images: The number of images of each concept; the published scripts use 1000, each once.
         datapath: A folder of images of the concept to use instead, or of one folder per concept. Each image is used
             once, in order, as in the published scripts, so their number bounds the steps.
+        repeat_images: Whether the images of `datapath` are used again, in a random order, a new one in each epoch.
         sampling_steps: The sampling steps of an image.
         guidance_scale: The guidance scale of an image.
         sampler: The sampler of an image; the published one is `lms`, with 100 steps.
@@ -53,6 +55,7 @@ class CorrelationConfig(TrainingConfig):
     accumulate_grads: bool = False
     images: int = Field(default=50, ge=1)
     datapath: str | None = None
+    repeat_images: bool = False
     sampling_steps: int = Field(default=20, ge=1)
     guidance_scale: float = Field(default=7.5, ge=0)
     sampler: str = "dpm++"
@@ -62,7 +65,7 @@ class NoisyImages:
     """The noisy images of concepts.
 
     They are sampled when they are first needed, and used in a random order, a new one in each epoch; or they are read
-    from a folder, and each is used once, in order.
+    from a folder, and each is used once, in order, or with `repeat_images` as sampled ones are.
 
     Attributes:
         iterations: The largest number of steps.
@@ -97,11 +100,8 @@ class NoisyImages:
         self.iterations, self.data = config.iter_break, ""
         if config.datapath is not None:
             self._given = {name: FolderImages(name, config.datapath, pictures) for name in request.names}
-            self._slots = int(os.environ.get("WORLD_SIZE", "1")) * config.gradient_accumulation_steps
-            steps = [given.count // (config.batch_size * self._slots) for given in self._given.values()]
-            if not all(steps):
-                raise BadFile(f"{config.datapath} has fewer images than one step needs; add some.")
-            self.iterations = min(self.iterations, *steps)
+            if not config.repeat_images:
+                self._bound_steps(config.datapath)
             self.data = " ".join(given.digest for given in self._given.values())
 
     def noisy(self, slot: int, step: int) -> tuple[Tensor, Tensor]:
@@ -127,13 +127,30 @@ class NoisyImages:
         stored = {name: tensors.get(f"pictures of {name}") for name in self._request.names}
         self._latents_of = {name: latents.to(self._device) for name, latents in stored.items() if latents is not None}
 
+    def _bound_steps(self, folder: str) -> None:
+        """Take no more steps than there are images, each used once."""
+        self._slots = int(os.environ.get("WORLD_SIZE", "1")) * self._config.gradient_accumulation_steps
+        fewest = min(self._given, key=lambda name: self._given[name].count)
+        count, wanted = self._given[fewest].count, self.iterations
+        self.iterations = min(wanted, count // (self._config.batch_size * self._slots))
+        if not self.iterations:
+            raise BadFile(f"{folder} has fewer images than one step needs; add some.")
+        if self.iterations < wanted:
+            warnings.warn(
+                f"{folder} has {count} images of '{fewest}', each of which is used once: {self.iterations} steps, not "
+                f"{wanted}. Add images, or use them again with -s repeat_images=true.",
+                stacklevel=2,
+            )
+
     def _row(self, slot: int, place: int) -> int:
         """The index of the image at a position in the sequence of one slot."""
-        if self._given:
-            step, place = divmod(place, self._config.batch_size)
-            return (step * self._slots + slot) * self._config.batch_size + place
-        turn, place = divmod(place, self._config.images)
-        return int(torch.randperm(self._config.images, generator=seeded(self._config.seed, slot, turn, 0))[place])
+        config = self._config
+        if self._given and not config.repeat_images:
+            step, place = divmod(place, config.batch_size)
+            return (step * self._slots + slot) * config.batch_size + place
+        count = min((given.count for given in self._given.values()), default=config.images)
+        turn, place = divmod(place, count)
+        return int(torch.randperm(count, generator=seeded(config.seed, slot, turn, 0))[place])
 
     def _sample(self, prompt: str) -> None:
         """Sample the missing images, in the same batches as an uninterrupted run; or encode those of a folder."""

@@ -40,10 +40,10 @@ _LORA: Final[Settings] = {
 _ABLATE: Final[Settings] = {"base_lr": 2.5e-4, "teacher": "frozen", "train_size": 48, "sampling_steps": 20}
 _ABLATE_LESS: Final[Settings] = {**_ABLATE, "parameter_group": "cross-attn", "regularization": False}
 #: The published loss, whose values do not suit styles.
-_CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200, "threshold": -0.0015}
+_CIE: Final[Settings] = {"lr": 1e-4, "batch_size": 4, "iter_break": 200, "threshold": -0.0015, "repeat_images": True}
 _CIE_RELATIVE: Final[Settings] = {**_CIE, "relative": True, "iter_break": 300, "threshold": -2.0, "reg_beta": 0.9}
 _CIE_KEYS: Final[Settings] = {**_CIE_RELATIVE, "train_method": "esd-x-strict", "iter_break": 100, "threshold": -1.0}
-_SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0}
+_SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0, "repeat_images": True}
 
 RECOMMENDED = {
     **dict.fromkeys(("uce", "certified", "robust", "speed", "oce"), Recommended(guides=True)),

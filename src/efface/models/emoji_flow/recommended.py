@@ -25,6 +25,7 @@ _SEPCE: Final[dict[str, Scalar]] = {
     "batch_size": 4,
     "iter_break": 100,
     "images": 24,
+    "repeat_images": True,
     "sampler": "own",
 }
 _ABLATE: Final[dict[str, Scalar]] = {"sampler": "own", "guidance_scale": 4.0, "sampling_steps": 10, "train_size": 32}
