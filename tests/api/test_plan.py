@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 
 import efface
@@ -113,7 +114,7 @@ def test_a_plan_of_a_closed_form_and_of_a_training(saved: Callable[[str], Path])
         file = next((saved("sdxl") / name).glob("*.safetensors"))
         assert 0 < file.stat().st_size - (part.file_bytes or 0) < 100_000  # the header
         assert part.bytes == {"float32": 4 * part.parameters, "bf16": 2 * part.parameters}
-    assert [work.work for work in closed.work] == ["erase"] * 2 + ["generate"] * 6
+    assert [work.work for work in closed.work] == ["erase"] * 2 + ["generate"] * 8
     assert {work.fits for work in closed.work} == {"yes"}
     assert {work.fits for work in trained.work} == {"no"}
     assert trained.trained > 0
@@ -121,6 +122,11 @@ def test_a_plan_of_a_closed_form_and_of_a_training(saved: Callable[[str], Path])
     assert generate["bf16", "none", "none"] < generate["float32", "none", "none"]
     assert generate["bf16", "model", "none"] < generate["bf16", "none", "none"]
     assert generate["bf16", "none", "fp8"] < generate["bf16", "none", "none"]
+    maps = [
+        module.weight.numel() for module in open_model(saved("sdxl")).denoiser.modules() if type(module) is nn.Linear
+    ]
+    saved_bytes = generate["bf16", "none", "none"] - generate["bf16", "none", "nf4"]
+    assert saved_bytes == round(sum(maps) * (2 - 0.515625))
     assert json.loads(json.dumps(trained.to_json()))["parts"]["vae"]["parameters"] == trained.parts["vae"].parameters
 
 

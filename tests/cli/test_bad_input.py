@@ -185,7 +185,7 @@ def test_usage_mistakes_are_one_line_too(refused):
     [
         (("--dtype", "float64"), "Unknown type 'float64'; use auto, float32, bf16 or fp16."),
         (("--offload", "disk"), "Unknown offloading 'disk'; use none, model, group or sequential."),
-        (("--quantize", "nf4"), "Unknown quantisation 'nf4'; use none, int8 or fp8."),
+        (("--quantize", "int4"), "Unknown quantisation 'int4'; use none, int8, fp8 or nf4."),
         (("--quantize", "int8", "--offload", "group"), "in whole parts only"),
         (("--compile", "--offload", "sequential"), "cannot be compiled"),
         (("--attention", "flash"), "has no backends"),

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from efface.models.storage.folder import Folder
 from efface.models.text_gram import fingerprint
 
 OFFLOADS = ("model", "group", "sequential")
+PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,18 @@ def test_erasing_with_offloading_gives_the_same_eraser(saved: Any, made: Any, of
     assert fingerprint(model) == before
 
 
+def require(quantize: str) -> None:
+    """Skip the test if the package of a quantisation is not installed."""
+    if quantize in PACKAGES:
+        pytest.importorskip(PACKAGES[quantize])
+
+
 @pytest.mark.parametrize(
-    "runtime", [Runtime("cpu", offload="sequential"), Runtime("cpu", quantize="fp8"), Runtime("cpu", quantize="int8")]
+    "options", [{"offload": "sequential"}, {"quantize": "fp8"}, {"quantize": "int8"}, {"quantize": "nf4"}]
 )
-def test_weights_that_cannot_be_edited_are_rejected(tiny_sd: Path, runtime: Runtime) -> None:
-    if runtime.quantize == "int8":
-        pytest.importorskip("torchao")
+def test_weights_that_cannot_be_edited_are_rejected(tiny_sd: Path, options: dict[str, Any]) -> None:
+    runtime = Runtime("cpu", **options)
+    require(runtime.quantize)
     short: dict[str, Any] = {"iterations": 1, "ddim_steps": 2, "train_method": "selfattn"}
     eraser = efface.erase(tiny_sd, "cat", method="esd", **short)
     model = open_model(tiny_sd, runtime)
@@ -98,10 +106,9 @@ def test_a_pipeline_whose_layers_are_offloaded_in_groups_is_not_trained(tiny_sd:
 
 
 @pytest.mark.parametrize("family", ["sd2", "flux"])
-@pytest.mark.parametrize("quantize", ["fp8", "int8"])
+@pytest.mark.parametrize("quantize", ["fp8", "int8", "nf4"])
 def test_the_maps_that_read_the_text_are_not_quantised(saved: Any, made: Any, family: str, quantize: str) -> None:
-    if quantize == "int8":
-        pytest.importorskip("torchao")
+    require(quantize)
     model, plain = open_model(saved(family), Runtime("cpu", quantize=quantize)), open_model(saved(family))
     before, unquantised = predictions(model), predictions(plain)
     assert 0 < (before - unquantised).norm() < 0.2 * unquantised.norm()
@@ -114,6 +121,16 @@ def test_the_maps_that_read_the_text_are_not_quantised(saved: Any, made: Any, fa
     assert not torch.equal(attached, before)
     baked.undo()
     assert torch.equal(predictions(model), before)
+
+
+def test_nf4_stores_4_bits_and_a_8_bit_scale_for_64_entries(saved: Any) -> None:
+    require("nf4")
+    model = open_model(saved("flux"), Runtime("cpu", quantize="nf4"))
+    packed: Any = [one for one in model.denoiser.parameters() if type(one).__name__ == "Params4bit"]
+    assert packed
+    for weight in packed:
+        entries = weight.quant_state.shape.numel()
+        assert weight.nbytes + weight.quant_state.absmax.nbytes == entries // 2 + -(-entries // 64)
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("bf16", "bfloat16"), ("fp16", "float16"), ("float32", "float32")])
@@ -164,10 +181,11 @@ def test_attention_and_compilation_are_passed_to_diffusers(saved: Any, monkeypat
     assert any(module._compiled_call_impl is not None for module in compiled.modules())
 
 
-def test_a_missing_package_is_named(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
-    with pytest.raises(BadInput, match="pip install torchao"):
-        open_model(saved("flux"), Runtime("cpu", quantize="int8"))
+@pytest.mark.parametrize(("quantize", "module"), [("int8", "torchao.quantization"), ("nf4", "bitsandbytes.nn")])
+def test_a_missing_package_is_named(saved: Any, quantize: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInput, match=f"pip install {PACKAGES[quantize]}"):
+        open_model(saved("flux"), Runtime("cpu", quantize=quantize))
 
 
 @pytest.mark.parametrize(
@@ -175,8 +193,9 @@ def test_a_missing_package_is_named(saved: Any, monkeypatch: pytest.MonkeyPatch)
     [
         {"dtype": "float64"},
         {"offload": "disk"},
-        {"quantize": "nf4"},
+        {"quantize": "int4"},
         {"quantize": "int8", "offload": "group"},
+        {"quantize": "nf4", "offload": "sequential"},
         {"compile": True, "offload": "sequential"},
     ],
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from efface.settings import Scalar
 
 _BYTES = {"float32": 4, "bf16": 2}
+_NF4 = 0.5 + 1 / 64  # bytes of an entry: 4 bits, and a scale of 8 bits for 64 entries
 _GIB = 2**30
 #: Memory of a GPU that its context takes.
 _CONTEXT = 0.7 * _GIB
@@ -215,13 +216,16 @@ def _generating(denoiser: str, sizes: Mapping[str, PartSize], memory: WorkMemory
     if memory is None:
         return []
     ways = [("float32", "none", "none"), ("bf16", "none", "none"), ("bf16", "none", "fp8")]
-    ways += [("bf16", "model", "none"), ("bf16", "model", "fp8"), ("bf16", "sequential", "none")]
+    ways += [("bf16", "none", "nf4"), ("bf16", "model", "none"), ("bf16", "model", "fp8"), ("bf16", "model", "nf4")]
+    ways += [("bf16", "sequential", "none")]
     work: list[_Work] = []
     for dtype, offload, quantize in ways:
         each = _BYTES[dtype]
         stored = {name: part.parameters * each for name, part in sizes.items()}
         if quantize == "fp8":
             stored[denoiser] //= 2
+        elif quantize == "nf4":
+            stored[denoiser] -= round(memory.linear * (each - _NF4))
         active = {**dict.fromkeys(sizes, 0), denoiser: memory.predict * each // 4, "vae": memory.decode * each // 4}
         if offload == "none":
             total = sum(stored.values()) + max(active.values())

@@ -142,6 +142,7 @@ def write_weights(baked: Baked, model: Model, edits: Sequence[WeightEdit], stren
         of_parameter.setdefault(edit.parameter, []).append(edit)
     for name, edits_of_one in of_parameter.items():
         parameter = _parameter(model, name)
+        check_editable(name, parameter)  # before the shape, which is another if bits are packed
         if not all(edit.fits(parameter.shape) for edit in edits_of_one):
             raise WrongBase(f"{name} is {tuple(parameter.shape)} in the model; the eraser is for another shape.")
         baked.write(parameter, partial(summed, edits_of_one, strength=strength))

@@ -27,7 +27,8 @@ _LOADING: dict[str, Any] = {
 }
 _RUNNING: dict[str, Any] = {
     "quantize": Annotated[
-        str, typer.Option("--quantize", metavar="TYPE", help="none, int8 or fp8: the type of the denoiser's weights.")
+        str,
+        typer.Option("--quantize", metavar="TYPE", help="none, int8, fp8 or nf4: the type of the denoiser's weights."),
     ],
     "attention": Annotated[
         str | None, typer.Option("--attention", metavar="NAME", help="An attention backend of diffusers.")

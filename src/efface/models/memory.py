@@ -91,6 +91,7 @@ class WorkMemory:
         step: One training step: the prediction with gradient, and its backward pass.
         step_checkpointed: The same with gradient checkpointing.
         decode: The decoding of one image by the autoencoder.
+        linear: The number of entries of the denoiser's linear maps.
         trained: The number of the trained parameters; 0 without a training.
     """
 
@@ -98,6 +99,7 @@ class WorkMemory:
     step: int | None
     step_checkpointed: int | None
     decode: int
+    linear: int
     trained: int = 0
 
 
@@ -134,13 +136,15 @@ def work_memory(
         predict = _peak(lambda: denoiser(**_needed(denoiser, side, rows, dtype)))
         latents = torch.zeros(1, vae.config.latent_channels, side, side, dtype=dtype)
         decode = _peak(lambda: vae.decode(latents))
+        linear = sum(module.weight.numel() for module in denoiser.modules() if type(module) is nn.Linear)
         if student is None:
-            return WorkMemory(predict, None, None, decode)
+            return WorkMemory(predict, None, None, decode, linear)
         weights = student(denoiser)
         step = _step(denoiser, weights, side, dtype)
         with checkpointed(denoiser):
             with_checkpoints = _step(denoiser, weights, side, dtype)
-        return WorkMemory(predict, step, with_checkpoints, decode, sum(one.numel() for one in weights.parameters()))
+        trained = sum(parameter.numel() for parameter in weights.parameters())
+        return WorkMemory(predict, step, with_checkpoints, decode, linear, trained)
 
 
 @contextmanager

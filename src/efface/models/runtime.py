@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SAME = {"float16": "fp16", "bfloat16": "bf16", "fp32": "float32"}
 _OFFLOADS = ("none", "model", "group", "sequential")
-_QUANTIZED = ("none", "int8", "fp8")
+_QUANTIZED = ("none", "int8", "fp8", "nf4")
 #: Denoisers with more parameters are loaded in half precision by the type `auto`.
 _LARGE = 3_000_000_000
 #: Families whose denoisers may run in float16; those of others overflow.
@@ -43,7 +43,8 @@ class Runtime:
             SDXL.
         offload: Which parts wait in the memory of the CPU until they run: none, whole parts (model), groups of layers
             (group), or single layers (sequential).
-        quantize: The type that stores the denoiser's weights while they do not run: none, int8 (torchao) or fp8.
+        quantize: The type that stores the denoiser's weights while they do not run: none, int8 (torchao), fp8, or
+            nf4 (bitsandbytes), which has 4 bits.
         attention: The name of diffusers' attention backend; None is the default.
         compile: Whether the denoiser is compiled.
 
@@ -67,8 +68,10 @@ class Runtime:
         ):
             if value not in known:
                 raise BadInput(f"Unknown {name} '{value}'; use {', '.join(known[:-1])} or {known[-1]}.")
-        if self.quantize == "int8" and self.offload in ("group", "sequential"):
-            raise BadInput("Weights in int8 are offloaded in whole parts only; use offload=model, or quantize=fp8.")
+        if self.quantize in ("int8", "nf4") and self.offload in ("group", "sequential"):
+            raise BadInput(
+                f"Weights in {self.quantize} are offloaded in whole parts only; use offload=model, or quantize=fp8."
+            )
         if self.compile and self.offload == "sequential":
             raise BadInput("Layers that are offloaded one by one cannot be compiled; use offload=model or group.")
 
@@ -160,6 +163,8 @@ def prepare_denoiser(
     layers = tuple(name.removesuffix(".weight") for name in readers)
     if runtime.quantize == "int8":
         _to_int8(denoiser, layers)
+    elif runtime.quantize == "nf4":
+        _to_nf4(denoiser, layers, dtype)
     elif runtime.quantize == "fp8":
         patterns = tuple(f"^{layer.replace('.', '[.]')}$" for layer in layers)
         denoiser.enable_layerwise_casting(
@@ -185,6 +190,23 @@ def _to_int8(denoiser: Any, readers: Collection[str]) -> None:
         return isinstance(module, torch.nn.Linear) and name not in readers
 
     quantize_(denoiser, Int8WeightOnlyConfig(), is_quantised)
+
+
+def _to_nf4(denoiser: Any, readers: Collection[str], dtype: torch.dtype) -> None:
+    """Replace the linear maps, which bitsandbytes quantises when they are moved to a device."""
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit  # pyright: ignore
+    except ImportError as error:
+        raise BadInput("Weights in nf4 need a package; run `pip install bitsandbytes`, or use fp8.") from error
+    for name, layer in list(denoiser.named_modules()):
+        if type(layer) is torch.nn.Linear and name not in readers:
+            four_bits: Any = Linear4bit(
+                layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4"
+            )
+            four_bits.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            four_bits.bias = layer.bias
+            denoiser.set_submodule(name, four_bits)
+    denoiser.to(torch.device("cpu"))  # where it waits if it is offloaded
 
 
 def _set_attention(denoiser: Any, name: str) -> None:
