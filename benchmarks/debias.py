@@ -149,7 +149,7 @@ def page(content: Any) -> Page:
             cells += [f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] n={rate.n}" for rate in rates]
             seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
             lines.append([*cells, str(row.get("rounds", "")), seconds])
-    heads = ["prompt", "setting", "shares", "error", "any attribute", "others kept", "attributes kept"]
+    heads = ["prompt", "setting", "shares", "error", "any attribute", "others retained", "attributes retained"]
     means = {label: np.mean([rows[label]["off"] for rows in content.values()]) for label in ("before", *SETTINGS)}
     small = "small steps, 40 images"
     pet = [wilson(*content["a pet"][label]["either"]).value for label in ("before", small)]
