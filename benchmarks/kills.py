@@ -3,7 +3,7 @@
     python benchmarks/kills.py [--kills N] [--state FILE] [--only WORDS]     writes results/kills.md and .json
 
 A command receives SIGKILL in one worker, in the process that the user started, or in all of its processes; SIGINT, in
-all; SIGTERM, in the first; or its disk is full (`killing.full_disk`). In one trial this happens up to four times; then
+all; SIGTERM, in the first; or its disk is full (`killing.full_disk`). In one trial this happens up to six times; then
 the same command runs to its end. The commands run in forked processes that have everything imported, so that the kills
 fall into the work. The next command is the one with the least time so far.
 
@@ -49,11 +49,13 @@ class Undisturbed:
         seconds: Its duration.
         size: Bytes in its folders for output, cache and temporary files.
         content: What it has written.
+        temporary: What libraries leave in the folder of temporary files.
     """
 
     seconds: float
     size: int
     content: dict[str, object]
+    temporary: frozenset[str]
 
 
 class Laboratory:
@@ -97,7 +99,7 @@ class Laboratory:
         names = sorted(expected.content.keys() | content.keys())
         if differ := [name for name in names if expected.content.get(name) != content.get(name)]:
             outcome.defects.append(f"other results: {differ[:3]}")
-        if left := leftovers(trial.folder, expected.content):
+        if left := leftovers(trial.folder, expected.content, expected.temporary):
             outcome.defects.append(f"left over: {left[:3]}")
         shutil.rmtree(trial.folder)
         return outcome
@@ -118,7 +120,8 @@ class Laboratory:
             seconds = time.monotonic() - started
             assert code == 0, f"{case.name}: {trial.output}"
             size = sum(path.stat().st_size for path in trial.folder.rglob("*") if path.is_file())
-            self._undisturbed[case.name] = Undisturbed(seconds, size, content_of(trial.folder / "out"))
+            temporary = frozenset(path.name for path in (trial.folder / "tmp").iterdir())
+            self._undisturbed[case.name] = Undisturbed(seconds, size, content_of(trial.folder / "out"), temporary)
             shutil.rmtree(trial.folder)
         return self._undisturbed[case.name]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,14 +50,16 @@ def _stable(value: object) -> object:
     return [_stable(inner) for inner in cast("list[object]", value)] if isinstance(value, list) else value
 
 
-def leftovers(trial: Path, expected: Mapping[str, object]) -> list[str]:
+def leftovers(trial: Path, expected: Mapping[str, object], temporary: Collection[str]) -> list[str]:
     """The files that an uninterrupted run does not leave, and partly written ones in the cache.
 
     Args:
         trial: The folder of a trial, with `out`, `cache` and `tmp`.
         expected: The content of `out` after an uninterrupted run.
+        temporary: The names in `tmp` after that run.
     """
     folders = {str(parent) for name in expected for parent in Path(name).parents}
     paths = {str(path.relative_to(trial / "out")) for path in (trial / "out").rglob("*")}
     partial = [path.name for path in (trial / "cache").rglob("*.tmp")]
-    return [*sorted(paths - expected.keys() - folders), *partial, *(path.name for path in (trial / "tmp").iterdir())]
+    others = [path.name for path in (trial / "tmp").iterdir() if path.name not in temporary]
+    return [*sorted(paths - expected.keys() - folders), *partial, *others]

@@ -24,7 +24,7 @@ SIGNALS = {
     "SIGINT": signal.SIGINT,
     "SIGTERM": signal.SIGTERM,
 }
-_MOST = 4  # interruptions of one trial
+_MOST = 6  # interruptions of one trial
 _PATIENCE = 120.0  # seconds after which a process that does not end is a defect
 _ALLOWED = (0, 2, 130, -signal.SIGKILL, -signal.SIGTERM)
 
@@ -65,7 +65,7 @@ class Trial:
     @property
     def output(self) -> str:
         """What the last run printed."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def start(self) -> int:
         """Start the command in a new group of processes, and return the number of its first process."""
@@ -90,7 +90,10 @@ class Trial:
         for stream in (1, 2):
             os.dup2(log, stream)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-        os._exit(run(self.case.arguments(self._inputs, self.folder / "out")))
+        try:
+            os._exit(run(self.case.arguments(self._inputs, self.folder / "out")))
+        except KeyboardInterrupt:  # after the command
+            os._exit(130)
 
     def end(self, process: int) -> int | None:
         """Wait for all processes of a command, and return the exit code of the first; None if one does not end."""
