@@ -52,7 +52,7 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     if path.exists() and not path.is_file():
         raise BadFile(f"Cannot write {path}: it is a device or a pipe, and no regular file.")
     if path.exists() and not force:
-        raise BadFile(f"{path} already exists; pass {FORCE} to replace it, or choose another name.")
+        raise exists_already(path)
     temporary = temporary_for(path)
     try:
         mode = _mode(path, temporary)
@@ -66,6 +66,11 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         # In a folder without write permission the removal fails too; there is then nothing to remove.
         with suppress(OSError):
             temporary.unlink()
+
+
+def exists_already(path: Path) -> BadFile:
+    """The error of a file that would be replaced."""
+    return BadFile(f"{path} already exists; pass {FORCE} to replace it, or choose another name.")
 
 
 def has_surrogates(text: str) -> bool:
@@ -214,10 +219,29 @@ def remove_leftovers(path: Path) -> None:
                 continue
             if kind == "old" and not path.exists():
                 left.rename(path)
-            elif left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
             else:
-                left.unlink()
+                remove(left)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed have left of the files that they wrote into a folder.
+
+    Args:
+        folder: The folder; files in folders below it stay.
+    """
+    with suppress(OSError):
+        for left in sorted(folder.glob(".*.tmp")):
+            owner = left.name.removesuffix(".tmp").rpartition(".")[2]
+            if owner.isdecimal() and not _is_running(int(owner)):
+                remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
@@ -230,16 +254,6 @@ def _is_running(process: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
-
-
-def have_same_content(one: Path, other: Path) -> bool:
-    """Whether two files, or two folders with all files in them, have the same bytes."""
-    if one.is_dir() != other.is_dir():
-        return False
-    if one.is_file():
-        return one.stat().st_size == other.stat().st_size and sha256_of_file(one) == sha256_of_file(other)
-    names = [{str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()} for root in (one, other)]
-    return names[0] == names[1] and all(have_same_content(one / name, other / name) for name in names[0])
 
 
 def read_text(path: Path, what: str) -> str:
@@ -301,6 +315,7 @@ def keep_in_cache(place: Path, write: Callable[[Path], object]) -> None:
     """
     with suppress(OSError, BadFile):
         place.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(place)
         with atomic(place) as temporary:
             write(temporary)
             digest = sha256_of_file(temporary)

@@ -34,13 +34,11 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Te
     Raises:
         BadFile: The file cannot be written.
     """
-    from safetensors.torch import save_file
+    from efface.tensor_writing import write_tensors
 
-    # One copy each: safetensors rejects tensors that share memory.
-    content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header)
-    with atomic(path) as temporary, library_errors(f"Cannot write {path}", OSError):
-        save_file(content, temporary, {_HEADER: text, _SEAL: _seal(text, content)})
+    with atomic(path) as temporary:
+        write_tensors(temporary, tensors, {_HEADER: text, _SEAL: _seal(text, tensors)})
 
 
 def read_sealed(path: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

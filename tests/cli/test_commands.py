@@ -244,7 +244,9 @@ def test_an_eraser_that_there_is_can_be_certified(efface, refused, eraser, tiny_
     certified = Eraser.load("y.safetensors")
     assert certified.certificate == answer
     assert certified.hash == Eraser.load(eraser).hash
-    assert "already exists" in refused(*command, "-o", "y.safetensors")
+    assert efface(*command, "-o", "y.safetensors").json()["certificate"] == answer
+    efface("erase", "dog", "--model", tiny_sd, "-o", "other.safetensors")
+    assert "already exists" in refused(*command, "-o", "other.safetensors")
     assert "differently" in refused("inspect", eraser, "--certify", "--model", other_sd)
     assert "add --certify" in refused("inspect", eraser, "-o", "z.safetensors")
     assert "eraser's file" in refused("inspect", tiny_sd, "--certify")

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import efface
 from command_line import Outcome
-from efface.files import check_writable, have_same_content, remove_leftovers
+from efface.files import check_writable, keep_in_cache, remove_leftovers
+from efface.rerun import have_same_content
+from efface.tensor_writing import write_tensors
+from efface.work_folder import MARK, claim
 
 
 @pytest.fixture
@@ -70,6 +74,60 @@ def test_a_finished_command_is_run_again(
     assert "already exists" in different.err
     assert have_same_content(out, Path(copy))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_verdicts_that_are_there_are_compared(efface: Callable[..., Outcome]) -> None:
+    assert efface("generate", "a cat", "-n", "2", "--steps", "1", "-o", "images").code == 0
+    command = ("judge", "images", "-q", "cat", "-o", "out.parquet")
+    first = efface(*command)
+    before = Path("out.parquet").read_bytes()
+    again = efface(*command)
+    assert (first.code, again.code) == (0, 0)
+    assert "exists already" in again.out
+    assert "exists already" not in first.out
+    assert efface(*command, "--json").json()["existed"] is True
+    for other in ((*command, "-q", "dog"), ("judge", "images", "-q", "dog", "-o", "out.parquet")):
+        assert "already exists" in efface(*other).err
+    shutil.copy(next(Path("images").glob("*.png")), "images/more.png")
+    with Path("images/metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "more.png", "prompt": "a cat"}\n')
+    assert "already exists" in efface(*command).err
+    assert Path("out.parquet").read_bytes() == before
+    Path("out.parquet").write_text("of something else")
+    assert "already exists" in efface(*command).err
+    assert Path("out.parquet").read_text() == "of something else"
+    assert not list(Path().glob(".*"))
+
+
+def test_tensors_are_written_into_one_file_that_the_library_reads(tmp_path: Path) -> None:
+    tensors = {"b": torch.ones(2, dtype=torch.bfloat16), "a": torch.arange(3), "c": torch.zeros(()), "d": torch.ones(0)}
+    write_tensors(tmp_path / "a.safetensors", tensors, {"key": "värde"})
+    assert {name: tensor.tolist() for name, tensor in load_file(tmp_path / "a.safetensors").items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["judge", "esd", "cache"])
+def test_what_a_killed_run_left_in_its_folder_is_removed(
+    tmp_path: Path, tiny_model: efface.Model, finished_process: int, kind: str
+) -> None:
+    folder = tmp_path / "folder"
+    name = {"judge": ".part.tmp", "esd": f".component-0.{finished_process}.tmp", "cache": f".x.{finished_process}.tmp"}
+    left = folder / name[kind]
+    left.mkdir(parents=True)
+    (left / "weights").touch()
+    (folder / ".notes").touch()
+    if kind == "judge":
+        with claim(tmp_path / "other", "judge train", {}, "judge.json", False):
+            shutil.copy(tmp_path / "other" / MARK, folder)
+        with claim(folder, "judge train", {}, "judge.json", False):
+            pass
+    elif kind == "esd":
+        efface.erase(tiny_model, "cat", method="esd", context=efface.RunContext(folder), iterations=1, ddim_steps=2)
+    else:
+        keep_in_cache(folder / "x", lambda path: path.write_text("content"))
+    assert not left.exists()
+    assert (folder / ".notes").exists()
 
 
 def test_leftovers_of_ended_processes_are_removed(tmp_path: Path, finished_process: int) -> None:

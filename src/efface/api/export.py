@@ -15,10 +15,11 @@ from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
-from efface.files import check_suffix, check_writable, have_same_content, remove_leftovers, temporary_for
+from efface.files import check_suffix, check_writable, remove_leftovers, temporary_for
 from efface.formats import EXPORTERS
 from efface.formats.base import Exported
 from efface.formats.folder import PROVENANCE_FILE, check_folder
+from efface.rerun import have_same_content
 
 if TYPE_CHECKING:
     from efface.api.arguments import DeviceLike, ModelLike

@@ -15,11 +15,13 @@ from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadFile, BadInput
-from efface.files import atomic, check_writable
-from efface.generation.folder import folder_name
+from efface.files import exists_already
+from efface.generation.folder import METADATA, folder_name
 from efface.generation.prompts import read_prompt_file
+from efface.generation.rows import read_image_rows
 from efface.protocols import BASE
 from efface.report.pictures import CELL, GridBlock, write_grid
+from efface.rerun import check_new_or_same, write_or_compare
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -42,12 +44,14 @@ class GridResult(VerbResult):
         folder: The folder of the images, with a folder for each row; None for images in memory.
         rows: The images of each row; `base` is the unedited model.
         seconds: The time that generating took, without opening the model.
+        existed: Whether the same picture was there before, so that it was not written.
     """
 
     path: Path
     folder: Path | None
     rows: dict[str, GenerateResult]
     seconds: float
+    existed: bool = False
 
     @property
     def errors(self) -> int:
@@ -122,18 +126,21 @@ def generate_grid(
         raise BadInput(f"A grid of {len(jobs)} columns is too large; give fewer prompts and images, at most {MOST}.")
     if out is not None and out.exists() and not out.is_dir():
         raise BadFile(f"Cannot write images to {out}: it is a file; give a folder with -o.")
-    check_writable(path, force)
+    check_new_or_same(path, force)
     opened = model_from(model, device)
     edited = named_erasers(erasers, opened) if erasers else {}
     for eraser in edited.values():  # a wrong eraser is an error before an image is generated
         check_base(eraser, opened, force)
+    folders = {name: None if out is None else out / folder_name(name) for name in (BASE, *edited)}
+    if path.is_file() and not force and not all(_has_images(place, len(jobs)) for place in folders.values()):
+        raise exists_already(path)
     started = time.perf_counter()
     rows = {
         name: generate(
             jobs,
             model=opened,
             eraser=eraser,
-            folder=None if out is None else out / folder_name(name),
+            folder=folders[name],
             force=force,
             progress=progress,
             **settings,
@@ -143,9 +150,14 @@ def generate_grid(
     seconds = time.perf_counter() - started
     pictures = {name: _pictures(row) for name, row in rows.items()}
     side = max((max(picture.size) for row in pictures.values() for picture in row if picture), default=CELL)
-    with atomic(path, force) as temporary:
-        write_grid(_blocks(jobs, pictures), temporary, max(CELL, min(side, LARGEST)))
-    return GridResult(path, out, rows, seconds)
+    cell = max(CELL, min(side, LARGEST))
+    existed = write_or_compare(path, force, lambda file: write_grid(_blocks(jobs, pictures), file, cell))
+    return GridResult(path, out, rows, seconds, existed)
+
+
+def _has_images(folder: Path | None, n: int) -> bool:
+    """Whether a folder may have all n images of a row, so that they are not generated again."""
+    return folder is not None and len(read_image_rows(folder / METADATA)) >= n
 
 
 def _pictures(result: GenerateResult) -> list[Picture | None]:

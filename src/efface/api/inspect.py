@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from efface.api.result import VerbResult, eraser_json
 from efface.eraser.certificate import certify as with_certificate
 from efface.eraser.certificate import uncertified
 from efface.eraser.eraser import Eraser
-from efface.eraser.file import header_of
+from efface.eraser.file import header_of, write_record
 from efface.errors import BadInput, BadRequest
-from efface.files import check_writable
+from efface.files import check_suffix, exists_already
+from efface.rerun import check_new_or_same, write_or_compare
 
 if TYPE_CHECKING:
     from efface.api.arguments import DeviceLike, ModelLike
@@ -137,14 +139,17 @@ def inspect(
     if out is not None and not certify:
         raise BadInput("-o is where an eraser is written with its certificate; add --certify.")
     if out is not None:
-        check_writable(Path(out), force)
+        check_suffix(Path(out), ".safetensors")
+        check_new_or_same(Path(out), force)
     if eraser is None:
         assert not isinstance(subject, Eraser)
         return model_info(model_from(subject, where))
+    if out is not None and Path(out).is_file() and not force and not _is_eraser(Path(out), eraser):
+        raise exists_already(Path(out))
     if certify:
         eraser = with_certificate(model_from(model, where), eraser)
         if out is not None and eraser.certificate is not None:
-            eraser.save(out, force)
+            write_or_compare(Path(out), force, partial(write_record, eraser, force=True))
     return eraser_info(eraser, path)
 
 
@@ -183,6 +188,14 @@ def model_info(model: Model) -> ModelInfo:
         objects=world and [thing.name for thing in world.objects],
         styles=world and [style.name for style in world.styles],
     )
+
+
+def _is_eraser(path: Path, eraser: Eraser) -> bool:
+    """Whether a file has an eraser, apart from its certificate."""
+    try:
+        return Eraser.load(path).hash == eraser.hash
+    except BadInput:
+        return False
 
 
 def _is_eraser_file(name: str) -> bool:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from efface.api.images import images_from
 from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
-from efface.errors import BadInput
-from efface.files import check_writable
+from efface.errors import BadFile, BadInput
+from efface.files import exists_already
 from efface.generation import Image
 from efface.generation.folder import skipped_files
 from efface.generation.runs import runs_in_one_folder
-from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, write_verdicts
+from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, read_verdicts, write_verdicts
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
 from efface.models.runtime import resolve_device
 from efface.request.several import check_one_name
+from efface.rerun import check_new_or_same, write_or_compare
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +83,7 @@ class JudgeResult(VerbResult):
         skipped: Files beside the images that are not read.
         runs: The largest number of runs of `efface generate` whose images are in one folder.
         table: With `table`, the questions of each row of the judge's table, by column.
+        existed: Whether the same file was there before, so that nothing was written.
     """
 
     path: Path | None
@@ -91,6 +93,7 @@ class JudgeResult(VerbResult):
     skipped: tuple[str, ...] = ()
     runs: int = 0
     table: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    existed: bool = False
 
     @property
     def errors(self) -> int:
@@ -113,6 +116,7 @@ class JudgeResult(VerbResult):
             "calibration": None,
             "skipped": list(self.skipped),
             "runs": self.runs,
+            "existed": self.existed,
             **table,
         }
 
@@ -160,20 +164,36 @@ def judge(
             check_one_name(text, "-q")
     path = None if out is None else Path(out)
     if path is not None:
-        check_writable(path, force)
+        check_new_or_same(path, force)
     pictures = images_from(images, table)
     opened = open_judge(judge, asked, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
     cells = _cells(opened) if table else {}
     asked = list(dict.fromkeys([*asked, *(text for of_row in cells.values() for text in of_row.values())]))
+    if path is not None and path.is_file() and not force:
+        _check_verdicts(path, opened, asked)
     thresholds = {text: opened.threshold(text) for text in asked if opened.knows(text)}
     skipped = skipped_files(Path(images), pictures) if isinstance(images, (str, Path)) else ()
     verdicts = judge_images(opened, pictures, asked, progress)
-    if path is not None:
-        write_verdicts(path, verdicts, force)
+    existed = path is not None and write_or_compare(path, force, lambda file: write_verdicts(file, verdicts))
     counts = {text: _counts(pictures, [row for row in verdicts if row.question == text]) for text in asked}
     identity = JudgeIdentity(opened.name, opened.version, thresholds)
     runs = runs_in_one_folder(pictures)
-    return JudgeResult(path, identity, counts, tuple(verdicts), skipped, runs, cells)
+    return JudgeResult(path, identity, counts, tuple(verdicts), skipped, runs, cells, existed)
+
+
+def _check_verdicts(path: Path, judge: Judge, questions: Sequence[str]) -> None:
+    """Check that an existing file has answers of a judge to these questions, before they are computed and compared.
+
+    Raises:
+        BadFile: It has not.
+    """
+    try:
+        rows = read_verdicts(path)
+    except BadFile:
+        raise exists_already(path) from None
+    answered = {(row.judge, row.judge_version, row.question) for row in rows}
+    if answered != {(judge.name, judge.version, question) for question in questions}:
+        raise exists_already(path)
 
 
 def _is_path(question: str) -> bool:

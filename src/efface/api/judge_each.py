@@ -14,7 +14,7 @@ from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.crew import Crew
 from efface.errors import BadFile
-from efface.files import check_writable, slug
+from efface.files import exists_already, slug
 from efface.generation.dataset import read_concepts
 from efface.generation.folder import ERRORS, Image, read_folders
 from efface.image_files import is_picture
@@ -23,6 +23,7 @@ from efface.judges.shared.unknown import unrecognised
 from efface.models.runtime import resolve_device
 from efface.protocols.evaluation_results import JOINT, RESULTS, ResultRow, rates_of_models, read_results, write_results
 from efface.request.names import name_key
+from efface.rerun import check_new_or_same, write_or_compare
 from efface.workers import LOGS, Worker, share_items
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class ChallengeResult(VerbResult):
         judge: The judge; None for results that were read from a file.
         skipped: Folders whose name is no concept of the dataset.
         failures: The error of each folder that could not be judged, by name. With one, no file is written.
+        existed: Whether the same file was there before, so that nothing was written.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class ChallengeResult(VerbResult):
     judge: JudgeIdentity | None = None
     skipped: tuple[str, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    existed: bool = False
 
     @cached_property
     def models(self) -> dict[str, dict[str, Measured]]:
@@ -128,13 +131,15 @@ def judge_each(
     if not sets:
         raise BadFile(f"{folder} has no folders EDITED CONCEPT/PROMPTED CONCEPT of the concepts in {dataset}.")
     if crew.worker.rank == 0:  # another process may start when the work is complete
-        check_writable(path, force)
+        check_new_or_same(path, force)
     concepts = list(dict.fromkeys(one.concept for one in sets.values()))
     opened = open_judge(judge, names, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
     unknown = [concept for concept in concepts if not opened.knows(concept)]
     if unknown:
         raise unrecognised(opened, unknown[0], "choose a judge that can")
     verdicts = folder / VERDICTS / _folder_of(opened)
+    if crew.worker.rank == 0 and path.is_file() and not force and not all(s.is_judged(verdicts) for s in sets.values()):
+        raise exists_already(path)
 
     def judge_set(name: str) -> None:
         one = sets[name]
@@ -154,10 +159,11 @@ def judge_each(
         progress=progress,
     )
     rows = tuple(row for name, one in sets.items() if name not in failures for row in one.rows(verdicts))
+    existed = False
     if crew.worker.rank == 0 and not failures:
-        write_results(path, rows)
+        existed = write_or_compare(path, force, lambda file: write_results(file, rows))
     identity = JudgeIdentity(opened.name, opened.version, {concept: opened.threshold(concept) for concept in concepts})
-    return ChallengeResult(path, rows, identity, skipped, failures)
+    return ChallengeResult(path, rows, identity, skipped, failures, existed)
 
 
 def read_challenge_results(path: Path | str) -> ChallengeResult:

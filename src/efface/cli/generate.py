@@ -174,12 +174,12 @@ def generate_command(
     with screen.progress() as progress:
         if grid is None:
             result = generate(chosen, eraser=eraser, report_to=report_to, progress=progress, **settings)
-            images = result.outcomes
+            images, where = result.outcomes, str(folder)
         else:
             result = generate_grid(chosen, grid, eraser or (), progress=progress, **settings)
             images = [image for row in result.rows.values() for image in row.outcomes]
+            where = f"{grid}{', which exists already,' if result.existed else ''} and {folder}"
     reasons = [image.error for image in images if image.error is not None]
-    where = str(folder) if grid is None else f"{grid} and {folder}"
     screen.say(f"{where}: {len(images) - len(reasons)} images in {result.seconds:.1f} s")
     if reasons:
         screen.say(f"{len(reasons)} images could not be generated: {reasons[0]}")

@@ -139,7 +139,8 @@ def judge_command(
         screen.say(f"{len(result.skipped)} files are no images and are left out: {named}")
     if result.errors and in_table:
         screen.say(f"{result.errors} answers are errors; they are in no count.")
-    screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {target}")
+    where = f"{target}, which exists already" if result.existed else str(target)
+    screen.say(f"{len(result.verdicts)} verdicts of {result.judge.name} ({result.judge.version}) in {where}")
     screen.answer(result.to_json())
     if result.errors:
         raise typer.Exit(1)

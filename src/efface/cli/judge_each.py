@@ -67,7 +67,8 @@ def print_results(screen: Screen, result: ChallengeResult) -> None:
     counts = {response: sum(row.response == response for row in result.rows) for response in ("undecided", "error")}
     doubts = "".join(f", {number} {response}" for response, number in counts.items() if number)
     by = f" of {result.judge.name} ({result.judge.version})" if result.judge else ""
-    where = f"; {result.path} is not written" if result.failures else f" in {result.path}"
+    where = f" in {result.path}{', which exists already' if result.existed else ''}"
+    where = f"; {result.path} is not written" if result.failures else where
     screen.say(f"{len(result.rows)} answers{by}{doubts}{where}")
     screen.say(NOT_CALIBRATED)
     screen.answer(result.to_json())

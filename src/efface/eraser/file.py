@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from efface.apply.guard import GUARDS
@@ -24,6 +23,7 @@ from efface.files import atomic, sha256_of_tensors
 from efface.parsing import check_values, library_errors, parse_json
 from efface.request.record import Request
 from efface.tensor_files import check_tensors, read_safetensors
+from efface.tensor_writing import write_tensors
 
 FORMAT = 1
 _KEY = "efface"
@@ -40,18 +40,14 @@ def write_record(eraser: EraserRecord, path: Path, force: bool) -> None:
     Raises:
         BadFile: The file exists and `force` is false, it cannot be written, or a number of the eraser is not finite.
     """
-    # One copy each: safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(eraser).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(eraser).items()}
     header = header_of(eraser)
     with library_errors(f"Cannot write {path}"):
         check_values(header)  # what is not finite could not be read again
         check_tensors(tensors, "the eraser")
     header["sha256"] = _seal(header, tensors)
     with atomic(path, force) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
-        except SafetensorError as error:
-            raise BadFile(f"Cannot write {path}: {error}.") from error
+        write_tensors(temporary, tensors, {_KEY: json.dumps(header)})
 
 
 def _tensors(eraser: EraserRecord) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from efface.files import public_name
-from efface.formats.writing import converted, layout_of, write_safetensors
+from efface.files import atomic, public_name
+from efface.formats.conversion import converted
+from efface.tensor_writing import write_tensors
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -97,8 +98,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], eraser: Eraser, forc
     Raises:
         BadFile: The file cannot be written, or exists and `force` is false.
     """
-    layouts = {name: layout_of(tensor) for name, tensor in tensors.items()}
-    write_safetensors(path, layouts, tensors.items(), header_of_file(eraser, **metadata), force)
+    with atomic(path, force) as temporary:
+        write_tensors(temporary, tensors, header_of_file(eraser, **metadata))
 
 
 def save_lora(

@@ -16,7 +16,7 @@ from torch import Tensor
 from efface.edits.composition import by_stream
 from efface.edits.kinds import TextEdit, WeightEdit
 from efface.errors import BadInput
-from efface.formats.writing import converted
+from efface.formats.conversion import converted
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from efface.errors import BadInput
+from efface.files import atomic
 from efface.formats.base import Exported, Exporter, header_of_file
 from efface.formats.changes import edited_tensors
-from efface.formats.writing import layout_of, write_safetensors
 from efface.models.storage import compvis
+from efface.tensor_writing import layout_of, stream_tensors
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -40,7 +41,8 @@ def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bo
     layouts = {name: layout_of(tensor) for name, tensor in names.of(partial(_without_values, model))}
     edited: set[str] = set()
     tensors = names.of(lambda part: edited_tensors(eraser, model, part, edited))
-    write_safetensors(path, layouts, tensors, header_of_file(eraser), force)
+    with atomic(path, force) as temporary:
+        stream_tensors(temporary, layouts, tensors, header_of_file(eraser))
     return Exported(path, len(edited))
 
 

@@ -27,9 +27,9 @@ from efface.edits.kinds import WeightEdit
 from efface.errors import BadFile, BadInput
 from efface.formats.base import Exported, Exporter, save_tensors
 from efface.formats.changes import parameter_changes
+from efface.formats.conversion import converted
 from efface.formats.names import is_unrelated, open_clip_names, parameter_names, unwrapped
 from efface.formats.reading import Checkpoint
-from efface.formats.writing import converted
 from efface.models.storage.compvis import OPEN_CLIP
 
 if TYPE_CHECKING:

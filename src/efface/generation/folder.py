@@ -30,6 +30,7 @@ from efface.files import (
     has_surrogates,
     keep_in_cache,
     locked,
+    remove,
     sha256_of_file,
     why_not_written,
 )
@@ -187,8 +188,8 @@ class FolderWriter:
             if not (path / METADATA).exists() and any(path.iterdir()):
                 raise BadFile(f"{path} is not empty and not a folder of images; choose another folder.")
             (path / METADATA).touch()
-            for remainder in path.glob(".*.tmp"):  # of an interrupted run
-                remainder.unlink()
+            for remainder in sorted(path.glob(".*.tmp")):  # of an interrupted run
+                remove(remainder)
         except OSError as error:
             raise BadFile(f"Cannot write images to {path}: {why_not_written(error)}.") from error
         rows = [row for row in read_image_rows(path / METADATA) if is_own(row)]

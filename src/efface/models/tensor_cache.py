@@ -11,14 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from efface.errors import BadFile
 from efface.files import cache_folder, from_cache, keep_in_cache
 from efface.models.model import Model
 from efface.tensor_files import read_safetensors
+from efface.tensor_writing import write_tensors
 
 _PROBES = 16
 _TOLERANCE = 1e-4  # relative; rounding is far below in float32, and embedding again only costs time
@@ -50,8 +49,7 @@ def store_tensor(path: Path, name: str, tensor: Tensor) -> None:
         name: Name of the tensor in the file.
         tensor: Of any shape.
     """
-    with suppress(SafetensorError):
-        keep_in_cache(path, lambda place: save_file({name: tensor}, place))
+    keep_in_cache(path, lambda place: write_tensors(place, {name: tensor}))
 
 
 def word_tokens(model: Model, words: Sequence[str], clip_skip: int | None) -> Tensor:

@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,12 @@ def train_classifier(
         "seed": seed,
         "versions": versions(),
     }
-    with no_loading_bar():
-        classifier.model.save_pretrained(out)
-        classifier.processor.save_pretrained(out)
+    # The libraries write files of random names, which a killed process would leave in the folder of the judge.
+    with TemporaryDirectory(prefix=".", suffix=".tmp", dir=out) as folder_of_parts, no_loading_bar():
+        classifier.model.save_pretrained(folder_of_parts)
+        classifier.processor.save_pretrained(folder_of_parts)
+        for part in Path(folder_of_parts).iterdir():
+            part.replace(out / part.name)
     with atomic(out / RESULT) as temporary:
         temporary.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (out / STATE).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 from efface.edits.kinds import WeightEdit
 from efface.edits.solution import Solution
 from efface.errors import BadInput
-from efface.files import locked, made_folder, slug
+from efface.files import locked, made_folder, remove_partial, slug
 from efface.methods.base import CannotCombine, SnapshotWriter
 from efface.methods.training.checkpoints import Checkpoints
 from efface.methods.training.loop import Training
@@ -233,6 +233,7 @@ def _claimed(folder: Path | None) -> Generator[None, None, None]:
         yield
         return
     with made_folder(folder), locked(folder):
+        remove_partial(folder)
         yield
 
 

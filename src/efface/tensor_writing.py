@@ -1,5 +1,7 @@
 """Writing safetensors files tensor by tensor, so that memory holds one of them and not the file.
 
+The writer of the library puts a file of a random name into the same folder, which a killed process leaves there.
+
     8 bytes: the length of the header | the header, JSON: name -> dtype, shape, data_offsets | the tensors' bytes
 
 Tensors of wider types come first, as the libraries write them, so that each begins at a multiple of its entries' size.
@@ -17,9 +19,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from efface.errors import BadInput
-from efface.files import atomic
-
 _TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -27,6 +26,8 @@ _TYPES = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
@@ -55,14 +56,25 @@ def layout_of(tensor: Tensor) -> Layout:
     return Layout(tensor.dtype, tuple(tensor.shape))
 
 
-def write_safetensors(
-    path: Path,
-    layouts: Mapping[str, Layout],
-    tensors: Iterable[tuple[str, Tensor]],
-    metadata: Mapping[str, str],
-    force: bool,
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a file of tensors that are in memory. It is complete only when this returns.
+
+    Args:
+        path: The file.
+        tensors: By name, of any shape.
+        metadata: The entries of the header beside the tensors.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    layouts = {name: layout_of(tensor) for name, tensor in tensors.items()}
+    stream_tensors(path, layouts, tensors.items(), metadata or {})
+
+
+def stream_tensors(
+    path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file, atomically.
+    """Write a file of tensors that are made one after the other. It is complete only when this returns.
 
     Args:
         path: The file.
@@ -70,10 +82,9 @@ def write_safetensors(
         tensors: The same tensors, such as (d_out, d_in), with their names, in any order, each written before the
             next one is taken.
         metadata: The entries of the header beside the tensors.
-        force: Whether an existing file may be replaced.
 
     Raises:
-        BadFile: The file cannot be written, or exists and `force` is false.
+        OSError: The file cannot be written.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     starts: dict[str, int] = {}
@@ -86,7 +97,7 @@ def write_safetensors(
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     left = set(layouts)
-    with atomic(path, force) as temporary, temporary.open("wb") as file:
+    with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, tensor in tensors:
             assert layout_of(tensor) == layouts[name]
@@ -94,25 +105,6 @@ def write_safetensors(
             file.write(_bytes_of(tensor))
             left.remove(name)
         assert not left
-
-
-def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of any shape in another type, if it has floating numbers.
-
-    Args:
-        name: Its name, for messages.
-        tensor: The tensor.
-        dtype: The type.
-
-    Raises:
-        BadInput: A number is too large for the type.
-    """
-    if not tensor.is_floating_point() or tensor.dtype == dtype:
-        return tensor
-    result = tensor.to(dtype)
-    if dtype == torch.float16 and not result.isfinite().all() and tensor.isfinite().all():
-        raise BadInput(f"{name} has numbers that are too large for float16; export with --dtype bf16 or float32.")
-    return result
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
