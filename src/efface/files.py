@@ -27,6 +27,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _CHUNK = 1 << 20
+_OWN = ".{}.tmp"  # ends the names of the files that a process is writing
 _LOGGER = logging.getLogger("efface")
 
 
@@ -34,8 +35,7 @@ _LOGGER = logging.getLogger("efface")
 def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
     """Yield a temporary path beside `path` and rename it to `path` if the block succeeds.
 
-    The file gets the permissions of the file that it replaces, or those of any new file, whichever way the block
-    writes it.
+    The file gets the permissions of the file that it replaces, or those of any new file, however the block writes it.
 
     Args:
         path: The file to write.
@@ -53,6 +53,9 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         raise BadFile(f"Cannot write {path}: it is a device or a pipe, and no regular file.")
     if path.exists() and not force:
         raise exists_already(path)
+    if path.name.endswith(_OWN.format(os.getpid())):  # in the block of another call, which renames the file
+        yield path
+        return
     temporary = temporary_for(path)
     try:
         mode = _mode(path, temporary)
@@ -201,7 +204,7 @@ def check_writable(path: Path, force: bool) -> None:
 
 def temporary_for(path: Path) -> Path:
     """The name beside `path` under which this process writes it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}{_OWN.format(os.getpid())}")
 
 
 def remove_leftovers(path: Path) -> None:
@@ -224,11 +227,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed have left of the files that they wrote into a folder.
-
-    Args:
-        folder: The folder; files in folders below it stay.
-    """
+    """Remove what killed processes have left of the files that they wrote into a folder; folders below it stay."""
     with suppress(OSError):
         for left in sorted(folder.glob(".*.tmp")):
             owner = left.name.removesuffix(".tmp").rpartition(".")[2]

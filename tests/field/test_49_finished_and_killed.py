@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import efface
 from command_line import Outcome
-from efface.files import check_writable, keep_in_cache, remove_leftovers
+from efface.files import atomic, check_writable, keep_in_cache, remove_leftovers
 from efface.rerun import have_same_content
 from efface.tensor_writing import write_tensors
 from efface.work_folder import MARK, claim
@@ -105,6 +105,14 @@ def test_tensors_are_written_into_one_file_that_the_library_reads(tmp_path: Path
     assert {name: tensor.tolist() for name, tensor in load_file(tmp_path / "a.safetensors").items()} == {
         name: tensor.tolist() for name, tensor in tensors.items()
     }
+
+
+def test_a_file_in_the_block_of_another_has_one_temporary_name(tmp_path: Path) -> None:
+    with atomic(tmp_path / "a") as outer, atomic(outer) as inner:
+        inner.write_text("content")
+        assert [path.name for path in tmp_path.iterdir()] == [f".a.{os.getpid()}.tmp"]
+    assert (tmp_path / "a").read_text() == "content"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("kind", ["judge", "esd", "cache"])

@@ -85,7 +85,7 @@ def export(
         check_suffix(target, exporter.suffix)
     check = check_writable if exporter.suffix else check_folder
     exists = not force and (target.is_file() if exporter.suffix else (target / PROVENANCE_FILE).is_file())
-    check(temporary_for(target) if exists else target, force)
+    check(target, force or exists)
     opened = model_from(model, device)
     loaded = load_eraser(eraser, opened)
     if rank is not None and not exporter.takes_rank:
