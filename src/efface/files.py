@@ -27,7 +27,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _CHUNK = 1 << 20
-_OWN = ".{}.tmp"  # ends the names of the files that a process is writing
+_TEMPORARY = ".{}.tmp"  # ends the names of the files that a process is writing
 _LOGGER = logging.getLogger("efface")
 
 
@@ -53,7 +53,7 @@ def atomic(path: Path, force: bool = True) -> Generator[Path, None, None]:
         raise BadFile(f"Cannot write {path}: it is a device or a pipe, and no regular file.")
     if path.exists() and not force:
         raise exists_already(path)
-    if path.name.endswith(_OWN.format(os.getpid())):  # in the block of another call, which renames the file
+    if path.name.endswith(_TEMPORARY.format(os.getpid())):  # in the block of another call, which renames the file
         yield path
         return
     temporary = temporary_for(path)
@@ -204,7 +204,7 @@ def check_writable(path: Path, force: bool) -> None:
 
 def temporary_for(path: Path) -> Path:
     """The name beside `path` under which this process writes it."""
-    return path.with_name(f".{path.name}{_OWN.format(os.getpid())}")
+    return path.with_name(f".{path.name}{_TEMPORARY.format(os.getpid())}")
 
 
 def remove_leftovers(path: Path) -> None:
