@@ -17,6 +17,7 @@ from torch import nn
 
 import efface
 from efface import BadInput, TextEdit
+from efface.models.families.normed_text import NORMED_TEXTS, normed
 from efface.models.text.pipeline_text import encode_by_pipeline, encoding_options, text_of
 from tiny_families import (
     diffusers,
@@ -40,6 +41,7 @@ from tiny_transformers import (
     of_hunyuan,
     of_qwen,
     of_sana,
+    of_z_image,
     t5_pipeline,
     wan_vae,
 )
@@ -271,6 +273,14 @@ def one_line(error: BadInput) -> str:
     return str(error)
 
 
+def of_z_images(tiny_sd: Path) -> Parts:
+    controlnet = diffusers.ZImageControlNetModel(
+        control_layers_places=[0], control_refiner_layers_places=[0], control_in_dim=8, dim=32, n_refiner_layers=1,
+        n_heads=2, n_kv_heads=2,
+    )  # fmt: skip
+    return of_z_image(tiny_sd) | {"controlnet": controlnet}
+
+
 def fall_of_distance(pipeline: Any, positions: tuple[int, int]) -> float | str:
     """How many times closer "cat" is to "dog" after it is erased, in the text that the pipeline itself computes.
 
@@ -288,6 +298,9 @@ def fall_of_distance(pipeline: Any, positions: tuple[int, int]) -> float | str:
     except BadInput as error:
         return one_line(error)
     tokens, _ = text_of(encode_by_pipeline(pipeline, ["cat", "a dog"], encoding_options(pipeline)))
+    transformer: Any = getattr(pipeline, "transformer", None)
+    if (entry := NORMED_TEXTS.get(type(transformer).__name__)) is not None:
+        tokens = normed(transformer.get_submodule(entry.norm), tokens)
     concept, guide = (tokens[row, place].double() for row, place in enumerate(positions))
     edited = concept
     for edit in eraser.edits:
@@ -365,6 +378,10 @@ GROUPS: dict[Callable[[Path], Parts], tuple[tuple[int, int], tuple[str, ...]]] =
         "QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImageControlNetPipeline",
         "QwenImageControlNetInpaintPipeline", "QwenImageLayeredPipeline", "QwenImageEditPipeline",
         "QwenImageEditInpaintPipeline", "QwenImageEditPlusPipeline",
+    )),
+    of_z_images: ((2, 3), (
+        "ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline", "ZImageControlNetPipeline",
+        "ZImageControlNetInpaintPipeline", "ZImageOmniPipeline",
     )),
     of_longcat: ((2, 4), ("LongCatImagePipeline",)),
     of_bria_fibo: ((1, 2), ("BriaFiboPipeline", "BriaFiboEditPipeline")),

@@ -51,6 +51,7 @@ REJECTED = {
     "QwenImageEditPipeline": "further inputs",
     "QwenImageEditInpaintPipeline": "further inputs",
     "QwenImageEditPlusPipeline": "further inputs",
+    "ZImageOmniPipeline": "returns no sequence of tokens",
 }
 
 

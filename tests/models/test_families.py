@@ -1,6 +1,7 @@
 """Every family on a tiny pipeline of its real classes: how prompts become embeddings, and that editing them works."""
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,13 +14,16 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, BadRequest, Eraser, Model, TextEdit, WrongBase, open_model
+from efface.models.text.embedded import Embedded
 from efface.models.text_readers import find_text_readers
 from tiny_families import diffusers
 
 OWN = ["sd1", "sd2", "sdxl", "sd3", "flux", "flux-dev"]
-GENERIC = ["flux2", "chroma", "sana", "pixart", "lumina2", "qwen-image", "hunyuan-dit", "wan"]
-#: What reads the text in families that are attached and not baked: a norm, or the text is joined with another first.
-NOT_LINEAR = {"lumina2": "pow", "qwen-image": "pow", "hunyuan-dit": "cat"}
+GENERIC = ["flux2", "chroma", "sana", "pixart", "lumina2", "qwen-image", "z-image", "hunyuan-dit", "wan"]
+#: Families whose text is the output of a norm in the denoiser.
+NORMED = ["lumina2", "qwen-image", "z-image"]
+#: What reads the text in families that are attached and not baked: it is joined with another text first.
+NOT_LINEAR = {"hunyuan-dit": "cat"}
 LINEAR = [family for family in (*OWN, *GENERIC) if family not in NOT_LINEAR]
 #: Families whose images cannot be generated here, with the message.
 NOT_GENERATED = {
@@ -147,7 +151,7 @@ def test_images_are_generated_with_an_eraser(
     tiny_model_of: Callable[[str], Model], tmp_path: Path, family: str
 ) -> None:
     eraser, folder = efface.erase(tiny_model_of(family), "cat", to="dog"), tmp_path / "images"
-    size: dict[str, Any] = {"size": (16, 16)} if family == "sana" else {}
+    size: dict[str, Any] = {"size": (16, 16)} if family in ("sana", "z-image") else {}
     ask = partial(
         efface.generate, ["a cat"], model=tiny_model_of(family), eraser=eraser, folder=folder, steps=1, **size
     )
@@ -160,9 +164,13 @@ def test_images_are_generated_with_an_eraser(
 
 
 def test_a_transformer_without_the_texts_argument_is_rejected_from_its_folder(
-    saved: Callable[[str], Path], refused: Callable[..., str]
+    saved: Callable[[str], Path], tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    message = refused("erase", "cat", "--model", saved("z-image"), "-o", "cat.safetensors")
+    index = json.loads((saved("z-image") / "model_index.json").read_text())
+    index["transformer"] = ["diffusers", "DiTTransformer2DModel"]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    message = refused("erase", "cat", "--model", tmp_path / "model", "-o", "cat.safetensors")
     assert "takes no encoder_hidden_states; efface cannot edit it." in message
 
 
@@ -173,10 +181,12 @@ def test_where_text_is_not_read_by_linear_maps_baking_says_why(
     model = tiny_model_of(family)
     eraser = efface.erase(model, "cat", to="dog")
     for ask in (lambda: eraser.bake(model), model.text_parameters, lambda: list(model.text_weights())):
-        with pytest.raises(BadInput, match=f"read by '{NOT_LINEAR[family]}', which is not a linear.*attach") as caught:
+        with pytest.raises(
+            BadInput, match=f"joins the text with another input by '{NOT_LINEAR[family]}'.*attach"
+        ) as caught:
             ask()
         assert "\n" not in str(caught.value)
-    with pytest.raises(BadInput, match="not a linear map"):
+    with pytest.raises(BadInput, match="joins the text"):
         efface.erase(model, "cat", to="dog", method="rece")
     assert not model.denoiser._forward_pre_hooks
     assert not model.denoiser._forward_hooks
@@ -292,3 +302,78 @@ def test_sd3_without_t5_has_one_subject_a_prompt(tiny: Tiny) -> None:
         eraser.attach(pipeline).detach()
     finally:
         pipeline.text_encoder_3 = encoder
+
+
+@pytest.mark.parametrize("family", NORMED)
+def test_the_text_of_a_normed_family_is_what_its_map_reads(tiny_model_of: Callable[[str], Model], family: str) -> None:
+    model = tiny_model_of(family)
+    assert model.text_map is not None
+    read: list[Tensor] = []
+    handle = model.denoiser.get_submodule(model.text_map).register_forward_pre_hook(
+        lambda module, args: read.append(args[0])
+    )
+    try:
+        draw(model.pipeline(), "red car")
+    finally:
+        handle.remove()
+    (token,) = model.embed(["red car"]).last_tokens
+    assert any((text.flatten(0, -2) - token).norm(dim=1).min() < 1e-5 * token.norm() for text in read)
+    assert model.text_parameters() == (f"{model.text_map}.weight",)
+    again = Embedded.stacked([model.embed([prompt]) for prompt in ("a golf ball", "red car")]).take([1])
+    assert torch.equal(again.argument[:, :1], model.embed(["red car"]).argument[:, :1])
+
+
+def test_a_batch_of_prompts_with_an_eraser_each(tiny_model_of: Callable[[str], Model]) -> None:
+    """The rows of Qwen-Image's text are told apart; Z-Image reads those of all prompts as one sequence."""
+    for family in ("qwen-image", "z-image"):
+        model = tiny_model_of(family)
+        erasers = [efface.erase(model, "cat", to="dog"), None]
+        pipeline, size = (
+            model.pipeline(),
+            {"height": 16, "width": 16, "num_inference_steps": 1, "output_type": "latent"},
+        )
+        with efface.attach_each(erasers, pipeline):
+            if family == "z-image":
+                with pytest.raises(BadInput, match="one sequence"):
+                    pipeline(prompt=["a cat", "a cat"], **size)
+                continue
+            one, two = pipeline(prompt=["a cat", "a cat"], generator=generators(), **size)[0]
+        plain = pipeline(prompt=["a cat", "a cat"], generator=generators(), **size)[0]
+        assert not torch.allclose(one, plain[0], atol=1e-5)
+        torch.testing.assert_close(two, plain[1], rtol=1e-5, atol=1e-5)
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(0) for _ in range(2)]
+
+
+def test_guards_and_whole_graphs_are_rejected_where_the_text_is_edited_inside(
+    tiny_model_of: Callable[[str], Model],
+) -> None:
+    model = tiny_model_of("z-image")
+    with pytest.raises(BadInput, match=r"argument encoder_hidden_states, which the denoiser of .* does not have"):
+        efface.erase(model, "cat", method="negative")
+    eraser, transformer = efface.erase(model, "cat", to="dog"), model.denoiser
+    try:
+        transformer.compile()
+        with pytest.raises(BadInput, match="compiled as a whole; compile its blocks"):
+            eraser.attach(model)
+    finally:
+        transformer._compiled_call_impl = None
+    transformer.layers[0].compile()  # a block alone does not matter
+    try:
+        eraser.attach(model).detach()
+    finally:
+        transformer.layers[0]._compiled_call_impl = None
+
+
+def test_the_map_of_a_normed_text_may_hold_a_lora(tiny: Tiny) -> None:
+    from peft import LoraConfig
+
+    pipeline = tiny("qwen-image", seed=3)
+    eraser = efface.erase(pipeline, "cat", to="dog")
+    pipeline.transformer.add_adapter(LoraConfig(r=1, target_modules=["txt_in"]))
+    plain = draw(pipeline)
+    with eraser.attach(pipeline):
+        assert not torch.allclose(draw(pipeline), plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(draw(pipeline), plain)

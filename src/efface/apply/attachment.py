@@ -1,23 +1,26 @@
 """Edits on a running model: text edits by a hook in front of the denoiser, weight edits written and later restored.
 
 The hook edits the text that the denoiser receives (`encoder_hidden_states`), whatever produced it: prompts, embeddings
-passed directly, negative prompts, and both branches of guidance. Guards add hooks of their own (`efface.apply.guard`).
+passed directly, negative prompts, and both branches of guidance. Where a norm comes first, it is in front of the map
+that reads the norm's output (`Model.text_map`). Guards add hooks of their own (`efface.apply.guard`).
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from efface.apply.bake import Baked, write_weights
-from efface.apply.guard import GUARDS, Guard
+from efface.apply.guard import GUARDS, Guard, check_guardable
 from efface.apply.text_hook import TextHook, forget_text
 from efface.edits.kinds import Edit, GuardEdit, TextEdit, WeightEdit, hash_of
 from efface.errors import BadInput
 from efface.models.active import Active, register
-from efface.models.modules import unfuse
+from efface.models.model import TEXT
+from efface.models.modules import is_compiled_at, plain, unfuse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,12 +59,14 @@ class Attachment:
         try:
             for edit in others:
                 if isinstance(edit, GuardEdit):
+                    check_guardable(model)
                     self._guards.append(GUARDS.get(edit.guard)(edit, self._denoiser))
             # Hooks run in the order in which they were added: guards read the unedited text, and what they add to the
             # batch is edited too.
             if any(text_edits):
                 guided = lambda: model.guided  # noqa: E731 - read when a batch arrives, not now
-                self._hook = TextHook(self._denoiser, model.streams, text_edits, images_per_prompt, guided)
+                place, streams = _place_of_text(model)
+                self._hook = TextHook(place, streams, text_edits, images_per_prompt, guided)
             if self._weight_edits:
                 unfuse(self._denoiser)
             self.set(strength)
@@ -114,6 +119,25 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def _place_of_text(model: Model) -> tuple[nn.Module, Mapping[str, str]]:
+    """The module whose input is the text, and the names of its arguments for each stream.
+
+    Raises:
+        BadInput: The module runs in a compiled graph, which does not see hooks.
+    """
+    denoiser = model.denoiser
+    if model.text_map is None:
+        return denoiser, model.streams
+    if is_compiled_at(denoiser, model.text_map):
+        raise BadInput(
+            f"The text of {model.name} is edited inside its denoiser, which is compiled as a whole; compile its blocks "
+            "instead (compile_repeated_blocks), or bake the eraser."
+        )
+    reader = plain(denoiser).get_submodule(model.text_map)
+    # The name of its first argument is another one in layers that quantise weights or hold a LoRA.
+    return reader, {TEXT: next(iter(inspect.signature(reader.forward).parameters))}
 
 
 def check_strength(strength: float) -> None:

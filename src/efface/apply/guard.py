@@ -23,6 +23,7 @@ from efface.registry import Registry
 
 if TYPE_CHECKING:
     from efface.edits.kinds import GuardEdit
+    from efface.models.model import Model
 
 
 TEXT_ARGUMENT = "encoder_hidden_states"
@@ -85,6 +86,19 @@ class Guard(ABC):
     @abstractmethod
     def detach(self) -> None:
         """Remove its hooks; a second call does nothing."""
+
+
+def check_guardable(model: Model) -> None:
+    """Check that a denoiser's text is the argument that guards change.
+
+    Raises:
+        BadInput: It has another argument.
+    """
+    if TEXT_ARGUMENT not in model.streams.values():
+        raise BadInput(
+            f"Guards change the argument {TEXT_ARGUMENT}, which the denoiser of {model.name} does not have; erase "
+            "with a method that edits the text, such as uce."
+        )
 
 
 class Call:

@@ -18,19 +18,21 @@ from torch import Tensor
 from efface.errors import BadInput
 
 
-def prompt_of_row(prompts: int, sample: Tensor, text: Tensor, images: int | None, guided: bool | None) -> Tensor:
+def prompt_of_row(prompts: int, sample: Tensor | None, text: Tensor, images: int | None, guided: bool | None) -> Tensor:
     """The position of the prompt that each row belongs to, (B,).
 
     Args:
         prompts: The number of prompts.
-        sample: The noisy latents, (B, ...).
+        sample: The noisy latents, (B, ...); None if unknown.
         text: The text, (B, T, d).
         images: The number of images of each prompt; None if unknown.
         guided: Whether guidance runs several branches at once; None if unknown. Used only for ambiguous rows.
 
     Raises:
-        BadInput: The rows are not such a batch, or are ambiguous.
+        BadInput: The rows are not such a batch, or are ambiguous, or the tokens of all prompts are one sequence.
     """
+    if text.ndim != 3:
+        raise BadInput("This model reads the tokens of a batch as one sequence; generate its prompts one at a time.")
     rows = len(text)
     rows_per_prompt, rest = divmod(rows, prompts)
     if rest or not rows_per_prompt or (images is not None and rows_per_prompt % images):
@@ -42,13 +44,15 @@ def prompt_of_row(prompts: int, sample: Tensor, text: Tensor, images: int | None
     return torch.arange(prompts).repeat_interleave(rows_per_prompt // branches).repeat(branches)
 
 
-def _branches(rows_per_prompt: int, sample: Tensor, text: Tensor, images: int | None, guided: bool | None) -> int:
+def _branches(
+    rows_per_prompt: int, sample: Tensor | None, text: Tensor, images: int | None, guided: bool | None
+) -> int:
     possible = [
         branches
         for branches in range(1, rows_per_prompt + 1)
         if rows_per_prompt % branches == 0
         and images in (None, rows_per_prompt // branches)
-        and _repeats(sample, branches)
+        and (sample is None or _repeats(sample, branches))
         and _are_equal(text, rows_per_prompt // branches)
     ]
     if not possible:

@@ -56,8 +56,8 @@ class TextHook:
     """Edits the text of a denoiser until it is removed.
 
     Args:
-        denoiser: The denoiser.
-        streams: The denoiser's argument for each of its text streams; the first holds the prompts' tokens, (B, T, d).
+        denoiser: The denoiser, or the linear map in it whose input is the text.
+        streams: Its argument for each of the text streams; the first holds the prompts' tokens, (B, T, d).
         prompts: For each prompt of a batch, the edits of its rows in the order of application; one entry serves all
             rows.
         images: The number of images generated from each prompt; None derives it from the batch.
@@ -102,6 +102,7 @@ class TextHook:
     def remove(self) -> None:
         """Remove the hook; a second call does nothing."""
         self._handle.remove()
+        self._prompts, self._same = [{}], True  # a graph compiled in the meantime still calls it
 
     def __reduce__(self) -> NoReturn:
         # A copy could not be detached, and nothing would record that it is edited.
@@ -125,7 +126,8 @@ class TextHook:
         )
 
     def _prompt_of_row(self, given: dict[str, Any]) -> Tensor:
-        sample: Tensor = given[self._names[0]]
+        # A linear map has no argument for the latents.
+        sample: Tensor | None = None if self._names[0] == self._text else given[self._names[0]]
         return prompt_of_row(len(self._prompts), sample, given[self._text], self._images, self._guided())
 
     def _cached_or_edited(self, name: str, value: Tensor, rows: Tensor | None) -> Tensor:

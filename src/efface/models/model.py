@@ -37,14 +37,13 @@ class Model(BuiltInFacts, ABC):
     """A text-to-image model whose parts are loaded when they are first used.
 
     A denoiser receives text by one or several streams: sequences of tokens, or one pooled vector. `embed`, `width`,
-    `text_norm`, `text_parameters` and `text_weights` refer to one of them, `stream`; `reading` returns the same model
-    for another stream. Code that is written for a model therefore works for each of its streams.
-
-    What only some models have is a capability that callers query, such as `world`, `clip` or `call_parameters`.
+    `text_norm`, `text_parameters` and `text_weights` refer to one of them, `stream`, so that code works for each; see
+    `reading`. What only some models have is a capability that callers query, such as `world` or `call_parameters`.
 
     Attributes:
         family: Name of the family ("sd").
         streams: For each text stream the name of the denoiser's argument; `text` comes first.
+        text_map: The denoiser's linear map whose input is the stream `text`; None if the argument itself is.
         unedited: Further ways by which the denoiser receives text, which no eraser edits.
         stream: The text stream that this object reads.
         one_clip_encoder: Whether the text is the output of one CLIP text encoder.
@@ -60,6 +59,7 @@ class Model(BuiltInFacts, ABC):
 
     family: ClassVar[str]
     streams: ClassVar[Mapping[str, str]] = {TEXT: "encoder_hidden_states"}
+    text_map: str | None = None
     unedited: tuple[str, ...] = ()
     one_clip_encoder: ClassVar[bool] = False
     soft_tokens: ClassVar[bool] = False
@@ -221,7 +221,7 @@ class Model(BuiltInFacts, ABC):
 
     def denoiser_text(self, embedded: Embedded) -> Tensor:
         """All that `predict` reads of n embedded prompts, (n, R, d), float32: their tokens; in some families more."""
-        return embedded.tokens
+        return embedded.argument
 
     def words(self) -> tuple[str, ...]:
         """All words that are one token of the tokenizer; empty if the family cannot list them."""

@@ -29,12 +29,21 @@ def _without_lora(name: str) -> str:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether any part of it runs as a compiled graph, which does not see hooks that are added later."""
-    parts: list[Any] = [module, *plain(module).modules()]
-    return any(
+    return any(map(_is_graph, [module, *plain(module).modules()]))
+
+
+def is_compiled_at(module: nn.Module, name: str) -> bool:
+    """Whether a part of it, by name, runs in a compiled graph: it or a module around it is compiled."""
+    names = name.split(".")
+    around = [".".join(names[:count]) for count in range(1, len(names) + 1)]
+    return any(map(_is_graph, [module, *(plain(module).get_submodule(outer) for outer in around)]))
+
+
+def _is_graph(part: Any) -> bool:
+    return (
         hasattr(part, "_orig_mod")
         or part._compiled_call_impl is not None
         or hasattr(part.forward, "_torchdynamo_orig_callable")
-        for part in parts
     )
 
 

@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 from efface.errors import BadInput
 from efface.models.modules import plain
 from efface.models.pretrained import no_progress_bar
+from efface.models.text.tokens import padded
 
 # Operations that pass each token on unchanged.
 _PASSES_ON = frozenset({
     "to", "type", "float", "half", "bfloat16", "contiguous", "clone", "detach", "view", "reshape", "flatten",
     "type_as", "unsqueeze", "squeeze", "expand", "repeat", "repeat_interleave", "chunk", "split", "__getitem__",
 })  # fmt: skip
+_JOINS = ("cat", "concat", "concatenate")
 _SIDE = 64  # pixels: the smallest image that all pipelines can make
 
 
@@ -58,7 +60,8 @@ def received_text(pipeline: Any, denoiser: nn.Module, argument: str, prompt: str
         pass
     finally:
         handle.remove()
-    return received[0] if received and isinstance(received[0], Tensor) else None
+    texts = received[0] if received else None
+    return padded(texts)[0] if isinstance(texts, (Tensor, list)) and len(texts) else None
 
 
 class _Trace(TorchFunctionMode):
@@ -129,6 +132,11 @@ def find_text_readers(pipeline: Any, denoiser: nn.Module, argument: str) -> tupl
         for handle in handles:
             handle.remove()
     trace = traces[-1]
+    if trace.others and trace.others[0] in _JOINS:
+        raise BadInput(
+            f"A {kind} joins the text with another input by '{trace.others[0]}' before linear maps read both, so that "
+            "a change of weights would change the other input too; attach the eraser instead."
+        )
     if trace.others:
         raise BadInput(
             f"The text of a {kind} is read by '{trace.others[0]}', which is not a linear map, so that no change of "

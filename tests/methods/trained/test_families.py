@@ -12,6 +12,8 @@ from torch import Tensor
 
 import efface
 from efface import BadInput, Model, RunContext, open_model
+from efface.methods.trained.ablate.weights import group_parameters
+from efface.methods.trained.denoiser_parameters import trained_parameters
 from efface.methods.trained.esd import PRESETS, EsdConfig
 from efface.methods.training.trajectories import TrajectorySampler
 from efface.models.denoising import Conditions
@@ -101,6 +103,7 @@ def prediction(model: Model) -> Tensor:
     ("family", "method"),
     [
         *((family, name) for family in ("sdxl", "sd3", "chroma", "pixart") for name in METHODS),
+        *(("z-image", method) for method in ("esd", "lora", "cie", "sepce")),
         *((family, "esd") for family in ("flux", "flux-dev", "flux2", "qwen-image", "sana", "lumina2", "wan")),
         ("flux", "lora"),
         *((family, "lora") for family in ("flux-dev", "lumina2", "wan")),
@@ -164,3 +167,12 @@ def test_nullspace_rejects_texts_that_are_not_of_one_clip(tiny_model_of: Callabl
     with pytest.raises(BadInput, match="one CLIP text encoder") as caught:
         efface.erase(tiny_model_of(family), "cat", "dog", method="nullspace", preserve=["a house"])
     assert "\n" not in str(caught.value)
+
+
+def test_one_stream_of_image_and_text_has_no_keys_of_the_text_alone(tiny_model_of: Callable[[str], Model]) -> None:
+    for family in ("z-image", "lumina2"):
+        transformer = tiny_model_of(family).denoiser
+        with pytest.raises(BadInput, match="parameter_group=cross-attn selects no parameter"):
+            group_parameters(transformer, "cross-attn")
+        assert group_parameters(transformer, "attn")
+        assert set(trained_parameters(transformer, "esd-x-strict")) < set(trained_parameters(transformer, "esd-x"))

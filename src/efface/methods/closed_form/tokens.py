@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from efface.apply.guard import check_guardable
 from efface.models.model import POOLED, Model
 from efface.models.text.embedded import Embedded
 from efface.request.record import Concept, Request
@@ -175,8 +176,12 @@ def guard_tensors(model: Model, request: Request, embedded: Embedded) -> dict[st
     Returns:
         `concept`, (T, d); its attention mask, (T,), if the model has one; and `pooled`, (p,), if the model reads a
         pooled embedding and the request includes it.
+
+    Raises:
+        BadInput: The model's text is no argument that a guard changes.
     """
-    tensors = {"concept": embedded.tokens[0]}
+    check_guardable(model)
+    tensors = {"concept": embedded.argument[0]}
     if embedded.attention_mask is not None:
         tensors[ATTENTION_MASK] = embedded.attention_mask[0]
     pooled = model.pooled(embedded.prompts[:1]) if request.pooled else None

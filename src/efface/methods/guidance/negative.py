@@ -91,7 +91,7 @@ def erase(model: Model, request: Request, config: NegativeConfig) -> Solution:
         config: The settings.
     """
     embedded = model.embed([", ".join(request.names), ""], clip_skip=request.clip_skip)
-    values = {**guard_tensors(model, request, embedded), "empty": embedded.tokens[1]}
+    values = {**guard_tensors(model, request, embedded), "empty": embedded.argument[1]}
     return Solution(
         request, (GuardEdit("negative", values),), notes={"settings": config.model_dump()}, embedded=embedded
     )

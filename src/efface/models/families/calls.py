@@ -8,6 +8,7 @@
     PixArt Sigma   images      t           the mask                                     noise, the first half
     Lumina 2       images      1 - t/1000  the mask                                     velocity, negated
     Wan            one frame   t           none                                         velocity
+    Z-Image        a list      1 - t/1000  none; the text is a list of tokens           velocity, negated
 
 Text and mask of a prompt are one tensor, in which samplers and trainers pass them around: the mask is its last column.
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.functional import pad
 
 from efface.models.families.patches import latents_of_patches, patch_rows_and_columns, patches_of
@@ -84,6 +86,7 @@ class TransformerCall:
         arguments: The arguments of a call.
         prediction: From the output of a call to the prediction, (b, C, h, w).
         is_patched: Whether the transformer reads patches of 2x2, each with 4C channels.
+        has_lists: Whether latents, texts and predictions are lists with one entry for each sample.
         noise_levels: How the noise levels of sampling are spaced.
         unsupported: Whether models with this configuration of the transformer are called in another way.
     """
@@ -91,6 +94,7 @@ class TransformerCall:
     arguments: Callable[[CallInputs], CallArguments]
     prediction: Callable[[Tensor, CallInputs], Tensor]
     is_patched: bool = False
+    has_lists: bool = False
     noise_levels: NoiseLevels = "even"
     unsupported: Callable[[Mapping[str, Any]], bool] = lambda config: False
 
@@ -160,6 +164,38 @@ def _frame(output: Tensor, inputs: CallInputs) -> Tensor:
     return output[:, :, 0]
 
 
+def _z_image(inputs: CallInputs) -> CallArguments:
+    return CallArguments(inputs.x[:, :, None], 1 - inputs.t / TIMESTEPS)
+
+
+def _negated_frame(output: Tensor, inputs: CallInputs) -> Tensor:
+    return -output[:, :, 0]
+
+
+def call_with_lists(
+    transformer: Any, given: CallArguments, text: Tensor, mask: Tensor, parameters: Mapping[str, Tensor] | None
+) -> Tensor:
+    """Call a transformer of Z-Image once.
+
+    Args:
+        transformer: The transformer.
+        given: Its arguments besides the text, with latents (b, C, 1, h, w) in its type and on its device.
+        text: The text, (b, T, d), in its type and on its device.
+        mask: The tokens that are read, (b, T).
+        parameters: Tensors in place of the transformer's own parameters, by name.
+
+    Returns:
+        The output, (b, C, 1, h, w), float32.
+    """
+    texts = [tokens[read] for tokens, read in zip(text, mask.to(text.device), strict=True)]
+    named = {"t": given.time.to(text.device), "cap_feats": texts, "return_dict": False}
+    if parameters is None:
+        (output,) = transformer(list(given.x), **named)
+    else:
+        (output,) = functional_call(transformer, dict(parameters), (list(given.x),), named, tie_weights=False)
+    return torch.stack(output).float()
+
+
 def _is_distilled(config: Mapping[str, Any]) -> bool:
     return bool(config.get("guidance_embeds"))
 
@@ -174,4 +210,5 @@ CALLS: Mapping[str, TransformerCall] = {
     "PixArtSigmaPipeline": TransformerCall(_pixart, _mean),
     "Lumina2Pipeline": TransformerCall(_lumina2, _negated),
     "WanPipeline": TransformerCall(_wan, _frame, noise_levels="scheduler"),
+    "ZImagePipeline": TransformerCall(_z_image, _negated_frame, has_lists=True),
 }

@@ -5,13 +5,16 @@ is found from the ids that the text encoder receives (see `text.tokens`): the wo
 tokens as the empty prompt (an end token, the end of a chat template, or nothing).
 
 Attaching needs no more. To bake and export, the maps that read the text are found by a trace (see `text_readers`).
-`predict`, and with it training, works for the pipelines in `calls`.
+For transformers that normalise their text first, `normed_text` names the map instead, and the text is the output of
+the norm. `predict`, and with it training, works for the pipelines in `calls`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +24,15 @@ from typing_extensions import Self
 
 from efface.errors import BadInput, BadRequest
 from efface.models.denoising import Conditions
-from efface.models.families.calls import CALLS, CallInputs, TransformerCall, with_mask, without_mask
+from efface.models.families.calls import (
+    CALLS,
+    CallInputs,
+    TransformerCall,
+    call_with_lists,
+    with_mask,
+    without_mask,
+)
+from efface.models.families.normed_text import NORMED_TEXTS, NormedText, normed
 from efface.models.families.parts import PartsModel
 from efface.models.flow import NoiseLevels
 from efface.models.model import TEXT
@@ -77,6 +88,21 @@ class Generic(PartsModel):
         _check_reads_text(type(plain(getattr(pipeline, cls.denoiser_part))), type(pipeline).__name__)
         return super().from_pipeline(pipeline)
 
+    @cached_property
+    def _normed_text(self) -> NormedText | None:
+        kind: Any = type(plain(self.denoiser)) if self._files is None else class_of(self._files, self.denoiser_part)
+        return NORMED_TEXTS.get(kind.__name__)
+
+    @property
+    def streams(self) -> Mapping[str, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The denoiser's argument for the text."""
+        return PartsModel.streams if self._normed_text is None else {TEXT: self._normed_text.argument}
+
+    @property
+    def text_map(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `Model.text_map`."""
+        return None if self._normed_text is None else self._normed_text.linear
+
     @property
     def unedited(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Further arguments of the denoiser that carry text."""
@@ -123,7 +149,7 @@ class Generic(PartsModel):
         return channels, h, w
 
     def denoiser_text(self, embedded: Embedded) -> Tensor:
-        return with_mask(embedded.tokens, embedded.attention_mask)
+        return with_mask(embedded.argument, embedded.attention_mask)
 
     def predict(
         self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
@@ -133,7 +159,11 @@ class Generic(PartsModel):
         text, mask = without_mask(conditions.text.expand(b, -1, -1))
         inputs = CallInputs(x, t.expand(b), mask, self.config(self.denoiser_part))
         given = self._call.arguments(inputs)
-        output = super().predict(given.x, given.time, Conditions(text, given.others), parameters)
+        if self._call.has_lists:
+            given, text = replace(given, x=given.x.to(self.device, self.dtype)), text.to(self.device, self.dtype)
+            output = call_with_lists(self.denoiser, given, text, mask, parameters)
+        else:
+            output = super().predict(given.x, given.time, Conditions(text, given.others), parameters)
         return self._call.prediction(output, inputs)
 
     @property
@@ -148,6 +178,8 @@ class Generic(PartsModel):
         return self._parts["width"]
 
     def text_parameters(self) -> tuple[str, ...]:
+        if self.text_map is not None:
+            return (f"{self.text_map}.weight",)
         if "readers" not in self._parts:
             self._parts["readers"] = find_text_readers(self.pipeline(), self.denoiser, self.streams[TEXT])
         return self._parts["readers"]
@@ -158,7 +190,7 @@ class Generic(PartsModel):
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:
-        return super().text_files if "readers" in self._parts else None
+        return super().text_files if self.text_map or "readers" in self._parts else None
 
     def _options(self, clip_skip: int | None = None) -> dict[str, Any]:
         options = encoding_options(self.pipeline())
@@ -173,7 +205,10 @@ class Generic(PartsModel):
             self._check_lengths(prompts)
         tokens, mask, places = self._encoded(prompts, clip_skip)
         read = None if mask is None else mask[:-2]
-        return Embedded(tokens.float().cpu()[:-2], places.last[:-2], tuple(prompts), places.start, attention_mask=read)
+        text, unnormed = tokens.float().cpu()[:-2], None
+        if self._normed_text is not None:
+            text, unnormed = normed(plain(self.denoiser).get_submodule(self._normed_text.norm), text), text
+        return Embedded(text, places.last[:-2], tuple(prompts), places.start, (), read, unnormed)
 
     def _encoded(self, prompts: list[str], clip_skip: int | None = None) -> tuple[Tensor, Tensor | None, Subjects]:
         """The text (n + 2, T, d) of prompts, of a word and of the empty prompt, its mask, and the prompts' subjects."""
@@ -270,7 +305,9 @@ def family_of(pipeline: str | type, name: str) -> type[Generic]:
 
 
 def _check_reads_text(denoiser: Any, name: str) -> None:
-    argument = Generic.streams[TEXT]
+    argument = PartsModel.streams[TEXT]
     forward = getattr(denoiser, "forward", None)
+    if denoiser.__name__ in NORMED_TEXTS:
+        return
     if forward is None or argument not in inspect.signature(forward).parameters:
         raise BadInput(f"The denoiser of {name} ({denoiser.__name__}) takes no {argument}; efface cannot edit it.")

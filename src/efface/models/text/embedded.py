@@ -47,6 +47,7 @@ class Embedded:
         parts: If the tokens of several text encoders are concatenated (SD3), those of each encoder, with `last`
             counted in its own tokens; else empty.
         attention_mask: Tokens that the denoiser reads, (n, T), boolean; None if it reads all.
+        unnormed: The denoiser's argument, (n, T, d), if `tokens` are the output of a norm in it; None if they are it.
 
     Raises:
         BadInput: An index in `last` is outside the tokens.
@@ -58,12 +59,18 @@ class Embedded:
     start: int = 1
     parts: tuple[Embedded, ...] = ()
     attention_mask: Tensor | None = None
+    unnormed: Tensor | None = None
 
     def __post_init__(self) -> None:
         outside = (self.last < 0) | (self.last >= self.tokens.shape[1])
         if outside.any():
             prompt = self.prompts[int(outside.nonzero()[0])]
             raise BadInput(f"The tokenizer gives no subject token for '{prompt[:60]}'; its files may be incomplete.")
+
+    @property
+    def argument(self) -> Tensor:
+        """The text as the denoiser receives it, (n, T, d)."""
+        return self.tokens if self.unnormed is None else self.unnormed
 
     @property
     def sequences(self) -> tuple[Embedded, ...]:
@@ -82,20 +89,26 @@ class Embedded:
         prompts = tuple(self.prompts[row] for row in rows)
         parts = tuple(part.take(rows) for part in self.parts)
         mask = None if self.attention_mask is None else self.attention_mask[index]
-        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts, mask)
+        unnormed = None if self.unnormed is None else self.unnormed[index]
+        return Embedded(self.tokens[index], self.last[index], prompts, self.start, parts, mask, unnormed)
 
     @classmethod
     def stacked(cls, pieces: Sequence[Embedded]) -> Embedded:
         """Concatenate pieces; shorter sequences are padded with zeros."""
         longest = max(piece.tokens.shape[1] for piece in pieces)
-        tokens = [pad(piece.tokens, (0, 0, 0, longest - piece.tokens.shape[1])) for piece in pieces]
+        unnormed = [_padded(piece.unnormed, longest) for piece in pieces if piece.unnormed is not None]
         given = [piece.attention_mask for piece in pieces if piece.attention_mask is not None]
         masks = [pad(mask, (0, longest - mask.shape[1])) for mask in given]
         return cls(
-            torch.cat(tokens),
+            torch.cat([_padded(piece.tokens, longest) for piece in pieces]),
             torch.cat([piece.last for piece in pieces]),
             tuple(prompt for piece in pieces for prompt in piece.prompts),
             pieces[0].start,
             tuple(cls.stacked(parts) for parts in zip(*(piece.parts for piece in pieces), strict=True)),
             torch.cat(masks) if masks else None,
+            torch.cat(unnormed) if unnormed else None,
         )
+
+
+def _padded(tokens: Tensor, length: int) -> Tensor:
+    return pad(tokens, (0, 0, 0, length - tokens.shape[1]))

@@ -77,7 +77,10 @@ def text_of(outputs: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
         BadInput: The first output is no sequence of tokens.
     """
     first = outputs[0]
-    if not (isinstance(first, Tensor) and first.ndim == 3) and not (isinstance(first, list) and first):
+    is_list = (
+        isinstance(first, list) and bool(first) and all(isinstance(row, Tensor) for row in cast("list[Any]", first))
+    )
+    if not (isinstance(first, Tensor) and first.ndim == 3) and not is_list:
         raise BadInput("The pipeline's encode_prompt returns no sequence of tokens, so efface cannot edit its text.")
     tokens, mask = padded(first)
     if mask is None:

@@ -32,7 +32,7 @@ _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
 }
 _PIECES_OF_JOINT_ATTENTION: dict[ParameterGroup, tuple[str, ...]] = {
     "cross-attn": (".attn.add_k_proj", ".attn.add_v_proj"),
-    "attn": (".attn.",),
+    "attn": (".attn.", ".attention."),
     "full-weight": ("",),
 }
 

@@ -27,6 +27,7 @@ _CONTAINERS: dict[Network, set[str]] = {
     "transformer": {"Transformer2DModel"},
     "resnet": {"Attention", "ResnetBlock2D", "Downsample2D", "Upsample2D"},
 }
+_ATTENTION = ".att"  # "attn", or "attention" in Z-Image
 _TEXT_MAPS = (".to_k", ".to_v")
 
 
@@ -48,7 +49,7 @@ def trained_layers(denoiser: nn.Module, network: Network, training_method: Train
     """
     in_unet = is_unet(denoiser)
     layers = dict.fromkeys(_in_unet(denoiser, network) if in_unet else _in_transformer(denoiser, network))
-    cross, itself = (".attn2.", ".attn1.") if in_unet else (".attn", ".attn")
+    cross, itself = (".attn2.", ".attn1.") if in_unet else (_ATTENTION, _ATTENTION)
     wanted: dict[TrainingMethod, Callable[[str], bool]] = {
         "full": lambda name: True,
         "xattn": lambda name: cross in name,
@@ -70,7 +71,7 @@ def _in_unet(unet: nn.Module, network: Network) -> Iterator[str]:
 
 def _in_transformer(transformer: nn.Module, network: Network) -> Iterator[str]:
     for name, layer in transformer.named_modules():
-        if _is_layer(layer) and _IN_BLOCK.search(name) and (network == "transformer" or ".attn" in name):
+        if _is_layer(layer) and _IN_BLOCK.search(name) and (network == "transformer" or _ATTENTION in name):
             yield name
 
 
