@@ -43,6 +43,7 @@ NAMES = (
     "sd14_step",
     "generation",
     "evaluation",
+    "workers",
     "attach",
 )
 

@@ -10,7 +10,8 @@ cores has. Seconds are wall time from start to exit, with the start of the proce
 each worker does once. The throughput of two workers is compared with that of one by the medians.
 
 The work folder stores the time of each finished command, so an interrupted run resumes. `load` is the machine's average
-load when a command starts; the numbers say something about workers only if it is near 0.
+load when a command starts, which contains the command before: more than 1 after one worker, or 2 after two, is other
+work.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def page(content: Any) -> Page:
     load = max(row["load"] for rows in content.values() for workers in ("1", "2") for row in rows[workers])
     finding = (
         f"Two workers have {ratios['erase']:.2f} times the throughput of one on {content['erase']['items']} erasers, "
-        f"and {ratios['generate']:.2f} times on {content['generate']['items']} images (the bar is {TARGET})."
+        f"and {ratios['generate']:.2f} times on {content['generate']['items']} images (the aim is {TARGET})."
     )
     rows = [
         [name, str(of_one["items"]), f"{median(of_one['1']):.1f}", f"{median(of_one['2']):.1f}", f"{ratios[name]:.2f}"]
@@ -136,7 +137,8 @@ def page(content: Any) -> Page:
     ]
     heads = ["command", "items", "one worker, s", "two workers, s", "throughput"]
     body = f"""
-Medians of {len(content["erase"]["1"])} runs. The highest load of the machine at the start of a command was {load:.1f}.
+Medians of {len(content["erase"]["1"])} runs. The highest load of the machine at the start of a command, with the command
+before it, was {load:.1f}.
 
 {table(heads, rows)}
 """

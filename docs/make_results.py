@@ -36,6 +36,7 @@ GROUPS = {
         "esd_speed",
         "sd14_step",
         "generation",
+        "workers",
         "evaluation",
     ),
 }
