@@ -137,8 +137,8 @@ def page(content: Any) -> Page:
     ]
     heads = ["command", "items", "one worker, s", "two workers, s", "throughput"]
     body = f"""
-Medians of {len(content["erase"]["1"])} runs. The highest load of the machine at the start of a command, with the command
-before it, was {load:.1f}.
+Medians of {len(content["erase"]["1"])} runs. The highest load of the machine at the start of a command, with the
+command before it, was {load:.1f}.
 
 {table(heads, rows)}
 """
