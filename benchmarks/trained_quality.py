@@ -110,8 +110,8 @@ TRIED = {
         "100% with 31, 28 and 12 points lost; 175 steps (n 64) car 50%, cat, church and guitar 100%, 100% and 94% "
         "with 5, 6 and 9 points lost; 150 steps cat 69%. Its threshold -0.7 (n 64) stops church after 252 steps, with "
         "16 points lost, and apple after 178 (100% with no point lost); with batches of eight and at most 200 steps "
-        "car 89% with 3 points lost, guitar 80%. The published loss with threshold -0.002: apple 98%, guitar 88% with 6 "
-        "points lost."
+        "car 89% with 3 points lost, guitar 80%. The published loss with threshold -0.002: apple 98%, guitar 88% with "
+        "6 points lost."
     ),
     "sepce": "Blueprint with threshold 0 58% and 100%, with -1e-3 100% and 92%.",
 }
