@@ -204,6 +204,7 @@ def test_inspect_tells_what_a_model_has(efface, tiny_sd):
 def test_lists_name_what_there_is(efface, command, known):
     assert known in [entry["name"] for entry in efface(command, "--json").json()[command]]
     assert known in efface(command).out
+    assert [entry["name"] for entry in efface(command, known, "--json").json()[command]] == [known]
 
 
 def test_people_read_standard_error_when_programs_read_standard_output(efface, tiny_sd):

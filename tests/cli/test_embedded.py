@@ -23,6 +23,8 @@ def test_demo_is_about_the_embedded_model_only(refused, tiny_sd):
 def test_models_and_inspect_tell_what_the_embedded_model_draws(efface):
     models = efface("models", "--json").json()["models"]
     assert "cat" in models[0]["objects"]
+    assert efface("models", "emoji", "--json").json() == {"models": models[:1], "pipelines": []}
+    assert "efface inspect" in efface("models", "sd-v1-4").err
     content = efface("inspect", "--json").json()
     assert content["objects"] == models[0]["objects"]
     assert "pixel art" in content["styles"]

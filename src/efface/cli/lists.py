@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from efface.cli.options import Json, UnusedDevice, UnusedModel, UnusedSeed
+from efface.errors import UnknownName
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
 
 Name = Annotated[str | None, typer.Argument(metavar="NAME", help="One entry, with the meaning of each setting.")]
+Only = Annotated[str | None, typer.Argument(metavar="NAME", help="Only this entry.")]
 
 
 def attacks_command(
@@ -38,13 +40,17 @@ def attacks_command(
 
 
 def judges_command(
-    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+    name: Only = None,
+    model: UnusedModel = "emoji",
+    device: UnusedDevice = "auto",
+    seed: UnusedSeed = 0,
+    json: Json = False,
 ) -> None:
     """List the judges with their sources."""
     from efface.cli.catalogue import rows_of
     from efface.cli.output import Screen
 
-    screen, rows = Screen(json), rows_of("judges")
+    screen, rows = Screen(json), rows_of("judges", name)
     for row in rows:
         screen.heading(row["name"])
         screen.say(f"  {row['summary']}")
@@ -85,26 +91,36 @@ def methods_command(
 
 
 def models_command(
-    model: UnusedModel = "emoji", device: UnusedDevice = "auto", seed: UnusedSeed = 0, json: Json = False
+    name: Only = None,
+    model: UnusedModel = "emoji",
+    device: UnusedDevice = "auto",
+    seed: UnusedSeed = 0,
+    json: Json = False,
 ) -> None:
     """List the models that --model takes: the embedded ones, and the pipelines that can be opened."""
     from efface.cli.catalogue import built_in
     from efface.cli.output import Screen
 
     screen, content = Screen(json), built_in()
-    for row in content["models"]:
+    models = [row for row in content["models"] if name in (None, row["name"])]
+    if not models:
+        known = ", ".join(row["name"] for row in content["models"])
+        raise UnknownName(f"'{name}' is no embedded model ({known}); efface inspect shows a model that can be opened.")
+    for row in models:
         screen.heading(f"{row['name']}  (embedded, {row['bytes'] / 1e6:.0f} MB)")
         screen.say(f"  objects: {', '.join(row['objects'])}")
         screen.say(f"  styles: {', '.join(row['styles'])}")
-    screen.heading("a checkpoint in one file (.safetensors, .ckpt; NAME#ema opens the averaged weights)")
-    screen.say("  Stable Diffusion 1.x and 2.x")
-    screen.heading("a diffusers folder or hub id of a")
-    for pipeline in content["pipelines"]:
-        screen.say(f"  {pipeline}")
-    screen.say(
-        "  or any other pipeline whose denoiser takes encoder_hidden_states: PixArt, Sana, Qwen-Image, FLUX.2..."
-    )
-    screen.answer({"models": content["models"], "pipelines": content["pipelines"]})
+    pipelines = content["pipelines"] if name is None else []
+    if pipelines:
+        screen.heading("a checkpoint in one file (.safetensors, .ckpt; NAME#ema opens the averaged weights)")
+        screen.say("  Stable Diffusion 1.x and 2.x")
+        screen.heading("a diffusers folder or hub id of a")
+        for pipeline in pipelines:
+            screen.say(f"  {pipeline}")
+        screen.say(
+            "  or any other pipeline whose denoiser takes encoder_hidden_states: PixArt, Sana, Qwen-Image, FLUX.2..."
+        )
+    screen.answer({"models": models, "pipelines": pipelines})
 
 
 def protocols_command(
