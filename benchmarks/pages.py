@@ -45,6 +45,7 @@ NAMES = (
     "evaluation",
     "workers",
     "attach",
+    "kills",
 )
 
 

@@ -39,6 +39,7 @@ GROUPS = {
         "workers",
         "evaluation",
     ),
+    "Interruptions": ("kills",),
 }
 #: The results in the README.
 SELECTED = (
