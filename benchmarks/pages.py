@@ -46,6 +46,7 @@ NAMES = (
     "workers",
     "attach",
     "kills",
+    "client_loaders",
 )
 
 

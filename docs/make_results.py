@@ -29,6 +29,7 @@ GROUPS = {
     ),
     "Two models": ("carry_over", "text_streams", "flow_copies"),
     "Attacks": ("robust", "attack_rates", "certificate"),
+    "Files": ("client_loaders",),
     "Speed and memory": (
         "closed_form",
         "erase_cold",
