@@ -11,10 +11,12 @@ import io
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from efface.parsing import reason_of
 
@@ -35,6 +37,7 @@ _OTHERS = {
     b"<html": "HTML", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL": "JPEG XL", b"P6": "PPM", b"qoif": "QOI",
 }  # fmt: skip
 _BLANK_VARIANCE = 4.0
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _MOST_PIXELS, _FEW_PIXELS = 100_000_000, 16_000_000
 _AVERAGED = ("L", "LA", "RGB", "RGBA", "CMYK", "LAB", "YCbCr")
 
@@ -48,7 +51,7 @@ def read_picture(path: Path) -> Pixels:
     try:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is another one
-            return np.asarray(as_rgb(_reduced(picture)), dtype=np.uint8)
+            return _decoded(picture)
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
         raise OSError(f"{path.name} is {_format_of(path)}, and not a picture of the formats {formats}") from error
@@ -81,11 +84,12 @@ def _reduced(picture: Image.Image) -> Image.Image:
     return small
 
 
-def as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(picture: Image.Image, bits: int) -> Image.Image:
     """A picture in RGB, as it looks in a viewer.
 
     Args:
         picture: A picture of any mode.
+        bits: The number of bits of a whole grey value of more than 8 bits.
 
     Raises:
         ValueError: Its numbers have no range that is known.
@@ -93,7 +97,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
     is_png = picture.format == "PNG"
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(picture, is_png)).convert("RGB")
+        return Image.fromarray(_eight_bits(picture, is_png, bits)).convert("RGB")
     profile = picture.info.get("icc_profile")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -114,8 +118,47 @@ def is_blank(pixels: Pixels) -> bool:
     return float(np.mean([pixels[..., c].var(dtype=np.float64) for c in range(pixels.shape[2])])) < _BLANK_VARIANCE
 
 
-def _eight_bits(picture: Image.Image, is_png: bool) -> NDArray[np.uint8]:
-    """Grey values of more than 8 bits, (H, W), scaled from their full range to 0 to 255."""
+def pixels_of(image: Image.Image | NDArray[Any]) -> Pixels:
+    """The pixels of a picture in memory, of shape (H, W, 3).
+
+    Args:
+        image: A picture of any mode, or an array (H, W, 3) of bytes, or of real numbers from 0 to 1, as pipelines of
+            diffusers return them with `output_type="np"`.
+
+    Raises:
+        ValueError: The array has another shape, or other numbers.
+    """
+    array = image if isinstance(image, np.ndarray) else _decoded(image)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"it has the shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f" or not array.size or not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"its numbers are of the type {array.dtype}, and neither bytes nor from 0 to 1")
+    return np.round(array * 255).astype(np.uint8)
+
+
+def _decoded(picture: Image.Image) -> Pixels:
+    """The pixels of a picture of any mode, (H, W, 3)."""
+    pixels = np.asarray(_as_rgb(_reduced(picture), _bits(picture)), dtype=np.uint8)
+    return 255 - pixels if _is_negative(picture) else pixels
+
+
+def _bits(picture: Image.Image) -> int:
+    """The number of bits of a grey value of a TIFF file, such as 12; of other files 16."""
+    stored = picture.tag_v2.get(_BITS_PER_SAMPLE) if isinstance(picture, TiffImageFile) else None
+    return stored[0] if isinstance(stored, tuple) and len(stored) == 1 and 8 < stored[0] < 16 else 16
+
+
+def _is_negative(picture: Image.Image) -> bool:
+    """Whether a TIFF file of more than 8 bits has 0 for white; Pillow inverts those of 8 bits."""
+    if not isinstance(picture, TiffImageFile) or not picture.mode.startswith(("I", "F")):
+        return False
+    return picture.tag_v2.get(_PHOTOMETRIC) == 0
+
+
+def _eight_bits(picture: Image.Image, is_png: bool, bits: int) -> NDArray[np.uint8]:
+    """Grey values of more than 8 bits, (H, W), scaled from their full range to 0 to 255; a transparent one is white."""
     values = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(values).all() or values.min() < 0:
         raise ValueError("its numbers are negative or not finite")
@@ -124,9 +167,12 @@ def _eight_bits(picture: Image.Image, is_png: bool) -> NDArray[np.uint8]:
     else:
         # Pillow reads grey PNGs of 16 bits as 32 bits in some versions.
         sixteen = picture.mode.startswith("I;16") or is_png or values.max() <= 65535
-        full = 65535.0 if sixteen else 2.0**32 - 1
+        full = 2.0**bits - 1 if sixteen else 2.0**32 - 1
     if values.max() > full:
         raise ValueError(f"its numbers are above {full:g}")
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        values = np.where(values == transparent, full, values)
     return np.round(values * (255 / full)).astype(np.uint8)
 
 

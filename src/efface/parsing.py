@@ -108,7 +108,8 @@ def parse_json(text: str | bytes, finite: bool = True) -> Any:
         ValueError: The text is not JSON, or beyond the limits.
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant if finite else float, parse_int=_bounded_int)
+        constants = _no_constant if finite else float
+        value = json.loads(text, parse_constant=constants, parse_int=_bounded_int, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     check_values(value, finite)
@@ -158,6 +159,11 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node: Any = super().compose_mapping_node(anchor)
+            _check_keys(node)
+            return node
+
         def flatten_mapping(self, node: Any) -> None:
             merges = any(key.tag == _MERGE for key, _ in node.value)
             super().flatten_mapping(node)
@@ -175,6 +181,16 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
     check_values(value)
     return value
+
+
+def _check_keys(node: Any) -> None:
+    """Check that a YAML mapping has no key twice, of which the last one would win."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key.value, str) and key.tag != _MERGE:  # other keys are lists, which no record has
+            if (key.tag, key.value) in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: it has the key '{key.value[:40]}' twice")
+            seen.add((key.tag, key.value))
 
 
 def check_values(value: object, finite: bool = True) -> None:
@@ -228,6 +244,16 @@ def _check_value(value: object, finite: bool) -> None:
         raise ValueError("a number is not finite")
     elif isinstance(value, int) and abs(value) >= 10**_DIGITS:
         raise ValueError("a number has too many digits")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. A name that occurs again must have the same value."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        for name, value in pairs:
+            if content[name] != value:
+                raise ValueError(f"it has two values for '{name[:40]}'")
+    return content
 
 
 def _no_constant(name: str) -> float:

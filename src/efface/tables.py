@@ -31,6 +31,7 @@ _FOREIGN = {
     r"\{\\rtf": "an RTF document",
     r"(---|%YAML)": "YAML",
     r"#!": "a program",
+    r"[^\n]*\|[^\n]*\n[ \t]*\|?[ \t]*:?-{3,}:?[ \t]*\|": "a table of Markdown",
 }
 
 

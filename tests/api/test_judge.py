@@ -82,7 +82,7 @@ def test_bad_input_is_refused(brightness, folder):
         efface.judge(folder, [], judge="brightness")
     with pytest.raises(BadInput, match="There is no image"):
         efface.judge([], "bright", judge="brightness")
-    with pytest.raises(BadInput, match=r"Image 0 has the shape \(8, 8\)"):
+    with pytest.raises(BadInput, match=r"Image 0: it has the shape \(8, 8\)"):
         efface.judge([np.zeros((8, 8), np.uint8)], "bright", judge="brightness")
     with pytest.raises(BadInput, match="cannot recognise 'cat'"):
         efface.judge(folder, "cat", judge="brightness")

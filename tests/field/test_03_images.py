@@ -1,6 +1,8 @@
 """Item 3: a picture is judged as it looks, whatever its file; blank pictures and other files are counted."""
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 
 import efface as library
 from command_line import Efface
+from efface import BadInput
 from efface.image_files import read_picture
 
 CAT = np.asarray(library.generate("a cat in 3d style", seed=1, steps=8).images[0])
@@ -162,3 +165,59 @@ def test_images_in_memory_are_read_alike() -> None:
     assert [verdict.answer for verdict in verdicts] == ["yes"] * 4
     blank = library.judge([np.full((64, 64, 3), 7, np.uint8)], "cat")
     assert json.loads(json.dumps(blank.to_json()))["questions"]["cat"]["broken"] == 1
+
+
+def grey_tiff(path: Path, values: list[int], bits: int, photometric: int) -> None:
+    """Write one row of grey values: 12 bits without gaps, others as whole bytes."""
+    packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(bits * len(values) // 8, "big")
+    data = np.array(values, "<u2").tobytes() if bits == 16 else packed
+    tags = [(256, len(values)), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 0), (277, 1), (278, 1)]
+    tags += [(279, len(data))]
+    place = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, place if tag == 273 else value) for tag, value in tags)
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data)
+
+
+@pytest.mark.parametrize(
+    ("bits", "whole", "photometric"), [(16, 65535, 0), (16, 65535, 1), (12, 4095, 1), (8, 255, 0), (8, 255, 1)]
+)
+def test_grey_tiff_of_any_depth_and_with_0_for_white(tmp_path: Path, bits: int, whole: int, photometric: int) -> None:
+    grey_tiff(tmp_path / "row.tif", [0, whole // 5, whole, whole // 3], bits, photometric)
+    row = [0, 51, 255, 85] if photometric else [255, 204, 0, 170]
+    assert read_picture(tmp_path / "row.tif")[0, :, 0].tolist() == row
+
+
+@pytest.mark.parametrize("transparent", [0, 65535])
+def test_grey_of_sixteen_bits_with_a_transparent_value(tmp_path: Path, transparent: int) -> None:
+    values = np.array([[transparent, 257 * 100], [257 * 30, 257 * 200]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "cat.png")
+    content = (tmp_path / "cat.png").read_bytes()
+    chunk = b"tRNS" + struct.pack(">H", transparent)
+    chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = content.index(b"IDAT") - 4
+    (tmp_path / "cat.png").write_bytes(content[:at] + chunk + content[at:])
+    assert read_picture(tmp_path / "cat.png")[..., 0].tolist() == [[255, 100], [30, 200]]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16"])
+def test_arrays_as_diffusers_returns_them(kind: str) -> None:
+    batch = (CAT / 255)[None].astype(kind)
+    assert [verdict.answer for verdict in library.judge(batch, "cat").verdicts] == ["yes"]
+    bytes_again = library.judge([CAT], "cat").verdicts[0].score
+    assert library.judge(batch, "cat").verdicts[0].score == pytest.approx(bytes_again, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "array", [CAT.astype(np.uint16) * 257, CAT.astype(np.float32), CAT / 127.5 - 1, CAT.astype(np.int64), CAT > 128]
+)
+def test_arrays_of_other_numbers_are_rejected(array: Any) -> None:
+    with pytest.raises(BadInput, match="Image 0: its numbers are of the type"):
+        library.judge([array], "cat")
+
+
+def test_folders_of_images_in_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "more").mkdir()
+    for path in (tmp_path / "a.png", tmp_path / "more" / "b.png"):
+        cat().save(path)
+    assert len(library.judge(tmp_path, "cat").verdicts) == 1
+    assert str(tmp_path / "more") in caplog.text

@@ -181,3 +181,10 @@ def test_case_numbers_are_in_names_and_metadata(tmp_path: Path, efface: Efface) 
     assert all((Path("out") / row["file_name"]).exists() for row in rows)
     assert "2 prompts; rows without a prompt, left out: 1" in ended.err
     assert "concept from profession" in ended.err
+
+
+@pytest.mark.parametrize("line", ["|---|---|", "| :--- | ---: |", "--- | ---"])
+def test_a_table_of_markdown_is_no_list_of_prompts(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path, "p.txt", f"| prompt | concept |\n{line}\n| a cat | cat |\n")
+    with pytest.raises(BadFile, match="it is a table of Markdown"):
+        read_prompts(path)

@@ -63,6 +63,25 @@ def small_vocabulary(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(config))
 
 
+def one_layer_less(config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] -= 1
+
+
+def again(file: str, old: str, new: str) -> Damage:
+    return edited(
+        file, lambda content: content.update({k.replace(old, new): v.clone() for k, v in content.items() if old in k})
+    )
+
+
+def one_more_layer(folder: Path) -> None:
+    # Two text encoders: the plain one reads this model, and transformers' one a model that it does not support.
+    again("text_encoder/model.safetensors", "layers.1.", "layers.2.")(folder)
+    edited("text_encoder/config.json", lambda config: config.update({"hidden_act": "gelu_new"}))(folder)
+
+
+one_more_block = again(UNET, "transformer_blocks.0.", "transformer_blocks.1.")
+
+
 def one_shard_of_two(folder: Path) -> None:
     (folder / UNET).rename(folder / "unet" / SHARDS.format(1))
 
@@ -102,6 +121,9 @@ DAMAGES: list[tuple[Damage, Callable[[Model], object], str]] = [
     (doubled(UNET, "conv_in.bias"), denoiser, "conv_in.bias"),
     (without(UNET, "attn2.to_k.weight"), stream, "attn2.to_k.weight"),
     (doubled(UNET, "attn2.to_k.weight"), denoiser, "attn2.to_k.weight"),
+    (edited("text_encoder/config.json", one_layer_less), embed, "has fewer layers.*encoder.layers.1"),
+    (one_more_layer, embed, "has fewer layers.*encoder.layers.2"),
+    (one_more_block, denoiser, "has fewer layers.*transformer_blocks.1"),
     (edited(UNET, lambda tensors: [tensors.pop(key) for key in list(tensors) if "up_blocks" in key]), stream, "attn2"),
     (one_shard_of_two, stream, SHARDS.format(2)),
     (index_of_absent_files, stream, SHARDS.format(2)),

@@ -9,6 +9,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 
 import efface
 from efface import open_model
+from efface.models.text.tokens import words_of
 
 
 def pipeline(folder: Path, word: str, vectors: int) -> Any:
@@ -46,3 +47,10 @@ def test_the_word_is_erased_as_a_whole(tiny_sd: Path, vectors: int) -> None:
     subject, target = embedded.tokens[0, vectors].double(), guide.tokens[0, int(guide.last[0])].double()
     edited = subject + edit.left.double() @ (edit.right.double().T @ subject)
     assert (edited - target).norm() < 0.1 * (subject - target).norm()
+
+
+@pytest.mark.parametrize("prompt", ["a red <toy> and a", "<toy>", "a", ""])
+def test_attacks_count_all_vectors(tiny_sd: Path, prompt: str) -> None:
+    pipe = pipeline(tiny_sd, "<toy>", 3)
+    ids = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))["input_ids"]
+    assert words_of(pipe.tokenizer, prompt) == len(ids) - 2

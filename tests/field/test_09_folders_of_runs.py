@@ -3,10 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import efface as library
 from command_line import Efface
+from efface import BadInput
+from efface.generation import Job
 
 
 @pytest.fixture
@@ -29,6 +33,7 @@ OTHERS = (
     ("--steps", 2, "--eraser", "cat.safetensors", "--strength", 0.5),
     ("--steps", 3),
     ("--steps", 2, "--sampler", "ddim"),
+    ("--steps", 2, "--guidance", 3),
 )
 
 
@@ -51,7 +56,7 @@ def _lines(files: dict[Path, bytes]) -> list[bytes]:
 def test_other_prompts_and_seeds_of_one_run_share_a_folder(drawn: Callable[..., int]) -> None:
     assert drawn("--steps", 2) == 0
     assert drawn("--steps", 2, "--seed", 7) == 0
-    assert drawn("--steps", 2, "--guidance", 3) == 0
+    assert drawn("--steps", 2, "--seed", 20, "--guidance", 3) == 0
     assert len(rows()) == 6
 
 
@@ -67,3 +72,31 @@ def test_a_judge_reports_several_runs(drawn: Callable[..., int], efface: Efface)
     two = efface("judge", "out", "--judge", "pixels", "-q", next(Path("out").glob("*.png")), "--json", "--force")
     assert two.json()["runs"] == 2
     assert "images of 2 runs" in two.err
+
+
+@pytest.mark.parametrize(
+    "job", [Job("a cat", 0, negative="a dog"), Job("a cat", 0, guidance=2.0), Job("a cat", 0, 5.0)]
+)
+def test_one_image_with_other_settings(tiny_sd: Path, tmp_path: Path, job: Job) -> None:
+    options: dict[str, Any] = {"model": str(tiny_sd), "steps": 1, "folder": tmp_path / "out"}
+    library.generate(["a cat", "a dog"], **options)
+    with pytest.raises(BadInput, match=r"images of another run, with (negative|guidance) "):
+        library.generate(["a horse", job], **options)
+    library.generate(["a horse", job], **options, force=True)
+    stored = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    assert sorted(row["prompt"] for row in stored) == ["a cat", "a dog", "a horse"]
+
+
+def test_several_settings_of_one_image_in_one_run(tiny_sd: Path, tmp_path: Path) -> None:
+    jobs = [Job("a cat", 0, guidance) for guidance in (2.0, 3.0)]
+    for _ in range(2):
+        result = library.generate(jobs, model=str(tiny_sd), steps=1, folder=tmp_path / "out")
+        assert len(result.images) == 2
+
+
+def test_an_image_in_two_rows_counts_once(drawn: Callable[..., int], efface: Efface) -> None:
+    assert drawn("--steps", 1) == 0
+    path = Path("out/metadata.jsonl")
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    counted = efface("judge", "out", "-q", "cat", "--json").json()["questions"]["cat"]
+    assert counted["yes"] + counted["no"] + counted["undecided"] + counted["broken"] == 2

@@ -45,10 +45,11 @@ def test_a_json_file_is_rounded_too(tmp_path):
     assert (job.width, job.height, job.size_in_file) == (640, None, "643xdefault")
 
 
-@pytest.mark.parametrize("width", [0, -8, 3])
-def test_a_size_that_is_none_stays_an_error(tmp_path, width):
-    (job,) = read(tmp_path, f"prompt,width\na cat,{width}\n").jobs
-    assert job.width == width
+@pytest.mark.parametrize("side", ["width", "height"])
+@pytest.mark.parametrize("number", [0, -8])
+def test_a_size_that_is_none_is_an_error(tmp_path, side, number):
+    with pytest.raises(BadFile, match=f"line 2: An image cannot have a side of {number} pixels"):
+        read(tmp_path, f"prompt,{side}\na cat,{number}\n")
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,43 @@ def test_two_names_of_one_setting_are_rejected_if_they_disagree():
             ["doctor"], ["man", "woman"], goal="debias", options={"shares": "0.5,0.5", "desired_ratios": "0.1,0.9"}
         )
     assert efface.Request is Request
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.json", '[{"prompt": "a cat", "seed": 1, "seed": 2}]'),
+        ("p.jsonl", '{"prompt": "a cat", "prompt": "a dog"}'),
+        ("p.json", '{"prompt": ["a cat"], "prompt": ["a dog"]}'),
+    ],
+)
+def test_a_name_with_two_values_is_rejected(tmp_path, name, text):
+    with pytest.raises(BadFile, match=r"line 1: it has two values for '(seed|prompt)'"):
+        read(tmp_path, text, name)
+
+
+def test_a_name_twice_with_one_value_is_read(tmp_path):
+    (job,) = read(tmp_path, '[{"prompt": "a cat", "seed": 7, "seed": 7}]', "p.json").jobs
+    assert job.seed == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "concepts: [cat]\npreserve: [dog]\npreserve: [bird]\n",
+        "concepts: [{name: cat, guide: dog, guide: bird}]\n",
+        "concepts: [cat]\noptions:\n  lamb: 1\n  lamb: 2\n",
+        "concepts: [cat]\nmethod: uce\n'method': rece\n",
+    ],
+)
+def test_a_request_with_a_key_twice_is_rejected(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(BadFile, match=r"line \d: it has the key '\w+' twice"):
+        Request.from_yaml(tmp_path / "r.yaml")
+
+
+def test_merge_keys_may_be_overwritten(tmp_path):
+    text = "concepts:\n- &one {name: cat, guide: dog}\n- &two {<<: *one, name: bird}\n- {<<: [*two, *one], name: car}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    request = Request.from_yaml(tmp_path / "r.yaml")
+    assert [(one.name, one.guide) for one in request.concepts] == [("cat", "dog"), ("bird", "dog"), ("car", "dog")]

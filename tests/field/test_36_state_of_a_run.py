@@ -134,3 +134,11 @@ def test_runs_without_a_grid_in_memory() -> None:
 def test_single_steps_are_runs() -> None:
     runs: Runs[object] = Runs(object)
     assert len({id(state) for state in [runs.state(torch.tensor([999])[0], 1) for _ in range(3)]}) == 3
+
+
+@pytest.mark.parametrize("timestep", [lambda t: torch.full((2,), t), lambda t: torch.tensor(t).repeat(2), float])
+def test_timesteps_in_memory_of_their_own_belong_to_one_run(timestep: Callable[[int], Any]) -> None:
+    runs: Runs[list[int]] = Runs(list)
+    states = [runs.state(timestep(t), 1) for t in (900, 700, 500)]
+    assert states[0] is states[1] is states[2]
+    assert runs.state(timestep(900), 1) is not states[0]

@@ -8,6 +8,7 @@ import torch
 
 import efface
 from efface import Model
+from efface.methods.closed_form.speed_tokens import left_out
 from support import low_rank_changes
 
 LISTED = ["a horse", "blue bird", "car", "golf ball", "red star", "a boat in the house"]
@@ -98,3 +99,18 @@ def test_a_composition_reports_all_prompts_that_it_erases(tiny_model: Model) -> 
     for other in (second, third):
         with pytest.warns(UserWarning, match="does not protect preserved prompts that another.*'boat', 'horse'"):
             efface.compose(first, other)
+
+
+@pytest.mark.parametrize(("name", "left"), [("C++", "a C++ book"), ("...", "the ... sign"), ("R&B", "an R&B song")])
+def test_names_that_begin_or_end_with_other_signs(name: str, left: str) -> None:
+    request = efface.Request.make(name, method="speed", preserve=[left, "a book", f"a x{name}x book"])
+    assert left_out(request) == [left]
+
+
+@pytest.mark.parametrize("again", [["horse"], ["horse ", "bird"], [" horse", "horse", "horse"]])
+def test_a_prompt_that_is_listed_again_weighs_no_more(again: list[str], loud_model: Model) -> None:
+    once, several = (
+        efface.erase(loud_model, "cat", "dog", preserve=p) for p in (["horse", "bird"], ["horse", "bird", *again])
+    )
+    assert several.request.preserve == once.request.preserve
+    assert several.hash == once.hash

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import efface
 from efface.attacks.attempts import Attempt
 from efface.edits.kinds import GuardEdit, TextEdit
 from efface.eraser.eraser import Eraser
@@ -21,7 +22,7 @@ from efface.eraser.record import Base
 from efface.errors import BadFile, BadInput
 from efface.files import from_cache, keep_in_cache
 from efface.formats.reading import read_checkpoint
-from efface.generation.folder import cache_image, cached_image, read_folder
+from efface.generation.folder import cache_image, cached_image, read_folder, write_picture
 from efface.generation.runs import runs_in_one_folder
 from efface.image_files import is_blank, read_picture
 from efface.judges.base import Verdict
@@ -301,3 +302,14 @@ def test_damaged_cache_entries_and_states_are_computed_again(
     save_file({"x": torch.ones(2)}, tmp_path / "state", {"efface": '{"step": 1}', "sha256": "0"})
     with pytest.raises(BadFile, match="checksum"):
         read_sealed(tmp_path / "state", "a state")
+
+
+def test_an_image_that_was_changed_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "out"
+    efface.generate("a cat", n=2, steps=1, folder=folder)
+    efface.judge(folder, "cat")
+    assert "changed" not in caplog.text
+    changed = sorted(folder.glob("*.png"))[1]
+    write_picture(changed, np.full((64, 64, 3), 80, np.uint8))
+    efface.judge(folder, "cat")
+    assert f"Images changed after they were generated: 1 of 2, the first is {changed}." in caplog.text

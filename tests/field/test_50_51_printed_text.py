@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from command_line import Efface
 from efface.cli.output import Screen
 from efface.cli.run import run
 from efface.cli.text import one_line, printable
@@ -116,3 +117,11 @@ def test_names_that_are_not_utf_8(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "a\udc80.png").write_bytes(b"x")
     with pytest.raises(BadFile, match="UTF-8"):
         read_folder(tmp_path)
+
+
+def test_a_name_that_is_written_can_be_read(efface: Efface) -> None:
+    name = "cat.SAFETENSORS"
+    assert efface("erase", "cat", "-o", name).code == 0
+    assert efface("generate", "a cat", "--eraser", name, "--steps", 1, "-o", "out").code == 0
+    assert efface("inspect", name, "--json").json()["concepts"] == ["cat"]
+    assert efface("erase", "dog", "--after", name, "-o", "both.safetensors").code == 0

@@ -155,7 +155,7 @@ def _filtered(argument: str, names: str) -> list[Path]:
     files = [
         file
         for file in folder.rglob("*")
-        if file.suffix in _CHECKPOINTS and file.is_file() and not file.name.endswith(_STATE)
+        if file.suffix.lower() in _CHECKPOINTS and file.is_file() and not file.name.lower().endswith(_STATE)
     ]
     chosen = [file for file in files if fnmatch(file.name, names) or (matches and matches(file.name))]
     if not chosen:
@@ -188,7 +188,8 @@ def _has_layers(folder: Path) -> bool:
 
 def _is_eraser(path: Path) -> bool:
     """Whether the file's name is that of an eraser, and not that of a training's state."""
-    return path.is_file() and path.name.endswith(_SUFFIX) and not path.name.endswith(_STATE)
+    name = path.name.lower()
+    return path.is_file() and name.endswith(_SUFFIX) and not name.endswith(_STATE)
 
 
 def _by_number(path: Path) -> list[tuple[bool, int, str]]:

@@ -90,11 +90,11 @@ def fetch(
 def _model_by_url(url: str, out: Path | str | None, force: bool, progress: Progress | None) -> FetchResult:
     """A checkpoint as a file, or the content of a ZIP archive as a folder."""
     file = name_of(url)
-    if not file.endswith((".zip", *_CHECKPOINTS)):
+    if not file.lower().endswith((".zip", *_CHECKPOINTS)):
         raise BadInput(f"{url} is no checkpoint ({', '.join(_CHECKPOINTS)}) and no .zip archive.")
-    is_archive = file.endswith(".zip")
-    target = Path(out or file.removesuffix(".zip"))
-    if not is_archive and (target.is_dir() or target.suffix not in _CHECKPOINTS):
+    is_archive = file.lower().endswith(".zip")
+    target = Path(out or (file[: -len(".zip")] if is_archive else file))
+    if not is_archive and (target.is_dir() or target.suffix.lower() not in _CHECKPOINTS):
         target = target / file  # a folder: a checkpoint is opened by the ending of its name
     archive = target.with_name(f"{target.name}.zip") if is_archive else target
     if is_archive and target.exists() and not force:
@@ -117,5 +117,5 @@ def _model_by_url(url: str, out: Path | str | None, force: bool, progress: Progr
 def _model_in(folder: Path) -> Path:
     """The first diffusers folder or checkpoint of an unpacked archive; the folder itself without one."""
     models = [path.parent for path in folder.rglob("model_index.json")]
-    models = models or [path for path in folder.rglob("*") if path.suffix in _CHECKPOINTS]
+    models = models or [path for path in folder.rglob("*") if path.suffix.lower() in _CHECKPOINTS]
     return min(models, default=folder)

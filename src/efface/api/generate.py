@@ -125,8 +125,8 @@ def generate(
         device: The device to open a model's name on, or an `efface.Runtime`.
         folder: The folder to write images and metadata to. Images that it contains already are not generated again.
             Without a folder, the images stay in memory.
-        force: Whether images of another run in the folder, with another eraser, model or sampler, are replaced; and
-            whether the eraser may be attached to another model than its own.
+        force: Whether images of another run in the folder are replaced: images with another eraser, model or sampler, or
+            of the same prompt and seed with other settings; and whether the eraser may be attached to another model than its own.
         report_to: The tracker that logs the images of the folder: wandb.
         progress: The progress callback.
 
@@ -153,8 +153,8 @@ def generate(
     if attached and sampling.clip_skip is None:
         sampling = replace(sampling, clip_skip=attached.request.clip_skip or None)
     if out is not None:
-        row = Recipe.of(opened, sampling, attached, strength).row(jobs[0])
-        (remove_other_runs if force else check_one_run)(out, row)
+        recipe = Recipe.of(opened, sampling, attached, strength)
+        (remove_other_runs if force else check_one_run)(out, [recipe.row(job) for job in jobs])
     started = time.perf_counter()
     images = generate_images(
         opened, jobs, sampling, out=out, eraser=attached, strength=strength, force=force, progress=progress

@@ -199,7 +199,7 @@ def _is_eraser(path: Path, eraser: Eraser) -> bool:
 
 
 def _is_eraser_file(name: str) -> bool:
-    return Path(name).is_file() or name.endswith(".safetensors")
+    return Path(name).is_file() or name.lower().endswith(".safetensors")
 
 
 def _components(eraser: Eraser) -> list[Component]:

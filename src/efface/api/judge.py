@@ -142,7 +142,8 @@ def judge(
         1.0
 
     Args:
-        images: A folder of images, the result of `efface.generate`, or images: PIL images, or arrays (H, W, 3).
+        images: A folder of images, the result of `efface.generate`, or images: PIL images, or arrays (H, W, 3) of
+            bytes or of numbers from 0 to 1.
         questions: The concepts to look for.
         judge: A judge, or its name (`efface judges`).
         table: Ask the questions of the judge's table too (nudenet: the images with nudity and with each part, at three

@@ -72,4 +72,5 @@ def _address_of_grid(timestep: Any) -> int:
         return 0
     memory = timestep.untyped_storage()
     # An expanded timestep has more elements than memory, and an element of a grid has less.
-    return memory.data_ptr() if memory.nbytes() > timestep.element_size() else 0
+    has_own = timestep.is_contiguous() and memory.nbytes() == timestep.numel() * timestep.element_size()
+    return 0 if has_own else memory.data_ptr()

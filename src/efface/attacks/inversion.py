@@ -28,7 +28,7 @@ from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import SoftPrompt, edited_table
 from efface.generation.jobs import Embedding, Job
 from efface.methods.closed_form.tokens import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from efface.models.text.tokens import start_tokens
+from efface.models.text.tokens import words_of
 from efface.settings import Settings
 
 
@@ -107,10 +107,8 @@ def _naming(target: Target, prompt: str) -> SoftPrompt:
     match = naming(target.concept).search(prompt)
     before, after = (prompt[: match.start()], prompt[match.end() :]) if match else ("", prompt)
     after = without(after, target.concept)
-    (ids,) = target.model.tokenizer([before])["input_ids"]
     rest = " ".join(f"{before} {after}".split())
-    words = len(ids) - start_tokens(target.model.tokenizer) - 1
-    return SoftPrompt(target.model, rest, 1, words, target.clip_skip)
+    return SoftPrompt(target.model, rest, 1, words_of(target.model.tokenizer, before), target.clip_skip)
 
 
 @torch.no_grad()

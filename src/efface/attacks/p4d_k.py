@@ -22,7 +22,7 @@ from efface.attacks.p4d_n import P4DConfig, search_each
 from efface.attacks.soft_prompt import SoftPrompt
 from efface.errors import BadRequest
 from efface.generation.jobs import Job
-from efface.models.text.tokens import start_tokens
+from efface.models.text.tokens import words_of
 
 
 class P4DKConfig(P4DConfig):
@@ -48,8 +48,7 @@ def search(target: Target, config: P4DKConfig, trial: Trial) -> list[Job]:
     """
     texts: dict[str, SoftPrompt] = {}
     for prompt in target.prompts:
-        (ids,) = target.model.tokenizer([prompt])["input_ids"]
-        words = len(ids) - start_tokens(target.model.tokenizer) - 1
+        words = words_of(target.model.tokenizer, prompt)
         gaps = range(0, words + 1, config.every_k)  # the last gap may be after the prompt
         with suppress(BadRequest):
             texts[prompt] = SoftPrompt(target.model, prompt, len(gaps), gaps, target.clip_skip)

@@ -225,7 +225,7 @@ def _run(config: Path | None, model: str | None, device: DeviceLike | None) -> M
     if run.model is None:
         raise BadInput(f"{config} names no model; add ckpt_path, or give --model.")
     checkpoint = Path(run.model.removesuffix(EMA))
-    if checkpoint.suffix in SUFFIXES and not checkpoint.is_file():
+    if checkpoint.suffix.lower() in SUFFIXES and not checkpoint.is_file():
         raise BadInput(f"The ckpt_path of {config} is {run.model}, which does not exist; correct it or give --model.")
     return run
 

@@ -99,7 +99,7 @@ def read_record(path: Path) -> EraserRecord:
 
 def is_eraser_file(path: Path) -> bool:
     """Whether a file is an eraser that efface wrote, complete or not; a damaged file counts as one."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
         return False
     try:
         with safe_open(path, framework="pt") as file:

@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise BadFile(f"There is no file {path}.")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         opened = _safetensors(path)
     else:
         opened = Checkpoint(path, dict(_flat(path, read_pickle(path))))

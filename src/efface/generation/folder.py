@@ -96,6 +96,8 @@ def read_folder(path: Path) -> list[Image]:
         for row in rows:
             if has_surrogates(row["file_name"]):
                 raise BadFile(f"{path} has a picture whose name is not valid UTF-8: {row['file_name']}; rename it.")
+    # A run that was killed while it replaced a changed image leaves two rows of one image.
+    rows = list({(row["file_name"], row.get("key")): row for row in rows}.values())
     images = [Image(row, path / row["file_name"]) for row in rows]
     images += [Image(row, None, str(row.get("error"))) for row in read_image_rows(path / ERRORS)]
     if not images:
@@ -129,8 +131,8 @@ def read_folders(path: Path) -> list[Image]:
     Raises:
         BadFile: There is no such folder, no folder has an image, or metadata names a file outside of its folder.
     """
-    below = [folder for folder in sorted(path.rglob("*")) if folder.is_dir() and _has_images(folder)]
-    images = {image.row["file_name"]: image for image in (read_folder(path) if not below or _has_images(path) else ())}
+    below = [folder for folder in sorted(path.rglob("*")) if folder.is_dir() and has_images(folder)]
+    images = {image.row["file_name"]: image for image in (read_folder(path) if not below or has_images(path) else ())}
     for folder in below:
         for image in read_folder(folder):
             name = str(folder.relative_to(path) / str(image.row["file_name"]))
@@ -138,7 +140,8 @@ def read_folders(path: Path) -> list[Image]:
     return list(images.values())
 
 
-def _has_images(folder: Path) -> bool:
+def has_images(folder: Path) -> bool:
+    """Whether a folder has pictures or their metadata."""
     return any(file.name in (METADATA, ERRORS) or is_picture(file) for file in folder.iterdir())
 
 

@@ -75,6 +75,9 @@ class Job:
     file_name: str | None = None
 
     def __post_init__(self) -> None:
+        for side in (self.width, self.height):
+            if side is not None and side < 1:
+                raise BadInput(f"An image cannot have a side of {side} pixels; give the size in pixels.")
         if not -(2**63) <= self.seed < 2**64:
             raise BadInput(f"Seed {self.seed} does not fit 64 bits; use one between {-(2**63)} and {2**64 - 1}.")
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from efface.errors import FORCE, BadFile
 from efface.generation.folder import METADATA, Image
 from efface.generation.rows import Row, is_own, read_image_rows, write_rows
 
-#: The values of a row that are the same for all images of a run. Prompts, seeds and guidance may differ within one.
+#: The values of a row that are the same for all images of a run.
 _SETTINGS = ("model", "model_hash", "eraser", "strength", "sampler", "steps", "clip_skip", "eta")
+#: Values that may differ within one run, but not for images of one prompt and seed in two runs.
+_OF_IMAGE = ("guidance", "negative", "width", "height", "precision", "libraries", "embedding", "file_name")
 
 
-def check_one_run(folder: Path, row: Row) -> None:
+def check_one_run(folder: Path, rows: Sequence[Row]) -> None:
     """Check that a folder has no images of another run.
 
     Args:
         folder: The folder, which may be missing.
-        row: The metadata of an image of the run.
+        rows: The metadata of the images of the run.
 
     Raises:
         BadFile: It has; the message names the first difference.
     """
-    for other in _rows(folder):
-        if differ := [name for name in _SETTINGS if other.get(name) != row.get(name)]:
+    for other, row in _of_other_runs(_rows(folder), rows):
+        differ = [name for name in (*_SETTINGS, *_OF_IMAGE) if other.get(name) != row.get(name)]
+        if differ:
             stored, new = (_shown(values.get(differ[0])) for values in (other, row))
             raise BadFile(
                 f"{folder} has images of another run, with {differ[0]} {stored} instead of {new}; choose another "
@@ -32,23 +35,40 @@ def check_one_run(folder: Path, row: Row) -> None:
             )
 
 
-def remove_other_runs(folder: Path, row: Row) -> None:
+def remove_other_runs(folder: Path, rows: Sequence[Row]) -> None:
     """Remove a folder's images of other runs, which efface generated.
 
     Args:
         folder: The folder, which may be missing.
-        row: The metadata of an image of the run that stays.
+        rows: The metadata of the images of the run that stays.
     """
-    rows = _rows(folder)
-    others = [other for other in rows if run_of(other) != run_of(row)]
+    stored = _rows(folder)
+    others = [other for other, _ in _of_other_runs(stored, rows)]
     if not others:
         return
-    stays = [other for other in rows if run_of(other) == run_of(row)]
-    write_rows(folder / METADATA, list(stays))
+    gone = {other["key"] for other in others}
+    stays = [row for row in stored if row["key"] not in gone]
+    write_rows(folder / METADATA, stays)
     for name in {str(other["file_name"]) for other in others} - {str(other["file_name"]) for other in stays}:
         file = folder / name
         if file.resolve().is_relative_to(folder.resolve()):
             file.unlink(missing_ok=True)
+
+
+def _of_other_runs(stored: Sequence[Row], rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The stored images of other runs, each with an image of the run that it is compared with.
+
+    These are images with other settings, and images of a prompt and a seed of the run that are none of its images.
+    """
+    keys = {row["key"] for row in rows}
+    same = {(row["prompt"], row["seed"]): row for row in rows}
+    others: list[tuple[Row, Row]] = []
+    for other in stored:
+        if run_of(other) != run_of(rows[0]):
+            others.append((other, rows[0]))
+        elif other["key"] not in keys and (row := same.get((other["prompt"], other["seed"]))):
+            others.append((other, row))
+    return others
 
 
 def run_of(row: Row) -> tuple[object, ...]:

@@ -61,10 +61,10 @@ def read_vectors(path: Path) -> Tensor:
     Raises:
         BadFile: The file is of another kind, damaged, or has other content.
     """
-    if path.suffix not in (".safetensors", ".npz", ".npy"):
+    if path.suffix.lower() not in (".safetensors", ".npz", ".npy"):
         fix = "efface opens no pickles; convert it to .npy, .npz or .safetensors as docs/judges.md says"
         raise BadFile(f"Cannot read Q16's vectors from {path}: {fix}.")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         vectors = list(read_safetensors(path, "Q16's vectors")[1].values())
     else:
         vectors = [torch.from_numpy(array.copy()) for array in read_arrays(path, "Q16's vectors").values()]

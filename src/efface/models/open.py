@@ -160,7 +160,7 @@ def _imported(family: str) -> Any:
 
 def _checkpoint(name: str, config: str | Path | None) -> SingleFile | None:
     path = Path(name.removesuffix(EMA))
-    if path.suffix not in SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return None
     return SingleFile.of(path, name.endswith(EMA), None if config is None else Path(config))
 

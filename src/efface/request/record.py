@@ -121,7 +121,7 @@ class Request(Settings):
     @field_validator("preserve")
     @classmethod
     def _in_one_form(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(normalised, prompts))
+        return tuple(dict.fromkeys(normalised(prompt.strip()) for prompt in prompts))  # twice would weigh twice
 
     @model_validator(mode="after")
     def _consistent(self) -> Request:

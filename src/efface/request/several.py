@@ -8,7 +8,7 @@ from efface.errors import BadRequest
 
 #: More words than this between two commas are a caption.
 _WORDS = 3
-_SEPARATOR = re.compile(r"[,;|\n]")
+_SEPARATOR = re.compile("[,;|\n\uff0c\u3001\uff1b]")  # the last three are Chinese and Japanese
 
 
 def several_names(text: str) -> list[str]:

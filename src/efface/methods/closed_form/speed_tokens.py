@@ -117,7 +117,7 @@ def retained_prompts(request: Request) -> list[str]:
 
 def left_out(request: Request) -> list[str]:
     """The preserved prompts that contain the name of a concept, and are not retained."""
-    named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in request.names), re.IGNORECASE)
+    named = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in request.names), re.IGNORECASE)
     return [prompt for prompt in dict.fromkeys(request.preserve) if named.search(prompt)]
 
 

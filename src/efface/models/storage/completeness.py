@@ -17,6 +17,7 @@ import torch
 from efface.errors import BadFile
 from efface.parsing import leaves, library_errors, read_json
 
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a layer
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _CLIP = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
@@ -185,6 +186,25 @@ def check_tokenizer(name: str, tokenizer: Any, rows: int | None) -> None:
             f"The tokenizer of {name} has {words} tokens, and its text encoder {rows}; the files of its vocabulary are "
             "incomplete."
         )
+
+
+def check_further(place: str, names: Collection[str], further: Collection[str]) -> None:
+    """Check that a file has no more layers than its configuration, since libraries leave the others out.
+
+    Args:
+        place: The files, for messages.
+        names: The names of the network's weights.
+        further: The names of the other weights in the file.
+
+    Raises:
+        BadFile: It has the weights of further layers.
+    """
+    known = {_NUMBER.sub("#", name) for name in names}
+    for name in sorted(further):
+        # Names of transformers may begin with the name of the whole network, which the network itself leaves out.
+        forms = {_NUMBER.sub("#", form) for form in (name, name.partition(".")[2])}
+        if _NUMBER.search(name) and forms & known:
+            raise BadFile(f"{place} does not fit its config.json, which has fewer layers: {name} would be left out.")
 
 
 def check_loaded(place: str, network: torch.nn.Module, missing: Collection[str] = ()) -> None:

@@ -16,6 +16,7 @@ from efface.errors import BadFile
 from efface.files import sha256_of_file
 from efface.models.storage.completeness import (
     check_config,
+    check_further,
     check_loaded,
     check_names,
     check_shards,
@@ -100,6 +101,7 @@ class Folder:
         for name, *shapes in report["mismatched_keys"]:
             raise BadFile(f"{place} does not fit its config.json: {name} has the shapes {shapes}.")
         check_loaded(str(place), network, report["missing_keys"])
+        check_further(str(place), network.state_dict().keys(), report["unexpected_keys"])
         return network
 
     def names(self, part: str) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ class SingleFile(Folder):
     @cached_property
     def _pickled(self) -> Mapping[str, Tensor] | None:
         """The tensors of a .ckpt file, mapped into memory; only tensors are ever unpickled."""
-        if self.path.suffix == ".safetensors":
+        if self.path.suffix.lower() == ".safetensors":
             return None
         content: Any = read_pickle(self.path)
         for _ in range(_NESTED):

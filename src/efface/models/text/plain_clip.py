@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from efface.models.storage.completeness import check_further
 from efface.models.storage.folder import Folder
 from efface.models.text.encoding import check_ids
 
@@ -70,6 +71,7 @@ class PlainClipEncoder:
         stored = {name.removeprefix(_PREFIX): name for name in folder.names(_PART)}
         if not shapes.keys() <= stored.keys():
             return None
+        check_further(str(folder.root / _PART), shapes.keys(), stored.keys() - shapes.keys())
         wanted = {stored[name] for name in shapes}
         tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in folder.tensors(_PART, wanted)}
         if any(tensors[name].shape != shape for name, shape in shapes.items()):

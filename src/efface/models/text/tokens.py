@@ -96,6 +96,11 @@ def start_tokens(tokenizer: Any) -> int:
     return len(tokenizer("")["input_ids"]) - 1
 
 
+def words_of(tokenizer: Any, prompt: str) -> int:
+    """Number of tokens of a prompt's words, without start and end."""
+    return len(tokenizer(with_all_vectors(tokenizer, [prompt])[0])["input_ids"]) - start_tokens(tokenizer) - 1
+
+
 def last_subject(lengths: Tensor) -> Tensor:
     """Index of the token before the end token for prompts of `lengths` (n,) ids, (n,); 0 if there is no other token."""
     return (lengths - 2).clamp(min=0)
