@@ -125,8 +125,9 @@ def generate(
         device: The device to open a model's name on, or an `efface.Runtime`.
         folder: The folder to write images and metadata to. Images that it contains already are not generated again.
             Without a folder, the images stay in memory.
-        force: Whether images of another run in the folder are replaced: images with another eraser, model or sampler, or
-            of the same prompt and seed with other settings; and whether the eraser may be attached to another model than its own.
+        force: Whether images of another run in the folder are replaced: images with another eraser, model or sampler,
+            or of the same prompt and seed with other settings; and whether the eraser may be attached to another model
+            than its own.
         report_to: The tracker that logs the images of the folder: wandb.
         progress: The progress callback.
 
