@@ -95,3 +95,16 @@ def test_a_pipeline_in_memory_is_saved_with_the_files_of_older_versions(
     assert all(name.startswith("text_model.") for name in load_file(path / "text_encoder" / "model.safetensors"))
     opened, plain = open_model(path), open_model(pipeline)
     assert torch.equal(opened.embed(["a red cat"]).tokens, plain.embed(["a red cat"]).tokens)
+
+
+def test_unchanged_parts_of_a_folder_that_a_new_version_saved_have_the_names_of_older_ones(
+    tiny_sd: Path, tmp_path: Path
+) -> None:
+    efface.export(efface.erase(tiny_sd, "cat", "dog"), "diffusers", tmp_path / "exported", model=tiny_sd)
+    before, after = (
+        load_file(folder / "text_encoder" / "model.safetensors") for folder in (tiny_sd, tmp_path / "exported")
+    )
+    assert not any(name.startswith("text_model.") for name in before)
+    assert {name.removeprefix("text_model.") for name in after} == before.keys()
+    assert all(name.startswith("text_model.") for name in after)
+    assert {"vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "exported" / "tokenizer").iterdir()}

@@ -32,6 +32,7 @@ def restore_unchanged(saved: Path, source: Path | None) -> None:
         source: The folder that the model was opened from; None if it was opened in another way.
     """
     for part in sorted(path for path in saved.iterdir() if path.is_dir()):
+        _remove_local_path(part)
         _write_old_names(part)
     if source is None or not (source / INDEX).is_file():
         return
@@ -40,6 +41,7 @@ def restore_unchanged(saved: Path, source: Path | None) -> None:
         if (source / part).is_dir() and _is_unchanged(saved, source, part):
             shutil.rmtree(saved / part, ignore_errors=True)
             shutil.copytree(source / part, saved / part)
+            _write_old_names(saved / part)  # a no-op, unless the source was saved by a new version
         elif (source / part / "config.json").is_file():
             shutil.copyfile(source / part / "config.json", saved / part / "config.json")
     if all((saved / part).is_dir() for part in parts):
@@ -62,18 +64,27 @@ def _is_unchanged(saved: Path, source: Path, part: str) -> bool:
     )
 
 
-def _write_old_names(part: Path) -> None:
-    """Write a saved part as older versions of the libraries do, and without local paths."""
+def _config(part: Path) -> dict[str, Any]:
     config = part / "config.json"
-    content: dict[str, Any] = dict(read_json(config, finite=False)) if config.is_file() else {}
+    return dict(read_json(config, finite=False)) if config.is_file() else {}
+
+
+def _remove_local_path(part: Path) -> None:
+    """Replace a local path in a saved part's configuration by its name."""
+    config, content = part / "config.json", _config(part)
     if isinstance(content.get("_name_or_path"), str):
         content["_name_or_path"] = public_name(content["_name_or_path"])
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_old_names(part: Path) -> None:
+    """Give a part the names and files that older versions of the libraries read too, if it lacks them."""
     weights = part / "model.safetensors"
-    if content.get("architectures") == ["CLIPTextModel"] and weights.is_file():
+    if _config(part).get("architectures") == ["CLIPTextModel"] and weights.is_file():
         tensors = _tensors(weights)
         renamed = {name if name.startswith(_PREFIX) else _PREFIX + name: tensor for name, tensor in tensors.items()}
-        save_file(renamed, weights, metadata={"format": "pt"})
+        if renamed.keys() != tensors.keys():
+            save_file(renamed, weights, metadata={"format": "pt"})
     tokenizer = part / "tokenizer.json"
     if tokenizer.is_file() and not (part / "vocab.json").exists():
         model = read_json(tokenizer, finite=False).get("model", {})
