@@ -57,7 +57,7 @@ def test_a_pipeline_that_cannot_be_edited_is_named(tiny_sd: Path, tmp_path: Path
         ({"_class_name": "NoSuchPipeline"}, "NoSuchPipeline, which the installed diffusers does not know"),
         ({"_class_name": "DDPMPipeline"}, "DDPMPipeline, which takes no prompt"),
         (
-            {"_class_name": "ZImagePipeline", "transformer": ["diffusers", "ZImageTransformer2DModel"]},
+            {"_class_name": "LuminaPipeline", "transformer": ["diffusers", "OmniGenTransformer2DModel"]},
             "takes no encoder",
         ),
         (
