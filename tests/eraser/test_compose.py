@@ -66,7 +66,8 @@ def test_preserve_lists_are_united(tiny_model: Model, method: str, options: dict
 
 
 def test_equal_long_preserve_lists_are_one_and_different_ones_leave_the_erasers_apart(tiny_model: Model) -> None:
-    long = [f"{colour} {thing}" for colour in ("red", "blue") for thing in ("car", "boat", "house", "star", "cake")] * 4
+    things = ("car", "boat", "house", "star", "cake", "bird", "apple", "parrot", "painting", "portrait")
+    long = [f"{word} {thing}" for word in ("red", "blue", "flat", "line") for thing in things]
     one, two = (efface.erase(tiny_model, name, "dog", preserve=long) for name in ("cat", "van gogh"))
     assert "preserve.gram" in one.inputs
     assert near(efface.compose(one, two), efface.erase(tiny_model, ["cat", "van gogh"], "dog", preserve=long))
