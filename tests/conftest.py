@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -228,3 +230,11 @@ def small_disk() -> Callable[[], AbstractContextManager[None]]:
             signal.signal(signal.SIGXFSZ, handler)
 
     return small
+
+
+@pytest.fixture
+def finished_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid

@@ -226,12 +226,13 @@ def remove_leftovers(path: Path) -> None:
                 remove(left)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes have left of the files that they wrote into a folder; folders below it stay."""
+def remove_partial(folder: Path, below: bool = False) -> None:
+    """Remove the partial files and folders of killed processes in a folder, and the partial files `below` it."""
     with suppress(OSError):
-        for left in sorted(folder.glob(".*.tmp")):
-            owner = left.name.removesuffix(".tmp").rpartition(".")[2]
-            if owner.isdecimal() and not _is_running(int(owner)):
+        for left in sorted(folder.rglob(".*.tmp") if below else folder.glob(".*.tmp")):
+            name, _, owner = left.name[1:-4].rpartition(".")
+            is_ours = left.parent == folder or not left.is_dir()
+            if name and is_ours and owner.isdecimal() and not _is_running(int(owner)):
                 remove(left)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from efface.errors import FORCE, BadFile, BadInput
-from efface.files import atomic, check_name, locked, remove, why_not_written
+from efface.files import atomic, check_name, locked, remove_leftovers, remove_partial, why_not_written
 from efface.parsing import parse_json
 
 MARK = "efface.json"
@@ -53,9 +53,9 @@ def claim(
                 _check_resumable(folder, mark, content, result, advice)
             if force:
                 (folder / result).unlink(missing_ok=True)
-            # Partial files of a killed run: anywhere in a folder that has our mark.
-            for path in sorted(folder.rglob(".*.tmp") if mark.exists() else folder.glob(f".{MARK}.*.tmp")):
-                remove(path)
+            remove_leftovers(mark)
+            if mark.exists():
+                remove_partial(folder, below=True)
             # An unchanged mark is written too, so that a read-only folder is an error now and not after the work.
             with atomic(mark) as temporary:
                 temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 import efface
 from efface.attacks import ATTACKS, Attack, Target, Trial
-from efface.attacks.attempts import AttackResult, Attempt, attack_erasers
+from efface.attacks.attempts import AttackResult, Attempt, attack_erasers, discard_attempts
 from efface.attacks.random_prefix import RandomPrefixConfig
 from efface.attacks.search import AWAY, AttackRun
 from efface.errors import BadInput
@@ -259,6 +259,59 @@ def test_images_go_where_they_shall_not_stay(run: Work, tmp_path: Path, stopped:
         on(run.but(stores_images=False, progress=stop))
     assert not [*tmp_path.rglob("*.png")]
     assert [*(run.out / "attempts").iterdir()]
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_that_efface_did_not_write_stay_where_images_shall_not(run: Work) -> None:
+    mine = {"images/thesis.docx", "images/mine/notes.txt", "searches/mine/0/photo.png", "images/dog/photo.png"}
+    on(run.but(jobs=JOBS[:1]))  # an image folder of efface with further files
+    for name in mine:
+        (run.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.out / name).write_text("mine")
+    on(run.but(stores_images=False, jobs=JOBS[:2]))
+    assert {name for name in files_of(run.out) if not name.startswith("attempts")} == mine
+    assert not (run.out / "images" / "base").exists()
+
+
+def test_a_failed_run_removes_no_files_of_others(run: Work) -> None:
+    mine = {"images/base/holiday.jpg", "images/thesis.docx"}
+    for name in mine:
+        (run.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.out / name).write_text("mine")
+    on(run.but(out=run.out / "other"))
+    generated = (run.out / "other" / "images" / "mine").rename(run.out / "images" / "mine")
+    before = files_of(run.out / "images")
+    with pytest.raises(BadInput, match="is not empty and not a folder of images"):
+        on(run.but(stores_images=False))
+    assert files_of(run.out / "images") == before
+    assert (generated / "metadata.jsonl").exists(), "a folder that the run has not opened"
+
+
+def test_the_images_that_a_killed_run_left_are_removed_when_it_is_resumed(run: Work) -> None:
+    on(run)
+    assert list((run.out / "searches").rglob("*.png"))
+    on(run.but(stores_images=False))
+    assert {path.name for path in run.out.iterdir()} == {"attempts"}
+
+
+def test_discarded_attempts_are_only_those_of_efface(run: Work) -> None:
+    on(run)
+    (run.out / "attempts" / "mine.jsonl").touch()
+    discard_attempts(run.out)
+    assert files_of(run.out / "attempts") == {"mine.jsonl"}
+
+
+def test_prompts_with_one_seed_and_other_guidance_have_their_own_attempts(run: Work) -> None:
+    jobs = (Job("a cat", 3, guidance=1.0), Job("a cat", 3, guidance=5.0))
+    first = on(run.but(jobs=jobs, judge=Listed(*[0.0] * 5, 0.1, 0.1, 0.1, 0.9, 0.9))).attempts
+    assert [it.success for it in first] == [False, True]
+    again = on(run.but(jobs=jobs, judge=Listed(0.0))).attempts
+    assert again == first
+    (record,) = (run.out / "attempts").iterdir()
+    assert [json.loads(line)["job"] for line in record.read_text().splitlines()] == [0, 1]
 
 
 def test_what_cannot_be_attacked_is_refused(run: Work) -> None:

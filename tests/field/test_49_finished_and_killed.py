@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,17 +12,10 @@ from safetensors.torch import load_file
 import efface
 from command_line import Outcome
 from efface.files import atomic, check_writable, keep_in_cache, remove_leftovers
+from efface.generation.folder import FolderWriter
 from efface.rerun import have_same_content
 from efface.tensor_writing import write_tensors
 from efface.work_folder import MARK, claim
-
-
-@pytest.fixture
-def finished_process() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +111,11 @@ def test_what_a_killed_run_left_in_its_folder_is_removed(
     tmp_path: Path, tiny_model: efface.Model, finished_process: int, kind: str
 ) -> None:
     folder = tmp_path / "folder"
-    name = {"judge": ".part.tmp", "esd": f".component-0.{finished_process}.tmp", "cache": f".x.{finished_process}.tmp"}
+    name = {
+        "judge": f".parts-a1.{finished_process}.tmp",
+        "esd": f".component-0.{finished_process}.tmp",
+        "cache": f".x.{finished_process}.tmp",
+    }
     left = folder / name[kind]
     left.mkdir(parents=True)
     (left / "weights").touch()
@@ -136,6 +131,30 @@ def test_what_a_killed_run_left_in_its_folder_is_removed(
         keep_in_cache(folder / "x", lambda path: path.write_text("content"))
     assert not left.exists()
     assert (folder / ".notes").exists()
+
+
+def test_a_run_removes_only_partial_files_of_ended_processes(tmp_path: Path, finished_process: int) -> None:
+    left, ours = f".a.png.{finished_process}.tmp", f".a.png.{os.getpid()}.tmp"
+    with claim(tmp_path, "attack", {}, "done", False):
+        pass
+    others = [tmp_path / name / "content" for name in (".cache.tmp", ".1.tmp", f"judge/.parts.{finished_process}.tmp")]
+    for file in (*others, tmp_path / "images" / left, tmp_path / "images" / ours, tmp_path / left):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    with claim(tmp_path, "attack", {}, "done", False):
+        pass
+    assert all(file.exists() for file in (*others, tmp_path / "images" / ours))
+    assert not list(tmp_path.rglob(left))
+
+
+def test_an_image_folder_keeps_the_users_hidden_folders(tmp_path: Path, finished_process: int) -> None:
+    for name in (".cache.tmp/content", f".a.png.{finished_process}.tmp", "metadata.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with FolderWriter(tmp_path):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {".cache.tmp", "metadata.jsonl"}
+    assert (tmp_path / ".cache.tmp" / "content").exists()
 
 
 def test_leftovers_of_ended_processes_are_removed(tmp_path: Path, finished_process: int) -> None:

@@ -86,7 +86,9 @@ def test_equal_jobs_share_a_file(tiny_model: Model, tmp_path: Path) -> None:
     assert made[0].path == made[1].path
 
 
-def test_damaged_pictures_and_half_rows_are_made_again(tiny_model: Model, tmp_path: Path) -> None:
+def test_damaged_pictures_and_half_rows_are_made_again(
+    tiny_model: Model, tmp_path: Path, finished_process: int
+) -> None:
     out = tmp_path / "out"
     made = generate_images(tiny_model, JOBS, SAMPLING, out=out)
     before = contents(out)
@@ -95,7 +97,7 @@ def test_damaged_pictures_and_half_rows_are_made_again(tiny_model: Model, tmp_pa
     path.write_bytes(path.read_bytes()[:40])
     text = (out / "metadata.jsonl").read_text()
     (out / "metadata.jsonl").write_text(text[: len(text) - 25])
-    (out / ".half.png.123.tmp").write_bytes(b"x")
+    (out / f".half.png.{finished_process}.tmp").write_bytes(b"x")
     generate_images(tiny_model, JOBS, SAMPLING, out=out)
     assert contents(out) == before
 

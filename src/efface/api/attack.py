@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from efface.api.evaluate import named_concepts
 from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
 from efface.attacks import ATTACKS, Attack
-from efface.attacks.attempts import AttackResult, attack_erasers
+from efface.attacks.attempts import AttackResult, attack_erasers, discard_attempts
 from efface.attacks.search import AttackRun
 from efface.eraser.base_check import check_base
 from efface.errors import BadInput
@@ -202,7 +201,7 @@ def attack(
     out = Path(temporary.name) if temporary else Path(folder or "")
     with temporary or nullcontext(), nullcontext() if temporary else claim(out, "attack", work, RESULT, force):
         if force:
-            rmtree(out / "attempts", ignore_errors=True)
+            discard_attempts(out)
         recall, false_positives, results = attack_erasers(run, loaded, jobs, others, out, progress)
         record = evaluation_record(opened, loaded, judge, [target.name], sampling, len(jobs), seed)
         result = AttackEvaluation(

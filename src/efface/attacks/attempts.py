@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 from pydantic import Field
@@ -29,6 +29,7 @@ from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation import Job
 from efface.generation.folder import folder_name
+from efface.generation.removal import remove_images
 from efface.generation.rows import read_rows, write_rows
 from efface.generation.run import Recipe
 from efface.judges.shared.unknown import unrecognised
@@ -38,6 +39,9 @@ from efface.metrics.rates import rate_with_interval
 from efface.parsing import Schema
 from efface.progress import Progress
 from efface.provenance import versions
+
+#: The name of a file of attempts: an eraser, and the hash of what decides the attempts.
+_RECORD = re.compile(r".+-[0-9a-f]{12}\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -195,8 +199,8 @@ def attack_erasers(
         name, the result of each eraser.
 
     Raises:
-        BadInput: The attack does not fit the model or an eraser, the judge does not know the concept, or there is no
-            prompt.
+        BadInput: The attack does not fit the model or an eraser, the judge does not know the concept, there is no
+            prompt, or images that shall not stay cannot be removed.
     """
     for eraser in erasers.values():
         run.attack.check_fit(run.model, eraser)
@@ -211,8 +215,8 @@ def attack_erasers(
         )
         results = {name: attack_prompts(run, eraser, name, jobs, out, progress) for name, eraser in erasers.items()}
     finally:
-        for folder in () if run.stores_images else (out / "images", out / "searches"):
-            rmtree(folder, ignore_errors=True)  # with the metadata, which would name missing images
+        if not run.stores_images:
+            remove_images(run.opened, below=out)
     return recall, false_positives, results
 
 
@@ -231,20 +235,44 @@ def attack_prompts(
     """
     record = out / "attempts" / f"{folder_name(name)}-{_key(run, eraser, jobs)[:12]}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
-    stored = (Attempt.from_dict(row) for row in read_rows(record))
-    done = {(attempt.prompt, attempt.seed): attempt for attempt in stored if not attempt.error}
+    stored = _read_attempts(record)
+    done = {job: stored[place] for place, job in enumerate(jobs) if place in stored and not stored[place].error}
     images = out / "images" / folder_name(name)
     scores = run.scores(jobs, eraser, images)
+    # Of finished attempts too: a killed run has not removed the images of its searches.
+    run.opened.update(dict.fromkeys(_search_folder(out, name, index) for index in range(len(jobs))))
     for index, (job, score) in enumerate(zip(jobs, scores, strict=True)):
         if progress:
             progress(f"{run.attack.name} on {name}", index, len(jobs))
-        if (job.prompt, job.seed) not in done:
-            done[job.prompt, job.seed] = _attempt(run, job, score, eraser, name, index, out)
-            finished = (done.get((one.prompt, one.seed)) for one in dict.fromkeys(jobs))
-            write_rows(record, [attempt.as_dict() for attempt in finished if attempt])
+        if job not in done:
+            done[job] = _attempt(run, job, score, eraser, name, index, out)
+            rows = ({"job": jobs.index(one), **done[one].as_dict()} for one in dict.fromkeys(jobs) if one in done)
+            write_rows(record, rows)
     # Again, as the last images: the order of the metadata must not depend on which attempts were made in this run.
     run.images(jobs, eraser, images)
-    return AttackResult(tuple(done[job.prompt, job.seed] for job in jobs))
+    return AttackResult(tuple(done[job] for job in jobs))
+
+
+def discard_attempts(out: Path) -> None:
+    """Remove the attempts of all earlier runs in a folder. Other files stay.
+
+    Args:
+        out: The folder of the runs.
+    """
+    for file in (out / "attempts").glob("*.jsonl"):
+        if _RECORD.fullmatch(file.name):
+            file.unlink()
+
+
+def _read_attempts(record: Path) -> dict[int, Attempt]:
+    """The finished attempts by the place of their job; those of a version that wrote no place are made again."""
+    rows = (dict(row) for row in read_rows(record))
+    return {row.pop("job"): Attempt.from_dict(row) for row in rows if isinstance(row.get("job"), int)}
+
+
+def _search_folder(out: Path, name: str, index: int) -> Path:
+    """The folder of the search for one prompt. Each has its own, since opening a folder reads all that is in it."""
+    return out / "searches" / folder_name(name) / str(index)
 
 
 def _attempt(run: AttackRun, job: Job, score: float, eraser: Eraser, name: str, index: int, out: Path) -> Attempt:
@@ -266,8 +294,7 @@ def _attempt(run: AttackRun, job: Job, score: float, eraser: Eraser, name: str, 
         eraser,
         (job.prompt,),
         range(job.seed, job.seed + run.attack.images(run.config)),
-        # A folder for each prompt: opening a folder reads all that is in it.
-        out / "searches" / folder_name(name) / str(index),
+        _search_folder(out, name, index),
         like=job,
         enough=run.judge.threshold(run.concept),
     )

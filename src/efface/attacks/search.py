@@ -61,6 +61,7 @@ class AttackRun:
         replay: Whether all images are in the folder, from an earlier run on any machine, so that none is generated.
         progress: The progress callback of image generation.
         what: The name of the images in progress reports.
+        opened: The folders to which images were written, in the order of their first use.
     """
 
     model: Model
@@ -75,6 +76,7 @@ class AttackRun:
     replay: bool = False
     progress: Progress | None = None
     what: str = "images"
+    opened: dict[Path, None] = field(default_factory=dict[Path, None], compare=False)
 
     def search(
         self,
@@ -140,6 +142,7 @@ class AttackRun:
             eraser: The eraser; None for the unedited model.
             folder: Where the images go.
         """
+        self.opened[folder] = None
         return generate_images(
             self.model,
             jobs,

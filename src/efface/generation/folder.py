@@ -30,7 +30,7 @@ from efface.files import (
     has_surrogates,
     keep_in_cache,
     locked,
-    remove,
+    remove_partial,
     sha256_of_file,
     why_not_written,
 )
@@ -191,8 +191,7 @@ class FolderWriter:
             if not (path / METADATA).exists() and any(path.iterdir()):
                 raise BadFile(f"{path} is not empty and not a folder of images; choose another folder.")
             (path / METADATA).touch()
-            for remainder in sorted(path.glob(".*.tmp")):  # of an interrupted run
-                remove(remainder)
+            remove_partial(path)
         except OSError as error:
             raise BadFile(f"Cannot write images to {path}: {why_not_written(error)}.") from error
         rows = [row for row in read_image_rows(path / METADATA) if is_own(row)]

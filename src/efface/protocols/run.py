@@ -19,6 +19,8 @@ from efface.eraser.certificate import valid_certificate
 from efface.eraser.eraser import Eraser
 from efface.errors import BadInput
 from efface.generation import Image, Sampling
+from efface.generation.folder import folder_name
+from efface.generation.removal import remove_images
 from efface.generation.stored_images import StoredImages
 from efface.judges import Judge
 from efface.metrics.base import Measured
@@ -160,8 +162,7 @@ class _Run:
         rates = calibrate(union.probes, base, judge) if self.prepared.labelled else (None, None)
         if not self.prepared.stores_images:
             results = {name: _without_paths(result) for name, result in results.items()}
-            for path in (self.out / "images").glob("*/*.png"):
-                path.unlink()
+            remove_images(self.out / "images" / folder_name(name) for name in results)
         return Evaluation(
             self.protocol.name,
             Calibration(judge.name, judge.version, *rates),

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,7 +99,10 @@ def train_classifier(
         "versions": versions(),
     }
     # The libraries write files of random names, which a killed process would leave in the folder of the judge.
-    with TemporaryDirectory(prefix=".", suffix=".tmp", dir=out) as folder_of_parts, no_loading_bar():
+    with (
+        TemporaryDirectory(prefix=".parts-", suffix=f".{os.getpid()}.tmp", dir=out) as folder_of_parts,
+        no_loading_bar(),
+    ):
         classifier.model.save_pretrained(folder_of_parts)
         classifier.processor.save_pretrained(folder_of_parts)
         for part in Path(folder_of_parts).iterdir():
