@@ -179,3 +179,43 @@ def test_a_missing_map_of_the_text_in_other_families(saved: Callable[[str], Path
     without("transformer/diffusion_pytorch_model.safetensors", "context_embedder.weight")(folder)
     with pytest.raises(BadFile, match=r"context_embedder\.weight"):
         list(open_model(folder).text_weights())
+
+
+def whole_clip(folder: Path, activation: str) -> None:
+    """The text encoder's file becomes that of a whole CLIP model, whose image encoder has more layers."""
+    from transformers import CLIPConfig, CLIPModel
+
+    part = folder / "text_encoder"
+    content = json.loads((part / "config.json").read_text()) | {"hidden_act": activation}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2,
+              "image_size": 8, "patch_size": 4}  # fmt: skip
+    whole = CLIPModel(CLIPConfig(text_config=content, vision_config=vision, projection_dim=8))
+    tensors = {name.removeprefix("text_model."): one for name, one in load_file(part / "model.safetensors").items()}
+    whole.text_model.load_state_dict(tensors, strict=False)
+    (part / "model.safetensors").unlink()
+    whole.save_pretrained(part)
+    (part / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu_new"])  # read by the plain encoder and by transformers'
+def test_the_file_of_a_whole_clip_model(tiny_sd: Path, tmp_path: Path, activation: str) -> None:
+    folder = tmp_path / "sd"
+    shutil.copytree(tiny_sd, folder)
+    edited("text_encoder/config.json", lambda config: config.update({"hidden_act": activation}))(folder)
+    expected = open_model(folder).embed(["cat"]).tokens
+    whole_clip(folder, activation)
+    torch.testing.assert_close(open_model(folder).embed(["cat"]).tokens, expected, rtol=0, atol=1e-6)
+    edited("text_encoder/config.json", one_layer_less)(folder)
+    with pytest.raises(BadFile, match=r"has fewer layers.*encoder\.layers\.1"):
+        open_model(folder).embed(["cat"])
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_a_configuration_with_fewer_layers_of_each_encoder_of_sdxl(
+    saved: Callable[[str], Path], tmp_path: Path, part: str
+) -> None:
+    folder = tmp_path / "sdxl"
+    shutil.copytree(saved("sdxl"), folder)
+    edited(f"{part}/config.json", one_layer_less)(folder)
+    with pytest.raises(BadFile, match=r"has fewer layers.*encoder\.layers\.2"):
+        open_model(folder).embed(["cat"])

@@ -42,6 +42,20 @@ def test_modules_of_sdxl_have_the_names_of_sgm(tiny_sd: Path, tmp_path: Path, ed
         assert len(stems) == len(open_model(pipeline).text_parameters())
 
 
+@pytest.mark.parametrize("make", [tiny_sdxl, tiny_sd2])
+def test_a_pipeline_without_text_encoders_has_the_same_file(tiny_sd: Path, tmp_path: Path, make: Any) -> None:
+    pipeline = make(tiny_sd)
+    eraser = efface.erase(pipeline, "cat", "dog")
+    efface.export(eraser, "kohya", tmp_path / "whole.safetensors", model=pipeline)
+    for part in ("text_encoder", "text_encoder_2"):
+        if hasattr(pipeline, part):
+            pipeline.register_modules(**{part: None})
+    efface.export(eraser, "kohya", tmp_path / "bare.safetensors", model=pipeline)
+    whole, bare = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "bare"))
+    assert whole.keys() == bare.keys()
+    assert all(torch.equal(whole[name], bare[name]) for name in whole)
+
+
 @pytest.mark.parametrize("format", ["kohya", "lora"])
 @pytest.mark.parametrize(
     ("family", "expected"),

@@ -136,9 +136,28 @@ def test_single_steps_are_runs() -> None:
     assert len({id(state) for state in [runs.state(torch.tensor([999])[0], 1) for _ in range(3)]}) == 3
 
 
-@pytest.mark.parametrize("timestep", [lambda t: torch.full((2,), t), lambda t: torch.tensor(t).repeat(2), float])
+@pytest.mark.parametrize(
+    "timestep",
+    [
+        lambda t: torch.full((2,), t), lambda t: torch.tensor(t).repeat(2), float,
+        lambda t: torch.tensor([t]).expand(2), lambda t: torch.tensor(t / 1000).expand(3), lambda t: torch.tensor([t]),
+    ],
+)  # fmt: skip
 def test_timesteps_in_memory_of_their_own_belong_to_one_run(timestep: Callable[[int], Any]) -> None:
     runs: Runs[list[int]] = Runs(list)
     states = [runs.state(timestep(t), 1) for t in (900, 700, 500)]
     assert states[0] is states[1] is states[2]
     assert runs.state(timestep(900), 1) is not states[0]
+
+
+@pytest.mark.parametrize(
+    "timestep", [lambda t: t, lambda t: t.expand(2), lambda t: t[None], lambda t: t[None].expand(2)]
+)
+def test_runs_whose_timesteps_are_elements_of_a_grid_can_take_turns(
+    timestep: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    runs: Runs[list[int]] = Runs(list)
+    grids = torch.tensor([900.0, 700.0, 500.0]), torch.tensor([900.0, 600.0, 400.0])
+    states = [[runs.state(timestep(grid[step]), 1) for grid in grids] for step in range(3)]
+    assert all(step[0] is states[0][0] and step[1] is states[0][1] for step in states)
+    assert states[0][0] is not states[0][1]

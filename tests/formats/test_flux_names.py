@@ -286,6 +286,36 @@ def test_what_no_file_of_kohya_can_hold_is_rejected(tiny_model_of: Models, tmp_p
         efface.export(replace(mixed, edits=(encoder,)), "lora", path, model=model)
 
 
+def test_changes_of_a_text_encoder_are_beside_those_of_blocks_only(
+    tiny_model_of: Models, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With diffusers' names in a file, which changes outside the blocks have, diffusers ignores kohya's."""
+    model, path = tiny_model_of("flux"), tmp_path / "x.safetensors"
+    width: int = model.config("text_encoder")["hidden_size"]
+    of_encoder = WeightEdit("text_encoder.encoder.layers.0.self_attn.out_proj.weight", up=random32(width, 2, seed=5),
+                            down=random32(2, width, seed=6))  # fmt: skip
+    text = efface.erase(model, "cat", "dog")
+    both = replace(text, edits=(*text.edits, of_encoder))
+    with pytest.raises(BadInput, match=r"context_embedder.*and those of text encoders.*as lora") as caught:
+        efface.export(both, "kohya", path, model=model)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    in_blocks = eraser_of(model, *BLOCKS["attention"])
+    for eraser, format in ((both, "lora"), (replace(in_blocks, edits=(*in_blocks.edits, of_encoder)), "kohya")):
+        efface.export(eraser, format, path, model=model, force=True)
+        pipeline: Any = diffusers.DiffusionPipeline.from_pretrained(saved("flux"))
+        pipeline.load_lora_weights(path)
+        inputs = torch.randn(1, width, generator=torch.Generator().manual_seed(0))
+        name = "encoder.layers.0.self_attn.out_proj"
+        modules = dict(pipeline.text_encoder.named_modules())
+        layer = next(module for key, module in modules.items() if key.endswith(name))
+        with torch.no_grad():
+            added = layer(inputs) - layer.base_layer(inputs)
+        assert of_encoder.up is not None
+        assert of_encoder.down is not None
+        assert (added - inputs @ (of_encoder.up @ of_encoder.down).T).abs().max() < 1e-4
+
+
 def test_chroma_has_the_same_names(tiny_model_of: Models, saved: Callable[[str], Path], tmp_path: Path) -> None:
     model, path = tiny_model_of("chroma"), tmp_path / "x.safetensors"
     for eraser in (eraser_of(model, *BLOCKS["attention"]), efface.erase(model, "cat", "dog")):

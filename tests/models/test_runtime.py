@@ -42,24 +42,28 @@ def predictions(model: Model) -> Tensor:
         return model.predict(x, torch.tensor([500]), Conditions(text))
 
 
-@pytest.mark.parametrize("family", ["sd2", "flux"])
-@pytest.mark.parametrize("offload", OFFLOADS)
+@pytest.mark.parametrize(
+    ("family", "offload"),
+    [(family, offload) for family in ("sd2", "flux") for offload in OFFLOADS] + [("lumina2", "sequential")],
+)
 def test_offloading_changes_no_image_of_an_eraser(saved: Any, made: Any, family: str, offload: str) -> None:
     plain = pixels(saved(family), Runtime("cpu"), made(family))
     assert np.array_equal(pixels(saved(family), Runtime("cpu", offload=offload), made(family)), plain)
     assert not np.array_equal(pixels(saved(family), Runtime("cpu")), plain)
 
 
-@pytest.mark.parametrize("offload", OFFLOADS)
-def test_erasing_with_offloading_gives_the_same_eraser(saved: Any, made: Any, offload: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "offload"), [*(("flux", offload) for offload in OFFLOADS), ("lumina2", "sequential")]
+)
+def test_erasing_with_offloading_gives_the_same_eraser(saved: Any, made: Any, family: str, offload: str) -> None:
     runtime = Runtime("cpu", offload=offload)
-    found = efface.erase(saved("flux"), "cat", to="dog", device=runtime)
-    for one, other in zip(found.edits, made("flux").edits, strict=True):
+    found = efface.erase(saved(family), "cat", to="dog", device=runtime)
+    for one, other in zip(found.edits, made(family).edits, strict=True):
         assert torch.equal(one.left, other.left)  # pyright: ignore
-    model = open_model(saved("flux"), runtime)
+    model = open_model(saved(family), runtime)
     before = fingerprint(model)
     assert model.denoiser is not None
-    assert fingerprint(model) == before
+    assert fingerprint(model) == before == fingerprint(open_model(saved(family)))
 
 
 def require(quantize: str) -> None:

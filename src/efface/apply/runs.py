@@ -71,6 +71,8 @@ def _address_of_grid(timestep: Any) -> int:
     if not isinstance(timestep, Tensor):
         return 0
     memory = timestep.untyped_storage()
-    # An expanded timestep has more elements than memory, and an element of a grid has less.
+    if memory.nbytes() == timestep.element_size():
+        return 0  # one number, which may be expanded
+    # An expanded element of a grid has other strides than memory, and an element of a grid has fewer numbers.
     has_own = timestep.is_contiguous() and memory.nbytes() == timestep.numel() * timestep.element_size()
     return 0 if has_own else memory.data_ptr()

@@ -117,8 +117,10 @@ def _check(model: Model, change: ParameterChange) -> None:
 
 
 def _open_clip(model: Model) -> str | None:
-    """The text encoder that the original code has as OpenCLIP's: the second of SDXL, that of SD 2.x."""
-    return model.encoder_parts[-1] if model.family == "sdxl" or is_v2(model) else None
+    """The text encoder that the original code has as OpenCLIP's, if loaded: the second of SDXL, that of SD 2.x."""
+    part = "text_encoder_2" if model.family == "sdxl" else "text_encoder"
+    is_there = part in model.encoder_parts and (model.family == "sdxl" or is_v2(model))
+    return part if is_there else None
 
 
 def _rest_of_attentions(model: Model, changes: list[ParameterChange]) -> Iterator[Factors]:
@@ -135,7 +137,7 @@ def _rest_of_attentions(model: Model, changes: list[ParameterChange]) -> Iterato
 
 def _name(model: Model, part: str, module: str) -> str:
     """The module's key. SDXL's denoiser has the names of sgm, which all programs read."""
-    two_encoders = len(model.encoder_parts) > 1
+    two_encoders = model.family == "sdxl" or len(model.encoder_parts) > 1  # a pipeline of SDXL may have none
     # A1111 knows this module by its original name only.
     if part == "denoiser" and (two_encoders or module == "conv_norm_out"):
         module = original_name(model, f"{module}.weight").removesuffix(".weight")

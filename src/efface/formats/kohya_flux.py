@@ -8,7 +8,8 @@ A layer of these names joins several of diffusers' (`flux_names`). Its change is
     up = [[B_q, 0, 0], [0, B_k, 0], [0, 0, B_v]]    down = [A_q; A_k; A_v]    alpha = rank = 3 r
 
 diffusers ignores these names outside the blocks, and reads only its own if a file has some. A file for such layers
-(those that read the text) therefore has both names; ComfyUI assigns both to one weight, once.
+(those that read the text) therefore has both names; ComfyUI assigns both to one weight, once. Such a file cannot change
+text encoders too.
 """
 
 from __future__ import annotations
@@ -51,10 +52,12 @@ def flux_tensors(denoiser: nn.Module, factors: Sequence[Factors]) -> dict[str, T
         raise BadInput(f"kohya's files for FLUX.1 have no name for {min(unnamed)}; export the eraser as lora.")
     for name, layer in layers.items():
         _add(tensors, kohya_name("denoiser", name, two_encoders=True), *_joined(layer, changes, linear))
-    return tensors | _names_of_diffusers(changes, layers)
+    return tensors | _names_of_diffusers(changes, layers, has_encoders=len(changes) < len(factors))
 
 
-def _names_of_diffusers(changes: Mapping[str, Factors], layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+def _names_of_diffusers(
+    changes: Mapping[str, Factors], layers: Mapping[str, Layer], has_encoders: bool
+) -> dict[str, Tensor]:
     """The changes by diffusers' names, if one is outside the blocks."""
     outside = [module for module in changes if not module.startswith(_BLOCKS)]
     if not outside:
@@ -63,6 +66,11 @@ def _names_of_diffusers(changes: Mapping[str, Factors], layers: Mapping[str, Lay
         raise BadInput(
             f"diffusers ignores kohya's name of {outside[0]}, and ComfyUI would count the other layers twice with a "
             "second name; export the eraser as lora, which both read."
+        )
+    if has_encoders:
+        raise BadInput(
+            f"diffusers ignores kohya's name of {min(outside)}, and those of text encoders in a file with its own name "
+            "of that layer; export the eraser as lora."
         )
     return {
         f"transformer.{module}.lora_{letter}.weight": tensor

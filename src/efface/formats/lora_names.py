@@ -46,11 +46,17 @@ class LoraNames:
     """
 
     def __init__(self, model: Model) -> None:
-        dotted = {name.removesuffix(".weight"): full for name, full in parameter_names(model).items()
-                  if full.endswith(".weight")}  # fmt: skip
+        dotted = {
+            name.removesuffix(".weight"): full
+            for name, full in parameter_names(model).items()
+            if full.endswith(".weight")
+        }
         table = {name: LoraTarget((full,)) for name, full in {**dotted, **kohya_names(model)}.items()}
-        modules = {full.removeprefix("denoiser.").removesuffix(".weight") for full in dotted.values()
-               if full.startswith("denoiser.")}  # fmt: skip
+        modules = {
+            full.removeprefix("denoiser.").removesuffix(".weight")
+            for full in dotted.values()
+            if full.startswith("denoiser.")
+        }
         table |= {
             f"lora_transformer_{name.replace('.', '_')}": LoraTarget((f"denoiser.{name}.weight",)) for name in modules
         }

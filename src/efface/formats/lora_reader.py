@@ -89,7 +89,7 @@ def _edits(target: LoraTarget, up: Tensor, down: Tensor, model: Model) -> list[W
     """The edits of a layer by its factors (d_out, r) and (r, d_in); empty if `up` has another number of rows."""
     edits: list[WeightEdit] = []
     for full, rows in _rows(target, up, model).items():
-        # In a layer that joins others, each may have factors of its own beside those of the others.
+        # Each part of a joined layer may have separate factors.
         used = rows.any(0) if len(target.weights) > 1 else slice(None)
         edits.append(WeightEdit(full, up=rows[:, used].contiguous(), down=down[used].contiguous()))
     return edits

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import efface
@@ -165,10 +167,10 @@ def test_pictures_are_the_bases_with_noise_of_the_timestep(tiny_model: Model) ->
         assert min(float((mine - candidate).abs().max()) for candidate in candidates) < 1e-4
 
 
-def generator_after(t: Tensor, slot: int, step: int) -> torch.Generator:
+def generator_after(t: Tensor, slot: int, step: int, seed: int = 5) -> torch.Generator:
     from efface.methods.training.objective import seeded
 
-    generator = seeded(5, slot, step)
+    generator = seeded(seed, slot, step)
     assert torch.equal(torch.randint(1000, (len(t),), generator=generator), t)
     return generator
 
@@ -176,9 +178,32 @@ def generator_after(t: Tensor, slot: int, step: int) -> torch.Generator:
 def test_every_picture_has_its_turn(tiny_model: Model) -> None:
     config, request = CieConfig(images=4), Request.make("cat", method="cie")
     pictures = NoisyImages(tiny_model, request, config, latents_of(tiny_model), CachedPictures(tiny_model), None)
-    rows = [pictures._row(0, place) for place in range(12)]
+    rows = [pictures._row(0, place, 4) for place in range(12)]
     assert [sorted(rows[first : first + 4]) for first in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
-    assert rows != [pictures._row(1, place) for place in range(12)]
+    assert rows != [pictures._row(1, place, 4) for place in range(12)]
+
+
+def test_each_concept_uses_all_of_its_images(tiny_model: Model, tmp_path: Path) -> None:
+    counts = {"cat": 2, "golf ball": 5}
+    for name, count in counts.items():
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    config = CieConfig(datapath=str(tmp_path), repeat_images=True, batch_size=5)
+    request = Request.make(list(counts), method="cie")
+    pictures = NoisyImages(tiny_model, request, config, latents_of(tiny_model), CachedPictures(tiny_model), None)
+    x, t = pictures.noisy(0, 0)
+    clean = pictures.state()
+    noise = torch.randn(x.shape, generator=generator_after(t, 0, 0, config.seed))
+    alphas = ALPHAS[t].float().view(5, 1, 1, 1)
+    used = (x - (1 - alphas).sqrt() * noise) / alphas.sqrt()
+    rows: list[list[int]] = []
+    for row, name in enumerate(counts):
+        distances = (used[row][:, None] - clean[f"pictures of {name}"]).flatten(2).norm(dim=2)
+        rows.append(distances.argmin(dim=1).tolist())
+    assert [sorted(rows[0][first : first + 2]) for first in (0, 2)] == [[0, 1]] * 2
+    assert sorted(rows[1]) == [0, 1, 2, 3, 4]
 
 
 def test_an_interrupted_training_goes_on_with_its_pictures(

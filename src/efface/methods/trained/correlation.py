@@ -110,8 +110,8 @@ class NoisyImages:
             self._sample(name)
         config, generator = self._config, seeded(self._config.seed, slot, step)
         places = range(step * config.batch_size, (step + 1) * config.batch_size)
-        rows = [self._row(slot, place) for place in places]
-        images = torch.stack([self._latents_of[name][rows] for name in self._request.names])
+        sampled = [self._latents_of[name] for name in self._request.names]
+        images = torch.stack([x_0[[self._row(slot, place, len(x_0)) for place in places]] for x_0 in sampled])
         t = torch.randint(self._schedule.timesteps, (len(places),), generator=generator)
         noise = torch.randn(images.shape, generator=generator).to(self._device)
         t = t.to(self._device)
@@ -142,13 +142,12 @@ class NoisyImages:
                 stacklevel=2,
             )
 
-    def _row(self, slot: int, place: int) -> int:
-        """The index of the image at a position in the sequence of one slot."""
+    def _row(self, slot: int, place: int, count: int) -> int:
+        """The index of the image at a position in the sequence of one slot, among the `count` images of a concept."""
         config = self._config
         if self._given and not config.repeat_images:
             step, place = divmod(place, config.batch_size)
             return (step * self._slots + slot) * config.batch_size + place
-        count = min((given.count for given in self._given.values()), default=config.images)
         turn, place = divmod(place, count)
         return int(torch.randperm(count, generator=seeded(config.seed, slot, turn, 0))[place])
 

@@ -185,8 +185,11 @@ class Generic(PartsModel):
         return self._parts["readers"]
 
     def text_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name in self.text_parameters():
-            yield name, numbers_of(self.denoiser, name)
+        names = self.text_parameters()
+        if self.runtime.offload == "sequential":  # the weights in memory are on `meta`
+            yield from self._disk.tensors(self.denoiser_part, names)
+        else:
+            yield from ((name, numbers_of(self.denoiser, name)) for name in names)
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:

@@ -46,5 +46,7 @@ NORMED_TEXTS: Mapping[str, NormedText] = {
 def normed(norm: Any, tokens: Tensor) -> Tensor:
     """Tokens (n, T, d) after a norm, in its type and on its device; float32 on the CPU."""
     weight: Tensor = norm.weight
+    # A weight that is offloaded one layer at a time is on `meta`; its hook moves the tokens.
+    tokens = tokens.to(weight.dtype) if weight.is_meta else tokens.to(weight)
     with torch.no_grad():
-        return norm(tokens.to(weight)).float().cpu()
+        return norm(tokens).float().cpu()

@@ -188,22 +188,22 @@ def check_tokenizer(name: str, tokenizer: Any, rows: int | None) -> None:
         )
 
 
-def check_further(place: str, names: Collection[str], further: Collection[str]) -> None:
+def check_further(place: str, names: Collection[str], further: Collection[str], prefix: str = "") -> None:
     """Check that a file has no more layers than its configuration, since libraries leave the others out.
 
     Args:
         place: The files, for messages.
         names: The names of the network's weights.
         further: The names of the other weights in the file.
+        prefix: The name of the network in a larger one, with which its names may begin. Other networks in the file are
+            of no concern.
 
     Raises:
         BadFile: It has the weights of further layers.
     """
-    known = {_NUMBER.sub("#", name) for name in names}
+    known = {_NUMBER.sub("#", name.removeprefix(prefix)) for name in names}
     for name in sorted(further):
-        # Names of transformers may begin with the name of the whole network, which the network itself leaves out.
-        forms = {_NUMBER.sub("#", form) for form in (name, name.partition(".")[2])}
-        if _NUMBER.search(name) and forms & known:
+        if _NUMBER.search(name) and _NUMBER.sub("#", name.removeprefix(prefix)) in known:
             raise BadFile(f"{place} does not fit its config.json, which has fewer layers: {name} would be left out.")
 
 

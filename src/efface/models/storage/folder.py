@@ -101,7 +101,8 @@ class Folder:
         for name, *shapes in report["mismatched_keys"]:
             raise BadFile(f"{place} does not fit its config.json: {name} has the shapes {shapes}.")
         check_loaded(str(place), network, report["missing_keys"])
-        check_further(str(place), network.state_dict().keys(), report["unexpected_keys"])
+        prefix = f"{getattr(network, 'base_model_prefix', '')}."
+        check_further(str(place), network.state_dict().keys(), report["unexpected_keys"], prefix)
         return network
 
     def names(self, part: str) -> tuple[str, ...]:

@@ -78,14 +78,14 @@ def denoising_paths(
         raise BadRequest(f"The gradient search does not support the text conditioning of {model.name}; set gradient=0.")
     scheduler = ddim_scheduler(schedule)
     concepts, others = (model.embed(texts, clip_skip=clip_skip) for texts in (prompts, guides))
-    empty = model.embed([""], clip_skip=clip_skip).tokens[0]
+    empty = model.embed([""], clip_skip=clip_skip).argument[0]
     shape = (images, *model.latent_shape)
     paths: list[Path] = []
     for row in range(len(prompts)):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        states = _drawn(model, scheduler, noise, concepts.tokens[row], empty)
+        states = _drawn(model, scheduler, noise, concepts.argument[row], empty)
         spoken = (torch.arange(len(empty))[:, None] >= others.last[row].clamp(min=1)).double()
-        paths.append(_path(model, states, others.tokens[row], spoken))
+        paths.append(_path(model, states, others.argument[row], spoken))
     return paths
 
 
