@@ -53,7 +53,7 @@ def _read_metadata(path: Path) -> object:
     runs_in_one_folder(images)
     for image in images:
         if "key" in image.row and "model_hash" in image.row:
-            check_one_run(path.parent, image.row)
+            check_one_run(path.parent, [image.row])
     with FolderWriter(path.parent) as writer:
         return sorted(writer.rows)
 
