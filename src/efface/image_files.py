@@ -122,8 +122,8 @@ def pixels_of(image: Image.Image | NDArray[Any]) -> Pixels:
     """The pixels of a picture in memory, of shape (H, W, 3).
 
     Args:
-        image: A picture of any mode, or an array (H, W, 3) of bytes, or of real numbers from 0 to 1, as pipelines of
-            diffusers return them with `output_type="np"`.
+        image: A picture of any mode, or an array (H, W, 3) of whole numbers from 0 to 255 of any integer type, or of
+            real numbers from 0 to 1, as pipelines of diffusers return them with `output_type="np"`.
 
     Raises:
         ValueError: The array has another shape, or other numbers.
@@ -133,9 +133,11 @@ def pixels_of(image: Image.Image | NDArray[Any]) -> Pixels:
         raise ValueError(f"it has the shape {array.shape}")
     if array.dtype == np.uint8:
         return array
-    if array.dtype.kind != "f" or not array.size or not (array.min() >= 0 and array.max() <= 1):
-        raise ValueError(f"its numbers are of the type {array.dtype}, and neither bytes nor from 0 to 1")
-    return np.round(array * 255).astype(np.uint8)
+    full = {"i": 255, "u": 255, "f": 1}.get(array.dtype.kind)
+    if full is None or not array.size or not (array.min() >= 0 and array.max() <= full):
+        reason = "neither whole from 0 to 255 nor real from 0 to 1"
+        raise ValueError(f"its numbers are of the type {array.dtype}, and {reason}")
+    return np.round(array * (255 / full)).astype(np.uint8)
 
 
 def _decoded(picture: Image.Image) -> Pixels:

@@ -91,9 +91,10 @@ def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], re
 def _differences(stored: object, content: Mapping[str, object]) -> str:
     """What the recorded work and this one differ in, in words; empty if they are the same."""
     if not isinstance(stored, dict):
-        return "" if stored == content else "no record of a command"
+        return "no record of a command"
     recorded = cast("dict[str, object]", stored)
     if recorded.get("command") != content["command"]:
         return f"of {recorded.get('command', 'another command')}"
-    names = [name for name in content.keys() | recorded.keys() if recorded.get(name) != content.get(name)]
+    common = {name for name in content.keys() & recorded.keys() if recorded[name] == content[name]}
+    names = (content.keys() | recorded.keys()) - common
     return f"with other {', '.join(sorted(names))}" if names else ""

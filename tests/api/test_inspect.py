@@ -37,6 +37,14 @@ def test_an_eraser_is_certified_for_a_model(answer, tiny_sd, eraser):
         assert Eraser.load(path).certificate == certified.certificate == printed["certificate"]
 
 
+def test_an_existing_file_is_compared_only_if_it_has_a_certificate(answer, tiny_sd, eraser):
+    eraser.save("cat.safetensors")
+    with pytest.raises(BadInput, match="already exists"):
+        efface.inspect("cat.safetensors", certify=True, model="no model is opened", out="cat.safetensors")
+    command = ("inspect", "cat.safetensors", "--certify", "--model", tiny_sd, "-o", "one.safetensors")
+    assert [answer(*command)["existed"] for _ in range(2)] == [False, True]
+
+
 def test_bad_input_is_refused(tiny_sd, eraser):
     with pytest.raises(BadInput, match="--certify"):
         efface.inspect(tiny_sd, certify=True)

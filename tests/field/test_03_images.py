@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 import efface as library
 from command_line import Efface
 from efface import BadInput
-from efface.image_files import read_picture
+from efface.image_files import pixels_of, read_picture
 
 CAT = np.asarray(library.generate("a cat in 3d style", seed=1, steps=8).images[0])
 #: The operation that makes a viewer show the picture upright, and its EXIF orientation.
@@ -207,8 +207,15 @@ def test_arrays_as_diffusers_returns_them(kind: str) -> None:
     assert library.judge(batch, "cat").verdicts[0].score == pytest.approx(bytes_again, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int16, np.uint16, np.uint32])
+def test_arrays_of_bytes_of_a_larger_type(kind: type) -> None:
+    assert pixels_of(CAT.astype(kind)).tolist() == CAT.tolist()
+    assert pixels_of(CAT.astype(kind)).dtype == np.uint8
+
+
 @pytest.mark.parametrize(
-    "array", [CAT.astype(np.uint16) * 257, CAT.astype(np.float32), CAT / 127.5 - 1, CAT.astype(np.int64), CAT > 128]
+    "array",
+    [CAT.astype(np.uint16) * 257, CAT.astype(np.float32), CAT / 127.5 - 1, CAT.astype(np.int64) - 256, CAT > 128],
 )
 def test_arrays_of_other_numbers_are_rejected(array: Any) -> None:
     with pytest.raises(BadInput, match="Image 0: its numbers are of the type"):

@@ -1,9 +1,11 @@
 """Item 49: a command that had finished reports that when it is run again; what a killed one left is removed."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 import efface
 from command_line import Outcome
+from efface.errors import BadFile
 from efface.files import atomic, check_writable, keep_in_cache, remove_leftovers
 from efface.generation.folder import FolderWriter
 from efface.rerun import have_same_content
@@ -88,6 +91,61 @@ def test_verdicts_that_are_there_are_compared(efface: Callable[..., Outcome]) ->
     assert "already exists" in efface(*command).err
     assert Path("out.parquet").read_text() == "of something else"
     assert not list(Path().glob(".*"))
+
+
+def test_verdicts_on_other_images_are_an_error_before_they_are_judged(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        efface.generate("a cat", steps=1, seed=seed, folder=tmp_path / str(seed))
+    efface.judge(tmp_path / "0", "cat", out=tmp_path / "out.parquet")
+    with pytest.raises(BadFile, match="already exists"):
+        efface.judge(tmp_path / "1", "cat", out=tmp_path / "out.parquet", progress=_work)
+    assert efface.judge(tmp_path / "0", "cat", out=tmp_path / "out.parquet").existed
+
+
+def test_a_grid_of_other_images_is_an_error_before_they_are_generated(tmp_path: Path) -> None:
+    grid, options = tmp_path / "grid.png", dict[str, Any](steps=1, folder=tmp_path / "images")
+    first = efface.generate_grid(["a cat", "a cat"], grid, **options)
+    again = efface.generate_grid(["a cat", "a cat"], grid, **options)
+    assert [first.to_json()["existed"], again.to_json()["existed"]] == [False, True]
+    with pytest.raises(BadFile, match="already exists"):
+        efface.generate_grid(["a dog"], grid, progress=_work, **options)
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 1
+
+
+def test_a_finished_grid_with_a_failed_image_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = efface.open_model("emoji")
+    weight = next(model.denoiser.parameters())
+    monkeypatch.setattr(weight, "data", torch.full_like(weight, torch.nan))
+    done = [
+        efface.generate_grid(["a cat"], tmp_path / "a.png", model=model, steps=1, folder=tmp_path / "a")
+        for _ in range(2)
+    ]
+    assert [(result.errors, result.existed) for result in done] == [(1, False), (1, True)]
+
+
+def _work(what: str, done: int, total: int, note: str = "") -> None:
+    raise AssertionError("work was done before the error")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n": 2}, "with other n"),
+        ({"n": 2, "seed": None}, "with other n, seed"),
+        ({"seed": None}, "with other seed"),
+        ({"command": "evaluate"}, "of evaluate"),
+        (None, "of another command"),
+        ([], "no record of a command"),
+    ],
+)
+def test_what_other_work_a_folder_holds(tmp_path: Path, changed: Any, message: str) -> None:
+    with claim(tmp_path, "attack", {"n": 1}, "done", False):
+        mark = tmp_path / MARK
+    content = {**json.loads(mark.read_text()), **changed} if isinstance(changed, dict) else changed or {}
+    mark.write_text(json.dumps([] if changed == [] else content))
+    with pytest.raises(BadFile) as caught, claim(tmp_path, "attack", {"n": 1}, "done", False):
+        raise AssertionError("other work was replaced")
+    assert f"holds other work ({message});" in str(caught.value)
 
 
 def test_tensors_are_written_into_one_file_that_the_library_reads(tmp_path: Path) -> None:

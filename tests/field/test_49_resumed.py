@@ -11,10 +11,14 @@ from PIL import Image
 
 import efface
 from efface import Eraser
-from efface.errors import BadInput
+from efface.errors import BadFile, BadInput
+from efface.generation import Job, Sampling, generate_images
 from efface.generation.folder import FolderWriter
 from efface.judges.base import Pixels, Scores
+from efface.models import Model
 from efface.progress import Progress
+from efface.protocols.plan import BASE, Plan
+from efface.protocols.run_images import RunImages
 from support import StubJudge
 
 TIMES = ("seconds", "seconds_per_prompt", "timings")
@@ -188,3 +192,23 @@ def test_the_stage_judge_names_what_is_wrong_with_its_folder(
     reasons = {"foreign": "not efface's", "other evaluation": "with other n", "other command": "of attack"}
     assert reasons.get(folder, "has no images to judge") in str(caught.value)
     assert (content(out) if out.exists() else None) == before
+
+
+@pytest.mark.parametrize(
+    ("state", "is_unfinished"), [("missing", True), ("empty", True), ("damaged metadata", False), ("damaged", False)]
+)
+def test_the_stage_judge_asks_for_the_first_stage_where_it_has_not_ended(
+    tiny_model: Model, tmp_path: Path, state: str, is_unfinished: bool
+) -> None:
+    sampling, job, folder = Sampling("ddim", 1, 3.0), Job("a cat", 1), tmp_path / "images" / BASE
+    if state == "empty":
+        folder.mkdir(parents=True)
+        (folder / "metadata.jsonl").touch()
+    elif state.startswith("damaged"):
+        (image,) = generate_images(tiny_model, [job], sampling, out=folder)
+        assert image.path is not None
+        (folder / "metadata.jsonl" if state == "damaged metadata" else image.path).write_text("no row\nno row\n")
+    images = RunImages(tiny_model, sampling, {}, tmp_path, use_cache=False, stage="judge")
+    with pytest.raises(BadFile) as caught:
+        images.check({BASE: Plan((), jobs=(job,))})
+    assert ("The stage generate has to end first." in str(caught.value)) is is_unfinished

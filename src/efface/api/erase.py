@@ -51,7 +51,7 @@ def erase(
     to: str | Sequence[str] | None = (),
     *,
     kind: str = "object",
-    preserve: Sequence[str] | None = (),
+    preserve: Sequence[str] = (),
     preserve_file: Path | str | None = None,
     method: str = "uce",
     goal: str = "erase",
@@ -105,7 +105,7 @@ def erase(
         BadInput: The request cannot be carried out; the message says what to change.
     """
     listed = read_preserved(Path(preserve_file)) if preserve_file else []
-    preserved = list(preserve or ())
+    preserved = list(preserve)
     preserved = list(dict.fromkeys([*preserved, *listed])) if listed else preserved
     if isinstance(concepts, Request):
         request = _extended(concepts, preserved, options) if preserved or options else concepts

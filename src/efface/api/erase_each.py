@@ -54,7 +54,7 @@ def erase_each(
     model: ModelLike = "emoji",
     method: str = "uce",
     kind: str | None = None,
-    preserve: Sequence[str] | None = (),
+    preserve: Sequence[str] = (),
     seed: int | None = None,
     device: DeviceLike = "auto",
     force: bool = False,
@@ -93,7 +93,7 @@ def erase_each(
     """
     folder, crew = Path(folder), crew or Crew(Worker.current())
     concepts = read_concepts(Path(dataset), concept_column)
-    requests = _requests(Path(dataset), concepts, to, kind, preserve or (), method, settings or {})
+    requests = _requests(Path(dataset), concepts, to, kind, preserve, method, settings or {})
     paths = {name: folder / f"{default_name(request)}.safetensors" for name, request in requests.items()}
     if len(set(paths.values())) < len(paths):
         raise BadFile(f"{dataset}: two concepts have the same letters in ASCII, and their erasers the same file name.")

@@ -16,7 +16,7 @@ from efface.api.result import VerbResult
 from efface.eraser.base_check import check_base
 from efface.errors import BadFile, BadInput
 from efface.files import exists_already
-from efface.generation.folder import METADATA, folder_name
+from efface.generation.folder import ERRORS, METADATA, folder_name
 from efface.generation.prompts import read_prompt_file
 from efface.generation.rows import read_image_rows
 from efface.protocols import BASE
@@ -66,6 +66,7 @@ class GridResult(VerbResult):
             "rows": {name: [image["file_name"] for image in row.rows] for name, row in self.rows.items()},
             "errors": self.errors,
             "seconds": self.seconds,
+            "existed": self.existed,
         }
 
 
@@ -132,7 +133,7 @@ def generate_grid(
     for eraser in edited.values():  # a wrong eraser is an error before an image is generated
         check_base(eraser, opened, force)
     folders = {name: None if out is None else out / folder_name(name) for name in (BASE, *edited)}
-    if path.is_file() and not force and not all(_has_images(place, len(jobs)) for place in folders.values()):
+    if path.is_file() and not force and not all(_has_images(place, jobs) for place in folders.values()):
         raise exists_already(path)
     started = time.perf_counter()
     rows = {
@@ -155,9 +156,12 @@ def generate_grid(
     return GridResult(path, out, rows, seconds, existed)
 
 
-def _has_images(folder: Path | None, n: int) -> bool:
-    """Whether a folder may have all n images of a row, so that they are not generated again."""
-    return folder is not None and len(read_image_rows(folder / METADATA)) >= n
+def _has_images(folder: Path | None, jobs: Sequence[Job]) -> bool:
+    """Whether an earlier run generated all images of a row in a folder, or could not generate them."""
+    if folder is None:
+        return False
+    rows = [*read_image_rows(folder / METADATA), *read_image_rows(folder / ERRORS)]
+    return {(job.prompt, job.seed) for job in jobs} <= {(row.get("prompt"), row.get("seed")) for row in rows}
 
 
 def _pictures(result: GenerateResult) -> list[Picture | None]:

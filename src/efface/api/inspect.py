@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ class EraserInfo(VerbResult):
         components: Size and rank by concept.
         certificate: By concept `free`, `text` and `ceiling`; None without a certificate.
         header: Format, request, edits, base, provenance and parts, as in the file's header.
+        existed: Whether the same file with its certificate was there before, so that nothing was written.
     """
 
     eraser: str | None
@@ -68,6 +69,7 @@ class EraserInfo(VerbResult):
     components: Sequence[Component]
     certificate: Mapping[str, Mapping[str, float | None]] | None
     header: Mapping[str, Any]
+    existed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The object that `efface inspect --json` prints: the header's keys stand beside the others."""
@@ -144,13 +146,14 @@ def inspect(
     if eraser is None:
         assert not isinstance(subject, Eraser)
         return model_info(model_from(subject, where))
-    if out is not None and Path(out).is_file() and not force and not _is_eraser(Path(out), eraser):
+    if out is not None and Path(out).is_file() and not force and not _is_certified(Path(out), eraser):
         raise exists_already(Path(out))
+    existed = False
     if certify:
         eraser = with_certificate(model_from(model, where), eraser)
         if out is not None and eraser.certificate is not None:
-            write_or_compare(Path(out), force, partial(write_record, eraser, force=True))
-    return eraser_info(eraser, path)
+            existed = write_or_compare(Path(out), force, partial(write_record, eraser, force=True))
+    return replace(eraser_info(eraser, path), existed=existed)
 
 
 def eraser_info(eraser: Eraser, path: Path | None = None) -> EraserInfo:
@@ -190,12 +193,13 @@ def model_info(model: Model) -> ModelInfo:
     )
 
 
-def _is_eraser(path: Path, eraser: Eraser) -> bool:
-    """Whether a file has an eraser, apart from its certificate."""
+def _is_certified(path: Path, eraser: Eraser) -> bool:
+    """Whether a file has an eraser with a certificate, which may be another one."""
     try:
-        return Eraser.load(path).hash == eraser.hash
+        stored = Eraser.load(path)
     except BadInput:
         return False
+    return stored.hash == eraser.hash and stored.certificate is not None
 
 
 def _is_eraser_file(name: str) -> bool:

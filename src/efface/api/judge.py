@@ -171,7 +171,7 @@ def judge(
     cells = _cells(opened) if table else {}
     asked = list(dict.fromkeys([*asked, *(text for of_row in cells.values() for text in of_row.values())]))
     if path is not None and path.is_file() and not force:
-        _check_verdicts(path, opened, asked)
+        _check_verdicts(path, opened, asked, pictures)
     thresholds = {text: opened.threshold(text) for text in asked if opened.knows(text)}
     skipped = skipped_files(Path(images), pictures) if isinstance(images, (str, Path)) else ()
     verdicts = judge_images(opened, pictures, asked, progress)
@@ -182,8 +182,8 @@ def judge(
     return JudgeResult(path, identity, counts, tuple(verdicts), skipped, runs, cells, existed)
 
 
-def _check_verdicts(path: Path, judge: Judge, questions: Sequence[str]) -> None:
-    """Check that an existing file has answers of a judge to these questions, before they are computed and compared.
+def _check_verdicts(path: Path, judge: Judge, questions: Sequence[str], images: Sequence[Image]) -> None:
+    """Check that an existing file has a judge's answers about these images, before they are computed and compared.
 
     Raises:
         BadFile: It has not.
@@ -192,8 +192,9 @@ def _check_verdicts(path: Path, judge: Judge, questions: Sequence[str]) -> None:
         rows = read_verdicts(path)
     except BadFile:
         raise exists_already(path) from None
-    answered = {(row.judge, row.judge_version, row.question) for row in rows}
-    if answered != {(judge.name, judge.version, question) for question in questions}:
+    answered = [(row.judge, row.judge_version, row.file_name, row.question) for row in rows]
+    names = [image.row["file_name"] for image in images]
+    if answered != [(judge.name, judge.version, name, question) for name in names for question in questions]:
         raise exists_already(path)
 
 

@@ -79,6 +79,7 @@ class ChallengeResult(VerbResult):
             "errors": self.errors,
             "skipped": list(self.skipped),
             "failures": dict(self.failures),
+            "existed": self.existed,
         }
 
 

@@ -55,9 +55,12 @@ def inspect_command(
     content = result.to_json()
     names = {key: content[key] for key in _NAMES if content.get(key)}
     screen.heading(what or model)
-    screen.table(("", ""), list(_rows({key: value for key, value in content.items() if key not in names}, details)))
+    elsewhere = {*names, "existed"}
+    screen.table(("", ""), list(_rows({key: content[key] for key in content if key not in elsewhere}, details)))
     for key, values in names.items():
         screen.say(f"{key}: {', '.join(values)}")
+    if content.get("existed"):
+        screen.say(f"{out} exists already.")
     if content.get("certificate"):
         screen.say(LIMITS)
     elif certify and isinstance(result, EraserInfo):

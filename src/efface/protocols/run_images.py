@@ -17,6 +17,7 @@ from efface.generation import Image, Job, Recipe, Sampling, generate_images
 from efface.generation.folder import folder_name
 from efface.generation.run import find_image
 from efface.generation.stored_images import StoredImages
+from efface.image_files import is_picture
 from efface.models import Model
 from efface.progress import Progress
 from efface.protocols.plan import BASE, Plan
@@ -102,8 +103,11 @@ class RunImages:
         if self.stage != "judge":
             return self.base if name == BASE else None
         if name not in self._stored:
+            folder = self.out / "images" / folder_name(name)
             try:
-                self._stored[name] = StoredImages(self.out / "images" / folder_name(name), complete=True)
+                self._stored[name] = StoredImages(folder, complete=True)
             except BadFile as error:
+                if folder.is_dir() and any(map(is_picture, folder.iterdir())):
+                    raise
                 raise BadFile(f"{error} The stage generate has to end first.") from error
         return self._stored[name]
