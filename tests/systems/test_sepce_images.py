@@ -67,7 +67,7 @@ def test_s7_an_image_of_other_settings_is_not_replaced(efface: Efface, tiny_sd: 
     before = {path.name: path.read_bytes() for path in Path("images").iterdir()}
     ended = efface(*command, "--steps", 2, "--guidance", 3)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "12_0.png was generated with other settings" in ended.err
+    assert "images has images of another run, with guidance 7.5 instead of 3.0" in ended.err
     assert {path.name: path.read_bytes() for path in Path("images").iterdir()} == before
 
 

@@ -200,11 +200,11 @@ def _to_nf4(denoiser: Any, readers: Collection[str], dtype: torch.dtype) -> None
         raise BadInput("Weights in nf4 need a package; run `pip install bitsandbytes`, or use fp8.") from error
     for name, layer in list(denoiser.named_modules()):
         if type(layer) is torch.nn.Linear and name not in readers:
-            four_bits: Any = Linear4bit(
-                layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4"
-            )
+            bias: Any = layer.bias
+            shape = (layer.in_features, layer.out_features, bias is not None)
+            four_bits: Any = Linear4bit(*shape, compute_dtype=dtype, quant_type="nf4")
             four_bits.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
-            four_bits.bias = layer.bias
+            four_bits.bias = bias
             denoiser.set_submodule(name, four_bits)
     denoiser.to(torch.device("cpu"))  # where it waits if it is offloaded
 
