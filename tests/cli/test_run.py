@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -58,3 +59,9 @@ def test_help_starts_without_the_heavy_libraries():
     assert ended.returncode == 0
     assert ended.stderr == "set()\n"
     assert all(f" {name} " in ended.stdout for name in ("demo", "erase", "generate", "judge", "evaluate", "inspect"))
+
+
+def test_no_library_prints_anything_while_images_are_generated(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "efface", "generate", "a cat", "--steps", "1", "-o", str(tmp_path / "images")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stderr.splitlines() == ["images: 1 of 1"]

@@ -28,6 +28,9 @@ _RESUMED: Mapping[str, Collection[str]] = {
     "erase": ("--each", "--config", "ablate", "cie", "esd", "lora", "sepce"), "judge": ("train", "--prompts"),
 }  # fmt: skip
 
+#: Loggers of optional packages that warn of missing kernels and old names when diffusers imports them.
+_NOISE = ("torchao", "bitsandbytes", "torch.utils._pytree", "diffusers.quantizers.torchao")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line, without the program's name, and return its exit code."""
@@ -35,6 +38,8 @@ def run(arguments: Sequence[str]) -> int:
         nothing = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
         sys.stdout, sys.stderr = sys.stdout or nothing, sys.stderr or nothing
     accept_all_characters()
+    for name in _NOISE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _printed_log(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         for category in (DeprecationWarning, FutureWarning):  # warnings of libraries to their programmers

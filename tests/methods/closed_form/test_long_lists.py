@@ -21,8 +21,6 @@ WORDS = "a an of in the dog horse house car boat bird parrot apple star blue red
 #: 4096 prompts of three words; the tiny model's text is 32 wide and 12 tokens long.
 PROMPTS = tuple(" ".join(words) for words in product(WORDS, WORDS, WORDS))
 BATCH = 64
-#: What has no preserve list does not read it.
-OF_NOTHING = {"negative", "sld", "adavd", "esd", "cie", "ablate"}
 
 
 class Largest(TorchDispatchMode):
@@ -61,7 +59,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "sepce": {"iter_break": 2, "images": 2, "sampling_steps": 2, "tolerance": 0.5},
 }
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
-    (name, QUICK.get(name, {})) for name in METHODS.names() if name not in OF_NOTHING
+    (name, QUICK.get(name, {})) for name in METHODS.names() if METHODS.get(name).uses_preserve
 ]
 OPTIONS += [
     ("uce", {"variant": "window"}),
