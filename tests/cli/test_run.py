@@ -64,4 +64,4 @@ def test_help_starts_without_the_heavy_libraries():
 def test_no_library_prints_anything_while_images_are_generated(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "efface", "generate", "a cat", "--steps", "1", "-o", str(tmp_path / "images")]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ended.stderr.splitlines() == ["images: 1 of 1"]
+    assert [line for line in ended.stderr.splitlines() if not line.startswith("images: ")] == []
