@@ -195,15 +195,16 @@ def _to_int8(denoiser: Any, readers: Collection[str]) -> None:
 def _to_nf4(denoiser: Any, readers: Collection[str], dtype: torch.dtype) -> None:
     """Replace the linear maps, which bitsandbytes quantises when they are moved to a device."""
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit  # pyright: ignore
+        import bitsandbytes.nn as bitsandbytes  # pyright: ignore
     except ImportError as error:
         raise BadInput("Weights in nf4 need a package; run `pip install bitsandbytes`, or use fp8.") from error
+    layers: Any = bitsandbytes  # it has types only where it is installed
     for name, layer in list(denoiser.named_modules()):
         if type(layer) is torch.nn.Linear and name not in readers:
             bias: Any = layer.bias
             shape = (layer.in_features, layer.out_features, bias is not None)
-            four_bits: Any = Linear4bit(*shape, compute_dtype=dtype, quant_type="nf4")
-            four_bits.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            four_bits = layers.Linear4bit(*shape, compute_dtype=dtype, quant_type="nf4")
+            four_bits.weight = layers.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
             four_bits.bias = bias
             denoiser.set_submodule(name, four_bits)
     denoiser.to(torch.device("cpu"))  # where it waits if it is offloaded
