@@ -14,6 +14,12 @@ from torch import Tensor
 from efface import Eraser, TextEdit, WeightEdit
 from efface.generation import Job
 
+#: The metadata of an image besides its file and its key.
+IMAGE_ROW: Mapping[str, Any] = {
+    "prompt": "p", "concept": "c", "seed": 1, "guidance": 7.5, "steps": 4, "sampler": "ddim",
+    "model": "m", "model_hash": "h",
+}  # fmt: skip
+
 
 def the_edit(eraser: Eraser) -> TextEdit:
     """The one text edit of an eraser that has no other edit."""

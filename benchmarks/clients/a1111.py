@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clients.common import Family, Loaded, arguments, leave_out, run
+from clients.common import Family, Loaded, arguments, leave_out, module, run
 from clients.ldm_configs import ENCODERS, UNETS
 
 _VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
@@ -35,10 +35,6 @@ _OPEN_CLIP = {
     "text_model.final_layer_norm": "ln_final", "text_model.embeddings.token_embedding": "token_embedding",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
 }  # fmt: skip
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 def load(family: Family, case: dict[str, Any]) -> Loaded:

@@ -7,7 +7,6 @@ the code. All names and conversions are ComfyUI's.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 from functools import cache, partial
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clients.common import Family, Loaded, arguments, leave_out, run
+from clients.common import Family, Loaded, arguments, by_format, leave_out, module, run
 from clients.ldm_configs import ENCODERS, UNETS, VAE
 
 _IGNORED = re.compile(r"logit_scale|position_ids|clip_[lh]\.transformer\.text_projection")
@@ -43,15 +42,6 @@ class _Log(logging.Handler):
 
 
 LOG = _Log()
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(name)
-
-
-def load(family: Family, case: dict[str, Any]) -> Loaded:
-    path = family.folder / case["name"]
-    return load_checkpoint(family, path) if case["format"] == "single-file" else load_lora(family, path)
 
 
 def load_lora(family: Family, path: Path) -> Loaded:
@@ -166,7 +156,7 @@ def main() -> None:
     args.cpu = args.fp32_unet = args.fp32_text_enc = args.fp32_vae = True
     logging.getLogger().addHandler(LOG)
     logging.getLogger().setLevel(logging.DEBUG)
-    run(load, ("kohya", "single-file"), folders)
+    run(by_format(load_lora, load_checkpoint), ("kohya", "single-file"), folders)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ difference of the program's weights after loading from the expected ones.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file
@@ -58,9 +59,26 @@ class Loaded:
     note: str = ""
 
 
-def run(
-    load: Callable[[Family, dict[str, Any]], Loaded | None], formats: Iterable[str], folders: Iterable[Path]
-) -> None:
+Load: TypeAlias = Callable[[Family, dict[str, Any]], Loaded | None]
+LoadFile: TypeAlias = Callable[[Family, Path], Loaded | None]
+
+
+def module(name: str) -> Any:
+    """A module of the program, which has no types here."""
+    return importlib.import_module(name)
+
+
+def by_format(load_lora: LoadFile, load_checkpoint: LoadFile) -> Load:
+    """Loads a single file as a checkpoint, and a file of another format as a LoRA."""
+
+    def load(family: Family, case: dict[str, Any]) -> Loaded | None:
+        path = family.folder / case["name"]
+        return load_checkpoint(family, path) if case["format"] == "single-file" else load_lora(family, path)
+
+    return load
+
+
+def run(load: Load, formats: Iterable[str], folders: Iterable[Path]) -> None:
     """Load all files of these formats, and print one line of JSON for each.
 
     Args:

@@ -19,21 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clients.common import Family, Loaded, arguments, leave_out, run
+from clients.common import Family, Loaded, arguments, by_format, leave_out, module, run
 from clients.ldm_configs import ENCODERS, UNETS
 
 _CLIPS = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
 _GUESSES = {"sd1": "SD15", "sd2": "SD20", "sdxl": "SDXL"}
 _HEADS = {"clip_l": 2, "clip_h": 2, "clip_g": 2}
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(name)
-
-
-def load(family: Family, case: dict[str, Any]) -> Loaded:
-    path = family.folder / case["name"]
-    return load_checkpoint(family, path) if case["format"] == "single-file" else load_lora(family, path)
 
 
 def load_lora(family: Family, path: Path) -> Loaded:
@@ -156,7 +147,7 @@ def main() -> None:
     leave_out("torchvision", "sentencepiece")
     sys.argv += ["--all-in-fp32", "--always-cpu"]
     _import_extension(checkout)
-    run(load, ("kohya", "single-file"), folders)
+    run(by_format(load_lora, load_checkpoint), ("kohya", "single-file"), folders)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ sd-scripts reads LoRA factors of the blocks that it trains itself, and no differ
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from pathlib import Path
@@ -18,19 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clients.common import Family, Loaded, arguments, leave_out, run
+from clients.common import Family, Loaded, arguments, by_format, leave_out, module, run
 from clients.ldm_configs import ENCODERS
 
 _LAYERS = {"sd1": {"clip_l": 12}, "sd2": {"clip_h": 23}, "sdxl": {"clip_l": 12, "clip_g": 32}}
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(name)
-
-
-def load(family: Family, case: dict[str, Any]) -> Loaded | None:
-    path = family.folder / case["name"]
-    return load_checkpoint(family, path) if case["format"] == "single-file" else load_lora(family, path)
 
 
 def load_lora(family: Family, path: Path) -> Loaded | None:
@@ -145,7 +135,7 @@ def main() -> None:
     checkout, folders = arguments()
     leave_out("torchvision")
     _stub_training(checkout)
-    run(load, ("kohya", "single-file"), folders)
+    run(by_format(load_lora, load_checkpoint), ("kohya", "single-file"), folders)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,10 @@ from efface.errors import BadFile
 from efface.files import locked
 from efface.generation.folder import FolderWriter
 from efface.work_folder import claim
+from support import IMAGE_ROW
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
-ROW = {
-    "file_name": "a.png",
-    "key": "k",
-    "prompt": "p",
-    "concept": "c",
-    "seed": 1,
-    "guidance": 7.5,
-    "steps": 4,
-    "sampler": "ddim",
-    "model": "m",
-    "model_hash": "h",
-}
+ROW = {**IMAGE_ROW, "file_name": "a.png", "key": "k"}
 
 
 def test_a_second_writer_of_images_is_rejected_and_removes_nothing(tmp_path: Path) -> None:

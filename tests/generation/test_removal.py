@@ -10,24 +10,14 @@ from efface.errors import BadFile
 from efface.files import locked
 from efface.generation.folder import ERRORS, METADATA, FolderWriter
 from efface.generation.removal import remove_images
-
-ROW = {
-    "prompt": "p",
-    "concept": "c",
-    "seed": 1,
-    "guidance": 7.5,
-    "steps": 4,
-    "sampler": "ddim",
-    "model": "m",
-    "model_hash": "h",
-}
+from support import IMAGE_ROW
 
 
 def image_folder(path: Path, *names: str) -> Path:
     with FolderWriter(path) as folder:
         for name in names:
-            folder.add({**ROW, "file_name": name, "key": name}, np.zeros((8, 8, 3), np.uint8))
-        folder.fail({**ROW, "file_name": "failed.png", "key": "failed"}, "not finite")
+            folder.add({**IMAGE_ROW, "file_name": name, "key": name}, np.zeros((8, 8, 3), np.uint8))
+        folder.fail({**IMAGE_ROW, "file_name": "failed.png", "key": "failed"}, "not finite")
         folder.finish(names)
     return path
 
@@ -48,7 +38,7 @@ def test_the_pictures_alone_or_the_whole_folder_are_removed(tmp_path: Path) -> N
 def test_rows_and_pictures_of_other_programs_stay(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "base", "a.png")
     outside = tmp_path / "outside.png"
-    others = [{"file_name": "mine.png"}, {**ROW, "file_name": "../outside.png", "key": "k"}]
+    others = [{"file_name": "mine.png"}, {**IMAGE_ROW, "file_name": "../outside.png", "key": "k"}]
     for file in (folder / "mine.png", outside):
         file.touch()
     with (folder / METADATA).open("a") as file:

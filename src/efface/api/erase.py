@@ -105,8 +105,7 @@ def erase(
         BadInput: The request cannot be carried out; the message says what to change.
     """
     listed = read_preserved(Path(preserve_file)) if preserve_file else []
-    preserved = list(preserve)
-    preserved = list(dict.fromkeys([*preserved, *listed])) if listed else preserved
+    preserved = list(dict.fromkeys([*preserve, *listed])) if listed else list(preserve)
     if isinstance(concepts, Request):
         request = _extended(concepts, preserved, options) if preserved or options else concepts
     else:

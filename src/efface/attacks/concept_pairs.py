@@ -19,6 +19,7 @@ from torch import Tensor
 
 from efface.errors import BadFile
 from efface.models import Model
+from efface.request.names import naming
 from efface.tables import read_table
 
 COLUMNS = (("sensitive prompt", "normal prompt"), ("with", "without"))
@@ -80,11 +81,6 @@ def direction(model: Model, pairs: list[tuple[str, str]], clip_skip: int | None 
 def without(prompt: str, concept: str) -> str:
     """The prompt without the concept's name, in any case; the name within another word stays."""
     return " ".join(naming(concept).sub(" ", prompt).split())
-
-
-def naming(concept: str) -> re.Pattern[str]:
-    """A pattern for a concept's name in a prompt, as separate words."""
-    return re.compile(rf"(?<!\w){re.escape(concept)}(?!\w)", re.IGNORECASE)
 
 
 def _without_ending(template: str) -> str:

@@ -23,12 +23,13 @@ from pydantic import Field
 from torch import Tensor
 
 from efface.attacks.base import Attack, Target, Trial, ranked
-from efface.attacks.concept_pairs import naming, without
+from efface.attacks.concept_pairs import without
 from efface.attacks.denoising import Denoising
 from efface.attacks.soft_prompt import SoftPrompt, edited_table
 from efface.generation.jobs import Embedding, Job
 from efface.methods.closed_form.tokens import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from efface.models.text.tokens import words_of
+from efface.request.names import naming
 from efface.settings import Settings
 
 

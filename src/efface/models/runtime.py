@@ -170,8 +170,8 @@ def prepare_denoiser(
         denoiser.enable_layerwise_casting(
             torch.float8_e4m3fn, dtype, skip_modules_pattern=(*patterns, "norm", "pos_embed", "patch_embed")
         )
-    if runtime.offload == "none":
-        denoiser.to(device)
+    # bitsandbytes quantises when a weight is moved, also to the CPU, where an offloaded denoiser waits.
+    denoiser.to(device if runtime.offload == "none" else torch.device("cpu"))
     if runtime.attention is not None:
         _set_attention(denoiser, runtime.attention)
     if runtime.compile:
@@ -207,7 +207,6 @@ def _to_nf4(denoiser: Any, readers: Collection[str], dtype: torch.dtype) -> None
             four_bits.weight = layers.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
             four_bits.bias = bias
             denoiser.set_submodule(name, four_bits)
-    denoiser.to(torch.device("cpu"))  # where it waits if it is offloaded
 
 
 def _set_attention(denoiser: Any, name: str) -> None:

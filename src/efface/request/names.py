@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from efface.request.record import folded
 
 _ARTICLES = ("a", "an", "the")
@@ -18,3 +20,8 @@ def name_key(concept: str) -> str:
     words = plain_words(concept)
     # "C++" and "C" are two names, and an emoji is a name too.
     return "".join(sign for sign in words if sign.isalnum() or sign in "+#") or words.replace(" ", "")
+
+
+def naming(concept: str) -> re.Pattern[str]:
+    """A pattern for a concept's name in a prompt, as separate words."""
+    return re.compile(rf"(?<!\w){re.escape(concept)}(?!\w)", re.IGNORECASE)

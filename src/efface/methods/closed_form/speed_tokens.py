@@ -6,7 +6,6 @@ Shapes: n edited tokens, N retained tokens, d text width.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -21,6 +20,7 @@ from efface.methods.closed_form.stored import rows_by_prompt
 from efface.methods.closed_form.tokens import BATCH, last_tokens_of, prompt_pairs
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
+from efface.request.names import naming
 from efface.request.record import Request
 
 RETAINED = ("retained", "retained.count")  # names of the stored inputs
@@ -117,8 +117,8 @@ def retained_prompts(request: Request) -> list[str]:
 
 def left_out(request: Request) -> list[str]:
     """The preserved prompts that contain the name of a concept, and are not retained."""
-    named = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in request.names), re.IGNORECASE)
-    return [prompt for prompt in dict.fromkeys(request.preserve) if named.search(prompt)]
+    patterns = [naming(name) for name in request.names]
+    return [prompt for prompt in dict.fromkeys(request.preserve) if any(one.search(prompt) for one in patterns)]
 
 
 def retained_rows(model: Model, request: Request) -> Rows:

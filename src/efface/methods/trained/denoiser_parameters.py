@@ -49,11 +49,11 @@ _BY_LAYER: dict[str, Callable[[str], bool]] = {
     "esd-all": lambda name: True,
 }
 _FUSED = "to_qkv_mlp_proj"
-_ATTENTION = (".attn.", ".attention.")  # the second in Z-Image
+ATTENTION = (".attn.", ".attention.")  # in the names of joint attention; the second in Z-Image
 _BY_LAYER_OF_JOINT_ATTENTION: dict[str, Callable[[str], bool]] = {
-    "esd-x": lambda name: any(attention in name for attention in _ATTENTION),
-    "esd-x-strict": lambda name: name.endswith(tuple(f"{attention}to_{x}" for attention in _ATTENTION for x in "kv")),
-    "esd-u": lambda name: not any(attention in name for attention in _ATTENTION),
+    "esd-x": lambda name: any(attention in name for attention in ATTENTION),
+    "esd-x-strict": lambda name: name.endswith(tuple(f"{attention}to_{x}" for attention in ATTENTION for x in "kv")),
+    "esd-u": lambda name: not any(attention in name for attention in ATTENTION),
     "esd-all": lambda name: True,
 }
 

@@ -12,7 +12,7 @@ the norm. `predict`, and with it training, works for the pipelines in `calls`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,6 @@ from efface.models.families.parts import PartsModel
 from efface.models.flow import NoiseLevels
 from efface.models.model import TEXT
 from efface.models.modules import plain
-from efface.models.placement import numbers_of
 from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
@@ -183,13 +182,6 @@ class Generic(PartsModel):
         if "readers" not in self._parts:
             self._parts["readers"] = find_text_readers(self.pipeline(), self.denoiser, self.streams[TEXT])
         return self._parts["readers"]
-
-    def text_weights(self) -> Iterator[tuple[str, Tensor]]:
-        names = self.text_parameters()
-        if self.runtime.offload == "sequential":  # the weights in memory are on `meta`
-            yield from self._disk.tensors(self.denoiser_part, names)
-        else:
-            yield from ((name, numbers_of(self.denoiser, name)) for name in names)
 
     @property
     def text_files(self) -> tuple[Path, ...] | None:

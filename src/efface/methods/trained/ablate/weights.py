@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput, BadRequest
-from efface.methods.trained.denoiser_parameters import has_cross_attention
+from efface.methods.trained.denoiser_parameters import ATTENTION, has_cross_attention
 from efface.methods.training.weights import Weights
 from efface.models.model import Model
 from efface.models.text.encoding import SoftTokens, token_table
@@ -32,7 +32,7 @@ _PIECES: dict[ParameterGroup, tuple[str, ...]] = {
 }
 _PIECES_OF_JOINT_ATTENTION: dict[ParameterGroup, tuple[str, ...]] = {
     "cross-attn": (".attn.add_k_proj", ".attn.add_v_proj"),
-    "attn": (".attn.", ".attention."),
+    "attn": ATTENTION,
     "full-weight": ("",),
 }
 
