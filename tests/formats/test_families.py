@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,7 +48,7 @@ def load(path: Path, format: str, base: Path) -> Any:
     if format == "diffusers":
         return fresh(path)
     if format == "single-file":
-        pipeline: Any = StableDiffusionPipeline.from_single_file(str(path), config=str(base), local_files_only=True)
+        pipeline: Any = type(fresh(base)).from_single_file(str(path), config=str(base), local_files_only=True)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
     pipeline = fresh(base)
@@ -79,7 +78,7 @@ def test_what_is_loaded_draws_as_with_the_eraser_attached(
     check(draw(load(path, format, saved(family))), expected, plain)
 
 
-@pytest.mark.parametrize(("family", "format"), [("sd3", "kohya"), ("sdxl", "single-file")])
+@pytest.mark.parametrize(("family", "format"), [("sd3", "kohya"), ("sd3", "single-file")])
 def test_formats_of_other_families_are_refused(tiny: Tiny, tmp_path: Path, family: str, format: str) -> None:
     eraser = efface.erase(tiny(family), "cat", "dog")
     with pytest.raises(BadInput, match=r"export it as (lora|diffusers)"):
@@ -159,6 +158,54 @@ def test_weights_of_both_text_encoders_go_out_and_come_back(
     assert {str(edit) for edit in map(describe, back.edits)} == {str(edit) for edit in map(describe, eraser.edits)}
     with back.attach(pipeline):
         check(draw(pipeline), expected, plain)
+
+
+def test_a_single_file_of_sdxl_is_read_by_diffusers_and_by_efface(tiny: Tiny, saved: Saved, tmp_path: Path) -> None:
+    model, path, base = open_model(tiny("sdxl")), tmp_path / "x.safetensors", saved("sdxl")
+    text, weights = efface.erase(model, "cat", "dog"), weights_of_sdxl(model)
+    eraser = replace(text, edits=(*text.edits, *weights.edits))
+    efface.export(eraser, "single-file", path, model=open_model(base))
+    tensors = load_file(path)
+    second = "conditioner.embedders.1.model"
+    assert tensors[f"{second}.transformer.resblocks.0.attn.in_proj_weight"].shape == (72, 24)
+    assert tensors[f"{second}.text_projection"].shape == (24, 12)
+    assert tensors["conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight"].shape[1] == 16
+    assert tensors["model.diffusion_model.label_emb.0.0.weight"].shape[1] == 60
+    baked = eraser.bake(model)
+    parts = ("denoiser", "vae", "text_encoder", "text_encoder_2")
+    expected = {part: {name: tensor.clone() for name, tensor in model.weights(part)} for part in parts}
+    baked.undo()
+    loaded = open_model(type(fresh(base)).from_single_file(str(path), config=str(base), local_files_only=True))
+    opened = open_model(path, config=base)
+    for of in (loaded, opened):
+        for part in parts:
+            found = of.part(part).state_dict()
+            assert found.keys() == expected[part].keys()
+            for name, tensor in expected[part].items():
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+    assert set(opened.text_parameters()) == set(model.text_parameters())
+    back = efface.import_eraser(path, model, "cat")
+    assert {edit.parameter for edit in back.edits if isinstance(edit, WeightEdit)} == {
+        *(edit.parameter for edit in weights.edits if isinstance(edit, WeightEdit)),
+        *(f"denoiser.{name}" for name in model.text_parameters()),
+    }
+
+
+def test_a_single_file_of_sdxl_has_its_prediction_type(tiny: Tiny, saved: Saved, tmp_path: Path) -> None:
+    pipeline, path = tiny("sdxl"), tmp_path / "x.safetensors"
+    eraser = efface.erase(pipeline, "cat", "dog")
+    plain = pipeline.scheduler
+    for settings, markers in (({}, set()), ({"rescale_betas_zero_snr": True}, {"ztsnr"})):
+        pipeline.scheduler = type(plain).from_config(plain.config, prediction_type="v_prediction", **settings)
+        efface.export(eraser, "single-file", path, model=open_model(pipeline), force=True)
+        assert {name for name in load_file(path) if "." not in name} == {"v_pred", *markers}
+        assert open_model(path).scheduler_config["prediction_type"] == "v_prediction"
+        assert bool(open_model(path).scheduler_config.get("rescale_betas_zero_snr")) == bool(markers)
+        assert efface.import_eraser(path, str(saved("sdxl")), "cat").edits
+    pipeline.scheduler = plain
+    pipeline.text_encoder = None
+    with pytest.raises(BadInput, match="has no text_encoder, which a single file contains"):
+        efface.export(eraser, "single-file", tmp_path / "y.safetensors", model=open_model(pipeline), force=True)
 
 
 def test_a_part_that_a_model_lacks_is_told(tiny: Tiny, tiny_model: Model) -> None:

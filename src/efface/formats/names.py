@@ -3,6 +3,7 @@
     diffusers      mid_block...to_k.weight, unet.mid_block..., text_encoder.encoder..., text_encoder.text_model...
     CompVis        model.diffusion_model.middle_block..., cond_stage_model.transformer.text_model.encoder...
     2.x            cond_stage_model.model.transformer.resblocks..., queries, keys and values as one tensor
+    SDXL           conditioner.embedders.0.transformer.text_model..., conditioner.embedders.1.model... as in 2.x
     CompVis, EMA   model_ema.diffusion_modelmiddle_block...
     kohya          lora_unet_mid_block..., lora_te_text_model_encoder...
 
@@ -28,7 +29,7 @@ _COMPILED = re.compile(r"_orig_mod[._]")  # `torch.compile` inserts it at the mo
 _UNRELATED = re.compile(
     r"(first_stage_model|vae|loss|optimizer|optimizer_states|lr_schedulers?|scheduler|callbacks|modifier_token)\."
     r"|(betas|alphas_cumprod|alphas_cumprod_prev|logvar|scale_factor|posterior_\w+|sqrt_\w+|log_one_minus\w+|embed)$"
-    r"|model_ema\.(decay|num_updates)$|.*(position_ids|num_batches_tracked)$"
+    r"|(v_pred|ztsnr|model_ema\.decay|model_ema\.num_updates)$|.*(position_ids|num_batches_tracked)$"
 )
 
 
@@ -57,7 +58,7 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
             if part == "text_encoder":
                 # AdvUnlearn's encoder has a second name for each part, `embedding` for `embeddings`.
                 second = re.sub(r"^embeddings\.", "embedding.", flat)
-                spellings = (flat, f"text_model.{flat}", compvis.TEXT + flat, second)
+                spellings = (flat, f"text_model.{flat}", compvis.TEXT + flat, compvis.SDXL_TEXT + flat, second)
                 table |= {spelling: full for spelling in spellings if spelling not in table}
             continue
         original = original_name(model, name)
@@ -69,14 +70,15 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
 
 
 def open_clip_names(model: Model) -> dict[str, list[tuple[str, int | None]]]:
-    """From names in checkpoints of 2.x to the text encoder's parameters.
+    """From names in checkpoints of 2.x and SDXL to the parameters of OpenCLIP's text encoder.
 
     Each parameter has its full name and, for queries, keys and values in one tensor, the index of its third.
     """
     table: dict[str, list[tuple[str, int | None]]] = {}
     for part, name in _parameters(model):
-        if part == "text_encoder":
-            original, third = compvis.open_clip_name(name.removeprefix("text_model."))
+        prefix = {"text_encoder": compvis.OPEN_CLIP, "text_encoder_2": compvis.SDXL_OPEN_CLIP}.get(part)
+        if prefix is not None:
+            original, third = compvis.open_clip_name(name.removeprefix("text_model."), prefix)
             table.setdefault(original, []).append((f"{part}.{name}", third))
     return table
 

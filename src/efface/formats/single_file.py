@@ -1,9 +1,12 @@
-"""A complete Stable Diffusion 1.x or 2.x checkpoint in one file with the eraser baked in, for web interfaces.
+"""A complete checkpoint of Stable Diffusion 1.x, 2.x or XL in one file with the eraser baked in, for web interfaces.
 
     model.diffusion_model.*  the U-Net        first_stage_model.*  the autoencoder
     cond_stage_model.*       the text encoder: transformer.text_model.* in 1.x, OpenCLIP's model.* in 2.x
+    conditioner.embedders.*  those of SDXL: 0.transformer.text_model.*, and OpenCLIP's 1.model.*
+    v_pred, ztsnr            empty: an SDXL model that predicts the velocity, and whose last noise level has no signal
 
-All names are those of the original (CompVis) code. `StableDiffusionPipeline.from_single_file(FILE)` opens it.
+All names are those of the original code (CompVis; sgm for SDXL), except the last two, by which ComfyUI and Forge
+recognise such models. `from_single_file(FILE)` of diffusers' pipeline opens it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ from efface.errors import BadInput
 from efface.files import atomic
 from efface.formats.base import Exported, Exporter, header_of_file
 from efface.formats.changes import edited_tensors
+from efface.formats.model_spec import is_v2
 from efface.models.storage import compvis
 from efface.tensor_writing import layout_of, stream_tensors
 
@@ -30,20 +35,52 @@ if TYPE_CHECKING:
 
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
-    if not model.compvis_names:
-        raise BadInput(
-            f"single-file is the layout of Stable Diffusion 1.x and 2.x, and {model.name} is another; "
-            "export it as diffusers."
-        )
-    unet = model.config("unet")
-    # This setting identifies the U-Nets of 2.x, whose text encoder is OpenCLIP's.
-    names = _Names(unet, model.config("vae"), open_clip=bool(unet.get("use_linear_projection")))
-    layouts = {name: layout_of(tensor) for name, tensor in names.of(partial(_without_values, model))}
+    _check(model)
+    names = _Names(model.config("unet"), model.config("vae"), _encoders(model))
+    markers = [(name, torch.empty(0)) for name in _markers(model)]
+    empty = chain(names.of(partial(_without_values, model)), markers)
+    layouts = {name: layout_of(tensor) for name, tensor in empty}
     edited: set[str] = set()
     tensors = names.of(lambda part: edited_tensors(eraser, model, part, edited))
     with atomic(path, force) as temporary:
-        stream_tensors(temporary, layouts, tensors, header_of_file(eraser))
+        stream_tensors(temporary, layouts, chain(tensors, markers), header_of_file(eraser))
     return Exported(path, len(edited))
+
+
+def _check(model: Model) -> None:
+    """Check that the layout can hold a model.
+
+    Raises:
+        BadInput: It cannot.
+    """
+    if not model.compvis_names:
+        raise BadInput(
+            f"single-file is the layout of Stable Diffusion 1.x, 2.x and XL, and {model.name} is another; "
+            "export it as diffusers."
+        )
+    missing = sorted(_encoders(model).keys() - set(model.encoder_parts))
+    if missing:
+        raise BadInput(f"{model.name} has no {missing[0]}, which a single file contains; export it as diffusers.")
+    scheduler = str(model.scheduler_config["_class_name"])
+    if scheduler.startswith("EDM"):
+        raise BadInput(f"A single file does not hold the noise levels of an {scheduler}; export it as diffusers.")
+
+
+def _encoders(model: Model) -> Mapping[str, str]:
+    """The beginnings of the original names by text encoder."""
+    if model.family == "sdxl":
+        return {"text_encoder": compvis.SDXL_TEXT, "text_encoder_2": compvis.SDXL_OPEN_CLIP}
+    return {"text_encoder": compvis.OPEN_CLIP if is_v2(model) else compvis.TEXT}
+
+
+def _markers(model: Model) -> tuple[str, ...]:
+    """The names of empty tensors that stand for settings of an SDXL model's scheduler."""
+    scheduler = model.scheduler_config
+    if model.family != "sdxl" or scheduler.get("prediction_type") != "v_prediction":
+        return ()
+    return (
+        (compvis.V_PREDICTION, compvis.ZERO_SNR) if scheduler.get("rescale_betas_zero_snr") else (compvis.V_PREDICTION,)
+    )
 
 
 @dataclass(frozen=True)
@@ -53,12 +90,12 @@ class _Names:
     Attributes:
         unet: The configuration of the U-Net.
         vae: That of the autoencoder.
-        open_clip: Whether the text encoder is OpenCLIP's.
+        encoders: The beginnings of the names by text encoder.
     """
 
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
-    open_clip: bool
+    encoders: Mapping[str, str]
 
     def of(self, tensors: Callable[[str], Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:
         """All tensors, (...), with their original names, given a function that yields those of a part."""
@@ -66,7 +103,8 @@ class _Names:
             yield compvis.DENOISER + compvis.unet_name(name, self.unet), tensor
         for name, tensor in tensors("vae"):
             yield compvis.VAE + compvis.vae_name(name, self.vae), compvis.vae_tensor(name, tensor)
-        yield from compvis.text_tensors(dict(tensors("text_encoder")), self.open_clip).items()
+        for part, prefix in self.encoders.items():
+            yield from compvis.text_tensors(tensors(part), prefix)
 
 
 def _without_values(model: Model, part: str) -> Iterator[tuple[str, Tensor]]:
@@ -78,7 +116,7 @@ def _without_values(model: Model, part: str) -> Iterator[tuple[str, Tensor]]:
 
 ENTRY = Exporter(
     name="single-file",
-    summary="A complete Stable Diffusion 1.x or 2.x checkpoint with the eraser baked in, for web interfaces.",
+    summary="A complete Stable Diffusion 1.x, 2.x or XL checkpoint with the eraser baked in, for web interfaces.",
     suffix=".safetensors",
     write=_write,
 )

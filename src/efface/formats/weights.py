@@ -30,7 +30,7 @@ from efface.formats.changes import parameter_changes
 from efface.formats.conversion import converted
 from efface.formats.names import is_unrelated, open_clip_names, parameter_names, unwrapped
 from efface.formats.reading import Checkpoint
-from efface.models.storage.compvis import OPEN_CLIP
+from efface.models.storage.compvis import OPEN_CLIPS, open_clip_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,8 +87,8 @@ def _readers(checkpoint: Checkpoint, model: Model, ema: bool) -> dict[str, Calla
         name = unwrapped(name)
         if name in table:
             readers[table[name]] = read
-        elif name.startswith(OPEN_CLIP):  # diffusers omits OpenCLIP's last layer and its projection
-            readers |= {full: partial(_third, read, third) for full, third in joined.get(name, ())}
+        elif name.startswith(OPEN_CLIPS):  # diffusers omits OpenCLIP's last layer and its projection in 2.x
+            readers |= {full: partial(_of_open_clip, read, full, third) for full, third in joined.get(name, ())}
         elif not is_unrelated(name, ema):
             unknown.append(name)
     if unknown:
@@ -101,8 +101,9 @@ def _readers(checkpoint: Checkpoint, model: Model, ema: bool) -> dict[str, Calla
     return readers
 
 
-def _third(read: Callable[[], Tensor], third: int | None) -> Tensor:
-    return read() if third is None else read().chunk(3)[third]
+def _of_open_clip(read: Callable[[], Tensor], full: str, third: int | None) -> Tensor:
+    """The tensor of a parameter, (...), read from the one of OpenCLIP that contains it."""
+    return open_clip_tensor(full.partition(".")[2], read()) if third is None else read().chunk(3)[third]
 
 
 def _edit(full: str, base: Tensor, weight: Tensor, checkpoint: Checkpoint) -> WeightEdit | None:

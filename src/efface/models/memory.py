@@ -69,17 +69,12 @@ def part_sizes(folder: Folder) -> dict[str, PartSize]:
             counts, file_bytes = [tensor.numel for tensor in tensors], sum(tensor.nbytes for tensor in tensors)
         else:
             with torch.device("meta"):
-                counts, file_bytes = [parameter.numel() for parameter in _built(folder, part).parameters()], None
+                counts, file_bytes = (
+                    [parameter.numel() for parameter in folder.built(part, class_of(folder, part)).parameters()],
+                    None,
+                )
         sizes[part] = PartSize(sum(counts), max(counts), file_bytes)
     return sizes
-
-
-def _built(folder: Folder, part: str) -> nn.Module:
-    """A part with the weights of its class's initialisation, on the default device."""
-    kind, config = class_of(folder, part), dict(folder.config(part))
-    if kind.__module__.startswith("transformers"):
-        return kind(kind.config_class.from_dict(config))
-    return kind.from_config(config)
 
 
 @dataclass(frozen=True)
@@ -128,8 +123,8 @@ def work_memory(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _default_dtype(dtype):
-        denoiser = _built(folder, part).requires_grad_(False).eval()
-        vae: Any = _built(folder, "vae").requires_grad_(False).eval()
+        denoiser = folder.built(part, class_of(folder, part)).requires_grad_(False).eval()
+        vae: Any = folder.built("vae", class_of(folder, "vae")).requires_grad_(False).eval()
         side = _latent_side(folder, part, size)
         if denoiser_arguments(denoiser, side, 1, dtype) is None:
             return None

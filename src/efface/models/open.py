@@ -84,9 +84,9 @@ def open_model(
     """Open a model; its parts are loaded when they are first used.
 
     Args:
-        model: `emoji`, `emoji-flow`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x or 2.x (with
-            the suffix `#ema`, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are shared.
-            A `Model` is returned unchanged.
+        model: `emoji`, `emoji-flow`, a diffusers folder, a single-file checkpoint of Stable Diffusion 1.x, 2.x or XL
+            (with the suffix `#ema`, its averaged weights), a hub id, or a loaded diffusers pipeline, whose parts are
+            shared. A `Model` is returned unchanged.
         device: The device of the parts, or how they are loaded and run; the parts of a pipeline stay as they are.
         dtype: The type of the parts; None is that of the runtime, which is float32 for models of up to 3 B parameters,
             or the type of the pipeline.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from efface.errors import BadInput
-from efface.models.storage.headers import read_headers
 
 if TYPE_CHECKING:
     from efface.models.storage.folder import Folder
@@ -142,7 +141,7 @@ def _is_large(folder: Folder, denoiser: str) -> bool:
         return any((folder.root / denoiser).glob("*.safetensors.index.json"))
     if sum(path.stat().st_size for path in files) <= _LARGE:
         return False  # not even one byte per parameter: the headers need not be read
-    return sum(tensor.numel for tensor in read_headers(folder.weights(denoiser)).values()) > _LARGE
+    return folder.parameters(denoiser) > _LARGE
 
 
 def prepare_denoiser(

@@ -12,8 +12,10 @@ from torch import Tensor
 
 import efface
 from efface import BadFile, BadInput, Model, open_model
+from efface.models.pretrained import class_of
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
+from efface.models.storage.folder import Folder
 from support import same
 
 _OPEN_CLIP = [("encoder.layers", "transformer.resblocks"), ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"),
@@ -101,7 +103,7 @@ def test_the_averaged_weights_are_read_if_asked_for(checkpoint: Path, tiny_sd: P
         open_model(f"{tmp_path / 'without.safetensors'}#ema", config=tiny_sd)
 
 
-def test_a_ckpt_is_read_as_weights_alone(tiny_sd: Path, tmp_path: Path) -> None:
+def test_a_ckpt_is_read_as_weights_alone(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = original(open_model(tiny_sd))
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "tiny.ckpt")
     model = open_model(tmp_path / "tiny.ckpt", config=tiny_sd)
@@ -109,6 +111,8 @@ def test_a_ckpt_is_read_as_weights_alone(tiny_sd: Path, tmp_path: Path) -> None:
     assert same(dict(model.text_weights()), dict(open_model(tiny_sd).text_weights()))
     torch.save({"state_dict": tensors, "callback": Path("anything but a tensor")}, tmp_path / "more.ckpt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "tiny.ckpt").read_bytes()[:1000])
+    monkeypatch.setattr("efface.models.runtime._LARGE", 1000)
+    assert open_model(tmp_path / "tiny.ckpt", config=tiny_sd).dtype == torch.bfloat16
     for name in ("more.ckpt", "cut.pt"):
         with pytest.raises(BadFile, match=name) as caught:
             open_model(tmp_path / name, config=tiny_sd)
@@ -134,27 +138,24 @@ def test_stable_diffusion_2_has_open_clips_text_encoder(tiny_sd: Path, tmp_path:
     published = open_model(tmp_path / "two.safetensors")
     assert published.folder == HERE / "sd2"
     assert published.scheduler_config["prediction_type"] == "v_prediction"
-    with pytest.raises(BadFile, match=r"does not fit the configuration in .*sd2") as caught:
+    with pytest.raises(BadFile, match=r"of the configuration in .*sd2") as caught:
         assert published.denoiser
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("version", "parameters"),
-    [("sd1", (859_520_964, 123_060_480, 83_653_863)), ("sd2", (865_910_724, 340_387_840, 83_653_863))],
+    [
+        ("sd1", (859_520_964, 83_653_863, 123_060_480)),
+        ("sd2", (865_910_724, 83_653_863, 340_387_840)),
+        ("sdxl", (2_567_463_684, 83_653_863, 123_060_480, 694_659_840)),
+    ],
 )
 def test_the_configurations_are_the_published_models(version: str, parameters: tuple[int, ...]) -> None:
     """Number of parameters, as every listing of these models has it; nothing is allocated."""
-    import diffusers
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    modules: Any = diffusers
+    folder, names = Folder(HERE / version), ("unet", "vae", "text_encoder", "text_encoder_2")
     with torch.device("meta"):
-        parts = (
-            modules.UNet2DConditionModel.from_config(modules.UNet2DConditionModel.load_config(HERE / version / "unet")),
-            CLIPTextModel(CLIPTextConfig.from_pretrained(HERE / version / "text_encoder")),
-            modules.AutoencoderKL.from_config(modules.AutoencoderKL.load_config(HERE / version / "vae")),
-        )
+        parts = [folder.built(name, class_of(folder, name)) for name in names[: len(parameters)]]
     assert tuple(sum(weight.numel() for weight in part.parameters()) for part in parts) == parameters
 
 
@@ -210,3 +211,57 @@ def test_what_a_checkpoint_lacks_is_named(
     with pytest.raises(BadFile, match=missing) as caught:
         use(model)
     assert "\n" not in str(caught.value)
+
+
+TEXT, UNET = "cond_stage_model.transformer.text_model.encoder.layers.", "model.diffusion_model."
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        ("text_encoder", f"{TEXT}1."),
+        ("denoiser", f"{UNET}middle_block.1."),
+        ("denoiser", f"{UNET}input_blocks.3."),
+        ("denoiser", f"{UNET}output_blocks.0."),
+        ("vae", "first_stage_model.decoder.up.1.block.0."),
+    ],
+)
+def test_a_checkpoint_without_a_layer_is_rejected(
+    checkpoint: Path, tiny_sd: Path, tmp_path: Path, part: str, lost: str
+) -> None:
+    tensors = load_file(checkpoint)
+    fewer = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
+    assert len(fewer) < len(tensors)
+    save_file(fewer, tmp_path / "part.safetensors")
+    model = open_model(tmp_path / "part.safetensors", config=tiny_sd)
+    with pytest.raises(BadFile, match=rf"has no {lost}.* more weights of the configuration in .*incomplete"):
+        model.part(part)
+    if part == "text_encoder":
+        with pytest.raises(BadFile, match=rf"has no {lost}"):
+            efface.erase(open_model(tmp_path / "part.safetensors", config=tiny_sd), "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("part", "layer", "further"),
+    [
+        ("text_encoder", f"{TEXT}1.", f"{TEXT}2."),
+        ("denoiser", f"{UNET}input_blocks.1.0.", f"{UNET}input_blocks.12.0."),
+        ("denoiser", f"{UNET}middle_block.1.transformer_blocks.0.", f"{UNET}middle_block.1.transformer_blocks.1."),
+        ("vae", "first_stage_model.encoder.down.0.block.0.", "first_stage_model.encoder.down.0.block.5."),
+    ],
+)
+def test_a_checkpoint_with_more_layers_than_its_configuration_is_rejected(
+    checkpoint: Path, tiny_sd: Path, tmp_path: Path, part: str, layer: str, further: str
+) -> None:
+    tensors = load_file(checkpoint)
+    names = [name for name in tensors if name.startswith(layer)]
+    more = {further + name.removeprefix(layer): tensors[name].clone() for name in names}
+    assert names
+    assert more.keys().isdisjoint(tensors)
+    save_file({**tensors, **more}, tmp_path / "more.safetensors")
+    model = open_model(tmp_path / "more.safetensors", config=tiny_sd)
+    with pytest.raises(BadFile, match=rf"has fewer layers: {further}.* would be left out"):
+        model.part(part)
+    if part == "text_encoder":
+        with pytest.raises(BadFile, match=r"more.safetensors does not fit.*would be left out"):
+            efface.erase(open_model(tmp_path / "more.safetensors", config=tiny_sd), "cat", "dog")

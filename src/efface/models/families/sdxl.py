@@ -29,6 +29,7 @@ class StableDiffusionXL(PartsModel):
     """An SDXL model with both text encoders."""
 
     family: ClassVar[str] = "sdxl"
+    compvis_names: ClassVar[bool] = True
     unedited = ("the pooled text embedding (added_cond_kwargs['text_embeds'])",)
     pipeline_class: ClassVar[str] = "StableDiffusionXLPipeline"
     denoiser_part: ClassVar[str] = "unet"

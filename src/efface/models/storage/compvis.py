@@ -7,7 +7,7 @@ Names inside an attention are the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,14 @@ from torch import Tensor
 
 DENOISER, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 OPEN_CLIP = "cond_stage_model.model."  # the text encoder of 2.x
+# The text encoders of SDXL.
+SDXL_TEXT, SDXL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+OPEN_CLIPS = (OPEN_CLIP, SDXL_OPEN_CLIP)
 EMA = "model_ema."
+# Empty tensors in checkpoints of SDXL: the model predicts the velocity; its last noise level has no signal.
+V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"
 
+_TRANSFORMERS = "text_model."  # prefix of names in some versions of transformers
 _UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -57,6 +63,7 @@ _OPEN_CLIP = {
     "self_attn.q_proj.": "attn.in_proj_",
     "self_attn.out_proj": "attn.out_proj",
     "final_layer_norm": "ln_final",
+    "text_projection.weight": "text_projection",
 }
 
 
@@ -76,25 +83,59 @@ def vae_tensor(name: str, tensor: Tensor) -> Tensor:
     return tensor[:, :, None, None] if is_attention else tensor
 
 
-def text_tensors(state: Mapping[str, Tensor], open_clip: bool) -> dict[str, Tensor]:
-    """A text encoder's tensors by their original names: those of 1.x, or those of 2.x if `open_clip` is true."""
-    flat = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
-    if not open_clip:
-        return {TEXT + name: tensor for name, tensor in flat.items()}
+def text_tensors(tensors: Iterable[tuple[str, Tensor]], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a text encoder, such as (n, d), with their original names and in their original shapes.
+
+    Args:
+        tensors: The tensors with their names in transformers.
+        prefix: The beginning of the original names, which are OpenCLIP's for those of `OPEN_CLIPS`.
+    """
     thirds: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in flat.items():
-        original, third = open_clip_name(name)
-        thirds.setdefault(original, {})[third or 0] = tensor
-    return {name: torch.cat([parts[k] for k in sorted(parts)]) for name, parts in thirds.items()}
+    for name, tensor in tensors:
+        flat = name.removeprefix(_TRANSFORMERS)
+        if prefix not in OPEN_CLIPS:
+            yield prefix + flat, tensor
+            continue
+        original, third = open_clip_name(flat, prefix)
+        if third is None:
+            yield original, open_clip_tensor(flat, tensor)
+            continue
+        parts = thirds.setdefault(original, {})
+        parts[third] = tensor
+        if len(parts) == 3:
+            yield original, torch.cat([parts[k] for k in range(3)])
+            del thirds[original]
+    assert not thirds
 
 
-def open_clip_name(name: str) -> tuple[str, int | None]:
-    """Original name in 2.x of a text encoder's parameter, and its third of that tensor if it is only a part."""
+def text_name(name: str, prefix: str) -> str:
+    """Original name of a text encoder's parameter, or of the tensor that it is a part of.
+
+    Args:
+        name: The name in transformers.
+        prefix: The beginning of the original names, which are OpenCLIP's for those of `OPEN_CLIPS`.
+    """
+    flat = name.removeprefix(_TRANSFORMERS)
+    return open_clip_name(flat, prefix)[0] if prefix in OPEN_CLIPS else prefix + flat
+
+
+def open_clip_tensor(name: str, tensor: Tensor) -> Tensor:
+    """A text encoder's tensor in OpenCLIP's shape, or the reverse: OpenCLIP stores the projection (n, d) as (d, n)."""
+    return tensor.T if name == "text_projection.weight" else tensor
+
+
+def open_clip_name(name: str, prefix: str) -> tuple[str, int | None]:
+    """OpenCLIP's name of a text encoder's parameter, and its third of that tensor if it is only a part.
+
+    Args:
+        name: The name in transformers, without `text_model.`.
+        prefix: The beginning of the original names.
+    """
     third = next((k for k, letter in enumerate("qkv") if f".{letter}_proj." in name), None)
     name = re.sub(r"\.[qkv]_proj\.", ".q_proj.", name)
     for ours, theirs in _OPEN_CLIP.items():
         name = name.replace(ours, theirs)
-    return OPEN_CLIP + name, third
+    return prefix + name, third
 
 
 def ema_name(name: str) -> str:

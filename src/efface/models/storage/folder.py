@@ -22,6 +22,7 @@ from efface.models.storage.completeness import (
     check_shards,
     check_tokenizer_files,
 )
+from efface.models.storage.headers import read_headers
 from efface.parsing import library_errors, read_json
 
 INDEX = "model_index.json"
@@ -68,6 +69,21 @@ class Folder:
         """SHA-256 of the files of a part."""
         files = [sha256_of_file(path) for path in self.weights(part)]
         return files[0] if len(files) == 1 else hashlib.sha256("".join(files).encode()).hexdigest()
+
+    def parameters(self, part: str) -> int:
+        """The number of a part's parameters, read from the headers of its files."""
+        return sum(tensor.numel for tensor in read_headers(self.weights(part)).values())
+
+    def place(self, part: str) -> str:
+        """Where a part is, for messages."""
+        return str(self.root / part)
+
+    def built(self, part: str, kind: Any) -> Any:
+        """A part of a class, with the weights of the class's initialisation, on the default device."""
+        config = dict(self.config(part))
+        if kind.__module__.startswith("transformers"):
+            return kind(kind.config_class.from_dict(config))
+        return kind.from_config(config)
 
     def load(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
         """Load a part.

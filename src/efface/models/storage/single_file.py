@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1.x or 2.x checkpoint in one file, read like a diffusers folder.
+"""A checkpoint of Stable Diffusion 1.x, 2.x or XL in one file, read like a diffusers folder.
 
 Its names are those of the original code (`model.diffusion_model.input_blocks.1.1...`). The conversion of diffusers,
 applied to names instead of tensors, maps them, so that weights can be read one by one here too. The configuration and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from efface.errors import BadFile, BadInput
 from efface.files import sha256_of_tensors
 from efface.models.storage import compvis
 from efface.models.storage.checkpoints import HERE, clip_tokenizer
-from efface.models.storage.completeness import check_loaded, check_names
+from efface.models.storage.completeness import check_further, check_loaded, check_names
 from efface.models.storage.folder import Folder, has_weights, read_tensors
+from efface.models.storage.headers import read_headers
 from efface.parsing import library_errors, read_json
 from efface.tensor_files import read_pickle
 
@@ -31,7 +32,14 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt")
 EMA = "#ema"  # suffix of a checkpoint's name that selects its averaged weights
 
 _NESTED = 4  # levels of {"state_dict": ...}
-_PREFIXES = {"unet": compvis.DENOISER, "vae": compvis.VAE, "text_encoder": "cond_stage_model."}
+_NETWORKS = {"unet": compvis.DENOISER, "vae": compvis.VAE}
+#: The beginnings of the names of text encoders, by version and part.
+_ENCODERS: Mapping[str, Mapping[str, str]] = {
+    "sd1": {"text_encoder": compvis.TEXT},
+    "sd2": {"text_encoder": compvis.OPEN_CLIP},
+    "sdxl": {"text_encoder": compvis.SDXL_TEXT, "text_encoder_2": compvis.SDXL_OPEN_CLIP},
+}
+_EDM = "edm_mean"  # in checkpoints with the noise levels of EDM
 _CLIP = "cond_stage_model.transformer."
 
 
@@ -57,22 +65,30 @@ class SingleFile(Folder):
             config: A folder with another configuration.
 
         Raises:
-            BadInput: It is not a checkpoint of Stable Diffusion 1.x or 2.x, or lacks the requested averaged weights.
+            BadInput: It is not a checkpoint of Stable Diffusion 1.x, 2.x or XL, or lacks the requested averaged
+                weights.
         """
-        checkpoint = cls(config or HERE / "sd1", path=path, ema=ema)
+        checkpoint = cls(config or HERE, path=path, ema=ema)
         names = checkpoint._tensor_names
         if not any(name.startswith(compvis.DENOISER) for name in names):
             raise BadInput(f"{path} is not a Stable Diffusion checkpoint: it has no weights named {compvis.DENOISER}*.")
-        if not any(name.startswith((_CLIP, compvis.OPEN_CLIP)) for name in names):
+        if checkpoint._version is None or _EDM in names:
+            lacks = "has no text encoder" if checkpoint._version is None else "has not the noise levels"
             raise BadInput(
-                f"{path} has no text encoder of Stable Diffusion 1.x or 2.x; other families are opened from "
+                f"{path} {lacks} of Stable Diffusion 1.x, 2.x or XL; other families are opened from "
                 "diffusers folders: convert it (diffusers' from_single_file and save_pretrained)."
             )
         if ema and _averaged(next(name for name in names if name.startswith(compvis.DENOISER))) not in names:
             raise BadInput(f"{path} has no averaged (EMA) weights; leave out {EMA}.")
-        if config is None and any(name.startswith(compvis.OPEN_CLIP) for name in names):
-            return cls(HERE / "sd2", path=path, ema=ema)
-        return checkpoint
+        return checkpoint if config else replace(checkpoint, root=HERE / checkpoint._version)
+
+    def config(self, part: str) -> Mapping[str, Any]:
+        """The configuration of a part; that of the scheduler follows the markers in a checkpoint of SDXL."""
+        config = super().config(part)
+        if part != "scheduler" or compvis.V_PREDICTION not in self._tensor_names:
+            return config
+        has_no_signal = {"rescale_betas_zero_snr": True} if compvis.ZERO_SNR in self._tensor_names else {}
+        return {**config, "prediction_type": "v_prediction", **has_no_signal}
 
     def variant(self, part: str) -> str | None:
         """None: a checkpoint has no variants."""
@@ -89,6 +105,17 @@ class SingleFile(Folder):
         # Only the part, tensor by tensor: reading the whole file would take longer than erasing.
         digests = (sha256_of_tensors({name: tensor}) for name, tensor in self._part(part))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def parameters(self, part: str) -> int:
+        """The number of a part's parameters."""
+        if self._pickled is not None:
+            return sum(self._pickled[name].numel() for name in self._names_of(part))
+        headers = read_headers((self.path,))
+        return sum(headers[name].numel for name in self._names_of(part))
+
+    def place(self, part: str) -> str:
+        """Where a part is, for messages."""
+        return f"The {part} in {self.path}"
 
     def names(self, part: str) -> tuple[str, ...]:
         """Names in diffusers of a part's tensors."""
@@ -127,33 +154,76 @@ class SingleFile(Folder):
             "torch_dtype": dtype,
             "local_files_only": True,
         }
-        failure = f"The {part} in {self.path} does not fit the configuration in {self.root}"
+        failure = f"{self.place(part)} does not fit the configuration in {self.root}"
         try:
-            with library_errors(failure, NotImplementedError):
-                if part == "text_encoder":
-                    network = single_file_utils.create_diffusers_clip_model_from_ldm(kind, tensors, **options)
+            with library_errors(failure):
+                if part in _NETWORKS:
+                    network = kind.from_single_file(dict(tensors), **options)
                 else:
-                    network = kind.from_single_file(tensors, **options)
-        except NotImplementedError as error:  # a weight without a value
-            raise BadFile(f"The {part} in {self.path} has no {self._missing(part, kind, tensors)}.") from error
-        check_loaded(f"The {part} in {self.path}", network)
+                    network = single_file_utils.create_diffusers_clip_model_from_ldm(kind, dict(tensors), **options)
+        except BadFile:  # of the library, which does not name what is missing
+            with torch.device("meta"):
+                self._check_complete(part, self.built(part, kind), tensors.keys())
+            raise
+        self._check_complete(part, network, tensors.keys())
+        check_loaded(self.place(part), network)
         return network
 
-    def _missing(self, part: str, kind: Any, tensors: Mapping[str, Tensor]) -> str:
-        """The name of the first weight that the U-Net or the VAE lacks."""
-        from diffusers.loaders import single_file_utils
+    def _check_complete(self, part: str, network: torch.nn.Module, names: Collection[str]) -> None:
+        """Check that the file has all weights of a network and no further layers.
 
-        with torch.device("meta"):
-            expected = kind.from_config(dict(self.config(part))).state_dict()
-        convert = {
-            "unet": single_file_utils.convert_ldm_unet_checkpoint,
-            "vae": single_file_utils.convert_ldm_vae_checkpoint,
-        }[part]
-        return min(expected.keys() - convert(dict(tensors), self.config(part)).keys())
+        Args:
+            part: The part.
+            network: The network of its configuration.
+            names: The part's original names in the file.
+
+        Raises:
+            BadFile: It lacks weights, or has further layers.
+        """
+        expected = self._original(part, network)
+        if missing := sorted(expected.difference(names)):
+            more = f" and {len(missing) - 1} more weights" if len(missing) > 1 else ""
+            raise BadFile(
+                f"{self.place(part)} has no {missing[0]}{more} of the configuration in {self.root}; the file is "
+                "incomplete, or of another model."
+            )
+        further = set(names) - expected
+        if self._version == "sd2" and part == "text_encoder":
+            # Configurations for diffusers leave out OpenCLIP's last layer.
+            last = f"{compvis.OPEN_CLIP}transformer.resblocks.{self.config(part)['num_hidden_layers']}."
+            further = {name for name in further if not name.startswith(last)}
+        check_further(self.place(part), expected, further)
+
+    def _original(self, part: str, network: torch.nn.Module) -> set[str]:
+        """The names in the file of a network's weights."""
+        names, config = network.state_dict().keys(), self.config(part)
+        if part == "unet":
+            return {compvis.DENOISER + compvis.unet_name(name, config) for name in names}
+        if part == "vae":
+            return {compvis.VAE + compvis.vae_name(name, config) for name in names}
+        return {compvis.text_name(name, self._encoders[part]) for name in names}
+
+    def _names_of(self, part: str) -> list[str]:
+        """The original names of a part's tensors."""
+        prefix = {**_NETWORKS, **self._encoders}[part].removesuffix("text_model.")
+        return [name for name in sorted(self._tensor_names) if name.startswith(prefix)]
+
+    @property
+    def _encoders(self) -> Mapping[str, str]:
+        assert self._version is not None
+        return _ENCODERS[self._version]
+
+    @cached_property
+    def _version(self) -> str | None:
+        """The version of Stable Diffusion whose text encoder, the second one of SDXL, the checkpoint has."""
+        for version, prefix in (("sd1", _CLIP), ("sd2", compvis.OPEN_CLIP), ("sdxl", compvis.SDXL_OPEN_CLIP)):
+            if any(name.startswith(prefix) for name in self._tensor_names):
+                return version
+        return None
 
     def _part(self, part: str) -> Iterator[tuple[str, Tensor]]:
         """The tensors of a part by their original names."""
-        wanted = [name for name in sorted(self._tensor_names) if name.startswith(_PREFIXES[part])]
+        wanted = self._names_of(part)
         stored = [_averaged(name) for name in wanted] if self.ema and part == "unet" else wanted
         yield from zip(wanted, (tensor for _, tensor in self._read(stored)), strict=True)
 
@@ -174,7 +244,8 @@ class SingleFile(Folder):
             for name in self._tensor_names
             if name.startswith(compvis.DENOISER)
         }
-        converted: dict[str, str] = convert_ldm_unet_checkpoint(stored, self.config("unet"))
+        with library_errors(f"{self.place('unet')} does not fit the configuration in {self.root}"):
+            converted: dict[str, str] = convert_ldm_unet_checkpoint(stored, self.config("unet"))
         return converted
 
     @cached_property

@@ -71,7 +71,7 @@ class PlainClipEncoder:
         stored = {name.removeprefix(_PREFIX): name for name in folder.names(_PART)}
         if not shapes.keys() <= stored.keys():
             return None
-        check_further(str(folder.root / _PART), shapes.keys(), stored.keys() - shapes.keys())
+        check_further(folder.place(_PART), shapes.keys(), stored.keys() - shapes.keys())
         wanted = {stored[name] for name in shapes}
         tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in folder.tensors(_PART, wanted)}
         if any(tensors[name].shape != shape for name, shape in shapes.items()):

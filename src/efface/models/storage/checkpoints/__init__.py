@@ -1,7 +1,7 @@
 """Files that a single-file checkpoint of Stable Diffusion lacks: configurations of its parts, and CLIP's tokenizer.
 
-The configurations are those of Stable Diffusion 1.x and of 2.x (768, v-prediction). `clip_merges.txt` are the 48,894
-merges of CLIP's byte-pair encoding (OpenAI, MIT licence), from which its vocabulary follows.
+The configurations are those of Stable Diffusion 1.x, 2.x (768, v-prediction) and XL (base 1.0). `clip_merges.txt` are
+the 48,894 merges of CLIP's byte-pair encoding (OpenAI, MIT licence), from which its vocabulary follows.
 """
 
 from __future__ import annotations
