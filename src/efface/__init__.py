@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from efface.eraser.attach import attach_each as attach_each
     from efface.eraser.certificate import certify as certify
     from efface.eraser.eraser import Eraser as Eraser
+    from efface.errors import AlreadyComplete as AlreadyComplete
     from efface.errors import BadFile as BadFile
     from efface.errors import BadInput as BadInput
     from efface.errors import BadRequest as BadRequest
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "AlreadyComplete": "efface.errors",
     "BadFile": "efface.errors",
     "BadInput": "efface.errors",
     "BadRequest": "efface.errors",

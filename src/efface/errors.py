@@ -3,6 +3,10 @@
 Failures during the work (out of memory, an interrupted download) stay RuntimeError and OSError.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 #: The fix of errors about existing files, for callers of both the command line and Python.
 FORCE = "--force (in Python, force=True)"
 
@@ -21,6 +25,21 @@ class NeedsModel(BadRequest):
 
 class BadFile(BadInput):
     """A file that cannot be read, written or trusted."""
+
+
+class AlreadyComplete(BadFile):
+    """A folder with the complete result of the same work. The command line reports it and exits with code 0.
+
+    Attributes:
+        folder: The folder.
+        result: The file that was written last.
+    """
+
+    def __init__(self, folder: Path, result: Path) -> None:
+        super().__init__(
+            f"{folder} is already complete: see {result}; choose another -o, or pass {FORCE} to do it again."
+        )
+        self.folder, self.result = folder, result
 
 
 class NoInterval(BadInput):

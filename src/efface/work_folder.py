@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
-from efface.errors import FORCE, BadFile, BadInput
+from efface.errors import FORCE, AlreadyComplete, BadFile, BadInput
 from efface.files import atomic, check_name, locked, remove_leftovers, remove_partial, why_not_written
 from efface.parsing import parse_json
 
@@ -37,6 +37,7 @@ def claim(
         advice: What to do if the folder holds something else.
 
     Raises:
+        AlreadyComplete: The folder holds the result of the same work.
         BadFile: The folder holds something else, another run writes to it, or it cannot be written.
     """
     check_name(folder)
@@ -83,9 +84,7 @@ def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], re
     if differences := _differences(stored, json.loads(json.dumps(content))):
         raise BadFile(f"{folder} holds other work ({differences}); {advice}.")
     if (folder / result).exists():
-        raise BadFile(
-            f"{folder} is already complete: see {folder / result}; choose another -o, or pass {FORCE} to do it again."
-        )
+        raise AlreadyComplete(folder, folder / result)
 
 
 def _differences(stored: object, content: Mapping[str, object]) -> str:

@@ -51,8 +51,9 @@ def test_the_same_work_resumes_and_other_work_is_refused(brightness, eraser, tin
         )
 
     first = run(2)
-    with pytest.raises(BadInput, match="already complete"):
+    with pytest.raises(efface.AlreadyComplete, match="already complete") as caught:
         run(2)
+    assert caught.value.result == Path("out/report.html")
     with pytest.raises(BadInput, match="other work"):
         run(3)
     assert run(2, force=True).to_json() == first.to_json()

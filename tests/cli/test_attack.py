@@ -25,6 +25,15 @@ def test_it_answers_as_scripts_rely_on(efface, judges, eraser, tiny_sd):
     assert stored == {key: value for key, value in answer.items() if key != "out"}
     assert [attempt["success"] for attempt in attempts] == [False, False]
     assert Path("out/adversarial.csv").read_text().count("\n") == 1, "what did not succeed is not there"
+    command = ("attack", eraser, "--judge", "never", *QUICK[2:], *FEW, "--model", tiny_sd, "-o", "out")
+    again = efface(*command, "--json")
+    assert (again.code, again.json()) == (0, answer)
+    assert again.err.count("\n") == 1
+    other = efface(*command, "--steps", 2)
+    assert (other.code, "with other sampling" in other.err) == (2, True)
+    Path("out/attack.json").write_text('{"erasers": [1]}')
+    damaged = efface(*command)
+    assert (damaged.code, damaged.err.count("\n")) == (2, 1)
 
 
 def test_what_it_finds_is_adversarial_for_other_erasers(efface, judges, late, eraser, tiny_sd):

@@ -163,8 +163,11 @@ def test_evaluate_answers_as_agreed_and_writes_the_report(efface, judges, eraser
     assert Path("out/report.html").is_file()
     assert json.loads(Path("out/report.json").read_text())["shots"]["cat"]
     again = efface(*command)
-    assert again.code == 2
-    assert "complete: see out/report.html" in again.err
+    assert again.code == 0
+    assert "complete result of this command, see out/report.html" in again.err
+    assert again.json() == answer
+    other = efface(*command[:-1], "--seed", 1)
+    assert (other.code, "with other seed" in other.err) == (2, True)
     Path("out/report.html").unlink()  # as an interrupted run leaves it
     resumed = efface(*command).json()
     assert resumed["erasers"] == answer["erasers"]

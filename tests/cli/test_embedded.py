@@ -11,9 +11,11 @@ def test_demo_shows_an_object_and_a_style_being_forgotten(efface):
     assert Path(answer["report"]).is_file()
     assert Path(answer["grid"]).is_file()
     assert Eraser.load("demo/pixel-art.safetensors").request.concepts[0].kind == "style"
-    again = efface("demo", "-n", 2, "-o", "demo")
-    assert again.code == 2
-    assert "complete" in again.err
+    again = efface("demo", "-n", 2, "-o", "demo", "--json")
+    assert again.code == 0
+    assert again.err.count("\n") == 1
+    assert {**again.json(), "seconds": answer["seconds"]} == answer
+    assert "with other n" in efface("demo", "-n", 3, "-o", "demo").err
 
 
 def test_demo_is_about_the_embedded_model_only(refused, tiny_sd):

@@ -28,9 +28,14 @@ def test_it_makes_a_judge_that_judges(efface, pictures):
     judged = efface("judge", pictures / "cat", "--judge", answer["judge"], "-q", "cat", "--json").json()
     assert judged["judge"]["thresholds"] == {"cat": 0.5}
     assert judged["questions"]["cat"]["rate"]["n"] == 4
-    again = efface("judge", "train", pictures, "-o", "mine", *FAST)
-    assert again.code == 2
-    assert "complete" in again.err
+    again = efface("judge", "train", pictures, "-o", "mine", *FAST, "--json")
+    assert (again.code, again.json()) == (0, answer)
+    assert "mine has the complete result of this command" in again.err
+    other = efface("judge", "train", pictures, "-o", "mine", *FAST, "--seed", 1)
+    assert (other.code, "with other seed" in other.err) == (2, True)
+    (pictures / "cat" / "0.png").write_bytes((pictures / "dog" / "0.png").read_bytes())
+    other = efface("judge", "train", pictures, "-o", "mine", *FAST)
+    assert (other.code, "learned from other pictures" in other.err) == (2, True)
 
 
 def test_a_folder_called_train_can_still_be_judged(efface, pictures, judges):

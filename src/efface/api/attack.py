@@ -25,6 +25,7 @@ from efface.files import atomic, slug
 from efface.generation import Job, Sampling
 from efface.generation.prompts import PromptFile, read_prompt_file
 from efface.judges import Judge, open_judge
+from efface.parsing import read_json
 from efface.protocols import Calibration
 from efface.protocols.base import check_erasers, common_clip_skip, world_of
 from efface.protocols.err import probes_of
@@ -152,6 +153,7 @@ def attack(
         progress: The progress callback.
 
     Raises:
+        AlreadyComplete: The folder has the result of the same attack.
         BadInput: An argument cannot be used; the message says what to change.
     """
     entry = ATTACKS.get(attack) if isinstance(attack, str) else attack
@@ -217,6 +219,16 @@ def attack(
     if file:
         file.log()
     return result
+
+
+def stored_attack(folder: Path) -> dict[str, Any]:
+    """What `AttackEvaluation.to_json` gave for the attack whose complete result is in a folder.
+
+    Raises:
+        BadFile: The result cannot be read.
+    """
+    content = read_json(folder / RESULT, "the result")
+    return {name: value for name, value in content.items() if name != "attempts"} | {"out": str(folder)}
 
 
 def attack_folder(attack: str, erasers: Mapping[str, Eraser], concept: str | None = None) -> Path:

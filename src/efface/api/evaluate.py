@@ -108,6 +108,7 @@ def evaluate(
         progress: The progress callback.
 
     Raises:
+        AlreadyComplete: The folder has the result of the same evaluation.
         BadInput: An argument cannot be used; the message says what to change.
     """
     if stage not in (None, *get_args(Stage)):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from efface.api.optional import none_is_not_given
 from efface.api.result import VerbResult
-from efface.errors import BadFile
+from efface.errors import FORCE, AlreadyComplete, BadFile
 from efface.files import read_text
 from efface.generation.classes import read_classes
 from efface.judges.training.network import TrainSettings
-from efface.judges.training.pictures import find_labelled_pictures
+from efface.judges.training.pictures import find_labelled_pictures, read_split
 from efface.judges.training.run import RESULT, train_classifier
 from efface.models.runtime import resolve_device
+from efface.parsing import library_errors, read_json
 from efface.settings import Scalar
 from efface.work_folder import claim
 
@@ -84,6 +85,7 @@ def train_judge(
         progress: The progress callback.
 
     Raises:
+        AlreadyComplete: The folder has the result of the same training.
         BadInput: The pictures, their labels, a setting or the folder cannot be used.
     """
     pictures, target = Path(folder), Path(out)
@@ -93,10 +95,34 @@ def train_judge(
     find_labelled_pictures(pictures, labels)
     work = {"pictures": str(pictures.resolve()), "labels": labels, "seed": seed, "settings": config.model_dump()}
     named = {"names": of_classes} if of_classes else {}
-    with claim(target, "judge train", {**work, **named}, RESULT, force):
-        result = train_classifier(pictures, target, labels, config, seed, name, progress, of_classes)
-    tested = {key: result[key] for key in ("classes", "accuracy", "recall", "learned_from", "held_out", "confusion")}
-    return TrainJudgeResult(f"style:{target}", labels, **tested)
+    try:
+        with claim(target, "judge train", {**work, **named}, RESULT, force):
+            result = train_classifier(pictures, target, labels, config, seed, name, progress, of_classes)
+    except AlreadyComplete:
+        learned = read_json(target / RESULT, "the result").get("pictures")
+        if read_split(pictures, labels, config, seed, of_classes).hash != learned:
+            raise BadFile(
+                f"{target} is a judge that learned from other pictures; choose another -o, or pass {FORCE} to replace "
+                "it."
+            ) from None
+        raise
+    return _result(target, result)
+
+
+def stored_training(folder: Path) -> dict[str, Any]:
+    """What `TrainJudgeResult.to_json` gave for the judge that is complete in a folder.
+
+    Raises:
+        BadFile: The result of the training cannot be read.
+    """
+    content = read_json(folder / RESULT, "the result")
+    with library_errors(f"Cannot read the result from {folder / RESULT}"):
+        return _result(folder, content).to_json()
+
+
+def _result(target: Path, content: Mapping[str, Any]) -> TrainJudgeResult:
+    tested = ("labels", "classes", "accuracy", "recall", "learned_from", "held_out", "confusion")
+    return TrainJudgeResult(f"style:{target}", **{key: content[key] for key in tested})
 
 
 def _names(path: Path) -> list[str]:

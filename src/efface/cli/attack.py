@@ -74,13 +74,14 @@ def attack_command(
     ATTACKS.get(attack)  # an unknown name is an error before anything is loaded
 
     import efface
-    from efface.api.attack import RESULT, TEXTS, attack_folder
+    from efface.api.attack import RESULT, TEXTS, attack_folder, stored_attack
     from efface.api.erasers import named_erasers
     from efface.cli.evaluate import percent_with_interval
+    from efface.cli.finished import complete_work
     from efface.report.words import interval
 
     loaded = named_erasers(files, model, device)
-    with screen.progress() as progress:
+    with complete_work(screen, stored_attack), screen.progress() as progress:
         result = efface.attack(
             loaded,
             attack,

@@ -39,6 +39,7 @@ def demo_command(
     """Erase an object and a style from an embedded model, generate before and after, judge, and write a report."""
     from efface.api.arguments import model_from
     from efface.cli.evaluate import print_evaluation
+    from efface.cli.finished import complete_work
     from efface.cli.output import Screen
     from efface.errors import BadInput
     from efface.files import slug
@@ -47,6 +48,7 @@ def demo_command(
     from efface.protocols import PROTOCOLS
     from efface.protocols.run import run_protocol
     from efface.report import write_report
+    from efface.report.document import stored_evaluation
     from efface.work_folder import claim
 
     screen = Screen(json)
@@ -56,7 +58,12 @@ def demo_command(
 
     from efface import erase
 
-    with claim(out, "demo", {"model": model, "n": n, "seed": seed}, GRID, force):  # the grid is written last
+    def stored(folder: Path) -> dict[str, Any]:
+        seconds = time.perf_counter() - started
+        return stored_evaluation(folder) | {"grid": str(folder / GRID), "seconds": seconds}
+
+    work = {"model": model, "n": n, "seed": seed}
+    with complete_work(screen, stored), claim(out, "demo", work, GRID, force):  # the grid is written last
         opened = model_from(model, device)
         erasers = {slug(name): erase(opened, name, **how) for name, how in ERASED.items()}
         for name, eraser in erasers.items():

@@ -93,14 +93,16 @@ def evaluate_command(
 ) -> None:
     """Generate images with and without each eraser, judge, and write a report. Several erasers are compared.
 
-    Run again with the same folder, an interrupted evaluation resumes.
+    Run again with the same folder, an interrupted evaluation resumes, and a complete one is reported.
 
     Example: efface evaluate cat-esd.training --judge clip, which compares the checkpoints of a training
     """
     from efface.api.erasers import eraser_files
+    from efface.cli.finished import complete_work
     from efface.cli.output import Screen
     from efface.files import slug
     from efface.protocols import PROTOCOLS
+    from efface.report.document import stored_evaluation
 
     screen = Screen(json)
     options = {**scalar_options(settings or []), **({} if per_prompt is None else {"per_prompt": per_prompt})}
@@ -115,7 +117,7 @@ def evaluate_command(
         _print_proposed(screen, efface.propose_adjacent(files, model=model, request=request, device=device))
         return
     folder = out or Path(slug(f"{protocol}-{'-'.join(files)}"))
-    with screen.progress() as progress:
+    with complete_work(screen, stored_evaluation), screen.progress() as progress:
         evaluation = efface.evaluate(
             files,
             protocol,

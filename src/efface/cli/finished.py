@@ -1,12 +1,17 @@
-"""Commands that write one eraser and are run again after they had finished, such as before a kill."""
+"""Commands that are run again after they had finished, such as before a kill: with one eraser, or with a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from efface.errors import BadInput
+import typer
+
+from efface.errors import AlreadyComplete, BadInput
 from efface.files import check_writable
+from efface.parsing import library_errors
 
 if TYPE_CHECKING:
     from efface.cli.output import Screen
@@ -55,3 +60,26 @@ def save_or_compare(screen: Screen, eraser: Eraser, target: Path, force: bool, t
         screen.say(f"{target} exists already and is this eraser; nothing was written.")
     else:
         eraser.save(target, force=force)
+
+
+@contextmanager
+def complete_work(screen: Screen, answer: Callable[[Path], dict[str, Any]]) -> Generator[None, None, None]:
+    """End the command if its folder has the complete result of the same work: one line, and the JSON of the first run.
+
+    Args:
+        screen: Where both are printed.
+        answer: Reads the JSON object from the folder.
+
+    Raises:
+        Exit: The command ends as the first run did.
+        BadFile: The result cannot be read.
+    """
+    try:
+        yield
+    except AlreadyComplete as done:
+        content = answer(done.folder)
+        with library_errors(f"Cannot read the result in {done.folder}"):
+            has_errors = any(result["errors"] for result in content.get("erasers", {}).values())
+        screen.say(f"{done.folder} has the complete result of this command, see {done.result}; nothing was done.")
+        screen.answer(content)
+        raise typer.Exit(int(has_errors)) from None

@@ -188,13 +188,15 @@ def judge_train_command(
     resumes after its last epoch.
     """
     from efface import train_judge
+    from efface.api.train_judge import stored_training
+    from efface.cli.finished import complete_work
     from efface.cli.output import Screen
     from efface.files import slug
 
     screen = Screen(json)
     options = scalar_options(settings or [])
     target = out or Path(slug(f"{folder.resolve().name}-{labels}-judge"))
-    with screen.progress() as progress:
+    with complete_work(screen, stored_training), screen.progress() as progress:
         result = train_judge(
             folder,
             target,

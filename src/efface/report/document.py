@@ -13,11 +13,13 @@ from typing import Any
 
 from efface.errors import BadFile
 from efface.files import atomic, why_not_written
+from efface.parsing import read_json
 from efface.protocols import Evaluation, JudgedImage
 from efface.report.page import page
 
 PAGE, DOCUMENT, TABLE = "report.html", "report.json", "results.csv"
 FORMAT = 1
+_ONLY_IN_DOCUMENT = ("format", "shots", "unread")
 
 
 @cache
@@ -46,6 +48,18 @@ def document(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
             ]
             for name, result in evaluation.erasers.items()
         },
+    }
+
+
+def stored_evaluation(folder: Path) -> dict[str, Any]:
+    """What `Evaluation.to_json` gave for the evaluation whose complete report is in a folder.
+
+    Raises:
+        BadFile: The report cannot be read.
+    """
+    content = read_json(folder / DOCUMENT, "the result")
+    return {name: value for name, value in content.items() if name not in _ONLY_IN_DOCUMENT} | {
+        "report": str(folder / PAGE)
     }
 
 
