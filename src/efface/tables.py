@@ -2,6 +2,7 @@
 
 The name gives the format, except for plain text, whose content is checked: a JSON list in a `.txt` file is read as a
 list, and markup, git-lfs pointers and other formats are rejected, since each of their lines would be taken as an entry.
+A line of plain text that begins with `#` and a space is a comment, as in the lists of other tools.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON, _JSON_LINES = (".json",), (".jsonl", ".ndjson")
 _PLAIN = ("", ".txt", ".text", ".list")
 _BULLETS = ("- ", "* ")
+_COMMENT = re.compile(r"#+(\s|$)")  # "#1 dad" and "#sunset" are entries
 #: The beginning of texts that are no lists of lines.
 _FOREIGN = {
     r"version https://git-lfs\.github\.com/": "a git-lfs pointer; run `git lfs pull`",
@@ -61,12 +63,14 @@ class Table:
         columns: The columns in lower case; the one that `read_table` was given for plain text.
         rows: The rows in order. Empty lines are left out.
         named: Whether the file names its columns.
+        comments: The number of lines of plain text that are comments, which are left out.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     named: bool = True
+    comments: int = 0
 
     def texts(self, column: str) -> list[str]:
         """The values of a column that are not empty."""
@@ -119,8 +123,7 @@ def _plain(path: Path, text: str, what: str, column: str, known: Collection[str]
         return (_json_lines if lines else _json_document)(path, text, column, known)
     if (delimiter := _delimiter(text, known)) is not None:
         return _delimited(path, text, delimiter)
-    # Not `splitlines`: for it, a form feed or U+2028 within a line ends the line.
-    lines = [(number, line.strip()) for number, line in enumerate(StringIO(text), 1) if line.strip()]
+    lines, comments = plain_entries(text)
     if len(lines) > 1 and (
         all(line.startswith(_BULLETS) for _, line in lines)
         or (lines[0][1].endswith(":") and lines[1][1].startswith(_BULLETS))
@@ -128,7 +131,16 @@ def _plain(path: Path, text: str, what: str, column: str, known: Collection[str]
         raise BadFile(f"Cannot read {what} from {path}: it is YAML or a list with bullets; write one per line.")
     if lines and lines[0][1].startswith("<") and lines[-1][1].endswith(">") and "</" in lines[-1][1]:
         raise BadFile(f"Cannot read {what} from {path}: it is HTML or XML.")
-    return Table(path, (column,), tuple(TableRow(number, {column: line}) for number, line in lines), named=False)
+    rows = tuple(TableRow(number, {column: line}) for number, line in lines)
+    return Table(path, (column,), rows, named=False, comments=comments)
+
+
+def plain_entries(text: str) -> tuple[list[tuple[int, str]], int]:
+    """The entries of plain text, each with the number of its line, and the number of lines that are comments."""
+    # Not `splitlines`: for it, a form feed or U+2028 within a line ends the line.
+    filled = [(number, line.strip()) for number, line in enumerate(StringIO(text), 1) if line.strip()]
+    entries = [(number, line) for number, line in filled if not _COMMENT.match(line)]
+    return entries, len(filled) - len(entries)
 
 
 def _delimiter(text: str, known: Collection[str]) -> str | None:

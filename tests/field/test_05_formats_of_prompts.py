@@ -188,3 +188,27 @@ def test_a_table_of_markdown_is_no_list_of_prompts(tmp_path: Path, line: str) ->
     path = write(tmp_path, "p.txt", f"| prompt | concept |\n{line}\n| a cat | cat |\n")
     with pytest.raises(BadFile, match="it is a table of Markdown"):
         read_prompts(path)
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p", "p.list"])
+def test_comments_in_plain_text_are_left_out_and_counted(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, "# animals\na cat\n\n#\n  ## more\n#sunset\n#1 dad mug\na dog # and a cat\n")
+    file = read_prompt_file(path)
+    assert [job.prompt for job in file.jobs] == ["a cat", "#sunset", "#1 dad mug", "a dog # and a cat"]
+    assert "4 prompts; lines that are comments, left out: 3" in str(file)
+    assert read_preserved(path) == [job.prompt for job in file.jobs]
+    with pytest.raises(BadFile, match="has no prompts"):
+        read_prompts(write(tmp_path, name, "# nothing\n"))
+    with pytest.raises(BadFile, match="bullets"):
+        read_prompts(write(tmp_path, name, "# animals\n- a cat\n- a dog\n"))
+
+
+def test_a_prompt_in_another_format_is_no_comment(tmp_path: Path) -> None:
+    for name, text in (("p.csv", "prompt\n# a cat\n"), ("p.json", '["# a cat"]'), ("p.txt", '["# a cat"]')):
+        assert [job.prompt for job in read_prompts(write(tmp_path, name, text))] == ["# a cat"]
+
+
+def test_comments_are_printed(efface: Efface, tmp_path: Path) -> None:
+    path = write(tmp_path, "p.txt", "# animals\nhorse\n")
+    ended = efface("erase", "cat", "--preserve-file", path, "-o", "cat.safetensors")
+    assert "1 prompts; lines that are comments, left out: 1" in ended.err

@@ -18,6 +18,7 @@ from efface.judges.training.run import RESULT, train_classifier
 from efface.models.runtime import resolve_device
 from efface.parsing import library_errors, read_json
 from efface.settings import Scalar
+from efface.tables import plain_entries
 from efface.work_folder import claim
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _names(path: Path) -> list[str]:
     """
     if path.suffix.lower() == ".csv":
         return [one.name for one in read_classes(path)]
-    names = [line.strip() for line in read_text(path, "names of classes").splitlines() if line.strip()]
+    names = [name for _, name in plain_entries(read_text(path, "names of classes"))[0]]
     if not names:
         raise BadFile(f"{path} names no class; write one per line.")
     if twice := [name for index, name in enumerate(names) if name in names[:index]]:

@@ -60,6 +60,7 @@ class PromptFile:
         columns: By role (`prompt`, `concept`, `seed` and so on), the columns that have it.
         unused: Columns without a role.
         groups: Those of them that may name concepts, in a file that has no column of concepts.
+        comments: The number of lines that are comments.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class PromptFile:
     columns: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    comments: int = 0
 
     @property
     def jobs(self) -> list[Job]:
@@ -106,13 +108,15 @@ class PromptFile:
 
     def log(self) -> None:
         """Log which column is used for what, and how many rows are left out."""
-        if self.skipped or self.columns or self.rounded:
+        if self.skipped or self.columns or self.rounded or self.comments:
             logger.info("%s", self)
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.rows)} prompts"]
         if self.skipped:
             parts.append(f"rows without a prompt, left out: {self.skipped}")
+        if self.comments:
+            parts.append(f"lines that are comments, left out: {self.comments}")
         if self.rounded:
             parts.append(f"sizes rounded down to multiples of {_GRID}: {self.rounded}")
         parts += [f"{role} from {', '.join(columns)}" for role, columns in self.columns.items()]
@@ -144,8 +148,8 @@ def read_prompt_file(
     """Read jobs, each with its row.
 
     Args:
-        path: A `.csv`, `.tsv`, `.json` or `.jsonl` file, or a text file with one prompt per line; empty lines are
-            ignored.
+        path: A `.csv`, `.tsv`, `.json` or `.jsonl` file, or a text file with one prompt per line; empty lines and
+            comments, which begin with `# `, are left out.
         seed: The seed of rows without one. If a prompt occurs again, it gets the next seed.
         concept_column: The column with the concept that each prompt should show, or `none`. By default, `concept` and
             its usual names, or the only column whose words occur in the prompts.
@@ -186,6 +190,7 @@ def read_prompt_file(
         {role: names for role, names in columns.items() if names and table.named},
         unused,
         () if label or concept_column else tuple(grouping_columns(table, unused)),
+        table.comments,
     )
 
 

@@ -6,10 +6,13 @@ read.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from efface.errors import BadFile
 from efface.tables import read_table
+
+logger = logging.getLogger(__name__)
 
 #: Columns of prompts to preserve; a CSV's first one in this order is read.
 _COLUMNS = ("concept", "artist", "name", "prompt")
@@ -30,4 +33,6 @@ def read_preserved(path: Path) -> list[str]:
     prompts = list(dict.fromkeys(filter(None, values)))
     if not prompts:
         raise BadFile(f"{path} is empty; write one prompt a line, or a CSV with a column {' or '.join(_COLUMNS)}.")
+    if table.comments:
+        logger.info("%s: %d prompts; lines that are comments, left out: %d", path, len(prompts), table.comments)
     return prompts
