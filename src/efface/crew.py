@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from efface.errors import BadInput
+from efface.errors import BadFile, BadInput
+from efface.files import why_not_written
 from efface.workers import HELPER, Worker
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -87,16 +88,43 @@ class Crew:
         self._arguments, self._environments = arguments, environments
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, folder: Path) -> None:
-        """Start the helpers. Their output goes to `folder`, which is created if it is missing."""
+    @contextmanager
+    def started(self, folder: Path) -> Generator[None, None, None]:
+        """Start the helpers, so that they open the model at the same time as this process, in the body of the `with`.
+
+        If the body fails, the helpers are stopped, and the files and folders that this made are removed.
+
+        Args:
+            folder: The folder for the output of the helpers, created if it is missing.
+
+        Raises:
+            BadFile: The folder cannot be written.
+        """
+        made = [path for path in (folder, *folder.parents) if self._environments and not path.exists()]
+        logs = [folder / f"worker-{rank}.log" for rank, _ in enumerate(self._environments, 1)]
+        made = [log for log in logs if not log.exists()] + made
+        try:
+            for log, changes in zip(logs, self._environments, strict=True):
+                self._start(log, {**os.environ, **changes})
+            yield
+        except BaseException:
+            self.stop()
+            for path in made:
+                with suppress(OSError):  # a folder with finished items remains
+                    path.rmdir() if path.is_dir() else path.unlink()
+            raise
+
+    def _start(self, log: Path, environment: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "efface", *self._arguments]
-        for rank, changes in enumerate(self._environments, 1):
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"worker-{rank}.log").open("ab") as log:
-                environment = {**os.environ, **changes}
-                self._processes.append(
-                    subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-                )
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        except OSError as error:
+            raise BadFile(f"Cannot write logs to {log.parent}: {why_not_written(error)}.") from error
+        with output:
+            self._processes.append(
+                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            )
 
     def wait(self) -> None:
         """Wait until the helpers have ended, which they do when no item is left."""

@@ -62,6 +62,7 @@ def test_u6_a_failure_stops_no_other_concept(efface: Efface):
         ("concept\ncat\n", ("-s", "lamda=1"), "lamda"),
         ("concept\ncat\n", ("--method", "magic"), "magic"),
         ("concept\ncat\n", ("--model", "nowhere"), "Unknown model"),
+        ("concept\ncat\n", ("--model", "nowhere", "--workers", "2"), "Unknown model"),
         ("concept\ncat\n", ("--to", "a", "--to", "b"), "one --to"),
         ("concept\ncat\n", ("--workers", "0"), "workers"),
         ("concept\ncat\n", ("--workers", "2", "--gpus", "0"), "not both"),
@@ -165,6 +166,7 @@ def test_u7_input_that_cannot_be_used(efface: Efface, refused: Callable[..., str
     assert "Cannot read concepts" in refused(*command, "--prompts", "missing.csv")
     assert "it is a file" in refused(*command, *dataset, "-o", "dataset.csv")
     assert "There is no eraser file nowhere" in refused("generate", *dataset, "--each-eraser", "nowhere")
+    assert "There is no eraser" in refused("generate", *dataset, "--each-eraser", "nowhere", "--workers", 2)
     Path("empty").mkdir()
     assert "holds no eraser" in refused("generate", *dataset, "--each-eraser", "empty")
     Path("empty/broken.safetensors").write_bytes(b"broken")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from efface.api.arguments import DeviceLike, ModelLike
+    from efface.models import Model
     from efface.progress import Progress
     from efface.settings import Scalar
 
@@ -100,7 +101,10 @@ def erase_each(
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"Cannot write erasers to {folder}: it is a file; give a folder with -o.")
     missing = [name for name, path in paths.items() if force or not path.exists()]
-    opened = model_from(model, device) if missing else None  # a wrong model is an error before a file is written
+    opened: Model | None = None
+    if missing:  # a wrong model is an error before an eraser is written
+        with crew.started(folder / LOGS):
+            opened = model_from(model, device)
 
     def is_done(name: str) -> bool:
         path = paths[name]
@@ -116,7 +120,6 @@ def erase_each(
 
             discard(checkpoints)
 
-    crew.start(folder / LOGS)
     failures = share_items(
         folder / LOGS, list(paths), is_done, make, worker=crew.worker, what="erasers", progress=progress
     )

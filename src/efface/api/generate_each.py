@@ -120,17 +120,18 @@ def generate_each(
     }
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"Cannot write images to {folder}: it is a file; give a folder with -o.")
-    opened = model_from(model, device)
-    settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "eta": eta, "batch_size": batch_size}
-    edited = _edited_models(erasers, opened, override(Sampling.default(opened), **settings), strength, force)
-    sets = {
-        f"{one.title} prompted for {name}": _ImageSet(folder / one.title / folder_name(name), one, tuple(chosen))
-        for one in edited.values()
-        for name, jobs in prompts.items()
-        if (chosen := [job for job in jobs if job.prompt_type != "adversarial" or one.erases(name)])
-    }
-    for one in sets.values():
-        one.check()
+    with crew.started(folder / LOGS):
+        opened = model_from(model, device)
+        settings = {"steps": steps, "guidance": guidance, "sampler": sampler, "eta": eta, "batch_size": batch_size}
+        edited = _edited_models(erasers, opened, override(Sampling.default(opened), **settings), strength, force)
+        sets = {
+            f"{one.title} prompted for {name}": _ImageSet(folder / one.title / folder_name(name), one, tuple(chosen))
+            for one in edited.values()
+            for name, jobs in prompts.items()
+            if (chosen := [job for job in jobs if job.prompt_type != "adversarial" or one.erases(name)])
+        }
+        for one in sets.values():
+            one.check()
     new = [name for name, one in sets.items() if not one.is_done()]
 
     @lru_cache(maxsize=1)
@@ -153,7 +154,6 @@ def generate_each(
             raise RuntimeError(f"{len(errors)} images could not be generated: {errors[0]}")
 
     started = time.perf_counter()
-    crew.start(folder / LOGS)
     failures = share_items(
         folder / LOGS,
         list(sets),

@@ -134,13 +134,16 @@ def judge_each(
     if crew.worker.rank == 0:  # another process may start when the work is complete
         check_new_or_same(path, force)
     concepts = list(dict.fromkeys(one.concept for one in sets.values()))
-    opened = open_judge(judge, names, resolve_device(device), trust_torchscript) if isinstance(judge, str) else judge
-    unknown = [concept for concept in concepts if not opened.knows(concept)]
-    if unknown:
-        raise unrecognised(opened, unknown[0], "choose a judge that can")
-    verdicts = folder / VERDICTS / _folder_of(opened)
-    if crew.worker.rank == 0 and path.is_file() and not force and not all(s.is_judged(verdicts) for s in sets.values()):
-        raise exists_already(path)
+    with crew.started(folder / LOGS):
+        opened = judge
+        if isinstance(opened, str):
+            opened = open_judge(opened, names, resolve_device(device), trust_torchscript)
+        unknown = [concept for concept in concepts if not opened.knows(concept)]
+        if unknown:
+            raise unrecognised(opened, unknown[0], "choose a judge that can")
+        verdicts = folder / VERDICTS / _folder_of(opened)
+        if path.is_file() and not force and not all(one.is_judged(verdicts) for one in sets.values()):
+            raise exists_already(path)
 
     def judge_set(name: str) -> None:
         one = sets[name]
@@ -149,7 +152,6 @@ def judge_each(
         target.parent.mkdir(parents=True, exist_ok=True)
         write_verdicts(target, rows)
 
-    crew.start(folder / LOGS)
     failures = share_items(
         folder / LOGS,
         list(sets),
