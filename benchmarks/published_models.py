@@ -147,7 +147,8 @@ def write_configs(name: str, folder: Path) -> Path:
         own = {"architectures": [kind]} if library == "transformers" else {"_class_name": kind}
         (folder / part / file).write_text(json.dumps({**_defaults(library, kind), **own, **config}))
         if library == "transformers":
-            index[part.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
+            tokenizer = "T5Tokenizer" if kind.startswith("T5") else "CLIPTokenizer"
+            index[part.replace("text_encoder", "tokenizer")] = ["transformers", tokenizer]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ def test_a_loaded_pipeline_with_a_tokenizer_of_two_words(tiny: Callable[[str], A
     tokenizer, pipeline.tokenizer = pipeline.tokenizer, CLIPTokenizer()
     try:
         with pytest.raises(BadFile, match="2 tokens"):
+            efface.erase(pipeline, "cat", to="dog")
+    finally:
+        pipeline.tokenizer = tokenizer
+
+
+def test_a_loaded_pipeline_with_a_tokenizer_of_more_words_than_its_encoder(tiny: Callable[[str], Any]) -> None:
+    pipeline = tiny("sd2")
+    tokenizer, pipeline.tokenizer = pipeline.tokenizer, deepcopy(pipeline.tokenizer)
+    pipeline.tokenizer.add_tokens(["<toy>"])
+    try:
+        with pytest.raises(BadFile, match="only"):
             efface.erase(pipeline, "cat", to="dog")
     finally:
         pipeline.tokenizer = tokenizer

@@ -39,12 +39,7 @@ class Baked:
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace `parameter` by `change(parameter)`, of the same shape, and store the original.
-
-        Raises:
-            BadInput: The parameter is not in memory, or quantised.
-        """
-        check_editable(f"of shape {tuple(parameter.shape)}", parameter)
+        """Replace an editable parameter by `change(parameter)`, of the same shape, and store the original."""
         if parameter not in self._originals:
             self._originals[parameter] = parameter.detach().clone()
         parameter.copy_(change(parameter.detach()))
@@ -113,7 +108,9 @@ def bake_edits(edits: Sequence[Edit], model: Model) -> Baked:
         write_weights(baked, model, [edit for edit in edits if isinstance(edit, WeightEdit)])
         for edit in reversed([edit for edit in edits if isinstance(edit, TextEdit)]):
             for name in model.reading(edit.stream).text_parameters():
-                baked.write(denoiser.get_parameter(name), edit.on)
+                parameter = denoiser.get_parameter(name)
+                check_editable(f"denoiser.{name}", parameter)
+                baked.write(parameter, edit.on)
         if edits and not len(baked):
             raise BadInput(
                 f"No weight of {model.name} reads the text as a plain parameter (quantised?); attach instead."

@@ -178,13 +178,18 @@ def check_tokenizer(name: str, tokenizer: Any, rows: int | None) -> None:
         rows: The number of tokens in the table of its text encoder, if known.
 
     Raises:
-        BadFile: It has much fewer words than the text encoder has rows.
+        BadFile: It has much fewer words than the text encoder has rows, or more.
     """
     words = len(tokenizer) if hasattr(tokenizer, "__len__") else None
     if rows and words is not None and 2 * words < rows:
         raise BadFile(
             f"The tokenizer of {name} has {words} tokens, and its text encoder {rows}; the files of its vocabulary are "
             "incomplete."
+        )
+    if rows and words is not None and words > rows:
+        raise BadFile(
+            f"The tokenizer of {name} has {words} tokens, and its text encoder only {rows}; the tokenizer belongs to "
+            "another model, or is opened as another class."
         )
 
 
