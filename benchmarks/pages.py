@@ -29,6 +29,7 @@ NAMES = (
     "closed_form_quality",
     "uce_quality",
     "trained_quality",
+    "ume_workflow",
     "carry_over",
     "text_streams",
     "flow_copies",

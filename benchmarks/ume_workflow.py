@@ -9,7 +9,8 @@
 
 with all 20 concepts, and all their direct and indirect prompts with every eraser (the adversarial prompt of a concept
 with its own eraser): 40,200 images. Each command resumes if the script runs again. The output of the commands is in
-results/ume_workflow.log.
+results/ume_workflow.log (with WORK for the folder), and results/ume_workflow.png has an image of each eraser and
+concept.
 
 The rates are computed twice: by efface (`models` of `efface judge --json`), and from evaluation_results.csv by the ten
 lines of `rates_of_file`. Both must be equal: forget is the share of "no" to the edited concept's direct prompts,
@@ -31,10 +32,14 @@ from pathlib import Path
 from statistics import harmonic_mean, mean
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
+from efface.files import slug
 from pages import RESULTS, Page, machine, table, write
 
 DATASET = Path(__file__).parents[1] / "examples" / "challenge.csv"
 IMAGES = 10
+SIDE, LABEL = 44, 92  # pixels of an image and of a name in the picture
 METRICS = ("forget", "indirect", "adversarial", "retain", "err")
 
 
@@ -102,8 +107,32 @@ equal to those computed from evaluation_results.csv by `rates_of_file`. In perce
 images.
 
 {table(["edited concept", *METRICS], rows)}
+
+An image of each eraser (rows) and each concept (columns), by the first prompt that names the concept, with the same
+seed: only the images on the diagonal should change.
+
+![An image of each eraser and each concept](ume_workflow.png)
 """
     return Page("The workflow of the U&ME challenge", finding, body)
+
+
+def picture(images: Path, names: list[str]) -> Image.Image:
+    """The first image of every eraser (a row) and concept (a column), whose prompt names the concept."""
+    size = LABEL + len(names) * SIDE
+    canvas, font = Image.new("RGB", (size, size), "white"), ImageFont.load_default(12)
+    for number, name in enumerate(names):
+        label = Image.new("RGB", (LABEL, SIDE), "white")
+        ImageDraw.Draw(label).text((LABEL - 6, SIDE // 2), name, fill="black", font=font, anchor="rm")
+        canvas.paste(label, (0, LABEL + number * SIDE))
+        canvas.paste(label.rotate(270, expand=True), (LABEL + number * SIDE, 0))
+        for column, prompted in enumerate(names):
+            folder = images / slug(name) / slug(prompted)
+            with (folder / "metadata.jsonl").open(encoding="utf-8") as rows:
+                first = json.loads(next(rows))["file_name"]
+            with Image.open(folder / first) as image:
+                cell = image.convert("RGB").resize((SIDE - 2, SIDE - 2), Image.Resampling.LANCZOS)
+            canvas.paste(cell, (LABEL + column * SIDE, LABEL + number * SIDE))
+    return canvas.quantize(256)
 
 
 def _cell(rate: Any) -> str:
@@ -129,6 +158,7 @@ def main() -> None:
         return
     content = measure(DATASET, arguments.work, RESULTS / "ume_workflow.log", IMAGES, more)
     write("ume_workflow", content, page(content), machine(), f"judge {content['judge']['name']}")
+    picture(arguments.work / "images", list(content["models"])).save(RESULTS / "ume_workflow.png", optimize=True)
 
 
 if __name__ == "__main__":

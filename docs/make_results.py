@@ -24,6 +24,7 @@ GROUPS = {
         "closed_form_quality",
         "uce_quality",
         "trained_quality",
+        "ume_workflow",
         "sepce_iterative",
         "debias",
     ),
@@ -113,7 +114,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the result pages and their pictures to the site."""
     from mkdocs.structure.files import File
 
-    for path in sorted(RESULTS.glob("*.md")) + sorted(RESULTS.glob("*.svg")):
+    for path in sorted(path for suffix in ("md", "svg", "png") for path in RESULTS.glob(f"*.{suffix}")):
         files.append(File.generated(config, f"benchmarks/results/{path.name}", abs_src_path=str(path)))
     return files
 
