@@ -73,7 +73,7 @@ def page(content: dict[str, Any]) -> pages.Page:
     limits = (
         "The limits are a difference of 1e-5 in float32 and of 1e-3 in float16, for an image of a model in float16 one "
         "level of 255, with all keys matched. Not in the table: differences (`.diff`) in sd-scripts, which reads none; "
-        "single files of SDXL, which efface does not write; single files in A1111."
+        "single files in A1111."
     )
     return pages.Page("Exported files in other programs", finding, f"{limits} {_exceptions(wrong)}\n\n{table}")
 

@@ -1,4 +1,4 @@
-"""sd-scripts: `networks/merge_lora.py` and `networks/sdxl_merge_lora.py`, and its loader of checkpoints of 1.x and 2.x.
+"""sd-scripts: `networks/merge_lora.py` and `networks/sdxl_merge_lora.py`, and its loaders of checkpoints.
 
 The modules are those of sd-scripts at their published sizes, without memory; then they get the tiny weights by name.
 sd-scripts reads LoRA factors of the blocks that it trains itself, and no differences (`.diff`).
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from clients.common import Family, Loaded, arguments, by_format, leave_out, module, run
 from clients.ldm_configs import ENCODERS
 
+_UNET, _CLIP_L, _CLIP_G = (
+    "model.diffusion_model.", "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.",
+)  # fmt: skip
 _LAYERS = {"sd1": {"clip_l": 12}, "sd2": {"clip_h": 23}, "sdxl": {"clip_l": 12, "clip_g": 32}}
 
 
@@ -44,6 +47,8 @@ def load_lora(family: Family, path: Path) -> Loaded | None:
 
 
 def load_checkpoint(family: Family, path: Path) -> Loaded:
+    if family.name == "sdxl":
+        return _load_sdxl(family, path)
     util, is_v2 = module("library.model_util"), family.name == "sd2"
     _, state = util.load_checkpoint_with_text_encoder_conversion(str(path), "cpu")
     keys = len(state)
@@ -54,6 +59,33 @@ def load_checkpoint(family: Family, path: Path) -> Loaded:
     weights = {f"unet.{name}": tensor for name, tensor in unet.items()}
     weights |= {f"vae.{name}": tensor for name, tensor in vae.items()}
     weights |= {f"text_encoder.{name}": tensor for name, tensor in text.items()}
+    return _compared(family, weights, keys)
+
+
+def _load_sdxl(family: Family, path: Path) -> Loaded:
+    """The steps of `load_models_from_sdxl_checkpoint`, whose classes have the published widths.
+
+    sd-scripts transposes the projection, which is square in the published models, neither here nor when it saves them.
+    """
+    util, of_sdxl, state = module("library.model_util"), module("library.sdxl_model_util"), load_file(path)
+    unet = {n.removeprefix(_UNET): tensor for n, tensor in state.items() if n.startswith(_UNET)}
+    ours = {theirs: name for name, theirs in _unet_names(family).items()}
+    one = {n.removeprefix(_CLIP_L): tensor for n, tensor in state.items() if n.startswith(_CLIP_L)}
+    two, _ = of_sdxl.convert_sdxl_text_encoder_2_checkpoint(
+        {name: tensor for name, tensor in state.items() if name.startswith(_CLIP_G)}, max_length=77
+    )
+    two["text_projection.weight"] = two["text_projection.weight"].T
+    vae = util.convert_ldm_vae_checkpoint(dict(state), util.create_vae_diffusers_config())
+    weights = {f"unet.{ours.get(name, name)}": tensor for name, tensor in unet.items()}
+    for part, tensors in (("vae", vae), ("text_encoder", one), ("text_encoder_2", two)):
+        weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+    loaded = _compared(family, weights, len(state))
+    note = "the projection of the second text encoder, which sd-scripts does not transpose, is compared transposed"
+    return Loaded(loaded.matched, loaded.weights, "; ".join(filter(None, (loaded.note, note))))
+
+
+def _compared(family: Family, weights: dict[str, Tensor], keys: int) -> Loaded:
+    """The weights, if they are those of the model without exception."""
     odd = sorted(weights.keys() ^ family.base.keys() - {"image"})
     known = {name: weights[name] for name in weights.keys() & family.base.keys()}
     return Loaded(0 if odd else keys, known, f"missing or unknown: {', '.join(odd[:3])}" * bool(odd))
