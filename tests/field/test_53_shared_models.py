@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -86,6 +87,51 @@ def test_changes_of_other_code_are_not_overwritten(pipe: Any, weight_eraser: Era
     pipe.unet.load_state_dict({**before, PARAMETER: changed[PARAMETER]})
     restore(force=True)
     assert same(pipe, before)
+
+
+def replaced_by_hand(pipeline: Any) -> None:
+    module = pipeline.unet.get_submodule(PARAMETER.removesuffix(".weight"))
+    module.weight = torch.nn.Parameter(module.weight.detach().clone())
+
+
+def moved_by_accelerate(pipeline: Any) -> None:
+    accelerate.cpu_offload(pipeline.unet, execution_device=torch.device("cpu"))
+
+
+def loaded_by_assignment(pipeline: Any) -> None:
+    state = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
+    pipeline.unet.load_state_dict(state, assign=True)
+
+
+@pytest.mark.parametrize("change", [replaced_by_hand, moved_by_accelerate, loaded_by_assignment])
+def test_weights_that_other_code_replaced_are_reported(pipe: Any, weight_eraser: Eraser, change: Any) -> None:
+    attachment, baked = weight_eraser.attach(pipe), efface.erase(pipe, "cat", to="dog").bake(pipe)
+    baked.undo()
+    change(pipe)
+    for restore in (attachment.detach, lambda: attachment.set(0.5)):
+        with pytest.raises(BadInput, match="has replaced 1 of the weights"):
+            restore()
+    attachment.detach(force=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_a_change_after_another_type_is_found(pipe: Any, weight_eraser: Eraser, dtype: torch.dtype) -> None:
+    before = state(pipe)
+    attachment = weight_eraser.attach(pipe)
+    weight = pipe.unet.get_parameter(PARAMETER)
+    pipe.unet.to(dtype)
+    weight.data[0, 0] = 7.0
+    with pytest.raises(BadInput, match="Other code"):
+        attachment.detach()
+    attachment.detach(force=True)
+    assert torch.equal(weight, before[PARAMETER].to(dtype))
+    pipe.unet.load_state_dict(before)
+    pipe.unet.float()
+    pipe.unet.load_state_dict(before)
+    attachment = weight_eraser.attach(pipe)
+    pipe.unet.to(dtype)
+    attachment.detach()
+    assert torch.equal(weight, before[PARAMETER].to(dtype))
 
 
 def test_other_weights_may_change(pipe: Any, weight_eraser: Eraser) -> None:

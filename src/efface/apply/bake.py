@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from efface.edits.kinds import Edit, TextEdit, WeightEdit, hash_of
 from efface.errors import BadInput, WrongBase
 from efface.models.active import Active, register
-from efface.models.modules import unfuse
+from efface.models.modules import plain, unfuse
 from efface.models.placement import check_editable
 
 if TYPE_CHECKING:
     from efface.models.model import Model
 
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+Change: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Baked:
@@ -31,6 +32,8 @@ class Baked:
 
     def __init__(self, unregister: Callable[[], None] = lambda: None) -> None:
         self._originals: dict[nn.Parameter, Tensor] = {}
+        self._networks: dict[nn.Parameter, nn.Module] = {}
+        self._changes: dict[nn.Parameter, list[Change]] = {}
         self._written: dict[nn.Parameter, tuple[int, ...]] = {}
         self._unregister = unregister
 
@@ -38,25 +41,37 @@ class Baked:
         return len(self._originals)
 
     @torch.no_grad()
-    def write(self, parameter: nn.Parameter, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace an editable parameter by `change(parameter)`, of the same shape, and store the original."""
+    def write(self, network: nn.Module, parameter: nn.Parameter, change: Change) -> None:
+        """Replace an editable parameter by `change(parameter)`, of the same shape, and store the original.
+
+        Args:
+            network: The network that has it.
+            parameter: The parameter, of any shape.
+            change: The change.
+        """
         if parameter not in self._originals:
             self._originals[parameter] = parameter.detach().clone()
+            self._networks[parameter] = network
         parameter.copy_(change(parameter.detach()))
+        self._changes.setdefault(parameter, []).append(change)
         self._written[parameter] = _fingerprint(parameter)
 
     def check(self) -> None:
-        """Check that no other code has changed the weights since they were written.
+        """Check that no other code has changed or replaced the weights since they were written.
 
         Raises:
-            BadInput: It has, such as a LoRA that was fused or another eraser; restoring would remove that change.
+            BadInput: It has changed them, such as a LoRA that was fused or another eraser, so that restoring would
+                remove that change; or it has replaced them, such as a quantisation, so that they cannot be restored.
         """
-        changed = [
-            parameter
-            for parameter, original in self._originals.items()
-            if parameter.dtype == original.dtype and _fingerprint(parameter) != self._written[parameter]
-        ]
-        if changed:
+        networks = {id(network): network for network in self._networks.values()}.values()
+        live = {id(parameter) for network in networks for parameter in plain(network).parameters()}
+        if replaced := sum(id(parameter) not in live for parameter in self._originals):
+            raise BadInput(
+                f"Other code has replaced {replaced} of the weights that the eraser edits (quantised, offloaded or "
+                "loaded anew), so that they cannot be restored; load the model again, or pass force=True to leave them "
+                "as they are."
+            )
+        if changed := [parameter for parameter in self._originals if not self._is_as_written(parameter)]:
             raise BadInput(
                 f"Other code (a fused LoRA, another eraser) has changed {len(changed)} of the weights that the eraser "
                 f"edits, the first of shape {tuple(changed[0].shape)}; undo that change first, or pass force=True to "
@@ -64,21 +79,33 @@ class Baked:
             )
 
     @torch.no_grad()
+    def _is_as_written(self, parameter: nn.Parameter) -> bool:
+        original = self._originals[parameter]
+        if parameter.dtype == original.dtype:
+            return _fingerprint(parameter) == self._written[parameter]
+        weight = original
+        for change in self._changes[parameter]:
+            weight = change(weight).to(original.dtype)
+        return _fingerprint(parameter) in ((), _fingerprint(weight.to(parameter.dtype)))
+
+    @torch.no_grad()
     def undo(self, force: bool = False) -> None:
         """Restore every original bit for bit.
 
         Args:
-            force: Discard changes that other code has made to these weights since.
+            force: Discard changes that other code has made to these weights since, and leave weights that it has
+                replaced.
 
         Raises:
-            BadInput: Other code has changed the weights; nothing is restored.
+            BadInput: Other code has changed or replaced the weights; nothing is restored.
         """
         if not force:
             self.check()
         while self._originals:
             parameter, original = self._originals.popitem()
             parameter.copy_(original)
-        self._written.clear()
+        for of_parameter in (self._written, self._changes, self._networks):
+            of_parameter.clear()
         self._unregister()
 
 
@@ -110,7 +137,7 @@ def bake_edits(edits: Sequence[Edit], model: Model) -> Baked:
             for name in model.reading(edit.stream).text_parameters():
                 parameter = denoiser.get_parameter(name)
                 check_editable(f"denoiser.{name}", parameter)
-                baked.write(parameter, edit.on)
+                baked.write(denoiser, parameter, edit.on)
         if edits and not len(baked):
             raise BadInput(
                 f"No weight of {model.name} reads the text as a plain parameter (quantised?); attach instead."
@@ -138,11 +165,11 @@ def write_weights(baked: Baked, model: Model, edits: Sequence[WeightEdit], stren
     for edit in edits:
         of_parameter.setdefault(edit.parameter, []).append(edit)
     for name, edits_of_one in of_parameter.items():
-        parameter = _parameter(model, name)
+        network, parameter = _parameter(model, name)
         check_editable(name, parameter)  # before the shape, which is another if bits are packed
         if not all(edit.fits(parameter.shape) for edit in edits_of_one):
             raise WrongBase(f"{name} is {tuple(parameter.shape)} in the model; the eraser is for another shape.")
-        baked.write(parameter, partial(summed, edits_of_one, strength=strength))
+        baked.write(network, parameter, partial(summed, edits_of_one, strength=strength))
 
 
 def summed(edits: Sequence[WeightEdit], weight: Tensor, strength: float = 1.0) -> Tensor:
@@ -159,9 +186,11 @@ def summed(edits: Sequence[WeightEdit], weight: Tensor, strength: float = 1.0) -
     return result.to(weight.dtype)
 
 
-def _parameter(model: Model, full_name: str) -> nn.Parameter:
+def _parameter(model: Model, full_name: str) -> tuple[nn.Module, nn.Parameter]:
+    """A parameter by its full name, and the network that has it."""
     part, _, name = full_name.partition(".")
+    network = model.part(part)
     try:
-        return model.part(part).get_parameter(name)
+        return network, network.get_parameter(name)
     except AttributeError:
         raise BadInput(f"The model has no parameter {full_name}; the eraser is for another one.") from None
