@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import efface
 from efface.attacks.attempts import Attempt
 from efface.edits.kinds import GuardEdit, TextEdit
+from efface.eraser.compose import side_by_side
 from efface.eraser.eraser import Eraser
 from efface.eraser.file import _seal
 from efface.eraser.record import Base
@@ -100,6 +101,29 @@ def test_an_eraser_with_another_structure_is_rejected_though_its_checksum_fits(s
         Eraser.load(saved)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+CERTIFICATE = {"fingerprint": "0", "concepts": {name: {"free": 1.0} for name in ("cat", "Horse")}}
+
+
+def test_facts_in_two_places_of_an_eraser_are_the_same(saved: Path, tmp_path: Path) -> None:
+    path, whole = tmp_path / "b.safetensors", Eraser.load(saved)
+    concepts = whole.request.concepts
+    requests = [whole.request.model_copy(update={"concepts": (concept,)}) for concept in concepts]
+    halves = [Eraser(request, (edit,), whole.base) for request, edit in zip(requests, whole.edits, strict=True)]
+    for change in (
+        lambda h: h["request"]["concepts"].pop(),
+        lambda h: h["parts"][1]["request"]["concepts"][0].update(name="boat"),
+        lambda h: h["edits"].pop(),
+        lambda h: h["edits"][0].update(stream="pooled"),
+        lambda h: h["provenance"].update(certificate={**CERTIFICATE, "concepts": {"cat": {"free": 1.0}}}),
+    ):
+        Eraser.of(side_by_side(halves)).save(path, force=True)
+        resealed(path, lambda h, t: h["provenance"].update(certificate=CERTIFICATE))
+        assert Eraser.load(path).concepts == ("cat", "horse")
+        resealed(path, lambda h, t, change=change: change(h))
+        with pytest.raises(BadFile, match="not those of"):
+            Eraser.load(path)
 
 
 ATTEMPT = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from efface.eraser.schema import Header, check_inputs
 from efface.errors import BadFile
 from efface.files import atomic, sha256_of_tensors
 from efface.parsing import check_values, library_errors, parse_json
-from efface.request.record import Request
+from efface.request.record import Request, folded
 from efface.tensor_files import check_tensors, read_safetensors
 from efface.tensor_writing import write_tensors
 
@@ -128,6 +128,7 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserR
     check_tensors(of_base, "the base")
     if any(not tensor.is_floating_point() or tensor.ndim != 2 for tensor in of_base.values()):
         raise BadFile("the embeddings of the probes are not rows of real numbers")
+    _check_consistent(header, request, parts)
     check_inputs(inputs, request.method, len(request.concepts), embeddings.shape[1] if base["probes"] else None)
     return EraserRecord(
         request=request,
@@ -145,6 +146,31 @@ def _eraser(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EraserR
         provenance=header["provenance"],
         parts=parts,
     )
+
+
+def _check_consistent(header: Mapping[str, Any], request: Request, parts: Sequence[EraserRecord]) -> None:
+    """Check that what the header has in two places is the same: the concepts, and the edits of a composed eraser.
+
+    Args:
+        header: The header.
+        request: Its request.
+        parts: The erasers that it is composed of, if any.
+
+    Raises:
+        BadFile: It is not.
+    """
+    names = set(map(folded, request.names))
+    if certificate := header["provenance"].get("certificate"):
+        _check_same("concepts of the certificate", names, set(map(folded, certificate["concepts"])))
+    if parts:
+        _check_same("concepts of the parts", names, {folded(name) for part in parts for name in part.concepts})
+        if header["edits"] != [edit for part in header["parts"] for edit in part["edits"]]:
+            raise BadFile("its edits are not those of its parts")
+
+
+def _check_same(what: str, names: set[str], others: set[str]) -> None:
+    if differ := names ^ others:
+        raise BadFile(f"the {what} are not those of the request: '{min(differ)[:60]}' is only in one of them")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
