@@ -48,6 +48,7 @@ NAMES = (
     "attach",
     "kills",
     "client_loaders",
+    "official_parity",
 )
 
 

@@ -31,6 +31,7 @@ GROUPS = {
     "Two models": ("carry_over", "text_streams", "flow_copies"),
     "Attacks": ("robust", "attack_rates", "certificate"),
     "Files": ("client_loaders",),
+    "Published scripts": ("official_parity",),
     "Speed and memory": (
         "closed_form",
         "erase_cold",

@@ -144,6 +144,20 @@ def test_the_presets_are_those_of_the_scripts() -> None:
     assert (EsdConfig(preset="sdxl", train_method="esd-u").lr, EsdConfig(preset="sdxl", lr=1.0).lr) == (1e-5, 1.0)
     assert (flux.start_guidance, flux.negative_guidance, flux.iterations, flux.lr) == (3.5, 1.0, 1400, 1e-4)
     assert (flux.ddim_steps, flux.image_size, flux.target, flux.latents) == (28, 512, "concept", "frozen")
+    flux2 = EsdConfig(preset="flux2")
+    assert (flux2.start_guidance, flux2.negative_guidance, flux2.iterations, flux2.lr) == (4.0, 1.0, 1400, 1e-4)
+    assert (flux2.ddim_steps, flux2.image_size, flux2.target, flux2.latents) == (50, None, "concept", "frozen")
+
+
+def test_the_sets_of_sdxl_are_layers_of_its_blocks_without_those_of_embeddings(
+    tiny_model_of: Callable[[str], Model],
+) -> None:
+    denoiser = tiny_model_of("sdxl").denoiser
+    every, others = (set(trained_parameters(denoiser, name)) for name in ("esd-all", "esd-u"))
+    assert {name.split(".")[0] for name in every} == {"down_blocks", "mid_block", "up_blocks"}
+    assert not any("time_emb_proj" in name for name in every)
+    assert any("time_emb_proj" in name for name in trained_parameters(denoiser, "notime"))
+    assert others == every - set(trained_parameters(denoiser, "esd-x"))
 
 
 @pytest.mark.parametrize("method", METHODS)

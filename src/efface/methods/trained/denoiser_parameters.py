@@ -3,7 +3,8 @@
 The 2023 code selects parameters by their CompVis names. The 2025 code selects weights and biases of linear and
 convolutional layers by diffusers' names. CompVis' `time_embed` is `time_embedding`, `out` is `conv_norm_out` and
 `conv_out`; `output_blocks.6` and `.8` are the first and third attention of `up_blocks.2`, `input_blocks.4` and `.7` the
-first of `down_blocks.1` and of `down_blocks.2`.
+first of `down_blocks.1` and of `down_blocks.2`. For SDXL, `esd-u` and `esd-all` of 2025 are layers of the blocks alone,
+without those that read the embeddings of time and sizes (esd_sdxl.py, 25613d2).
 
 A transformer with joint attention has no layers that read the text alone. The script for FLUX
 (https://github.com/stanulet27/erasing, esd_flux.py, 4cbdac2) selects the linear layers below each `attn` as `esd-x`,
@@ -48,6 +49,11 @@ _BY_LAYER: dict[str, Callable[[str], bool]] = {
     "esd-u": lambda name: "attn2" not in name,
     "esd-all": lambda name: True,
 }
+_BY_LAYER_OF_SDXL: dict[str, Callable[[str], bool]] = {
+    **_BY_LAYER,
+    "esd-u": lambda name: "attn2" not in name and _in_block_of_sdxl(name),
+    "esd-all": lambda name: _in_block_of_sdxl(name),
+}
 _FUSED = "to_qkv_mlp_proj"
 ATTENTION = (".attn.", ".attention.")  # in the names of joint attention; the second in Z-Image
 _BY_LAYER_OF_JOINT_ATTENTION: dict[str, Callable[[str], bool]] = {
@@ -69,7 +75,7 @@ def trained_parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk:
     Raises:
         BadRequest: The denoiser has no parameter of the set.
     """
-    by_layer = _BY_LAYER if has_cross_attention(denoiser) else _layers_of_joint_attention(denoiser)
+    by_layer = _layers_of(denoiser)
     if train_method in by_layer:
         layers = {name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
         wanted = {layer for layer in layers if by_layer[train_method](layer)}
@@ -86,6 +92,18 @@ def trained_parameters(denoiser: nn.Module, train_method: TrainMethod, mu_quirk:
 def has_cross_attention(denoiser: nn.Module) -> bool:
     """Whether layers `attn2` read the text alone, as in U-Nets and some transformers."""
     return any(name.endswith("attn2") for name, _ in denoiser.named_modules())
+
+
+def _layers_of(denoiser: nn.Module) -> dict[str, Callable[[str], bool]]:
+    """The sets of layers of a U-Net, of SDXL's U-Net, or of a transformer."""
+    if not has_cross_attention(denoiser):
+        return _layers_of_joint_attention(denoiser)
+    is_sdxl = getattr(denoiser.config, "addition_embed_type", None) == "text_time"
+    return _BY_LAYER_OF_SDXL if is_sdxl else _BY_LAYER
+
+
+def _in_block_of_sdxl(name: str) -> bool:
+    return "block" in name and "emb" not in name
 
 
 def _layers_of_joint_attention(denoiser: nn.Module) -> dict[str, Callable[[str], bool]]:

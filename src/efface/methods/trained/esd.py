@@ -13,10 +13,13 @@ step, as `reuse=1` does here (see `efface.methods.training.trajectories`). The 2
 at 1024 pixels (`image_size=1024`) with the pipeline's own scheduler (`sampler=own`). Deviation: it runs Adam in
 bfloat16, in which most of the steps are too small to change a weight; here Adam runs in float32.
 
-The presets `sdxl` and `flux` are the settings of esd_sdxl.py and of esd_flux.py (https://github.com/stanulet27/erasing,
-4cbdac2). Deviation: the script for SDXL passes latents to the denoiser that the scheduler has not scaled. The scripts
-train cross-attention, or in FLUX the attention, by default for every kind of concept. The unconditional prediction of
-SDXL is that for the empty prompt, as in the script.
+The presets `sdxl`, `flux` and `flux2` are the settings of esd_sdxl.py, of esd_flux.py and of esd_flux2_klein.py
+(https://github.com/stanulet27/erasing, 2ff19a1). Deviation: the script for SDXL passes latents to the denoiser that the
+scheduler has not scaled. The scripts train cross-attention, or in FLUX the attention, by default for every kind of
+concept. The unconditional prediction of SDXL is that for the empty prompt, as in the script of 2ff19a1; that of 25613d2
+samples the trajectories with zeros instead.
+
+`python benchmarks/official_parity.py` compares a step with those of the scripts.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ from efface.models.model import Model
 from efface.progress import RunContext
 from efface.request.record import Kind, Request
 
-Preset = Literal["2023", "2025", "sdxl", "flux"]
+Preset = Literal["2023", "2025", "sdxl", "flux", "flux2"]
 PRESETS: dict[str, dict[str, Any]] = {
     "2023": {"negative_guidance": 1.0, "iterations": 1000, "lr": 1e-5, "target": "null", "latents": "edited"},
     "2025": {"negative_guidance": 2.0, "iterations": 200, "lr": 5e-5, "target": "concept", "latents": "frozen"},
@@ -60,6 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "start_guidance": 3.5, "negative_guidance": 1.0, "iterations": 1400, "lr": 1e-4, "ddim_steps": 28,
         "image_size": 512,
     },
+    "flux2": {"start_guidance": 4.0, "negative_guidance": 1.0, "iterations": 1400, "lr": 1e-4},
 }  # fmt: skip
 _SDXL_ALL = 1e-5  # the learning rate of the script for SDXL without cross-attention, or with all layers
 # The paper trains cross-attention for styles, and all else for objects and unsafe themes.
@@ -68,6 +72,7 @@ _TRAINED_BY_KIND: dict[str, tuple[TrainMethod, TrainMethod]] = {
     "2025": ("esd-x", "esd-u"),
     "sdxl": ("esd-x", "esd-x"),
     "flux": ("esd-x", "esd-x"),
+    "flux2": ("esd-x", "esd-x"),
 }
 
 
@@ -75,8 +80,8 @@ class EsdConfig(TrainingConfig):
     """ESD's settings, by the references' names. Each value of a preset can be overridden.
 
     Attributes:
-        preset: The published defaults: those of the 2023 code, or of the 2025 scripts for Stable Diffusion 1, SDXL
-            and FLUX.1.
+        preset: The published defaults: those of the 2023 code, or of the later scripts for Stable Diffusion 1, SDXL,
+            FLUX.1 and FLUX.2 klein.
         train_method: The parameters to train; None is cross-attention for a style, and all other parameters otherwise.
         start_guidance: The guidance scale of the trajectories.
         negative_guidance: The guidance scale eta of the target.
