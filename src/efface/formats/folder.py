@@ -20,6 +20,7 @@ from efface.formats.base import Exported, Exporter, provenance_json
 from efface.formats.unchanged import restore_unchanged
 from efface.models.pretrained import no_loading_bar
 from efface.models.storage.folder import INDEX
+from efface.models.storage.single_file import SingleFile
 
 if TYPE_CHECKING:
     from efface.eraser.eraser import Eraser
@@ -31,9 +32,14 @@ PROVENANCE_FILE = "efface.json"
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     def save(folder: Path) -> None:
         model.pipeline().save_pretrained(folder)
-        restore_unchanged(folder, model.folder)
+        restore_unchanged(folder, _source(model))
 
     return write_baked(eraser, model, path, force, save)
+
+
+def _source(model: Model) -> Path | None:
+    """The folder with the model's parts; a checkpoint in one file has only its configuration from a folder."""
+    return None if model.folder is None or isinstance(model.files, SingleFile) else model.folder
 
 
 def write_baked(eraser: Eraser, model: Model, path: Path, force: bool, save: Callable[[Path], object]) -> Exported:

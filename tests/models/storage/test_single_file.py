@@ -103,6 +103,23 @@ def test_the_averaged_weights_are_read_if_asked_for(checkpoint: Path, tiny_sd: P
         open_model(f"{tmp_path / 'without.safetensors'}#ema", config=tiny_sd)
 
 
+def test_a_checkpoint_is_exported_as_a_folder(checkpoint: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    """The folder of its configuration, such as the published one, has no weights to copy."""
+    config, out = tmp_path / "config", tmp_path / "out"
+    shutil.copytree(tiny_sd, config, ignore=shutil.ignore_patterns("*.safetensors"))
+    eraser = efface.erase(tiny_sd, "cat", "dog")
+    efface.export(eraser, "diffusers", out, model=open_model(checkpoint, config=config))
+    exported, model = open_model(out), open_model(tiny_sd)
+    baked = eraser.bake(model)
+    for part in ("text_encoder", "denoiser", "vae"):
+        found, expected = state(getattr(exported, part)), state(getattr(model, part))
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+    baked.undo()
+    assert torch.equal(exported.embed(["a cat"]).tokens, model.embed(["a cat"]).tokens)
+
+
 def test_a_ckpt_is_read_as_weights_alone(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = original(open_model(tiny_sd))
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "tiny.ckpt")
