@@ -191,8 +191,9 @@ def test_a_single_file_of_sdxl_is_read_by_diffusers_and_by_efface(tiny: Tiny, sa
     }
 
 
-def test_a_single_file_of_sdxl_has_its_prediction_type(tiny: Tiny, saved: Saved, tmp_path: Path) -> None:
-    pipeline, path = tiny("sdxl"), tmp_path / "x.safetensors"
+def test_a_single_file_of_sdxl_has_its_prediction_type(saved: Saved, tmp_path: Path) -> None:
+    pipeline: Any = fresh(saved("sdxl"))
+    path = tmp_path / "x.safetensors"
     eraser = efface.erase(pipeline, "cat", "dog")
     plain = pipeline.scheduler
     for settings, markers in (({}, set()), ({"rescale_betas_zero_snr": True}, {"ztsnr"})):
@@ -202,13 +203,12 @@ def test_a_single_file_of_sdxl_has_its_prediction_type(tiny: Tiny, saved: Saved,
         assert open_model(path).scheduler_config["prediction_type"] == "v_prediction"
         assert bool(open_model(path).scheduler_config.get("rescale_betas_zero_snr")) == bool(markers)
         assert efface.import_eraser(path, str(saved("sdxl")), "cat").edits
-    pipeline.scheduler = plain
     pipeline.text_encoder = None
     with pytest.raises(BadInput, match="has no text_encoder, which a single file contains"):
         efface.export(eraser, "single-file", tmp_path / "y.safetensors", model=open_model(pipeline), force=True)
 
 
-def test_a_part_that_a_model_lacks_is_told(tiny: Tiny, tiny_model: Model) -> None:
+def test_a_part_that_a_model_lacks_is_named(tiny: Tiny, tiny_model: Model) -> None:
     assert open_model(tiny("sd3")).encoder_parts == ("text_encoder", "text_encoder_2", "text_encoder_3")
     assert tiny_model.encoder_parts == ("text_encoder",)
     with pytest.raises(BadInput, match="no part 'text_encoder_2'"):

@@ -134,7 +134,7 @@ def options_of(method: str, **more: Any) -> Options:
     return {"method": method, **FEW.get(method, {}), **more}
 
 
-def _told(options: Options) -> str:
+def _label(options: Options) -> str:
     return ",".join(f"{key}={value}" for key, value in options.items()) or "defaults"
 
 
@@ -215,7 +215,7 @@ def cases() -> dict[str, Function]:
     for method, several in SETTINGS.items():
         for settings in ({}, *several):
             options = options_of(method, **settings)
-            found[f"erase/{method}/{_told(settings)}"] = _erased({**TOGETHER, **options})
+            found[f"erase/{method}/{_label(settings)}"] = _erased({**TOGETHER, **options})
         options = options_of(method)
         found[f"erase/{method}/no guide"] = _erased({**options, "preserve": PRESERVE}, concepts=("cat",))
         found[f"erase/{method}/nothing preserved"] = _erased({**options, "to": "dog"})
@@ -228,7 +228,7 @@ def cases() -> dict[str, Function]:
                     continue
                 options = options_of(method, **TINY_FEW.get(method, {}), **settings)
                 options = {"to": TINY_GUIDE, "preserve": TINY_PRESERVE, **options}
-                found[f"{model}/{method}/{_told(settings)}"] = _erased(options, model, TINY_CONCEPTS)
+                found[f"{model}/{method}/{_label(settings)}"] = _erased(options, model, TINY_CONCEPTS)
     for name, settings in {
         "uce window": options_of("uce", variant="window"),
         "uce tensor": options_of("uce", variant="window", technique="tensor"),

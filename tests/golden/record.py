@@ -60,7 +60,7 @@ def main() -> int:
                 continue
             times[name] = time.perf_counter() - began
             if options.compare:
-                wrong += _told(name, golden["cases"].get(name), value, same and not options.fingerprints)
+                wrong += _compared(name, golden["cases"].get(name), value, same and not options.fingerprints)
             else:
                 golden["cases"][name] = value
                 _write(golden, options.golden)
@@ -69,7 +69,7 @@ def main() -> int:
             lab.run_case(f"messages/{name}", lambda lab, name=name, ended=ended: _mistake(lab, name, ended))
             if options.compare:
                 known = golden["messages"].get(name, {})
-                wrong += _told(f"messages/{name}", {"exact": known.get("code")}, {"exact": ended["code"]}, True)
+                wrong += _compared(f"messages/{name}", {"exact": known.get("code")}, {"exact": ended["code"]}, True)
             else:
                 golden["messages"][name] = ended
     if not options.compare:
@@ -89,7 +89,7 @@ def _mistake(lab: Lab, name: str, ended: dict[str, Any]) -> Value:
     return {}
 
 
-def _told(name: str, golden: Value | None, found: Value, same: bool) -> int:
+def _compared(name: str, golden: Value | None, found: Value, same: bool) -> int:
     """1 if a value is another one, which is printed; 0 if not."""
     if not same and matches(name, FRAGILE):
         return 0

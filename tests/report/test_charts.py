@@ -159,7 +159,7 @@ def test_where_the_images_of_other_prompts_went_stands_behind_in_the_order_of_th
     ]
 
 
-def test_the_judge_is_told_concept_by_concept_from_the_unedited_model_alone(evaluation):
+def test_the_judge_is_described_concept_by_concept_from_the_unedited_model_alone(evaluation):
     made = evaluation(erasers=2)
     base = made.erasers[BASE]
     half = tuple(replace(s, shows=s.probe.job.seed % 2 == 0) if s.probe.concept == "house" else s for s in base.images)

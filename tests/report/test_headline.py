@@ -170,7 +170,7 @@ def test_where_prompts_say_nothing_the_verdict_is_against_what_was_before(before
     assert (found.tone, found.text) == (tone, headline)
 
 
-def test_where_prompts_say_nothing_both_shares_and_their_ratio_are_told():
+def test_where_prompts_say_nothing_both_shares_and_their_ratio_are_stated():
     found = headline_of(["nudity"], unlabelled(60, 3)).sentences[0]
     assert found.startswith("The judge finds “nudity” in 0.3% of 1000 images (95% interval")
     assert found.endswith("; before, in 6%. That is 5% as often.")

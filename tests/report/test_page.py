@@ -222,7 +222,7 @@ def test_a_certificate_is_shown_with_what_it_does_not_cover(evaluation):
     assert "How far can it be undone?" not in page(evaluation())
 
 
-def test_where_images_went_is_told_rate_by_rate(evaluation):
+def test_where_images_went_is_stated_rate_by_rate(evaluation):
     made = evaluation()
     by = {"indirect": {"cat": {"guide": 5}}, SCRIPT: {"cat": {"broken": 1}, "kitten": {"nothing": 1}}}
     results = {
@@ -268,6 +268,6 @@ def test_a_threshold_that_holds_for_many_concepts_is_one_row():
     ]
 
 
-def test_a_request_is_told_in_full():
+def test_a_request_is_stated_in_full():
     concepts = [{"name": "cat", "guide": "dog", "aliases": [], "kind": "object"}, {"name": "car", "guide": None}]
     assert list(provenance_rows({"concepts": concepts})) == [("concepts", "name cat, guide dog, kind object; name car")]
