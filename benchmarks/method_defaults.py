@@ -1,47 +1,36 @@
-"""Forget and retain rates of rece without any option on the embedded model.
+"""Forget and retain rates of rece and nullspace without any option on the embedded model.
 
-    python benchmarks/method_defaults.py            ten objects, five styles, the weapon theme
+    python benchmarks/method_defaults.py            ten objects, five styles, the weapon theme, 64 images of each rate
     python benchmarks/method_defaults.py --quick    two concepts and few images; writes no result
 
 Each concept is erased alone, the four weapons together, as by `efface erase NAME --method METHOD`, with the guides and
-settings that the model recommends. The `err` protocol with the embedded judge evaluates each eraser. The published
-settings, with the catalogue's guides and preserved names, are those of closed_form_quality.py on the same prompts and
-seeds. Writes results/method_defaults.md and .json.
+settings that the model recommends, and with `-s preset=published`, the published defaults. The `err` protocol with the
+embedded judge evaluates each eraser on the same prompts and seeds. Writes results/method_defaults.md and .json.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from closed_form_quality import IMAGES, STYLES
+from closed_form_quality import STYLES
 from efface.request.record import Kind
-from pages import RESULTS, Page
+from pages import Page
 from quality import OBJECTS, WEAPONS, Rows, Setting, benchmark, details, mean, of_setting, overview, passed
 
-METHODS = ("rece",)
-SETTINGS = {method: Setting(method, guided=False) for method in METHODS}
-
-
-def with_published(content: Rows) -> Rows:
-    """The rows, each method followed by its published settings."""
-    published: Rows = json.loads((RESULTS / "closed_form_quality.json").read_text("utf-8"))
-    return {
-        name: {
-            label: row
-            for method in settings
-            for label, row in ((method, settings[method]), (f"{method}, published", published[name][method]))
-        }
-        for name, settings in content.items()
-    }
+METHODS = ("rece", "nullspace")
+IMAGES = 64
+PUBLISHED = "{}, published"
+SETTINGS = {method: Setting(method, guided=False) for method in METHODS} | {
+    PUBLISHED.format(method): Setting(method, {"preset": "published"}, guided=False) for method in METHODS
+}
 
 
 def finding(rows: Rows, method: str) -> str:
-    """What the numbers of one method show, in one sentence."""
-    default, published = of_setting(rows, method), of_setting(rows, f"{method}, published")
+    """What the numbers of one method show, in two sentences."""
+    default, published = of_setting(rows, method), of_setting(rows, PUBLISHED.format(method))
     enough = [row for row in default if passed(row)]
     return (
         f"`efface erase NAME --method {method}` forgets {mean(default, 'metrics', 'forget'):.1%}, and "
@@ -54,16 +43,15 @@ def finding(rows: Rows, method: str) -> str:
 
 def page(content: Any) -> Page:
     """The result page of the numbers in method_defaults.json."""
-    rows = with_published(content)
     body = f"""
 Means over concepts, with 95% intervals from a bootstrap over concepts; in the tables of concepts, intervals are
 clustered by prompt. `base` is the unedited model.
 
-{overview(rows)}
+{overview(content)}
 
 {details(content, SETTINGS)}
 """
-    return Page(f"Defaults of {' and '.join(METHODS)}", " ".join(finding(rows, method) for method in SETTINGS), body)
+    return Page(f"Defaults of {' and '.join(METHODS)}", " ".join(finding(content, method) for method in METHODS), body)
 
 
 def main() -> None:
