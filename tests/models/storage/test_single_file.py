@@ -78,6 +78,17 @@ def test_a_checkpoint_is_the_folder_it_was_made_from(checkpoint: Path, tiny_sd: 
     torch.testing.assert_close(one, other)
 
 
+def test_names_of_early_merges_are_those_of_the_published_file(checkpoint: Path, tiny_sd: Path, tmp_path: Path) -> None:
+    path, clip = tmp_path / "merge.safetensors", "cond_stage_model.transformer."
+    save_file(
+        {name.replace(f"{clip}text_model.", clip): tensor for name, tensor in load_file(checkpoint).items()}, path
+    )
+    merge, published = (open_model(file, config=tiny_sd) for file in (path, checkpoint))
+    assert merge.hash == published.hash
+    assert torch.equal(merge.embed(["a cat"]).tokens, published.embed(["a cat"]).tokens)
+    assert same(state(merge.text_encoder), state(published.text_encoder))
+
+
 def test_its_text_weights_are_streamed(checkpoint: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the denoiser stays on disk")
@@ -189,7 +200,7 @@ def test_the_tokenizer_is_clips(checkpoint: Path) -> None:
     assert model.tokenizer.eos_token_id == 49407
 
 
-def test_what_is_no_stable_diffusion_checkpoint_is_told(tiny_sd: Path, tmp_path: Path) -> None:
+def test_what_is_no_stable_diffusion_checkpoint_is_named(tiny_sd: Path, tmp_path: Path) -> None:
     weights = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}
     save_file({"text": torch.zeros(1)}, tmp_path / "other.safetensors")
     save_file({**weights, "conditioner.embedders.0.x": torch.zeros(1)}, tmp_path / "xl.safetensors")

@@ -225,7 +225,7 @@ class SingleFile(Folder):
         """The tensors of a part by their original names."""
         wanted = self._names_of(part)
         stored = [_averaged(name) for name in wanted] if self.ema and part == "unet" else wanted
-        yield from zip(wanted, (tensor for _, tensor in self._read(stored)), strict=True)
+        yield from zip(map(_published, wanted), (tensor for _, tensor in self._read(stored)), strict=True)
 
     def _stored(self, part: str) -> Mapping[str, str]:
         """The names in the file of a part's tensors, by their names in diffusers."""
@@ -276,6 +276,12 @@ class SingleFile(Folder):
         if not isinstance(content, dict):
             raise BadFile(f"{self.path} contains no named weights.")
         return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _published(name: str) -> str:
+    """The published name of a tensor: early merges of 1.x leave out a word in those of the text encoder."""
+    inside = name.removeprefix(_CLIP)
+    return name if inside == name or name.startswith(compvis.TEXT) else compvis.TEXT + inside
 
 
 def _averaged(name: str) -> str:
