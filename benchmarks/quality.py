@@ -221,6 +221,8 @@ def by_concept(rows: Rows, setting: str) -> str:
     heads += [*DESTINATIONS, "recall", "false positives"]
     lines: list[list[str]] = []
     for concept, settings in rows.items():
+        if setting not in settings:
+            continue
         row = settings[setting]
         cells = [concept, rate(row["metrics"], "forget"), rate(row["base"], "forget")]
         cells += [rate(row["metrics"], "retain"), rate(row["base"], "retain")]
@@ -245,8 +247,8 @@ def passed(row: Row) -> bool:
 
 
 def of_setting(rows: Rows, name: str) -> list[Row]:
-    """The rows of one setting, over all concepts."""
-    return [settings[name] for settings in rows.values()]
+    """The rows of one setting, over all concepts that it was measured for."""
+    return [settings[name] for settings in rows.values() if name in settings]
 
 
 def overview(rows: Rows) -> str:

@@ -6,9 +6,10 @@
 Each concept is erased alone, the four weapons in one eraser, by every trained method with settings for so small a
 model, towards the guides of the catalogue where a method uses one. Each eraser is trained in a separate process on one
 thread: seconds, evaluations of the U-Net (each image of a batch counts) and peak memory are of that process, including
-libraries. The `err` protocol with the embedded judge evaluates each eraser. For the memorised image it is the
-`memorised` protocol, whose forget rate is the share of images of its caption that are not copies. Writes
-results/trained_quality.md and .json.
+libraries. A second row of each method has the published settings (`-s preset=published`), except for the weapons, whose
+four concepts they would train for half an hour. The `err` protocol with the embedded judge evaluates each eraser. For
+the memorised image it is the `memorised` protocol, whose forget rate is the share of images of its caption that are not
+copies. Writes results/trained_quality.md and .json.
 """
 
 from __future__ import annotations
@@ -84,6 +85,12 @@ def _measured(settings: Mapping[str, Scalar]) -> dict[str, Any]:
 
 
 SETTINGS = {method: _recommended(method) for method in ("esd", "ablate", "cie", "sepce")}
+#: The published settings, which are for Stable Diffusion, with the same guides.
+PUBLISHED = {
+    f"{method}, published": Setting(method, {"preset": "published"}, guided=setting.guided)
+    for method, setting in SETTINGS.items()
+}
+ROWS = SETTINGS | PUBLISHED
 #: Other settings that were measured, with forget and retain rates over 8 to 32 images.
 TRIED = {
     "esd": (
@@ -174,10 +181,10 @@ def run(model: Model, judge: Judge, name: str, kind: Kind, n: int, work: Path, q
     folder.mkdir(parents=True, exist_ok=True)
     erasers: dict[str, Eraser] = {}
     costs: dict[str, dict[str, Any]] = {}
-    for label, setting in SETTINGS.items():
+    for label, setting in (SETTINGS if name == WEAPONS else ROWS).items():
         if quick:
             setting = replace(setting, options=setting.options | FEW[setting.method], by_kind={})
-        path = folder / f"{label.replace(' ', '-')}.safetensors"
+        path = folder / f"{label.replace(', ', '-')}.safetensors"
         costs[label] = trained(request_for(name, kind, setting), path)
         erasers[label] = Eraser.load(path)
         print(f"  {label}: {costs[label]['seconds']:.0f} s, {costs[label]['evaluations']:,} evaluations", flush=True)
@@ -205,8 +212,7 @@ def cost_table(rows: Rows) -> str:
     """A line per setting: the cost of erasing, medians over concepts."""
     keys = ("seconds", "evaluations", "megabytes", "bytes")
     lines = [
-        [label, *(f"{np.median([row[key] for row in of_setting(rows, label)]):,.0f}" for key in keys)]
-        for label in SETTINGS
+        [label, *(f"{np.median([row[key] for row in of_setting(rows, label)]):,.0f}" for key in keys)] for label in ROWS
     ]
     return table(["setting", "seconds", "U-Net evaluations", "peak MB", "bytes"], lines)
 
@@ -215,10 +221,11 @@ def page(content: Any) -> Page:
     """The result page of the numbers in trained_quality.json."""
     parts: list[tuple[float, str]] = []
     bars: list[str] = []
-    for label in SETTINGS:
+    for label in ROWS:
         rows = of_setting(content, label)
         forget, lost = mean(rows, "metrics", "forget"), -100 * mean(rows, "change", "retain")
-        parts.append((forget, f"`{label}` {forget:.1%} and {lost:.1f}"))
+        if label in SETTINGS:
+            parts.append((forget, f"`{label}` {forget:.1%} and {lost:.1f}"))
         bars.append(
             f"- {label}: forget {interval(rows, 'metrics', 'forget')}, {sum(map(passed, rows))} of {len(rows)} "
             f"concepts at 90% or more with at most 5 points of retain rate lost"
@@ -241,7 +248,7 @@ The cost of erasing, medians over concepts, each in a separate process on one th
 
 {cost_table(content)}
 
-{details(content, SETTINGS)}
+{details(content, ROWS)}
 """
     return Page("Trained methods: forget and retain rates", finding, body)
 
