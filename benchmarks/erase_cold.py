@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ def literal(folder: Path, erased: list[str], preserved: list[str], out: Path) ->
         return pipe.text_encoder(ids.input_ids)[0][0, last]
 
     pairs = [(token(prompt), token("")) for prompt in erased] + [(t, t) for t in map(token, preserved)]
+    save_file(summed_weights(modules, pairs), out)
+
+
+def summed_weights(modules: Mapping[str, Any], pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    """The published sums over pairs of tokens (d,) for each map (d_out, d), one after the other, in float32."""
+    import torch
+
     weights = {}
     for name, module in modules.items():
         w = module.weight.detach()
@@ -82,17 +90,17 @@ def literal(folder: Path, erased: list[str], preserved: list[str], out: Path) ->
             left = left + torch.outer(w @ g, c)
             right = right + torch.outer(c, c)
         weights[f"{name}.weight"] = (left @ torch.inverse(right)).contiguous()
-    save_file(weights, out)
+    return weights
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and megabytes of a process."""
+def timed(command: list[str], environment: Mapping[str, str] | None = None) -> tuple[float, float, int]:
+    """Wall seconds, megabytes, and bytes read from the disk of a process."""
     started = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, dict(os.environ))
+    pid = os.posix_spawn(command[0], command, dict(os.environ if environment is None else environment))
     _, status, usage = os.wait4(pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)} failed")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    return time.perf_counter() - started, usage.ru_maxrss / 1024, usage.ru_inblock * 512
 
 
 def efface_command(folder: Path, erased: list[str], preserved: list[str], out: Path, method: str) -> list[str]:
@@ -149,7 +157,7 @@ def main() -> None:
                     for path in (folder / "unet").glob("*.safetensors"):
                         path.rename(hidden / path.name)
                 try:
-                    runs[way].append(timed(command))
+                    runs[way].append(timed(command)[:2])
                 finally:
                     if way == "efface uce":
                         for path in hidden.glob("*.safetensors"):

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from erase_cold import words
+from erase_cold import summed_weights, timed, words
 from pages import Page, machine, table, write
 from published_models import MODELS, write_configs
 
@@ -120,15 +120,7 @@ def literal(folder: Path, erased: list[str], out: Path) -> None:
         return embeddings[0, len(pipe.tokenizer(prompt).input_ids) - 2]
 
     pairs = [(token(prompt), token("")) for prompt in erased]
-    weights = {}
-    for name, module in maps.items():
-        w = module.weight.detach()
-        left, right = 0.5 * w, 0.5 * torch.eye(w.shape[1])
-        for c, g in pairs:
-            left = left + torch.outer(w @ g, c)
-            right = right + torch.outer(c, c)
-        weights[f"{name}.weight"] = (left @ torch.inverse(right)).contiguous()
-    save_file(weights, out)
+    save_file(summed_weights(maps, pairs), out)
 
 
 def forget_files(folder: Path) -> None:
@@ -148,17 +140,6 @@ def bandwidth(folder: Path) -> float:
         while file.read(CHUNK):
             pass
     return path.stat().st_size / (time.perf_counter() - started)
-
-
-def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Wall seconds, megabytes and bytes from the disk of a process."""
-    started = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, environment)
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed")
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "megabytes": usage.ru_maxrss / 1024, "read": usage.ru_inblock * 512}
 
 
 def commands(name: str, folder: Path, out: Path, tiny: bool) -> Iterator[tuple[int, str, list[str]]]:
@@ -187,7 +168,8 @@ def measure(name: str, folder: Path, rounds: int, tiny: bool) -> dict[str, Any]:
             for count, label, command in commands(name, folder, out, tiny):
                 shutil.rmtree(cache, ignore_errors=True)
                 forget_files(folder)
-                run = timed(command, environment)
+                seconds, peak, read = timed(command, environment)
+                run = {"seconds": seconds, "megabytes": peak, "read": read}
                 runs.setdefault(f"{count} {label}", []).append(run)
                 print(f"{name}, {count} {label}: {run['seconds']:.1f} s, {run['megabytes']:.0f} MB", flush=True)
     content["cases"] = {

@@ -100,9 +100,8 @@ class Crew:
         Raises:
             BadFile: The folder cannot be written.
         """
-        made = [path for path in (folder, *folder.parents) if self._environments and not path.exists()]
         logs = [folder / f"worker-{rank}.log" for rank, _ in enumerate(self._environments, 1)]
-        made = [log for log in logs if not log.exists()] + made
+        made = [path for path in (*logs, folder, *folder.parents) if logs and not path.exists()]
         try:
             for log, changes in zip(logs, self._environments, strict=True):
                 self._start(log, {**os.environ, **changes})
