@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
 
 import efface
 from efface import BadInput, open_model
@@ -22,6 +21,7 @@ from efface.methods.training.low_rank import LowRank
 from efface.methods.training.weights import Copies, Weights
 from efface.models.checkpointing import checkpointed
 from efface.models.memory import denoiser_arguments, part_sizes, work_memory
+from efface.models.parameters import call_with
 from efface.models.storage.folder import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_the_peak_of_a_step_is_that_of_the_allocator(saved: Callable[[str], Path
 
     def step() -> None:
         weights.zero_grad()
-        functional_call(denoiser, weights(), (), arguments, tie_weights=False)[0].square().mean().backward()
+        call_with(denoiser, weights(), (), arguments)[0].square().mean().backward()
 
     assert planned.step == pytest.approx(allocated(step), rel=0.15)
     with checkpointed(denoiser):

@@ -1,7 +1,7 @@
 """Gradient checkpointing: the layers of a denoiser run again in the backward pass instead of storing activations.
 
-A layer runs again with the parameters that it had in the forward pass, so that parameters can be replaced for one call
-of the denoiser (`efface.models.denoising.call_denoiser`), and several calls can come before one backward pass.
+A layer runs again with the parameters and adapters of the forward pass, so that they can differ in each call of the
+denoiser (`efface.models.parameters`), and several calls can come before one backward pass.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from efface.errors import BadInput
+from efface.models.parameters import call_with, parameters_in_use
 
 _ENABLED, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
@@ -53,10 +53,10 @@ def checkpointed(denoiser: nn.Module, enabled: bool = True) -> Generator[None, N
 
 def _run_twice(layer: nn.Module, *arguments: Any) -> Any:
     """The output of a layer, which is computed again in the backward pass with the parameters of now."""
-    parameters: dict[str, Tensor] = dict(layer.named_parameters())
+    parameters = parameters_in_use(layer)
 
     def run(*inputs: Any) -> Any:
-        return functional_call(layer, parameters, inputs, tie_weights=False)
+        return call_with(layer, parameters, inputs)
 
     # The denoiser is in evaluation mode: it draws no random numbers.
     return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)

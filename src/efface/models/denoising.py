@@ -23,12 +23,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import pad
 
 from efface.errors import BadInput
 from efface.models.flow import FlowSchedule, is_flow
 from efface.models.modules import plain
+from efface.models.parameters import Parameters, call_with
 
 
 def latents_of_encoding(encoded: Tensor, config: Any) -> Tensor:
@@ -108,7 +108,7 @@ def without_pooled(text: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def call_denoiser(
-    denoiser: Any, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
+    denoiser: Any, x: Tensor, t: Tensor, conditions: Conditions, parameters: Parameters | None = None
 ) -> Tensor:
     """Call a denoiser once; see `Model.predict`, which moves the arguments to the denoiser's device and type.
 
@@ -117,7 +117,7 @@ def call_denoiser(
         x: Noisy latents, (b, C, h, w).
         t: Timesteps, (b,), or a scalar.
         conditions: What else it reads.
-        parameters: Tensors in place of the denoiser's own parameters, by name.
+        parameters: What differs from the denoiser's own parameters.
 
     Returns:
         The prediction, (b, C, h, w), float32.
@@ -127,10 +127,7 @@ def call_denoiser(
     text = text if len(text) == len(x) else text.expand(len(x), -1, -1)
     # By name: U-Nets and transformers have the timestep at different places.
     named = {"timestep": t, "encoder_hidden_states": text, **conditions.others, "return_dict": False}
-    if parameters is None:
-        return denoiser(x, **named)[0].float()
-    # A denoiser ties no weights; looking for tied ones would take as long as a small layer.
-    return functional_call(denoiser, dict(parameters), (x,), named, tie_weights=False)[0].float()
+    return call_with(denoiser, parameters or {}, (x,), named)[0].float()
 
 
 def guided(unconditional: Tensor, conditional: Tensor, scale: float | Tensor) -> Tensor:

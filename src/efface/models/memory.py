@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from efface.errors import BadInput
 from efface.models.checkpointing import checkpointed
+from efface.models.parameters import call_with
 from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder, has_weights
 from efface.models.storage.headers import read_headers
@@ -114,8 +114,8 @@ def work_memory(
         size: The side of the image in pixels; None is the default of the model.
         rows: The rows of a batch of predictions without gradient; a training step has one row.
         dtype: The type of the weights.
-        student: Makes the module of the trained parameters of a denoiser, which returns the tensors that take the place
-            of the denoiser's own, by name; None for no training.
+        student: Makes the module of the trained parameters of a denoiser, which returns what differs from the
+            denoiser's own parameters; None for no training.
 
     Raises:
         BadInput: The image size does not suit the model.
@@ -157,8 +157,7 @@ def _step(denoiser: nn.Module, weights: nn.Module, side: int, dtype: torch.dtype
     arguments = _needed(denoiser, side, 1, dtype)
 
     def run() -> None:
-        output = functional_call(denoiser, weights(), (), arguments, tie_weights=False)
-        output[0].float().square().mean().backward()
+        call_with(denoiser, weights(), (), arguments)[0].float().square().mean().backward()
 
     weights.zero_grad()
     return _peak(run, grad=True)

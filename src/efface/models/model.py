@@ -22,6 +22,7 @@ from efface.models.builtin import BuiltInFacts
 from efface.models.denoising import Conditions, Schedule, call_denoiser, noise_schedule
 from efface.models.flow import NoiseLevels
 from efface.models.modules import parameters_of, state_of
+from efface.models.parameters import Parameters
 from efface.models.placement import check_editable
 from efface.models.runtime import Runtime
 from efface.models.text.embedded import Embedded
@@ -291,16 +292,14 @@ class Model(BuiltInFacts, ABC):
         """
         raise BadInput(f"{self.name} does not read its text from one text encoder.")
 
-    def predict(
-        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Parameters | None = None) -> Tensor:
         """Call the denoiser once, in its type and on its device; gradients flow to all arguments.
 
         Args:
             x: Noisy latents, scaled as the scheduler scales them, (b, C, h, w).
             t: Timesteps, (b,), or a scalar for all samples.
             conditions: What else the denoiser reads, with the text of `denoiser_text`.
-            parameters: Tensors to use in place of the denoiser's own parameters, by name.
+            parameters: What differs from the denoiser's own parameters.
 
         Returns:
             The prediction (noise, velocity or flow, as the model is trained), (b, C, h, w), float32.

@@ -178,7 +178,6 @@ def test_the_first_values_are_those_of_kaiming_and_zero(tiny_model: Model) -> No
         assert 0.8 * bound < float(down.abs().max()) <= bound
         assert not up.any()
         assert len(down) == min(100, *base[name].shape[:2])
-    assert same(weights(), {name: base[name] for name in weights.names})
 
 
 @pytest.fixture(scope="module")

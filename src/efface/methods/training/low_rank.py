@@ -1,4 +1,4 @@
-"""Weights of low rank: a LoRA for each layer, trained beside the frozen weights of the denoiser.
+"""Weights of low rank: a LoRA for each layer, trained beside the frozen weights of the denoiser, which are not read.
 
     W' = W + alpha / r  up @ down,    up (d_out, r) = 0 and down (r, d_in) uniform at the start (arXiv 2106.09685)
 
@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efface.edits.kinds import WeightEdit
 from efface.methods.training.weights import Weights
+from efface.models.parameters import Adapter, Parameters
 
 
 class LowRank(Weights):
@@ -34,24 +35,19 @@ class LowRank(Weights):
     ) -> None:
         super().__init__()
         self.names = tuple(f"{layer}.weight" for layer in layers)
-        self._base = [denoiser.get_parameter(name).detach() for name in self.names]
-        ranks = [min(rank, *base.shape[:2]) for base in self._base]
+        bases = [denoiser.get_parameter(name) for name in self.names]
+        ranks = [min(rank, *base.shape[:2]) for base in bases]
         self._scales = [alpha / r for r in ranks]
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
-        for base, r in zip(self._base, ranks, strict=True):
+        for base, r in zip(bases, ranks, strict=True):
             bound = 1 / math.sqrt(math.prod(base.shape[1:]))
             first = torch.rand(r, math.prod(base.shape[1:]), generator=generator) * (2 * bound) - bound
             self.down.append(nn.Parameter(first.to(base.device)))
             self.up.append(nn.Parameter(torch.zeros(len(base), r, device=base.device)))
 
-    def forward(self) -> dict[str, Tensor]:
-        layers = zip(self.names, self._base, self.up, self.down, self._scales, strict=True)
-        # Autocast would round the change, whose first steps are tiny, to half precision.
-        with torch.autocast(self._base[0].device.type, enabled=False):
-            return {
-                name: (base + scale * (up @ down).view(base.shape)).to(base.dtype)
-                for name, base, up, down, scale in layers
-            }
+    def forward(self) -> Parameters:
+        layers = zip(self.names, self.up, self.down, self._scales, strict=True)
+        return {name.removesuffix(".weight"): Adapter(up, down, scale) for name, up, down, scale in layers}
 
     @torch.no_grad()
     def edits(self) -> tuple[WeightEdit, ...]:

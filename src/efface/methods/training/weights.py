@@ -1,8 +1,8 @@
 """Student and teacher in one network.
 
 The denoiser with the base's weights is the teacher. The student is the same denoiser, called with the trained tensors
-in place of its own (`torch.func.functional_call`). So there is no second network in memory, no weights have to be
-swapped, and an interrupted training leaves the model unchanged.
+in place of its own, or with adapters beside its layers (`efface.models.parameters`). So there is no second network in
+memory, no weights have to be swapped, and an interrupted training leaves the model unchanged.
 
 Shapes: b samples, C latent channels, h and w latent size, R rows of text, d text width.
 """
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from efface.edits.kinds import WeightEdit
 from efface.errors import BadInput
 from efface.models.denoising import Conditions
+from efface.models.parameters import Parameters
 from efface.models.placement import check_differentiable
 from efface.models.runtime import is_group_offloaded
 
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
 
 class Weights(nn.Module, ABC):
-    """The trained tensors as parameters of a module, which returns the edited parameters of the denoiser by name."""
+    """The trained tensors as parameters of a module, which returns what the denoiser is called with."""
 
     @abstractmethod
-    def forward(self) -> dict[str, Tensor]:
-        """The student's parameters that differ from the teacher's, of any shape, in the denoiser's type."""
+    def forward(self) -> Parameters:
+        """What differs between the student and the teacher: tensors in the denoiser's type, or adapters."""
 
     @abstractmethod
     def edits(self) -> tuple[WeightEdit, ...]:

@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import pad
 
 from efface.models.families.patches import latents_of_patches, patch_rows_and_columns, patches_of
 from efface.models.flow import TIMESTEPS, NoiseLevels
+from efface.models.parameters import Parameters, call_with
 
 
 def with_mask(tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -173,7 +173,7 @@ def _negated_frame(output: Tensor, inputs: CallInputs) -> Tensor:
 
 
 def call_with_lists(
-    transformer: Any, given: CallArguments, text: Tensor, mask: Tensor, parameters: Mapping[str, Tensor] | None
+    transformer: Any, given: CallArguments, text: Tensor, mask: Tensor, parameters: Parameters | None
 ) -> Tensor:
     """Call a transformer of Z-Image once.
 
@@ -182,17 +182,14 @@ def call_with_lists(
         given: Its arguments besides the text, with latents (b, C, 1, h, w) in its type and on its device.
         text: The text, (b, T, d), in its type and on its device.
         mask: The tokens that are read, (b, T).
-        parameters: Tensors in place of the transformer's own parameters, by name.
+        parameters: What differs from the transformer's own parameters.
 
     Returns:
         The output, (b, C, 1, h, w), float32.
     """
     texts = [tokens[read] for tokens, read in zip(text, mask.to(text.device), strict=True)]
     named = {"t": given.time.to(text.device), "cap_feats": texts, "return_dict": False}
-    if parameters is None:
-        (output,) = transformer(list(given.x), **named)
-    else:
-        (output,) = functional_call(transformer, dict(parameters), (list(given.x),), named, tie_weights=False)
+    (output,) = call_with(transformer, parameters or {}, (list(given.x),), named)
     return torch.stack(output).float()
 
 

@@ -28,6 +28,7 @@ from efface.models.families.parts import TwoStreamModel
 from efface.models.families.patches import latents_of_patches, patch_rows_and_columns, patches_of
 from efface.models.flow import TIMESTEPS
 from efface.models.model import POOLED, TEXT
+from efface.models.parameters import Parameters
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens, encode_ids, final_norm, input_device, refuse_clip_skip
 from efface.models.text.tokens import last_subject, longest_prompt, token_ids
@@ -118,9 +119,7 @@ class Flux(TwoStreamModel):
         tokens = Embedded(text, torch.zeros(len(ids), dtype=torch.long), tuple(prompts), start=0)
         return self.denoiser_text(tokens)
 
-    def predict(
-        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Parameters | None = None) -> Tensor:
         b, (h, w) = len(x), x.shape[-2:]
         width = self.reading(POOLED).width
         text, pooled = without_pooled(conditions.text.expand(b, -1, -1), width)

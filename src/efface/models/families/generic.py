@@ -37,6 +37,7 @@ from efface.models.families.parts import PartsModel
 from efface.models.flow import NoiseLevels
 from efface.models.model import TEXT
 from efface.models.modules import plain
+from efface.models.parameters import Parameters
 from efface.models.pretrained import class_of
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
@@ -150,9 +151,7 @@ class Generic(PartsModel):
     def denoiser_text(self, embedded: Embedded) -> Tensor:
         return with_mask(embedded.argument, embedded.attention_mask)
 
-    def predict(
-        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Parameters | None = None) -> Tensor:
         assert self._call is not None
         b = len(x)
         text, mask = without_mask(conditions.text.expand(b, -1, -1))

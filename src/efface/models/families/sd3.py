@@ -25,6 +25,7 @@ from efface.models.denoising import Conditions, with_pooled, without_pooled
 from efface.models.families.parts import TwoStreamModel
 from efface.models.flow import NoiseLevels
 from efface.models.model import POOLED, TEXT
+from efface.models.parameters import Parameters
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import encode_penultimate, input_device
 from efface.models.text.tokens import last_subject, longest_prompt, token_ids
@@ -57,9 +58,7 @@ class StableDiffusion3(TwoStreamModel):
         pooled = self.reading(POOLED).embed(embedded.prompts, truncate=True)
         return with_pooled(embedded.tokens, pooled.tokens[:, 0])
 
-    def predict(
-        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Parameters | None = None) -> Tensor:
         if not conditions.others:
             text, pooled = without_pooled(conditions.text.expand(len(x), -1, -1), self.reading(POOLED).width)
             conditions = Conditions(text, {"pooled_projections": pooled})

@@ -20,6 +20,7 @@ from efface.models.denoising import Conditions, with_pooled, without_pooled
 from efface.models.families.cross_attention import cross_attention_maps
 from efface.models.families.parts import PartsModel
 from efface.models.model import TEXT
+from efface.models.parameters import Parameters
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import encode_penultimate
 from efface.models.text.tokens import last_subject, longest_prompt, token_ids
@@ -72,9 +73,7 @@ class StableDiffusionXL(PartsModel):
         pooled = self._pooled(distinct, truncate=True)[[row[prompt] for prompt in embedded.prompts]]
         return with_pooled(embedded.tokens, pooled)
 
-    def predict(
-        self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, conditions: Conditions, parameters: Parameters | None = None) -> Tensor:
         if not conditions.others:
             width = int(self.config("text_encoder_2")["projection_dim"])
             text, pooled = without_pooled(conditions.text.expand(len(x), -1, -1), width)
