@@ -45,10 +45,10 @@ def test_importing_efface_imports_no_library() -> None:
     assert "torch" in imported_by("import efface; efface.erase")  # the check sees what is imported
 
 
-def test_erasing_imports_neither_the_compiler_nor_diffusers(tmp_path: Path) -> None:
+def test_erasing_imports_neither_the_compiler_nor_diffusers_nor_transformers(tmp_path: Path) -> None:
     command = ["erase", "cat", "-o", str(tmp_path / "cat.safetensors")]
     statement = f"from efface.cli.run import run; assert run({command!r}) == 0"
-    assert imported_by(statement) & {"torch", "torch._dynamo", "diffusers"} == {"torch"}
+    assert imported_by(statement) & {"torch", "torch._dynamo", "diffusers", "transformers"} == {"torch"}
 
 
 def test_help_imports_no_heavy_library() -> None:

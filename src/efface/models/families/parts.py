@@ -133,6 +133,10 @@ class PartsModel(Model):
             self._parts[part] = loaded
         return self._parts[part]
 
+    def _tokenizing(self, part: str) -> Any:
+        """The tokenizer for embedding prompts: that of transformers, or one with the same ids."""
+        return self._part(part)
+
     def _has(self, part: str) -> bool:
         """Whether the model has an optional part."""
         if _PIPELINE in self._parts:
@@ -174,7 +178,7 @@ class PartsModel(Model):
             for part in self.encoder_parts:
                 tokenizer = part.replace("text_encoder", "tokenizer")
                 if self._has(tokenizer):
-                    check_tokenizer(self.name, self._part(tokenizer), _vocabulary(self.config(part)))
+                    check_tokenizer(self.name, self._tokenizing(tokenizer), _vocabulary(self.config(part)))
             with torch.no_grad():
                 self._check_encoding()
             self._parts[key] = True
@@ -265,11 +269,8 @@ class PartsModel(Model):
     @property
     def guidance_argument(self) -> str | None:
         parameters = self.call_parameters or {}
-        for name in ("guidance_scale", "true_cfg_scale"):
-            parameter = parameters.get(name)
-            if parameter is not None and isinstance(parameter.default, (int, float)):
-                return name
-        return None
+        names = (name for name in ("guidance_scale", "true_cfg_scale") if name in parameters)
+        return next((name for name in names if isinstance(parameters[name].default, (int, float))), None)
 
     def pipeline(self) -> Any:
         if _PIPELINE not in self._parts:

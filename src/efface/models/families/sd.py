@@ -19,9 +19,11 @@ from efface.models.model import TEXT
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import SoftTokens, encode_ids, final_norm
 from efface.models.text.plain_clip import PlainClipEncoder
+from efface.models.text.plain_tokenizer import PlainTokenizer
 from efface.models.text.tokens import longest_prompt, token_ids
 
-_PLAIN = "plain_text_encoder"  # key among the parts; its value is None if the text encoder is not supported
+# Keys among the parts; a value is None if the part is not supported.
+_PLAIN_ENCODER, _PLAIN_TOKENIZER = "plain_text_encoder", "plain_tokenizer"
 
 
 class StableDiffusion(PartsModel):
@@ -45,7 +47,9 @@ class StableDiffusion(PartsModel):
 
     @property
     def max_tokens(self) -> int:
-        return min(longest_prompt(self.tokenizer), int(self.config("text_encoder")["max_position_embeddings"]))
+        return min(
+            longest_prompt(self._tokenizing("tokenizer")), int(self.config("text_encoder")["max_position_embeddings"])
+        )
 
     def _expected_readers(self) -> tuple[str, ...]:
         return cross_attention_maps(self.config("unet"))
@@ -55,7 +59,7 @@ class StableDiffusion(PartsModel):
         return int(self.config("unet")["cross_attention_dim"])
 
     def _encode(self, prompts: list[str], clip_skip: int | None, truncate: bool) -> Embedded:
-        ids, lengths = token_ids(self.tokenizer, prompts, self.max_tokens, truncate)
+        ids, lengths = token_ids(self._tokenizing("tokenizer"), prompts, self.max_tokens, truncate)
         return Embedded(self._tokens(ids, clip_skip), lengths - 2, tuple(prompts))
 
     @torch.no_grad()
@@ -67,7 +71,7 @@ class StableDiffusion(PartsModel):
         distinct = list(dict.fromkeys(prompts))
         row = {prompt: index for index, prompt in enumerate(distinct)}
         last = torch.zeros(len(distinct), self.width)
-        ids, lengths = token_ids(self.tokenizer, distinct, self.max_tokens, truncate)
+        ids, lengths = token_ids(self._tokenizing("tokenizer"), distinct, self.max_tokens, truncate)
         # CLIP is causal: the end token and the padding after it do not affect earlier tokens.
         for rows in lengths.argsort(stable=True).split(batch_size):
             tokens = self._tokens(ids[rows, : int(lengths[rows].max()) - 1], clip_skip)
@@ -93,16 +97,27 @@ class StableDiffusion(PartsModel):
     def _plain_encoder(self) -> PlainClipEncoder | None:
         """The text encoder in plain torch, until that of transformers or the denoiser is loaded."""
         if self._denoiser_loaded or "text_encoder" in self._parts:
-            self._parts.pop(_PLAIN, None)
+            self._parts.pop(_PLAIN_ENCODER, None)
             return None
-        if _PLAIN not in self._parts:
-            self._parts[_PLAIN] = PlainClipEncoder.of(self._disk, self.device, self.dtype)
-        return self._parts[_PLAIN]
+        if _PLAIN_ENCODER not in self._parts:
+            self._parts[_PLAIN_ENCODER] = PlainClipEncoder.of(self._disk, self.device, self.dtype)
+        return self._parts[_PLAIN_ENCODER]
+
+    def _tokenizing(self, part: str) -> Any:
+        """The tokenizer without transformers, until that of transformers or the denoiser is loaded."""
+        if self._denoiser_loaded or part in self._parts:
+            self._parts.pop(_PLAIN_TOKENIZER, None)
+            return self._part(part)
+        if _PLAIN_TOKENIZER not in self._parts:
+            self._parts[_PLAIN_TOKENIZER] = PlainTokenizer.of(self._disk)
+        plain = self._parts[_PLAIN_TOKENIZER]
+        return self._part(part) if plain is None else plain
 
     def words(self) -> tuple[str, ...]:
-        pieces = [piece.removesuffix("</w>") for piece in self.tokenizer.get_vocab() if piece.endswith("</w>")]
+        tokenizer = self._tokenizing("tokenizer")
+        pieces = [piece.removesuffix("</w>") for piece in tokenizer.get_vocab() if piece.endswith("</w>")]
         words = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha())
-        return tuple(word for word, row in zip(words, self.tokenizer(words)["input_ids"], strict=True) if len(row) == 3)
+        return tuple(word for word, row in zip(words, tokenizer(words)["input_ids"], strict=True) if len(row) == 3)
 
     @property
     def text_norm(self) -> Any:
