@@ -64,6 +64,7 @@ Attempts = dict[str, dict[str, list[Attempt]]]  # attack -> setting -> attempts 
 
 def erasers_of(model: Model, name: str, settings: dict[str, Setting], work: Path) -> dict[str, Eraser]:
     """The erasers of one object; trained methods are trained as in trained_quality.py."""
+    work.mkdir(parents=True, exist_ok=True)
     erasers: dict[str, Eraser] = {}
     for label, setting in settings.items():
         request, path = request_of(name, "object", setting), work / f"{label}.safetensors"
@@ -79,14 +80,12 @@ def run(
     model: Model,
     judge: Judge,
     name: str,
-    settings: dict[str, Setting],
+    erasers: dict[str, Eraser],
     n: int,
     attacked_by: dict[str, dict[str, Scalar]],
     work: Path,
 ) -> tuple[Attempts, Calibration]:
     """All attacks on all erasers of one object."""
-    work.mkdir(parents=True, exist_ok=True)
-    erasers = erasers_of(model, name, settings, work)
     jobs = [Job(prompt, seed) for seed, prompt in enumerate(prompts([name], n, unseen(name)))]
     others = [Job(prompt, seed) for seed, prompt in enumerate(prompts(["tree", "bus", "rabbit", "guitar"], 24))]
     attempts, calibration = Attempts(), Calibration(judge.name, judge.version, None, None)
@@ -116,7 +115,8 @@ def run_uce(model: Model, judge: Judge, work: Path) -> None:
     settings, attacked_by = {"uce": Setting("uce", {"preset": "published"}, guided=False)}, UCE_ATTACKED_BY
     content: dict[str, dict[str, Any]] = {}
     for name in UCE_OBJECTS:
-        results, _ = run(model, judge, name, settings, UCE_PROMPTS, attacked_by, work / name)
+        erasers = erasers_of(model, name, settings, work / name)
+        results, _ = run(model, judge, name, erasers, UCE_PROMPTS, attacked_by, work / name)
         content[name] = {attack: [attempt.as_dict() for attempt in of["uce"]] for attack, of in results.items()}
     result = uce_page(content)
     print(f"\n{result.finding}\n\n{result.body}")
@@ -226,7 +226,8 @@ def main() -> None:
     attempts: Attempts = {attack: {label: [] for label in settings} for attack in ATTACKED_BY}
     calibrations: list[str] = []
     for name in names:
-        results, calibration = run(model, judge, name, settings, n, attacked_by, work / name)
+        erasers = erasers_of(model, name, settings, work / name)
+        results, calibration = run(model, judge, name, erasers, n, attacked_by, work / name)
         calibrations.append(
             f"{name} recall {cell(calibration.recall)}, false-positive rate {cell(calibration.false_positive_rate)}"
         )

@@ -198,3 +198,9 @@ def test_bad_input(tiny_model: Model, colours: Any, tmp_path: Path) -> None:
     (tmp_path / "eval.json").write_text('{"style": {"cat": 3}}')
     with pytest.raises(BadInput, match=r"eval\.json"):
         run(tiny_model, efface.erase(tiny_model, "cat"), colours("cat"), tmp_path / "out", data=tmp_path)
+    long = "a" * 300
+    entry = {"target": long, "anchor": "art", "hard_negative": []}
+    (tmp_path / "eval.json").write_text(json.dumps({"style": {"cat": entry}}))
+    (tmp_path / "eval_prompts").mkdir()
+    with pytest.raises(BadInput, match=r"Cannot read the prompts from .*: File name too long\.$"):
+        run(tiny_model, efface.erase(tiny_model, "cat"), colours("cat"), tmp_path / "out", data=tmp_path)

@@ -17,6 +17,7 @@ from efface.generation import Image
 from efface.generation.folder import skipped_files
 from efface.generation.runs import runs_in_one_folder
 from efface.judges import HasTable, Judge, Verdict, judge_images, open_judge, read_verdicts, write_verdicts
+from efface.judges.shared.questions import is_path
 from efface.metrics.base import Measured
 from efface.metrics.bootstrap import by_prompt
 from efface.metrics.rates import rate_with_interval
@@ -161,7 +162,7 @@ def judge(
     if not (asked or table) or not all(text.strip() for text in asked):
         raise BadInput("Nothing to ask: give --question CONCEPT, e.g. --question cat.")
     for text in asked:
-        if not _is_path(text):
+        if not is_path(text):
             check_one_name(text, "-q")
     path = None if out is None else Path(out)
     if path is not None:
@@ -196,14 +197,6 @@ def _check_verdicts(path: Path, judge: Judge, questions: Sequence[str], images: 
     names = [image.row["file_name"] for image in images]
     if answered != [(judge.name, judge.version, name, question) for name in names for question in questions]:
         raise exists_already(path)
-
-
-def _is_path(question: str) -> bool:
-    """Whether a question is a picture or a folder, as for judges of copies."""
-    try:
-        return Path(question).exists()
-    except (OSError, ValueError):  # a text that cannot be a path
-        return False
 
 
 def _cells(judge: Judge) -> dict[str, dict[str, str]]:

@@ -162,7 +162,8 @@ def _prompts(folder: Path, stems: Sequence[str]) -> tuple[str, ...]:
     """The lines of the first of these files that exists."""
     for stem in stems:
         path = folder / f"{stem}_eval.txt"
-        inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
+        with library_errors(f"Cannot read the prompts from {path}"):  # a name can be too long for a file
+            inside = path.is_file() and path.resolve().is_relative_to(folder.resolve())
         if inside and (lines := read_table(path, "prompts", "prompt").texts("prompt")):
             return tuple(lines)
     raise BadFile(f"{folder} has no prompts for '{stems[0]}'; it needs {stems[0]}_eval.txt, one prompt a line.")

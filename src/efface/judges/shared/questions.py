@@ -15,10 +15,10 @@ def digest_of_words(words: Iterable[str]) -> str:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text names a file or folder. A text that is too long for a path, such as a caption, names none."""
+    """Whether a text names a file or folder. A text that cannot be a path, such as a long caption, names none."""
     try:
         return bool(text.strip()) and Path(text).exists()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

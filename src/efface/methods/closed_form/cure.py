@@ -29,7 +29,7 @@ from efface.edits.solution import Solution
 from efface.methods.base import Method
 from efface.methods.closed_form.ridge import PreservedTokens, check_finite
 from efface.methods.closed_form.stored import LENGTHS, stored_preserved, stored_tokens
-from efface.methods.closed_form.tokens import BATCH
+from efface.methods.closed_form.tokens import BATCH, prompt_pairs
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
 from efface.request.record import Request
@@ -47,11 +47,13 @@ class CureConfig(Settings):
         tokens: Which tokens of a prompt are used: those of its words (`subject`), the last of them (`last`), or from
             the first of them through the end and padding tokens (`window`).
         retain_empty: Whether to retain the empty prompt too. With `window` this preserves the padding of every prompt.
+        expand_prompts: Whether to forget the concept in five templates as well.
     """
 
     alpha: float | None = Field(default=None, ge=1)
     tokens: Literal["subject", "last", "window"] = "subject"
     retain_empty: bool = True
+    expand_prompts: bool = False
 
 
 def erase(model: Model, request: Request, config: CureConfig) -> Solution:
@@ -62,9 +64,11 @@ def erase(model: Model, request: Request, config: CureConfig) -> Solution:
         request: The concepts and the preserved prompts.
         config: The settings.
     """
-    embedded = model.embed(request.names, clip_skip=request.clip_skip)
+    prompts = [[prompt for prompt, _ in prompt_pairs(concept, config.expand_prompts)] for concept in request.concepts]
+    embedded = model.embed([prompt for of_concept in prompts for prompt in of_concept], clip_skip=request.clip_skip)
     rows = _tokens(embedded, config)
-    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
+    owners = [owner for owner, of_concept in enumerate(prompts) for _ in of_concept]
+    owner = torch.tensor(owners).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
     inputs = {"edited": torch.cat(rows).double(), "owner": owner, **_retained(model, request, config)}
     started = time.perf_counter()
     edit = _solve(inputs, _alpha(request, config))

@@ -10,8 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 from efface.models.builtin import Recommended
+from efface.request.record import Kind
 
 Settings = dict[str, bool | int | float | str]
+
+_KINDS: Final[tuple[Kind, ...]] = ("object", "style", "memorised", "unsafe")
+#: With the published templates too, other objects and styles change (benchmarks/results/closed_form_defaults.md).
+_BARE: Final[Settings] = {"expand_prompts": False}
 
 #: The bare concept alone is forgotten less often in sentences and in styles.
 _IN_SENTENCES: Final[Settings] = {
@@ -46,12 +51,11 @@ _CIE_KEYS: Final[Settings] = {**_CIE_RELATIVE, "train_method": "esd-x-strict", "
 _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0, "repeat_images": True}
 
 RECOMMENDED = {
-    **dict.fromkeys(("uce", "certified", "robust", "speed", "oce"), Recommended(guides=True)),
+    **dict.fromkeys(("uce", "certified", "robust", "speed"), Recommended(guides=True)),
+    "oce": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _BARE)),
     # With all tokens of a prompt, the other styles change too.
-    "rece": Recommended(guides=True, settings=dict.fromkeys(("object", "style", "memorised", "unsafe"), _LAST)),
-    "nullspace": Recommended(
-        guides=True, settings=dict.fromkeys(("object", "style", "memorised", "unsafe"), _IN_SENTENCES)
-    ),
+    "rece": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _LAST)),
+    "nullspace": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _IN_SENTENCES)),
     "esd": Recommended(
         settings={
             "object": {**_ESD, "lr": 5e-4},
