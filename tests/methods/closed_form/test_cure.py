@@ -10,6 +10,7 @@ from torch import Tensor
 import efface
 from efface import BadRequest, Eraser, Model
 from efface.methods.closed_form.cure import CureConfig
+from efface.methods.closed_form.tokens import OBJECT_TEMPLATES
 from support import the_edit
 
 CONCEPTS = ["golf ball", "van gogh", "a red car"]
@@ -52,6 +53,16 @@ def test_it_is_the_papers_equations(
         expected = wide @ (forget - forget @ retain)
         found = wide - the_edit(eraser).on(wide)
         assert float((found - expected).norm() / expected.norm()) < 1e-9
+
+
+def test_the_templates_are_tokens_to_forget_as_well(tiny_model: Model) -> None:
+    eraser = efface.erase(tiny_model, ["cat", "dog"], method="cure", expand_prompts=True, alpha=1000)
+    texts = [form.format(name) for name in ("cat", "dog") for form in ("{}", *OBJECT_TEMPLATES)]
+    forget, retain = (projector(columns(tiny_model, prompts, "subject"), 1000.0) for prompts in (texts, [""]))
+    expected = -(forget - forget @ retain)
+    assert float((the_edit(eraser).matrix - expected).norm() / expected.norm()) < 1e-9
+    alone = the_edit(efface.erase(tiny_model, "dog", method="cure", expand_prompts=True, alpha=1000))
+    torch.testing.assert_close(the_edit(eraser.without("cat")).matrix, alone.matrix, rtol=0, atol=1e-10)
 
 
 def test_one_token_is_read_as_zero_where_nothing_is_retained(tiny_model: Model) -> None:

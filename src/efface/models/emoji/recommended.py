@@ -27,6 +27,8 @@ _IN_SENTENCES: Final[Settings] = {
     "min_directions": 128,
     "lamb": 25.0,
 }
+#: One direction is not enough: in a sentence, the words that follow name the concept too.
+_TEMPLATES: Final[Settings] = {"expand_prompts": True, "alpha": 1000.0}
 _LAST: Final[Settings] = {"tokens": "last"}
 _ESD: Final[Settings] = {"train_method": "esd-x-strict", "lr": 7e-4, "batch_size": 4, "iterations": 180}
 _LORA: Final[Settings] = {
@@ -53,6 +55,7 @@ _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0, "repeat_image
 RECOMMENDED = {
     **dict.fromkeys(("uce", "certified", "robust", "speed"), Recommended(guides=True)),
     "oce": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _BARE)),
+    "cure": Recommended(settings={"object": _TEMPLATES, "style": _TEMPLATES}),
     # With all tokens of a prompt, the other styles change too.
     "rece": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _LAST)),
     "nullspace": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _IN_SENTENCES)),
