@@ -24,6 +24,7 @@ ORDER = (
     "parsing",
     "tensor_files",
     "tensor_writing",
+    "json_writing",
     "sealed",
     "tables",
     "image_files",

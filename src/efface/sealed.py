@@ -7,13 +7,13 @@ and a file beside it could not be replaced at the same moment.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from efface.errors import BadFile
 from efface.files import atomic, sha256_of_tensors
+from efface.json_writing import json_text
 from efface.parsing import library_errors, parse_json
 from efface.tensor_files import read_safetensors
 
@@ -36,7 +36,7 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Te
     """
     from efface.tensor_writing import write_tensors
 
-    text = json.dumps(header)
+    text = json_text(header, ascii_only=True)
     with atomic(path) as temporary:
         write_tensors(temporary, tensors, {_HEADER: text, _SEAL: _seal(text, tensors)})
 

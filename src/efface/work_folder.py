@@ -14,6 +14,7 @@ from typing import cast
 
 from efface.errors import FORCE, AlreadyComplete, BadFile, BadInput
 from efface.files import atomic, check_name, locked, remove_leftovers, remove_partial, why_not_written
+from efface.json_writing import json_text
 from efface.parsing import parse_json
 
 MARK = "efface.json"
@@ -59,7 +60,7 @@ def claim(
                 remove_partial(folder, below=True)
             # An unchanged mark is written too, so that a read-only folder is an error now and not after the work.
             with atomic(mark) as temporary:
-                temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+                temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise BadFile(f"Cannot write to {folder}: {why_not_written(error)}.") from error
         try:
@@ -81,7 +82,7 @@ def _check_resumable(folder: Path, mark: Path, content: Mapping[str, object], re
         stored: object = parse_json(mark.read_text(encoding="utf-8"), finite=False)
     except (OSError, ValueError):
         raise BadFile(f"{folder} is not empty and not efface's; {advice}.") from None
-    if differences := _differences(stored, json.loads(json.dumps(content))):
+    if differences := _differences(stored, json.loads(json_text(content))):
         raise BadFile(f"{folder} holds other work ({differences}); {advice}.")
     if (folder / result).exists():
         raise AlreadyComplete(folder, folder / result)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,15 @@ def test_a_name_that_is_written_can_be_read(efface: Efface) -> None:
     assert efface("generate", "a cat", "--eraser", name, "--steps", 1, "-o", "out").code == 0
     assert efface("inspect", name, "--json").json()["concepts"] == ["cat"]
     assert efface("erase", "dog", "--after", name, "-o", "both.safetensors").code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows passes arguments as Unicode")
+@pytest.mark.parametrize(("argument", "expected"), [("café", "PYTHONUTF8=1"), (b"caf\xe9", "not valid UTF-8")])
+def test_arguments_that_python_does_not_decode(argument: str | bytes, expected: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "efface", "erase", argument],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (2, b"", 1)
+    assert expected in ended.stderr.decode("ascii")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from efface.errors import BadInput
 from efface.files import atomic, slug
 from efface.generation import Job, Sampling
 from efface.generation.prompts import PromptFile, read_prompt_file
+from efface.json_writing import json_text
 from efface.judges import Judge, open_judge
 from efface.parsing import read_json
 from efface.protocols import Calibration
@@ -284,4 +284,4 @@ def _write(result: AttackEvaluation, folder: Path) -> None:
         name: [attempt.as_dict() for attempt in attacked.attempts] for name, attacked in result.erasers.items()
     }
     with atomic(folder / RESULT) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")

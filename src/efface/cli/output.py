@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from efface.cli.text import CELL, LINE, is_unicode, printable
+from efface.json_writing import json_text
 
 if TYPE_CHECKING:
     from efface.progress import Progress
@@ -77,7 +77,7 @@ class Screen:
         """Print the JSON object, with `--json`."""
         if self.json:
             # JSON is UTF-8; for another terminal, ASCII is.
-            print(json.dumps(content, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False))
+            print(json_text(content, ascii_only=not is_unicode(sys.stdout)))
 
     @contextmanager
     def progress(self) -> Generator[Progress, None, None]:

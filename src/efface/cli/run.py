@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import typer
@@ -74,7 +74,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     try:
         for argument in arguments:
             if has_surrogates(argument):
-                raise BadInput(f"The argument {argument} is not valid UTF-8; rename the file, or write it in UTF-8.")
+                raise BadInput(_not_decoded(argument))
         code = app(args=list(arguments), prog_name="efface", standalone_mode=False, obj=tuple(arguments))
     except typer.TyperException as error:
         return _end(BAD_INPUT, error.format_message(), error)
@@ -104,6 +104,17 @@ def _exit_code(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _end(FAILED, f"Cannot write the output: {error.strerror}.", error)
     return code if isinstance(code, int) else DONE
+
+
+def _not_decoded(argument: str) -> str:
+    """Why Python could not decode an argument, in which each byte that it does not know became a surrogate."""
+    encoding = sys.getfilesystemencoding()
+    with suppress(UnicodeError):
+        if encoding != "utf-8":
+            text = os.fsencode(argument).decode("utf-8")
+            settings = "set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8"
+            return f"The argument '{text}' cannot be read, since Python decodes arguments as {encoding}; {settings}."
+    return f"The argument {argument} is not valid UTF-8; rename the file, or write it in UTF-8."
 
 
 def _interrupted(arguments: Sequence[str]) -> int:

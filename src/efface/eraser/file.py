@@ -20,6 +20,7 @@ from efface.eraser.record import Base, EraserRecord
 from efface.eraser.schema import Header, check_inputs
 from efface.errors import BadFile
 from efface.files import atomic, sha256_of_tensors
+from efface.json_writing import json_text
 from efface.parsing import check_values, library_errors, parse_json
 from efface.request.record import Request, folded
 from efface.tensor_files import check_tensors, read_safetensors
@@ -47,7 +48,7 @@ def write_record(eraser: EraserRecord, path: Path, force: bool) -> None:
         check_tensors(tensors, "the eraser")
     header["sha256"] = _seal(header, tensors)
     with atomic(path, force) as temporary:
-        write_tensors(temporary, tensors, {_KEY: json.dumps(header)})
+        write_tensors(temporary, tensors, {_KEY: json_text(header, ascii_only=True)})
 
 
 def _tensors(eraser: EraserRecord) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ An exporter is one file with an entry (`Exporter`) whose function writes an eras
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from efface.files import atomic, public_name
 from efface.formats.conversion import converted
+from efface.json_writing import json_text
 from efface.tensor_writing import write_tensors
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def provenance_json(eraser: Eraser) -> str:
 
     header = header_of(eraser)
     records = {name: header[name] for name in ("request", "provenance")}
-    return json.dumps(_without_paths({"eraser": eraser.hash, "model": eraser.base.model, **records}))
+    content = _without_paths({"eraser": eraser.hash, "model": eraser.base.model, **records})
+    return json_text(content, ascii_only=True)
 
 
 def _without_paths(value: Any) -> Any:

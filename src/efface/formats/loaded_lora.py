@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from efface.errors import BadInput
 from efface.formats.empty_denoiser import empty_denoiser
 from efface.formats.low_rank import Factors
+from efface.models.pretrained import from_diffusers
 
 if TYPE_CHECKING:
     from efface.models import Model
@@ -39,9 +40,7 @@ def check_loads(model: Model, tensors: Mapping[str, Tensor], factors: Sequence[F
     Raises:
         BadInput: The model's pipeline loads no LoRA of a part, or makes other changes of it.
     """
-    import diffusers
-
-    kind: Any = getattr(diffusers, getattr(model, "pipeline_class", ""), None)
+    kind = from_diffusers(getattr(model, "pipeline_class", ""))
     if kind is None:
         return
     if not hasattr(kind, "load_lora_weights"):

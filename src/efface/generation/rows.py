@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from efface.errors import BadFile
 from efface.files import atomic
+from efface.json_writing import json_text
 from efface.parsing import Schema, library_errors, parse_json
 
 #: The metadata of one image, or another line.
@@ -107,4 +107,4 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def line_of(row: Row) -> str:
     """A row as a line of JSON."""
-    return json.dumps(dict(row), ensure_ascii=False) + "\n"
+    return json_text(dict(row)) + "\n"

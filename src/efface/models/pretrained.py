@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -101,10 +102,37 @@ def class_of(folder: Folder, part: str) -> Any:
     library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
     if library not in ("transformers", "diffusers") or not isinstance(name, str) or not name.isidentifier():
         raise BadFile(f"{folder.root / INDEX} names no class of diffusers or transformers for its {part}.")
-    kind = getattr(import_module(_MODULES.get(name, library)), name, None)
+    with _no_advice():
+        kind = getattr(import_module(_MODULES.get(name, library)), name, None)
     if not isinstance(kind, type):
         raise BadFile(f"{folder.root / INDEX} names {library}'s {name} for its {part}; the installed one has none.")
     return kind
+
+
+def from_diffusers(name: str) -> Any:
+    """The class of diffusers with this name; None if the installed one has none."""
+    import diffusers
+
+    with _no_advice():
+        return getattr(diffusers, name, None)
+
+
+@contextmanager
+def _no_advice() -> Generator[None, None, None]:
+    """Hide transformers' advice to install torchvision, for the image processors that pipelines import.
+
+    efface does not use these, and processes the images of its judges with PIL.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "requires torchvision (not installed)" not in str(record.msg)
+
+    logger = logging.getLogger("transformers.utils.import_utils")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 @contextmanager

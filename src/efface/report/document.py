@@ -13,6 +13,7 @@ from typing import Any
 
 from efface.errors import BadFile
 from efface.files import atomic, why_not_written
+from efface.json_writing import json_text
 from efface.parsing import read_json
 from efface.protocols import Evaluation, JudgedImage
 from efface.report.page import page
@@ -81,7 +82,7 @@ def write_report(evaluation: Evaluation, folder: Path, title: str | None = None)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFile(f"Cannot write to {folder}: {why_not_written(error)}.") from error
-    content = json.dumps(document(evaluation, folder), ensure_ascii=False, indent=1, allow_nan=False)
+    content = json_text(document(evaluation, folder), indent=1)
     html = page(evaluation, title)
     # The page comes last: if it exists, the report is complete.
     for name, text in ((DOCUMENT, content + "\n"), (TABLE, results_table(evaluation)), (PAGE, html)):

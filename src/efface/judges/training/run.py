@@ -14,7 +14,6 @@ and order; an interrupted run resumes after its last epoch.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -34,6 +33,7 @@ from torch.nn import functional as F
 from efface.errors import BadFile
 from efface.files import atomic
 from efface.image_files import read_picture
+from efface.json_writing import json_text
 from efface.judges.shared.classifier import TransformersClassifier
 from efface.judges.training.network import TrainSettings, head_of, new_classifier
 from efface.judges.training.pictures import Split, read_split
@@ -108,7 +108,7 @@ def train_classifier(
         for part in Path(folder_of_parts).iterdir():
             part.replace(out / part.name)
     with atomic(out / RESULT) as temporary:
-        temporary.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
     (out / STATE).unlink(missing_ok=True)
     return result
 

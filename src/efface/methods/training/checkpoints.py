@@ -24,6 +24,7 @@ from torch import Tensor
 
 from efface.errors import FORCE, BadFile
 from efface.files import atomic, read_text, why_not_written
+from efface.json_writing import json_text
 from efface.parsing import Schema, parse_json
 from efface.sealed import read_sealed, write_sealed
 
@@ -69,7 +70,7 @@ class Checkpoints:
         self.path = folder / f"{name}{_SUFFIX}"
         self.lines = folder / f"{name}.jsonl"
         self._force = force
-        self._facts: dict[str, Any] = json.loads(json.dumps(facts))
+        self._facts: dict[str, Any] = json.loads(json_text(facts))
         self._written, self._took = time.monotonic(), 0.0
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -123,7 +124,7 @@ class Checkpoints:
         self._make_folder()
         try:
             with self.lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_text(row, ascii_only=True) + "\n")
         except OSError as error:
             raise BadFile(f"Cannot write {self.lines}: {why_not_written(error)}.") from error
 

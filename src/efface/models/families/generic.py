@@ -38,7 +38,7 @@ from efface.models.flow import NoiseLevels
 from efface.models.model import TEXT
 from efface.models.modules import plain
 from efface.models.parameters import Parameters
-from efface.models.pretrained import class_of
+from efface.models.pretrained import class_of, from_diffusers
 from efface.models.storage.folder import Folder
 from efface.models.text.embedded import Embedded
 from efface.models.text.encoding import refuse_clip_skip
@@ -274,9 +274,7 @@ def family_of(pipeline: str | type, name: str) -> type[Generic]:
     Raises:
         BadInput: The installed diffusers has no such pipeline, or it takes no prompt.
     """
-    import diffusers
-
-    kind: Any = pipeline if isinstance(pipeline, type) else getattr(diffusers, pipeline, None)
+    kind: Any = pipeline if isinstance(pipeline, type) else from_diffusers(pipeline)
     class_name = pipeline.__name__ if isinstance(pipeline, type) else pipeline
     if not isinstance(kind, type):
         raise BadInput(f"{name} is a {class_name}, which the installed diffusers does not know; upgrade it.")

@@ -20,7 +20,7 @@ from efface.models.active import hash_with_active
 from efface.models.model import POOLED, TEXT, Model
 from efface.models.modules import parameters_of, state_of
 from efface.models.placement import dequantised, numbers_of
-from efface.models.pretrained import class_of, load_part
+from efface.models.pretrained import class_of, from_diffusers, load_part
 from efface.models.runtime import offload_parts, prepare_denoiser
 from efface.models.storage.completeness import check_tokenizer
 from efface.models.storage.folder import Folder, has_weights
@@ -261,10 +261,7 @@ class PartsModel(Model):
 
     @property
     def call_parameters(self) -> Mapping[str, inspect.Parameter] | None:
-        import diffusers
-
-        kind: Any = getattr(diffusers, self.pipeline_class)
-        return inspect.signature(kind.__call__).parameters
+        return inspect.signature(from_diffusers(self.pipeline_class).__call__).parameters
 
     @property
     def guidance_argument(self) -> str | None:
@@ -278,17 +275,14 @@ class PartsModel(Model):
         return self._parts[_PIPELINE]
 
     def _assembled(self) -> Any:
-        import diffusers
-
-        index = self._disk.index()
-        kind: Any = getattr(diffusers, self.pipeline_class)
+        index, kind = self._disk.index(), from_diffusers(self.pipeline_class)
         arguments: dict[str, Any] = {}
         for name in inspect.signature(kind.__init__).parameters:
             value = index.get(name)
             if name in _LEFT_OUT:
                 arguments[name] = None
             elif name == "scheduler":
-                scheduler: Any = getattr(diffusers, self.scheduler_config["_class_name"])
+                scheduler = from_diffusers(self.scheduler_config["_class_name"])
                 arguments[name] = scheduler.from_config(dict(self.scheduler_config))
             elif isinstance(value, list):
                 arguments[name] = self._loaded(name) if self._has(name) else None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from efface.errors import BadInput
+from efface.models.pretrained import from_diffusers
 from efface.models.text.tokens import padded
 
 _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -44,10 +45,8 @@ def encoding_options(pipeline: Any) -> dict[str, Any]:
 
 def is_encoded_by(pipeline: Any, kind: str) -> bool:
     """Whether a pipeline has the `encode_prompt` of a class of diffusers."""
-    import diffusers
-
     method = getattr(type(pipeline), "encode_prompt", None)
-    return method is not None and method is getattr(getattr(diffusers, kind), "encode_prompt", None)
+    return method is not None and method is getattr(from_diffusers(kind), "encode_prompt", None)
 
 
 def encode_by_pipeline(pipeline: Any, prompts: list[str], options: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ import torch
 
 from efface.errors import BadFile, BadRequest
 from efface.files import cache_folder, from_cache, keep_in_cache, sha256_of_file
+from efface.json_writing import json_text
 from efface.methods.closed_form.everyday import EVERYDAY
 from efface.methods.trained.ablate.augment import random_choice
 from efface.models.pretrained import open_network, open_part
@@ -183,7 +184,7 @@ def generated_captions(concept: Concept, weights: str, count: int, seed: int, de
         words = f" with '{anchor}' in it" if anchor else ""
         raise BadRequest(f"{weights} wrote no caption{words} in {_TRIES} answers; choose another prompt_gen_model.")
     if len(written) == count:
-        keep_in_cache(cached, lambda path: path.write_text(json.dumps(written), encoding="utf-8"))
+        keep_in_cache(cached, lambda path: path.write_text(json_text(written, ascii_only=True), encoding="utf-8"))
     return written
 
 
