@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import efface
-from efface import BadInput, Model, RunContext, open_model
+from efface import BadInput, Model, RunContext, WeightEdit, open_model
 from efface.methods.trained.ablate.weights import group_parameters
 from efface.methods.trained.denoiser_parameters import trained_parameters
 from efface.methods.trained.esd import PRESETS, EsdConfig
@@ -166,6 +167,25 @@ def test_a_pipeline_whose_transformer_reads_more_is_rejected(
 ) -> None:
     with pytest.raises(BadInput, match=r"is a HunyuanDiTPipeline; methods that train do not support it\.$"):
         efface.erase(tiny_model_of("hunyuan-dit"), "cat", method=method)
+
+
+def test_one_stream_of_image_and_text_is_ablated_on_images(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.effect_noise((16, 16), 50).save(tmp_path / "dog.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "dog.png", "prompt": "a dog"}\n')
+    monkeypatch.setattr(tiny("z-image"), "default_sample_size", 8, raising=False)
+    model = open_model(tiny("z-image"))
+    options: dict[str, Any] = {**METHODS["ablate"], "datapath": str(tmp_path), "parameter_group": "attn"}
+    eraser = efface.erase(model, "cat", "dog", method="ablate", **options)
+    names = {name.rpartition(".attention.")[0] for name in group_parameters(model.denoiser, "attn")}
+    assert names == {"noise_refiner.0", "context_refiner.0", "layers.0"}
+    deltas = {edit.parameter: edit.delta for edit in eraser.edits if isinstance(edit, WeightEdit)}
+    changed = {name for name, delta in deltas.items() if delta is not None and delta.any()}
+    assert {f"denoiser.{name}.attention.to_v.weight" for name in names} <= changed
+    plain = prediction(model)
+    with eraser.attach(model):
+        assert not torch.equal(prediction(model), plain)
 
 
 @pytest.mark.parametrize(("family", "method"), [("qwen-image", "ablate"), ("wan", "ablate")])

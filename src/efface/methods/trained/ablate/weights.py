@@ -48,7 +48,7 @@ def group_parameters(denoiser: nn.Module, group: ParameterGroup) -> tuple[str, .
     pieces = (_PIECES if has_cross_attention(denoiser) else _PIECES_OF_JOINT_ATTENTION)[group]
     names = tuple(name for name, _ in denoiser.named_parameters() if any(piece in name for piece in pieces))
     if not names:
-        raise BadRequest(f"parameter_group={group} selects no parameter of this model; choose another.")
+        raise BadRequest(f"parameter_group={group} selects no parameter of this model; give attn or full-weight.")
     return names
 
 
