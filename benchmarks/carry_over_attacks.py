@@ -81,7 +81,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one object, one prompt; writes no result")
     parser.add_argument("--work", type=Path, default=Path("carry_over_attacks"), help="erasers, images and attempts")
     arguments = parser.parse_args()
-    names, n, work = (OBJECTS[:1], 1, Path(tempfile.mkdtemp())) if arguments.quick else (OBJECTS, PROMPTS, arguments.work)
+    names, n = (OBJECTS[:1], 1) if arguments.quick else (OBJECTS, PROMPTS)
+    work = Path(tempfile.mkdtemp()) if arguments.quick else arguments.work
     few: dict[str, dict[str, Scalar]] = {attack: dict.fromkeys(options, 2) for attack, options in ATTACKED_BY.items()}
     attacked_by = few if arguments.quick else ATTACKED_BY
     judge = open_judge("emoji")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import resource
 import select
@@ -126,7 +127,7 @@ def run(benches: list[Bench], inputs: int, state: dict[str, Any]) -> Iterable[No
     shares = sum(bench.reader.share for bench in benches)
     for bench in benches:
         found = state.setdefault(bench.reader.name, {"inputs": 0, "read": 0, "rejected": 0, "defects": {}})
-        wanted = round(inputs * bench.reader.share / shares)
+        wanted = math.ceil(inputs * bench.reader.share / shares)
         while (first := found["inputs"]) < wanted:
             outcomes = batch(bench, first, min(first + _BATCH, wanted))
             counts = Counter(outcomes.values())

@@ -47,6 +47,7 @@ NAMES = (
     "workers",
     "attach",
     "kills",
+    "fuzz",
     "client_loaders",
     "official_parity",
 )

@@ -42,7 +42,7 @@ GROUPS = {
         "workers",
         "evaluation",
     ),
-    "Interruptions": ("kills",),
+    "Interruptions and malformed files": ("kills", "fuzz"),
 }
 #: The results in the README.
 SELECTED = (
