@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import efface
+from efface.eraser.recommended import with_recommended
 from efface.generation import Sampling
 from efface.judges import Judge, open_judge
 from efface.models import Model
@@ -83,7 +84,7 @@ def run(
 ) -> dict[str, Row]:
     """All settings of one concept on the same images of the unedited model.
 
-    Settings in the work folder are not measured again.
+    Settings in the work folder are not measured again, unless the model recommends others since then.
     """
     sampling = Sampling.default(model)
     facts = {"model": model.hash, "judge": judge.version, "n": n, "sampling": str(sampling)}
@@ -91,7 +92,8 @@ def run(
     content = json.loads(stored.read_text()) if stored.exists() else {}
     measured: dict[str, Any] = content["settings"] if content.get("facts") == facts else {}
     requests = {label: request_of(name, kind, setting) for label, setting in settings.items()}
-    records = {label: request.model_dump(mode="json") for label, request in requests.items()}
+    completed = {label: with_recommended(model, request)[0] for label, request in requests.items()}
+    records = {label: request.model_dump(mode="json") for label, request in completed.items()}
     missing = [label for label in requests if label not in measured or measured[label]["request"] != records[label]]
     erasers = {label: efface.erase(model, requests[label]) for label in missing}
     if erasers:

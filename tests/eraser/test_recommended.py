@@ -72,7 +72,7 @@ def test_other_models_and_methods_have_their_published_defaults(tiny_model: Mode
     for model, request in (
         (tiny_model, Request.make("cat")),
         (open_model("emoji"), Request.make("zebra")),
-        (open_model("emoji"), Request.make("cat", method="adavd")),
+        (open_model("emoji"), Request.make("cat", method="sld")),
         (open_model("emoji"), Request.make("cat", method="esd", options={"preset": "2023"})),
         (open_model("emoji"), Request.make("a pet", ["cat", "dog"], goal="debias")),
     ):

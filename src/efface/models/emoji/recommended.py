@@ -53,7 +53,10 @@ _CIE_KEYS: Final[Settings] = {**_CIE_RELATIVE, "train_method": "esd-x-strict", "
 _SEPCE: Final[Settings] = {"scale_factor": 0.01, "threshold": 0.0, "repeat_images": True}
 
 RECOMMENDED = {
-    **dict.fromkeys(("uce", "certified", "robust", "speed"), Recommended(guides=True)),
+    **dict.fromkeys(("uce", "certified", "robust"), Recommended(guides=True)),
+    # A style is read with keys too, and less similar to its bare name in a sentence than an object.
+    "speed": Recommended(guides=True, settings={"style": {"params": "KV"}}),
+    "adavd": Recommended(settings={"style": {"sigmoid_b": 0.3}}),
     "oce": Recommended(guides=True, settings=dict.fromkeys(_KINDS, _BARE)),
     "cure": Recommended(settings={"object": _TEMPLATES, "style": _TEMPLATES}),
     # With all tokens of a prompt, the other styles change too.
