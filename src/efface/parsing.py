@@ -159,6 +159,11 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+            if self.flow_level >= _DEPTH:  # here already, since the time to scan grows with the square of the level
+                raise ValueError("it is nested too deeply")
+            super().fetch_flow_collection_start(TokenClass)
+
         def compose_mapping_node(self, anchor: Any) -> Any:
             node: Any = super().compose_mapping_node(anchor)
             _check_keys(node)
