@@ -152,7 +152,10 @@ def test_moving_averages_are_taken_if_asked_for(tiny_model: Model, edited: dict[
         import_eraser(path, tiny_model, "cat", ema=True)
 
 
-@pytest.mark.parametrize("lead", ["text_encoder.", "text_encoder.text_model.", "text_model.", "", compvis.TEXT])
+EARLY = "cond_stage_model.transformer."  # in early merges of 1.x
+
+
+@pytest.mark.parametrize("lead", ["text_encoder.", "text_encoder.text_model.", "text_model.", "", compvis.TEXT, EARLY])
 def test_names_of_text_encoders_old_and_new(tiny_model: Model, tmp_path: Path, lead: str) -> None:
     state = {name: tensor.clone() for name, tensor in tiny_model.weights("text_encoder")}
     state[FC] += random32(32, 64)

@@ -2,6 +2,7 @@
 
     diffusers      mid_block...to_k.weight, unet.mid_block..., text_encoder.encoder..., text_encoder.text_model...
     CompVis        model.diffusion_model.middle_block..., cond_stage_model.transformer.text_model.encoder...
+    early merges   cond_stage_model.transformer.encoder...
     2.x            cond_stage_model.model.transformer.resblocks..., queries, keys and values as one tensor
     SDXL           conditioner.embedders.0.transformer.text_model..., conditioner.embedders.1.model... as in 2.x
     CompVis, EMA   model_ema.diffusion_modelmiddle_block...
@@ -58,7 +59,9 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
             if part == "text_encoder":
                 # AdvUnlearn's encoder has a second name for each part, `embedding` for `embeddings`.
                 second = re.sub(r"^embeddings\.", "embedding.", flat)
-                spellings = (flat, f"text_model.{flat}", compvis.TEXT + flat, compvis.SDXL_TEXT + flat, second)
+                # Early merges of 1.x leave out `text_model.`, as transformers 5 does.
+                roots = ("", *(lead.removesuffix("text_model.") for lead in (compvis.TEXT, compvis.SDXL_TEXT)))
+                spellings = (*(root + word + flat for root in roots for word in ("", "text_model.")), second)
                 table |= {spelling: full for spelling in spellings if spelling not in table}
             continue
         original = original_name(model, name)
