@@ -12,11 +12,10 @@ recognise such models. `from_single_file(FILE)` of diffusers' pipeline opens it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,12 +35,11 @@ if TYPE_CHECKING:
 
 def _write(eraser: Eraser, model: Model, path: Path, rank: int | None, force: bool) -> Exported:
     _check(model)
-    names = _Names(model.config("unet"), model.config("vae"), _encoders(model))
     markers = [(name, torch.empty(0)) for name in _markers(model)]
-    empty = chain(names.of(partial(_without_values, model)), markers)
+    empty = chain(_original(model, partial(_without_values, model)), markers)
     layouts = {name: layout_of(tensor) for name, tensor in empty}
     edited: set[str] = set()
-    tensors = names.of(lambda part: edited_tensors(eraser, model, part, edited))
+    tensors = _original(model, lambda part: edited_tensors(eraser, model, part, edited))
     with atomic(path, force) as temporary:
         stream_tensors(temporary, layouts, chain(tensors, markers), header_of_file(eraser))
     return Exported(path, len(edited))
@@ -83,28 +81,11 @@ def _markers(model: Model) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True)
-class _Names:
-    """The original names of a model's tensors.
-
-    Attributes:
-        unet: The configuration of the U-Net.
-        vae: That of the autoencoder.
-        encoders: The beginnings of the names by text encoder.
-    """
-
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    encoders: Mapping[str, str]
-
-    def of(self, tensors: Callable[[str], Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:
-        """All tensors, (...), with their original names, given a function that yields those of a part."""
-        for name, tensor in tensors("denoiser"):
-            yield compvis.DENOISER + compvis.unet_name(name, self.unet), tensor
-        for name, tensor in tensors("vae"):
-            yield compvis.VAE + compvis.vae_name(name, self.vae), compvis.vae_tensor(name, tensor)
-        for part, prefix in self.encoders.items():
-            yield from compvis.text_tensors(tensors(part), prefix)
+def _original(model: Model, tensors: Callable[[str], Iterable[tuple[str, Tensor]]]) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a model, (...), with their original names, given a function that yields those of a part."""
+    for part, prefix in {"denoiser": compvis.DENOISER, "vae": compvis.VAE, **_encoders(model)}.items():
+        config = model.config(model.denoiser_part if part == "denoiser" else part)
+        yield from compvis.original_tensors(tensors(part), prefix, config)
 
 
 def _without_values(model: Model, part: str) -> Iterator[tuple[str, Tensor]]:

@@ -77,6 +77,26 @@ def vae_name(name: str, config: Mapping[str, Any]) -> str:
     return _renamed(name, vae_modules(config), {"resnets": _VAE_RESNET, "attentions": _VAE_ATTENTION})
 
 
+def original_tensors(
+    tensors: Iterable[tuple[str, Tensor]], prefix: str, config: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a part, of any shape, with their original names and in their original shapes.
+
+    Args:
+        tensors: The tensors with their names in diffusers and transformers.
+        prefix: The beginning of the original names, which states what the part is.
+        config: The configuration of the part.
+    """
+    if prefix not in (DENOISER, VAE):
+        yield from text_tensors(tensors, prefix)
+        return
+    for name, tensor in tensors:
+        if prefix == DENOISER:
+            yield prefix + unet_name(name, config), tensor
+        else:
+            yield prefix + vae_name(name, config), vae_tensor(name, tensor)
+
+
 def vae_tensor(name: str, tensor: Tensor) -> Tensor:
     """The tensor in its original shape: attention weights (n, d) are 1 x 1 convolutions (n, d, 1, 1) there."""
     is_attention = ".attentions." in name and name.endswith(".weight") and tensor.ndim == 2
@@ -106,17 +126,6 @@ def text_tensors(tensors: Iterable[tuple[str, Tensor]], prefix: str) -> Iterator
             yield original, torch.cat([parts[k] for k in range(3)])
             del thirds[original]
     assert not thirds
-
-
-def text_name(name: str, prefix: str) -> str:
-    """Original name of a text encoder's parameter, or of the tensor that it is a part of.
-
-    Args:
-        name: The name in transformers.
-        prefix: The beginning of the original names, which are OpenCLIP's for those of `OPEN_CLIPS`.
-    """
-    flat = name.removeprefix(_TRANSFORMERS)
-    return open_clip_name(flat, prefix)[0] if prefix in OPEN_CLIPS else prefix + flat
 
 
 def open_clip_tensor(name: str, tensor: Tensor) -> Tensor:

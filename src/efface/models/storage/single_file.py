@@ -196,12 +196,9 @@ class SingleFile(Folder):
 
     def _original(self, part: str, network: torch.nn.Module) -> set[str]:
         """The names in the file of a network's weights."""
-        names, config = network.state_dict().keys(), self.config(part)
-        if part == "unet":
-            return {compvis.DENOISER + compvis.unet_name(name, config) for name in names}
-        if part == "vae":
-            return {compvis.VAE + compvis.vae_name(name, config) for name in names}
-        return {compvis.text_name(name, self._encoders[part]) for name in names}
+        empty = ((name, tensor.to("meta")) for name, tensor in network.state_dict().items())
+        prefix = {**_NETWORKS, **self._encoders}[part]
+        return {name for name, _ in compvis.original_tensors(empty, prefix, self.config(part))}
 
     def _names_of(self, part: str) -> list[str]:
         """The original names of a part's tensors."""
