@@ -195,14 +195,14 @@ def test_a_single_file_of_sdxl_has_its_prediction_type(saved: Saved, tmp_path: P
     pipeline: Any = fresh(saved("sdxl"))
     path = tmp_path / "x.safetensors"
     eraser = efface.erase(pipeline, "cat", "dog")
-    plain = pipeline.scheduler
+    plain, base = pipeline.scheduler, open_model(saved("sdxl"))
     for settings, markers in (({}, set()), ({"rescale_betas_zero_snr": True}, {"ztsnr"})):
         pipeline.scheduler = type(plain).from_config(plain.config, prediction_type="v_prediction", **settings)
         efface.export(eraser, "single-file", path, model=open_model(pipeline), force=True)
         assert {name for name in load_file(path) if "." not in name} == {"v_pred", *markers}
         assert open_model(path).scheduler_config["prediction_type"] == "v_prediction"
         assert bool(open_model(path).scheduler_config.get("rescale_betas_zero_snr")) == bool(markers)
-        assert efface.import_eraser(path, str(saved("sdxl")), "cat").edits
+        assert efface.import_eraser(path, base, "cat").edits
     pipeline.text_encoder = None
     with pytest.raises(BadInput, match="has no text_encoder, which a single file contains"):
         efface.export(eraser, "single-file", tmp_path / "y.safetensors", model=open_model(pipeline), force=True)

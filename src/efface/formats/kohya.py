@@ -140,7 +140,7 @@ def _name(model: Model, part: str, module: str) -> str:
     two_encoders = model.family == "sdxl" or len(model.encoder_parts) > 1  # a pipeline of SDXL may have none
     # A1111 knows this module by its original name only.
     if part == "denoiser" and (two_encoders or module == "conv_norm_out"):
-        module = original_name(model, f"{module}.weight").removesuffix(".weight")
+        module = original_name(model)(f"{module}.weight").removesuffix(".weight")
     return kohya_name(part, module, two_encoders)
 
 

@@ -14,7 +14,8 @@ kohya's names are for modules, the others for parameters.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from efface.models.storage import compvis
@@ -50,7 +51,7 @@ def is_unrelated(name: str, ema: bool) -> bool:
 
 def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
     """From all spellings of parameters of denoiser and text encoders to full names ("denoiser.mid_block...")."""
-    table: dict[str, str] = {}
+    table, original_of = dict[str, str](), original_name(model)
     for part, name in _parameters(model):
         full = f"{part}.{name}"
         if part != "denoiser":
@@ -64,7 +65,7 @@ def parameter_names(model: Model, ema: bool = False) -> dict[str, str]:
                 spellings = (*(root + word + flat for root in roots for word in ("", "text_model.")), second)
                 table |= {spelling: full for spelling in spellings if spelling not in table}
             continue
-        original = original_name(model, name)
+        original = original_of(name)
         if ema:
             table[compvis.ema_name(original)] = full
             continue
@@ -106,7 +107,7 @@ def kohya_names(model: Model) -> dict[str, str]:
 
     Names of text encoders are with and without a number, and with and without `text_model_`.
     """
-    table: dict[str, str] = {}
+    table, original_of = dict[str, str](), original_name(model)
     for part, name in _parameters(model):
         module, full = name.removesuffix(".weight"), f"{part}.{name}"
         if module == name or part == "text_encoder_3":
@@ -118,15 +119,15 @@ def kohya_names(model: Model) -> dict[str, str]:
             names += [spelling.replace("_text_model_", "_", 1) for spelling in names]
         table |= dict.fromkeys(names, full)
         if part == "denoiser":
-            original = original_name(model, name).removesuffix(".weight")
+            original = original_of(name).removesuffix(".weight")
             table |= {kohya_name(part, original, two_encoders=False): full}
     return table
 
 
-def original_name(model: Model, name: str) -> str:
-    """The CompVis name of a parameter of a U-Net; for another denoiser, the name itself."""
+def original_name(model: Model) -> Callable[[str], str]:
+    """A function from a parameter of a U-Net to its CompVis name; for another denoiser, to the name itself."""
     config = model.config(model.denoiser_part)
-    return compvis.unet_name(name, config) if "up_block_types" in config else name
+    return partial(compvis.unet_name, config=config) if "up_block_types" in config else str
 
 
 def _parameters(model: Model) -> Iterator[tuple[str, str]]:
