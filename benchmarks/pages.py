@@ -26,6 +26,7 @@ RESULTS = Path(__file__).parent / "results"
 NAMES = (
     "defaults",
     "method_defaults",
+    "closed_form_defaults",
     "closed_form_quality",
     "uce_quality",
     "trained_quality",

@@ -21,6 +21,7 @@ GROUPS = {
     "What methods forget and retain": (
         "defaults",
         "method_defaults",
+        "closed_form_defaults",
         "closed_form_quality",
         "uce_quality",
         "trained_quality",
