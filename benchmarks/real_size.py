@@ -13,7 +13,7 @@ the memory of the system. Seconds are wall time from start to exit, memory is th
 are those that the disk delivered to the process. `floor` is these bytes divided by the bandwidth of reading one file of
 the folder from beginning to end. `literal` is the computation of UCE's published SDXL script: it opens the pipeline,
 encodes one prompt at a time, and sums two matrices for each map in float32. It does not run on FLUX.1's size in the
-memory of this machine.
+memory of this machine. An interrupted run resumes with the next case.
 """
 
 from __future__ import annotations
@@ -155,23 +155,27 @@ def commands(name: str, folder: Path, out: Path, tiny: bool) -> Iterator[tuple[i
 
 
 def measure(name: str, folder: Path, rounds: int, tiny: bool) -> dict[str, Any]:
-    """All cases of one model, in turns."""
+    """All cases of one model, in turns. Finished runs are stored beside the checkpoint and are not repeated."""
     content: dict[str, Any] = {"bandwidth": bandwidth(folder)}
     encoders = list(folder.glob("text_encoder*/*.safetensors"))
     content["text_encoder_bytes"] = sum(path.stat().st_size for path in encoders)
     content["bytes"] = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    runs: dict[str, list[dict[str, float]]] = {}
+    stored = folder.with_name(f"{folder.name}.json")
+    runs: dict[str, list[dict[str, float]]] = json.loads(stored.read_text()) if stored.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         out, cache = Path(scratch) / "out.safetensors", Path(scratch) / "cache"
         environment = {**os.environ, "EFFACE_CACHE": str(cache)}
-        for _ in range(rounds):
+        for finished in range(rounds):
             for count, label, command in commands(name, folder, out, tiny):
+                of_case = runs.setdefault(f"{count} {label}", [])
+                if len(of_case) > finished:
+                    continue
                 shutil.rmtree(cache, ignore_errors=True)
                 forget_files(folder)
                 seconds, peak, read = timed(command, environment)
-                run = {"seconds": seconds, "megabytes": peak, "read": read}
-                runs.setdefault(f"{count} {label}", []).append(run)
-                print(f"{name}, {count} {label}: {run['seconds']:.1f} s, {run['megabytes']:.0f} MB", flush=True)
+                of_case.append({"seconds": seconds, "megabytes": peak, "read": read})
+                stored.write_text(json.dumps(runs, indent=1))
+                print(f"{name}, {count} {label}: {seconds:.1f} s, {peak:.0f} MB", flush=True)
     content["cases"] = {
         case: {
             "seconds": statistics.median(run["seconds"] for run in of_case),
