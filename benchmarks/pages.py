@@ -41,6 +41,7 @@ NAMES = (
     "certificate",
     "closed_form",
     "erase_cold",
+    "real_size",
     "esd_speed",
     "sd14_step",
     "generation",

@@ -36,6 +36,7 @@ GROUPS = {
     "Speed and memory": (
         "closed_form",
         "erase_cold",
+        "real_size",
         "attach",
         "esd_speed",
         "sd14_step",
