@@ -13,7 +13,8 @@ the memory of the system. Seconds are wall time from start to exit, memory is th
 are those that the disk delivered to the process. `floor` is these bytes divided by the bandwidth of reading one file of
 the folder from beginning to end. `literal` is the computation of UCE's published SDXL script: it opens the pipeline,
 encodes one prompt at a time, and sums two matrices for each map in float32. It does not run on FLUX.1's size in the
-memory of this machine. An interrupted run resumes with the next case.
+memory of this machine. An interrupted run resumes with the next case; to measure again after a change of the code,
+remove the .json files beside the checkpoints.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ def main() -> None:
     result = page(content)
     print(f"\n{result.finding}\n{result.body}")
     if not arguments.tiny:
-        write("real_size", content, result, machine(), f"medians of {arguments.rounds} rounds")
+        write("real_size", content, result, machine(), f"rounds: {arguments.rounds}, of which the medians")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ becomes zero. There is no guide. For alpha -> infinity, P_f and P_r are the proj
 Paper: https://arxiv.org/abs/2505.12677 (NeurIPS 2025). The authors' repository has no code of the method:
 https://github.com/ShristiDasBiswas/CURE-Concept-Unlearning-via-Orthogonal-Representation-Editing-in-Diffusion-Models
 The equations and the two values of alpha follow two independent reimplementations of the paper. They differ in which
-tokens of a prompt are the columns of E, so that is a setting here.
+tokens of a prompt are the columns of E, so that is a setting here. `expand_prompts`, with
+the templates of UCE, is ours.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from efface.edits.solution import Solution
 from efface.methods.base import Method
 from efface.methods.closed_form.ridge import PreservedTokens, check_finite
 from efface.methods.closed_form.stored import LENGTHS, stored_preserved, stored_tokens
-from efface.methods.closed_form.tokens import BATCH, prompt_pairs
+from efface.methods.closed_form.tokens import BATCH, all_prompt_pairs
 from efface.models.model import Model
 from efface.models.text.embedded import Embedded
 from efface.request.record import Request
@@ -64,10 +65,9 @@ def erase(model: Model, request: Request, config: CureConfig) -> Solution:
         request: The concepts and the preserved prompts.
         config: The settings.
     """
-    prompts = [[prompt for prompt, _ in prompt_pairs(concept, config.expand_prompts)] for concept in request.concepts]
-    embedded = model.embed([prompt for of_concept in prompts for prompt in of_concept], clip_skip=request.clip_skip)
+    pairs, owners = all_prompt_pairs(request, config.expand_prompts)
+    embedded = model.embed([prompt for prompt, _ in pairs], clip_skip=request.clip_skip)
     rows = _tokens(embedded, config)
-    owners = [owner for owner, of_concept in enumerate(prompts) for _ in of_concept]
     owner = torch.tensor(owners).repeat_interleave(torch.tensor([len(tokens) for tokens in rows]))
     inputs = {"edited": torch.cat(rows).double(), "owner": owner, **_retained(model, request, config)}
     started = time.perf_counter()

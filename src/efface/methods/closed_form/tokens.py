@@ -62,6 +62,12 @@ def prompt_pairs(concept: Concept, expand: bool) -> list[tuple[str, str]]:
     return [(concept.name, guide), *expanded]
 
 
+def all_prompt_pairs(request: Request, expand: bool) -> tuple[list[tuple[str, str]], list[int]]:
+    """`prompt_pairs` of all concepts, and the position of the concept of each pair."""
+    owned = [(pair, owner) for owner, one in enumerate(request.concepts) for pair in prompt_pairs(one, expand)]
+    return [pair for pair, _ in owned], [owner for _, owner in owned]
+
+
 def token_pairs(model: Model, request: Request, alignment: Alignment = "token", expand: bool = False) -> Pairs:
     """Embed the concepts and their guides, and align their tokens.
 
@@ -72,9 +78,7 @@ def token_pairs(model: Model, request: Request, alignment: Alignment = "token", 
             both cut to the shorter window. With several text encoders, each is aligned separately.
         expand: Whether to edit the concept in five templates as well.
     """
-    pairs = [prompt_pairs(concept, expand) for concept in request.concepts]
-    flat = [pair for of_concept in pairs for pair in of_concept]
-    owners = [owner for owner, of_concept in enumerate(pairs) for _ in of_concept]
+    flat, owners = all_prompt_pairs(request, expand)
     if alignment == "token" and len(flat) > _PADDED:
         probes = model.embed([prompt for prompt, _ in flat[:_FIRST]], clip_skip=request.clip_skip)
         if len(probes.sequences) == 1:

@@ -1,8 +1,8 @@
 """What suits `emoji` better than the published defaults, by method: guides, and settings of the methods that train.
 
 The published guides are for models with a large vocabulary; `emoji` forgets more if an object or a style turns into a
-neighbour (benchmarks/results/defaults.md). The published learning rates are for models a hundred times larger; these
-values are those of benchmarks/results/trained_quality.md and closed_form_quality.md.
+neighbour (benchmarks/results/defaults.md). The published learning rates are for models a hundred times larger. The
+rates of these settings are in trained_quality.md, method_defaults.md and closed_form_defaults.md of benchmarks/results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from efface.request.record import Kind
 Settings = dict[str, bool | int | float | str]
 
 _KINDS: Final[tuple[Kind, ...]] = ("object", "style", "memorised", "unsafe")
-#: With the published templates too, other objects and styles change (benchmarks/results/closed_form_defaults.md).
+#: With the published templates too, other objects and styles change.
 _BARE: Final[Settings] = {"expand_prompts": False}
 
 #: The bare concept alone is forgotten less often in sentences and in styles.
